@@ -1,0 +1,54 @@
+"""A model is a folder: the transformer's two files, and ``tokenizer/`` with everything it needs to speak."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..tokenizers.documents import DocumentTokenizer
+from ..tokenizers.files import atomic_folder
+from .model import FusionLM
+
+TOKENIZER = "tokenizer"
+
+
+class Model(NamedTuple):
+    """What a model folder holds."""
+
+    lm: FusionLM
+    tokenizer: DocumentTokenizer
+
+
+def save_model(folder: str | Path, lm: FusionLM, tokenizer: DocumentTokenizer) -> None:
+    """Write the model folder, whole or not at all.
+
+    :raises ValueError: the vocabulary does not fit the transformer.
+    """
+    _check(lm, tokenizer, "the model")
+    with atomic_folder(folder) as new:
+        lm.save(new)
+        tokenizer.save(new / TOKENIZER)
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Read a model folder, in evaluation mode.
+
+    :raises FileNotFoundError: the folder or one of its files is missing.
+    :raises ValueError: a file is broken, or vocabulary and transformer do not fit together.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no model folder: there is no such folder")
+    lm = FusionLM.load(folder).to(device)
+    tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
+    _check(lm, tokenizer, str(folder))
+    tokenizer.image.to(device)
+    return Model(lm, tokenizer)
+
+
+def _check(lm: FusionLM, tokenizer: DocumentTokenizer, name: str) -> None:
+    if lm.config.vocab_size != tokenizer.vocab.size:
+        raise ValueError(
+            f"{name}: the transformer has {lm.config.vocab_size} tokens, its tokenizer's vocabulary "
+            f"{tokenizer.vocab.size}: these two were not trained together"
+        )

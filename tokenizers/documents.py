@@ -1,0 +1,299 @@
+"""Documents <-> tokens: strings and images in order, as one stream, and back.
+
+A document is `bos`, its segments, `eos`. Text is its tokens; an image is `begin_image`, rows, columns, its
+codes in raster order, `end_image` (without rows and columns where the vocabulary has one fixed grid).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .files import atomic_folder
+from .pixels import Policy, fit, load_image, to_pil, to_tensor
+from .text import TextTokenizer
+from .vocab import IMAGE, TEXT, SharedVocab, text_runs
+
+if TYPE_CHECKING:
+    from .image import ImageTokenizer  # imported where it is used: its libraries take seconds to load
+
+Segment = str | Image.Image | Tensor
+"""A string is text, whatever is written in it; images are PIL images or tensors (3, H, W) in [-1, 1]."""
+
+Partial = Literal["error", "drop"]
+
+IMAGE_FOLDER = "image"
+BATCH = 64  # images that pass the image tokenizer together
+
+
+class TextPart(NamedTuple):
+    """A stretch of text."""
+
+    kind: Literal["text"]
+    ids: Tensor
+    """Text ids (n,) int64."""
+
+
+class ImagePart(NamedTuple):
+    """An image."""
+
+    kind: Literal["image"]
+    codes: Tensor
+    """Codes (h, w) int64."""
+
+
+Part = tuple[str, Tensor]
+"""("text", ids (n,)) or ("image", codes (h, w)); `TextPart` and `ImagePart` are such pairs."""
+
+
+def interleave(parts: Sequence[Part], vocab: SharedVocab, *, bos: bool = True, eos: bool = True) -> Tensor:
+    """Parts -> tokens (T,) int64.
+
+    Raises ValueError for a grid that the vocabulary cannot say, and for ids and codes that it does not hold.
+    """
+    tokens = []
+    if bos:
+        tokens.append(torch.tensor([vocab.bos]))
+    for kind, values in parts:
+        values = values.cpu()
+        if kind == "text":
+            tokens.append(vocab.text_to_tokens(values))
+        elif kind == "image":
+            tokens += [
+                torch.tensor([vocab.begin_image, *_grid_tokens(values, vocab)]),
+                vocab.codes_to_tokens(values).flatten(),
+                torch.tensor([vocab.end_image]),
+            ]
+        else:
+            raise ValueError(f"part is of kind {kind!r}, expected 'text' or 'image'")
+    if eos:
+        tokens.append(torch.tensor([vocab.eos]))
+    return torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.int64)
+
+
+def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> list[TextPart | ImagePart]:
+    """The parts of one document, tokens (T,): the inverse of `interleave`.
+
+    `bos`, `eos` and padding behind the document may be there or not. An image that the document's end cuts
+    short is left out with `partial` "drop". Raises ValueError, naming the position, for such an image
+    otherwise, and for tokens that are no document.
+    """
+    if tokens.ndim != 1:
+        raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, expected one document (T,)")
+    if partial not in ("error", "drop"):
+        raise ValueError(f"partial is {partial!r}, expected 'error' or 'drop'")
+    tokens = tokens.cpu()
+    modality = vocab.modality(tokens).tolist()
+    values = tokens.tolist()
+    end = len(values)
+    while end and values[end - 1] == vocab.pad:
+        end -= 1
+    if end and values[end - 1] == vocab.eos:
+        end -= 1
+    parts: list[TextPart | ImagePart] = []
+    position = 1 if end and values[0] == vocab.bos else 0
+    while position < end:
+        start = position
+        if modality[start] == TEXT:
+            while position < end and modality[position] == TEXT:
+                position += 1
+            parts.append(TextPart("text", vocab.tokens_to_text(tokens[start:position])))
+        elif values[start] == vocab.begin_image:
+            image = _read_image(tokens, modality, start, end, vocab)
+            if image is None:
+                if partial == "error":
+                    raise ValueError(f"the image at token {start} is cut short: the document ends at {end}")
+                break
+            parts.append(image)
+            position += image.codes.numel() + (2 if vocab.fixed_grid else 4)
+        else:
+            raise ValueError(f"token {values[start]} at position {start} is neither text nor begin_image")
+    return parts
+
+
+class DocumentTokenizer:
+    """Both tokenizers and the vocabulary they share: documents <-> tokens."""
+
+    def __init__(self, text: TextTokenizer, image: "ImageTokenizer", vocab: SharedVocab) -> None:
+        """Raises ValueError when `vocab` was made for another text tokenizer or another codebook."""
+        if image.codebook_size != vocab.codebook_size:
+            raise ValueError(
+                f"the image tokenizer has {image.codebook_size} codes, the vocabulary {vocab.codebook_size}: "
+                "they belong to different models"
+            )
+        if _runs(vocab) != text_runs(text.vocab_size, text.structural_ids):
+            raise ValueError(
+                f"the text tokenizer has {text.vocab_size} ids, the vocabulary was made for others (up to "
+                f"{vocab.text_vocab_size}): they belong to different models"
+            )
+        self.text = text
+        self.image = image
+        self.vocab = vocab
+
+    def encode(
+        self,
+        segments: Sequence[Segment],
+        *,
+        bos: bool = True,
+        eos: bool = True,
+        policy: Policy = "resize",
+        max_side: int | None = None,
+    ) -> Tensor:
+        """Segments -> tokens (T,) int64, on the CPU.
+
+        Adjacent strings are one text. Images of a size that the image tokenizer does not take are fitted by
+        `policy` (see `pixels.fit`); larger ones are scaled down to `max_side` pixels and to the largest grid
+        of the vocabulary. Raises ValueError for a lone surrogate and for an image that cannot be read.
+        """
+        pixels = [self._pixels(s, policy, max_side) for s in segments if not isinstance(s, str)]
+        images = iter(self.encode_images(pixels))
+        parts: list[Part] = []
+        for is_text, group in groupby(segments, key=lambda segment: isinstance(segment, str)):
+            if is_text:
+                ids = self.text.encode("".join(s for s in group if isinstance(s, str)))
+                parts.append(("text", torch.tensor(ids, dtype=torch.int64)))
+            else:
+                parts += [("image", next(images)) for _ in group]
+        return interleave(parts, self.vocab, bos=bos, eos=eos)
+
+    def encode_images(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (3, H, W), sides multiples of the factor -> codes (h, w) int64 each, batched by size."""
+        return _batched(images, lambda image: image.shape, self.image.encode, self._device)
+
+    def decode(self, tokens: Tensor, *, partial: Partial = "error") -> list[str | Tensor]:
+        """The strings and images (3, H, W) of one document, tokens (T,).
+
+        `partial` and errors as in `split`. Text tokens that are not UTF-8 together give U+FFFD.
+        """
+        parts = split(tokens, self.vocab, partial=partial)
+        codes = [part.codes for part in parts if isinstance(part, ImagePart)]
+        images = iter(_batched(codes, lambda grid: grid.shape, self.image.decode, self._device))
+        return [next(images) if isinstance(p, ImagePart) else self.text.decode(p.ids.tolist()) for p in parts]
+
+    def save(self, folder: str | Path) -> None:
+        """Write `folder`: vocab.json, text.model, image/config.json, image/model.safetensors."""
+        with atomic_folder(folder) as temporary:
+            self.vocab.save(temporary)
+            self.text.save(temporary)
+            self.image.save(temporary / IMAGE_FOLDER)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a folder that `save` wrote.
+
+        Raises FileNotFoundError when a file is missing, ValueError when one is damaged or they do not fit.
+        """
+        from .image import ImageTokenizer
+
+        folder = Path(folder)
+        vocab, text = SharedVocab.load(folder), TextTokenizer.load(folder)
+        image = ImageTokenizer.load(folder / IMAGE_FOLDER)
+        try:
+            return cls(text, image, vocab)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.image.parameters()).device
+
+    def _pixels(self, segment: Image.Image | Tensor, policy: Policy, max_side: int | None) -> Tensor:
+        """An image segment -> (3, H, W) of a size that the image tokenizer and the vocabulary take."""
+        if not isinstance(segment, Image.Image | Tensor):
+            raise ValueError(f"segment is a {type(segment).__name__}, expected string, image or tensor")
+        factor, grid = self.image.factor, self.vocab.grid
+        largest = grid and grid.count * factor
+        limits = [limit for limit in (max_side, largest) if limit is not None]
+        limit = min(limits, default=None)
+        if isinstance(segment, Tensor):
+            fits = segment.numel() and all(
+                side % factor == 0 and side <= (limit or side) for side in segment.shape[1:]
+            )
+            if fits and segment.ndim == 3 and segment.shape[0] == 3:
+                return segment.float()  # exact, where the way through PIL rounds to 8 bits
+            segment = to_pil(segment)
+        return to_tensor(fit(load_image(segment), factor, policy, limit))
+
+
+def _grid_tokens(codes: Tensor, vocab: SharedVocab) -> list[int]:
+    """What stands between begin_image and the codes (h, w)."""
+    if codes.ndim != 2 or not codes.numel():
+        raise ValueError(f"an image's codes have the shape {tuple(codes.shape)}, expected (rows, columns)")
+    rows, columns = codes.shape
+    if vocab.fixed_grid:
+        if (rows, columns) != vocab.fixed_grid:
+            expected = "{} x {}".format(*vocab.fixed_grid)
+            raise ValueError(f"an image has {rows} x {columns} codes, but this vocabulary's have {expected}")
+        return []
+    assert vocab.grid is not None  # SharedVocab has one or the other
+    start, count = vocab.grid
+    if max(rows, columns) > count:
+        raise ValueError(
+            f"an image has {rows} x {columns} codes, more than this vocabulary's {count} x {count}"
+        )
+    return [start + rows - 1, start + columns - 1]
+
+
+def _read_image(
+    tokens: Tensor, modality: list[int], start: int, end: int, vocab: SharedVocab
+) -> ImagePart | None:
+    """The image whose begin_image stands at `start`; None when the document ends inside it."""
+    codes = start + 1
+    if vocab.fixed_grid:
+        rows, columns = vocab.fixed_grid
+    else:
+        assert vocab.grid is not None
+        codes += 2
+        sizes = tokens[start + 1 : min(codes, end)]
+        if not bool(vocab.is_grid(sizes).all()):
+            raise ValueError(f"the image at token {start} does not begin with its rows and columns")
+        if len(sizes) < 2:
+            return None
+        rows, columns = (sizes - vocab.grid.start + 1).tolist()
+    stop = codes + rows * columns
+    for position in range(codes, min(stop, end)):
+        if modality[position] != IMAGE:
+            raise ValueError(
+                f"the image at token {start} has {rows} x {columns} codes, but token {int(tokens[position])} "
+                f"at position {position} is none"
+            )
+    if stop >= end:
+        return None
+    if tokens[stop] != vocab.end_image:
+        raise ValueError(f"the image at token {start} does not end after its {rows} x {columns} codes")
+    return ImagePart("image", vocab.tokens_to_codes(tokens[codes:stop]).view(rows, columns))
+
+
+def _batched(
+    inputs: Sequence[Tensor],
+    key: Callable[[Tensor], Hashable],
+    function: Callable[[Tensor], Tensor],
+    device: torch.device,
+) -> list[Tensor]:
+    """`function` of each tensor, computed in batches of equal `key`; the results are on the CPU, in order."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, tensor in enumerate(inputs):
+        groups[key(tensor)].append(i)
+    results: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for group in groups.values():
+            for batch in (group[i : i + BATCH] for i in range(0, len(group), BATCH)):
+                outputs = function(torch.stack([inputs[i].to(device) for i in batch]))
+                results.update(zip(batch, outputs.cpu()))
+    return [results[i] for i in range(len(inputs))]
+
+
+def _runs(vocab: SharedVocab) -> list[tuple[int, int]]:
+    """`text_runs` as the vocabulary has them, ranges that touch joined."""
+    runs: list[tuple[int, int]] = []
+    for _, id, count in vocab.text:
+        if runs and sum(runs[-1]) == id:
+            runs[-1] = (runs[-1][0], runs[-1][1] + count)
+        else:
+            runs.append((id, count))
+    return runs

@@ -1,0 +1,92 @@
+"""Files and folders that are either written whole or not at all."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path`; whoever looks meanwhile, or after a crash, sees the old file or the new one.
+
+    Missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(_temporary_name(path.name))
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, the way `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, the way `write_bytes` does.
+
+    Raises ValueError for NaN and infinity, which JSON does not have.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, what: str) -> dict[str, Any]:
+    """The JSON object in the file `path`; `what` names it in the error messages ("a model's config").
+
+    Raises FileNotFoundError when there is no such file, ValueError when it holds anything but a JSON object.
+    """
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path} not found: {what} belongs there") from None
+    except (ValueError, RecursionError, OSError) as error:  # UnicodeDecodeError is a ValueError
+        raise ValueError(f"{path} is not {what}: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not {what}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a temporary folder to write into, which becomes `folder` when the block ends well.
+
+    When the block raises, `folder` is as it was before. When `folder` exists, each file or folder that the
+    block wrote at its top level replaces its namesake, and everything else in it stays: a path that was given
+    by mistake costs nothing.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: a folder is to be written there")
+    # Inside the existing folder, since only there is it sure to be on the same file system (a mount point).
+    parent = folder if folder.exists() else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = parent / _temporary_name(folder.name)
+    replaced = parent / _temporary_name(folder.name)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            replaced.mkdir()
+            for entry in sorted(temporary.iterdir()):
+                target = folder / entry.name
+                if target.is_dir() or (entry.is_dir() and target.exists()):  # os.replace swaps only files
+                    os.replace(target, replaced / entry.name)
+                os.replace(entry, target)
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.{secrets.token_hex(4)}.tmp"

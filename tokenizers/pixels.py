@@ -1,0 +1,126 @@
+"""Images at the edges: files and PIL images of any kind <-> float tensors (3, H, W) in [-1, 1]."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+Policy = Literal["resize", "pad"]
+
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
+
+
+def load_image(image: str | Path | Image.Image) -> Image.Image:
+    """An image file, or a PIL image of any mode, as an upright RGB image of 8 bits.
+
+    EXIF rotation is applied, transparency laid on white, 16 bits scaled to 8; CMYK, palette, grey and bilevel
+    images are converted; of an animation, the first frame counts. A PIL image that was given is not changed.
+
+    Raises FileNotFoundError when there is no such file, and ValueError when it is no image, is broken or cut
+    short, has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, or holds floating-point values.
+    """
+    # Pillow warns of large images, which are an error here, and of damaged EXIF data, which are none.
+    with warnings.catch_warnings(action="ignore"):
+        if isinstance(image, Image.Image):
+            return _read(image, "the image")
+        path = Path(image)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} not found: an image is expected there")
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file: an image is expected there")
+        try:
+            opened = Image.open(path)
+        except Image.DecompressionBombError:
+            raise ValueError(_too_large(str(path))) from None
+        except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
+            raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
+        with opened:
+            return _read(opened, str(path))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB image -> float32 (3, H, W) in [-1, 1]."""
+    if image.mode != "RGB":
+        raise ValueError(f"the image has the mode {image.mode}, expected RGB: load_image converts it")
+    pixels = torch.from_numpy(np.array(image))  # (H, W, 3) uint8
+    return pixels.permute(2, 0, 1).float().contiguous() / 127.5 - 1
+
+
+def to_pil(pixels: Tensor) -> Image.Image:
+    """Tensor (3, H, W) in [-1, 1] -> RGB image; values outside are clamped. The inverse of `to_tensor`."""
+    if pixels.ndim != 3 or pixels.shape[0] != 3:
+        raise ValueError(f"pixels have the shape {tuple(pixels.shape)}, expected (3, H, W)")
+    pixels = ((pixels.detach().float() + 1) * 127.5).clamp(0, 255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def fit(image: Image.Image, factor: int, policy: Policy, max_side: int | None = None) -> Image.Image:
+    """`image` with sides that are multiples of `factor`, the shape an image tokenizer takes.
+
+    - "resize" scales each side to its nearest multiple, which bends the proportions a little.
+    - "pad" adds white on the right and at the bottom.
+
+    With `max_side`, a larger image is scaled down until its longer side fits. An image that fits already
+    comes back as it is. Raises ValueError for another policy and for a `max_side` below `factor`.
+    """
+    if policy not in ("resize", "pad"):
+        raise ValueError(f"policy is {policy!r}, expected 'resize' or 'pad'")
+    if max_side is not None and max_side < factor:
+        raise ValueError(f"max_side is {max_side}, expected at least {factor}, the pixels of one code")
+    scale = 1.0
+    if max_side is not None:
+        scale = min(1.0, max_side // factor * factor / max(image.size))
+    if policy == "resize":
+        width, height = (max(1, math.floor(side * scale / factor + 0.5)) * factor for side in image.size)
+        return _resize(image, width, height)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    image = _resize(image, width, height)
+    width, height = (math.ceil(side / factor) * factor for side in image.size)
+    if (width, height) == image.size:
+        return image
+    padded = Image.new("RGB", (width, height), "white")
+    padded.paste(image)
+    return padded
+
+
+def _read(image: Image.Image, name: str) -> Image.Image:
+    """Decode `image` and make it upright 8-bit RGB."""
+    if Image.MAX_IMAGE_PIXELS is not None and math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(_too_large(name))
+    if not all(image.size):
+        raise ValueError(f"{name} has no pixels: its size is {image.width} x {image.height}")
+    if image.mode == "F":
+        raise ValueError(f"{name} holds floating-point values, whose range is unknown: save it with 8 bits")
+    try:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read as an image: {_first_line(error)}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:  # Pillow's own conversion clips at 255
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _too_large(name: str) -> str:
+    return f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,292 @@
+"""The shared vocabulary: which tokens of the stream are text, which are image codes, which are structure.
+
+Three numberings meet here and nowhere else: *text ids* (sentencepiece), *codes* 0..K-1 (image tokenizer) and
+*tokens* 0..V-1 (transformer). The layout is free as long as order is kept, so that the vocabularies of others
+can be expressed too, such as Chameleon's (https://arxiv.org/abs/2405.09818) with its codes at 4..8195.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from .files import read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+    from .text import TextTokenizer
+
+# torch is imported in `_tables`: reading a vocabulary and telling what it is does without it.
+
+STRUCTURE, TEXT, IMAGE = 0, 1, 2
+"""What `SharedVocab.modality` gives. Grid tokens and tokens without a role are structure."""
+
+FILE = "vocab.json"
+FORMAT = 1
+ROLES = ("bos", "eos", "pad", "begin_image", "end_image")
+
+
+class Range(NamedTuple):
+    """Tokens token..token+count-1 stand, in order, for the text ids (or codes) id..id+count-1."""
+
+    token: int
+    id: int
+    count: int
+
+
+class Grid(NamedTuple):
+    """Tokens start..start+count-1 say "1" to "count", the number of rows or of columns of an image."""
+
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class SharedVocab:
+    """Roles and ranges of the tokens. Its methods take integer tensors of any shape, on any device.
+
+    Raises ValueError when the parts overlap, leave 0..size-1, or are not in order.
+    """
+
+    size: int
+    """V, the number of tokens. Not all of them need a role."""
+    bos: int
+    """Begins a document."""
+    eos: int
+    """Ends a document."""
+    pad: int
+    """Fills up a batch; never a target."""
+    begin_image: int
+    """Begins an image: its grid and its codes follow."""
+    end_image: int
+    """Ends an image."""
+    text: tuple[Range, ...]
+    """Tokens <-> text ids; sentencepiece's structural ids have no token."""
+    image: tuple[Range, ...]
+    """Tokens <-> codes 0..K-1."""
+    grid: Grid | None = None
+    """Rows and columns are written after begin_image with these tokens; None where `fixed_grid` is given."""
+    fixed_grid: tuple[int, int] | None = None
+    """(rows, columns) that every image has, unwritten; None where `grid` is given."""
+
+    def __post_init__(self) -> None:
+        for name in ("text", "image"):  # JSON has lists
+            object.__setattr__(self, name, tuple(Range(*r) for r in getattr(self, name)))
+        if self.grid is not None:
+            object.__setattr__(self, "grid", Grid(*self.grid))
+            if self.grid.count < 1:
+                raise ValueError(f"grid is {self.grid}, expected at least one token")
+        if self.fixed_grid is not None:
+            rows, columns = self.fixed_grid
+            object.__setattr__(self, "fixed_grid", (rows, columns))
+            if rows < 1 or columns < 1:
+                raise ValueError(f"fixed_grid is {self.fixed_grid}, expected two positive numbers")
+        if (self.grid is None) == (self.fixed_grid is None):
+            raise ValueError("exactly one of grid and fixed_grid is needed: is an image's size written?")
+        for name in ("text", "image"):
+            _check_order(name, getattr(self, name))
+        if [r.id for r in self.image] != _ends(self.image)[:-1]:
+            raise ValueError(f"image is {self.image}, expected the codes from 0 on without a gap")
+        taken = sorted((start, start + count, name) for name, start, count in self._parts())
+        for first, second in pairwise(taken):
+            if second[0] < first[1]:
+                raise ValueError(f"{first[2]} and {second[2]} both hold token {second[0]}")
+        if taken[0][0] < 0 or taken[-1][1] > self.size:
+            raise ValueError(f"tokens {taken[0][0]}..{taken[-1][1] - 1} do not fit into size {self.size}")
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        text: "TextTokenizer | tuple[int, Sequence[int]]",
+        codebook_size: int,
+        max_grid: int | None = 64,
+        fixed_grid: tuple[int, int] | None = None,
+    ) -> Self:
+        """The layout of this project: bos, eos, pad, begin_image, end_image, grid, text, codes.
+
+        `text` is a tokenizer, or its (vocab_size, structural_ids). Images have up to `max_grid` rows and
+        columns of codes, or all of them `fixed_grid`, which then is not written and takes no tokens.
+        """
+        vocab_size, structural = text if isinstance(text, tuple) else (text.vocab_size, text.structural_ids)
+        token = len(ROLES)
+        grid = None
+        if fixed_grid is None:
+            if max_grid is None or max_grid < 1:
+                raise ValueError(f"max_grid is {max_grid}, expected a positive number, or a fixed_grid")
+            grid = Grid(token, max_grid)
+            token += max_grid
+        ranges = []
+        for start, count in text_runs(vocab_size, structural):
+            ranges.append(Range(token, start, count))
+            token += count
+        return cls(
+            size=token + codebook_size,
+            **{role: i for i, role in enumerate(ROLES)},
+            text=tuple(ranges),
+            image=(Range(token, 0, codebook_size),),
+            grid=grid,
+            fixed_grid=fixed_grid,
+        )
+
+    @property
+    def codebook_size(self) -> int:
+        """K, the number of codes."""
+        return _ends(self.image)[-1]
+
+    @property
+    def text_vocab_size(self) -> int:
+        """One more than the highest text id that has a token."""
+        return _ends(self.text)[-1]
+
+    def text_to_tokens(self, ids: "Tensor") -> "Tensor":
+        """Text ids -> tokens, int64. Raises ValueError for an id that has no token."""
+        return _look_up(_tables(self, ids.device).text_to_token, ids, "text id {} has no token")
+
+    def tokens_to_text(self, tokens: "Tensor") -> "Tensor":
+        """Tokens -> text ids, int64. Raises ValueError for a token that is not text."""
+        return _look_up(_tables(self, tokens.device).token_to_text, tokens, "token {} is not text")
+
+    def codes_to_tokens(self, codes: "Tensor") -> "Tensor":
+        """Codes -> tokens, int64. Raises ValueError for a code outside 0..K-1."""
+        return _look_up(_tables(self, codes.device).code_to_token, codes, "image code {} has no token")
+
+    def tokens_to_codes(self, tokens: "Tensor") -> "Tensor":
+        """Tokens -> codes, int64. Raises ValueError for a token that is not an image code."""
+        return _look_up(_tables(self, tokens.device).token_to_code, tokens, "token {} is not an image code")
+
+    def modality(self, tokens: "Tensor") -> "Tensor":
+        """STRUCTURE, TEXT or IMAGE for each token, int64. Raises ValueError for a token outside 0..V-1."""
+        error = f"token {{}} is outside 0..{self.size - 1}"
+        return _look_up(_tables(self, tokens.device).modality, tokens, error)
+
+    def is_text(self, tokens: "Tensor") -> "Tensor":
+        """Which tokens are text, bool."""
+        return self.modality(tokens) == TEXT
+
+    def is_image(self, tokens: "Tensor") -> "Tensor":
+        """Which tokens are image codes, bool."""
+        return self.modality(tokens) == IMAGE
+
+    def is_grid(self, tokens: "Tensor") -> "Tensor":
+        """Which tokens are numbers of rows or columns, bool."""
+        start, count = self.grid or (0, 0)
+        return (tokens >= start) & (tokens < start + count)
+
+    def mask(self, role: str) -> "Tensor":
+        """Which tokens have `role` (text, image, grid, bos, eos, pad, begin_image, end_image), (V,) bool."""
+        import torch
+
+        if role not in (*ROLES, "grid", "text", "image"):
+            raise ValueError(f"role is {role!r}, expected one of {', '.join(ROLES)}, grid, text, image")
+        mask = torch.zeros(self.size, dtype=torch.bool)
+        for name, start, count in self._parts():
+            if name == role:
+                mask[start : start + count] = True
+        return mask
+
+    def save(self, folder: str | Path) -> None:
+        """Write `folder`/vocab.json."""
+        value = {"format": FORMAT, "size": self.size, "roles": {role: getattr(self, role) for role in ROLES}}
+        for name in ("text", "image"):
+            value[name] = [r._asdict() for r in getattr(self, name)]
+        value["grid"] = self.grid and self.grid._asdict()
+        value["fixed_grid"] = self.fixed_grid
+        write_json(Path(folder) / FILE, value)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read `folder`/vocab.json. Raises FileNotFoundError or ValueError, naming the file."""
+        path = Path(folder) / FILE
+        value = read_json(path, "a shared vocabulary")
+        if value.pop("format", None) != FORMAT:
+            raise ValueError(f"{path} is not in format {FORMAT}, the one that this earlyfusion reads")
+        try:
+            return cls._from_json(value)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"{path} is not a shared vocabulary: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_json(cls, value: dict[str, Any]) -> Self:
+        roles = value.pop("roles")
+        text, image = (tuple(Range(**r) for r in value.pop(name)) for name in ("text", "image"))
+        grid = value.pop("grid")
+        return cls(**roles, **value, text=text, image=image, grid=grid and Grid(**grid))
+
+    def _parts(self) -> Iterator[tuple[str, int, int]]:
+        """(role, first token, number of tokens) of everything that has a role."""
+        for role in ROLES:
+            yield role, getattr(self, role), 1
+        if self.grid is not None:
+            yield "grid", self.grid.start, self.grid.count
+        for name in ("text", "image"):
+            for r in getattr(self, name):
+                yield name, r.token, r.count
+
+
+def text_runs(vocab_size: int, structural_ids: Iterable[int]) -> list[tuple[int, int]]:
+    """(first id, number of ids) of each run of text ids: 0..vocab_size-1 without the structural ones."""
+    borders = [-1, *sorted(set(structural_ids)), vocab_size]
+    if borders[1] < 0 or borders[-2] >= vocab_size:
+        raise ValueError(f"structural_ids are {borders[1:-1]}, expected ids in 0..{vocab_size - 1}")
+    return [(a + 1, b - a - 1) for a, b in pairwise(borders) if b - a > 1]
+
+
+class _Tables(NamedTuple):
+    """Look-up tables, -1 where there is nothing."""
+
+    text_to_token: "Tensor"  # (text_vocab_size,)
+    code_to_token: "Tensor"  # (K,)
+    token_to_text: "Tensor"  # (V,)
+    token_to_code: "Tensor"  # (V,)
+    modality: "Tensor"  # (V,)
+
+
+@lru_cache(maxsize=16)
+def _tables(vocab: SharedVocab, device: "device") -> _Tables:
+    import torch
+
+    def empty(size: int) -> "Tensor":
+        return torch.full((size,), -1, device=device)
+
+    def fill(forward: "Tensor", backward: "Tensor", ranges: tuple[Range, ...]) -> None:
+        for token, id, count in ranges:
+            forward[id : id + count] = torch.arange(token, token + count, device=device)
+            backward[token : token + count] = torch.arange(id, id + count, device=device)
+
+    text_to_token, code_to_token = empty(vocab.text_vocab_size), empty(vocab.codebook_size)
+    token_to_text, token_to_code = empty(vocab.size), empty(vocab.size)
+    fill(text_to_token, token_to_text, vocab.text)
+    fill(code_to_token, token_to_code, vocab.image)
+    modality = TEXT * (token_to_text >= 0) + IMAGE * (token_to_code >= 0)
+    return _Tables(text_to_token, code_to_token, token_to_text, token_to_code, modality)
+
+
+def _look_up(table: "Tensor", values: "Tensor", error: str) -> "Tensor":
+    """table[values]. Raises ValueError with `error`, "{}" being the first value that has no entry."""
+    if values.is_floating_point() or values.dtype.itemsize == 1:  # PyTorch takes bool and uint8 for masks
+        raise ValueError(f"expected a tensor of int64, got {values.dtype}")
+    values = values.long()
+    inside = (values >= 0) & (values < len(table))
+    found = table[values.where(inside, 0)].where(inside, -1)
+    if bool((missing := found < 0).any()):
+        raise ValueError(error.format(int(values[missing][0])))
+    return found
+
+
+def _check_order(name: str, ranges: tuple[Range, ...]) -> None:
+    if not ranges or any(r.count < 1 or r.id < 0 for r in ranges):
+        raise ValueError(f"{name} is {ranges}, expected at least one range, none of them empty or below 0")
+    for a, b in pairwise(ranges):
+        if b.token < a.token + a.count or b.id < a.id + a.count:
+            raise ValueError(f"{name} has {a} before {b}: tokens and ids must both ascend")
+
+
+def _ends(ranges: tuple[Range, ...]) -> list[int]:
+    """0, then the id after the last one of each range."""
+    return [0, *(r.id + r.count for r in ranges)]

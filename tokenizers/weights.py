@@ -1,0 +1,97 @@
+"""A network in a folder: ``config.json`` (the dataclass) and ``model.safetensors``, read strictly."""
+
+import json
+import struct
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from .files import atomic_folder, read_json, write_bytes, write_json
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FORMAT = 1
+
+
+def save_network(network: nn.Module, config: Any, folder: Path, kind: str) -> None:
+    """Write both files, or neither; whatever else lies in ``folder`` stays."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(network).items()}
+    with atomic_folder(folder) as new:
+        write_json(new / CONFIG, {"kind": kind, "format": FORMAT, **asdict(config)})
+        write_bytes(new / WEIGHTS, save_tensors(state))
+
+
+def load_network(network_class: type, config_class: type, folder: Path, kind: str) -> Any:
+    """Build ``network_class(config_class(...))`` from ``folder`` and fill in its weights.
+
+    :raises FileNotFoundError: a file is missing.
+    :raises ValueError: another kind or format, an unknown or bad field, or weights of other names or shapes.
+    """
+    path = folder / CONFIG
+    values = read_json(path, f"the config of a {kind.replace('_', ' ')}")
+    if values.pop("kind", None) != kind:
+        raise ValueError(f"{path} does not describe a {kind.replace('_', ' ')}")
+    if (found := values.pop("format", None)) != FORMAT:
+        raise ValueError(f"{path} has format {found}; this earlyfusion reads format {FORMAT}")
+    names = {field.name for field in fields(config_class)}
+    if unknown := sorted(set(values) - names):
+        raise ValueError(f"{path} has the unknown field {unknown[0]!r}; known are {', '.join(sorted(names))}")
+    try:
+        network = network_class(config_class(**values))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    _fill(network, folder / WEIGHTS)
+    return network
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a weights file, from its header alone.
+
+    :raises FileNotFoundError: no such file.  :raises ValueError: no safetensors file.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: the weights belong there")
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from None
+
+
+def _tensors(network: nn.Module) -> dict:
+    """The state dict without a second name for a shared tensor (tied embeddings)."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            kept[name] = tensor
+    return kept
+
+
+def _fill(network: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: the weights belong there")
+    try:
+        state = load_tensors(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+    wanted = _tensors(network)
+    for name in sorted(set(wanted) | set(state)):
+        if name not in state:
+            raise ValueError(f"{path} lacks the tensor {name!r} that {CONFIG} asks for")
+        if name not in wanted:
+            raise ValueError(f"{path} holds the tensor {name!r} that {CONFIG} has no place for")
+        if state[name].shape != wanted[name].shape:
+            raise ValueError(
+                f"{path}: {name} has the shape {tuple(state[name].shape)}, {CONFIG} asks for {tuple(wanted[name].shape)}"
+            )
+    network.load_state_dict(state, strict=False)
