@@ -1,7 +1,7 @@
 """Documents <-> tokens: strings and images in order, as one stream, and back.
 
 A document is `bos`, its segments, `eos`. Text is its tokens; an image is `begin_image`, rows, columns, its
-codes in raster order, `end_image` (without rows and columns where the vocabulary has one fixed grid).
+codes in the vocabulary's scan order, `end_image` (no rows and columns where it has one fixed grid).
 """
 
 from collections import defaultdict
@@ -66,7 +66,7 @@ def interleave(parts: Sequence[Part], vocab: SharedVocab, *, bos: bool = True, e
         elif kind == "image":
             tokens += [
                 torch.tensor([vocab.begin_image, *_grid_tokens(values, vocab)]),
-                vocab.codes_to_tokens(values).flatten(),
+                vocab.codes_to_tokens(values if vocab.scan == "rows" else values.T).flatten(),
                 torch.tensor([vocab.end_image]),
             ]
         else:
@@ -266,7 +266,8 @@ def _read_image(
         return None
     if tokens[stop] != vocab.end_image:
         raise ValueError(f"the image at token {start} does not end after its {rows} x {columns} codes")
-    return ImagePart("image", vocab.tokens_to_codes(tokens[codes:stop]).view(rows, columns))
+    grid = vocab.tokens_to_codes(tokens[codes:stop])
+    return ImagePart("image", grid.view(rows, columns) if vocab.scan == "rows" else grid.view(columns, rows).T)
 
 
 def _batched(

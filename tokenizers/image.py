@@ -35,9 +35,12 @@ class ImageTokenizerConfig:
     """K, the number of codes."""
     codebook_dim: int = 16
     """Width of a codebook vector."""
-    codebook_decay: float = 0.99
+    cosine: bool = True
+    """Latents and codes are unit vectors, so that the nearest code is the one with the largest cosine
+    (ViT-VQGAN, arXiv:2110.04627, section 3.2); False compares by Euclidean distance (VQ-VAE)."""
+    codebook_decay: float = 0.95
     """Decay of the codebook's exponential moving average."""
-    dead_code_threshold: float = 0.5
+    dead_code_threshold: float = 0.002
     """A code whose moving-average use per batch falls below this is replaced by a current latent; 0 = never."""
 
     def __post_init__(self) -> None:
@@ -122,6 +125,7 @@ class ImageTokenizer(nn.Module):
             codebook_size=config.codebook_size,
             decay=config.codebook_decay,
             threshold_ema_dead_code=config.dead_code_threshold,
+            use_cosine_sim=config.cosine,
             accept_image_fmap=True,
         )
 
@@ -142,8 +146,7 @@ class ImageTokenizer(nn.Module):
 
     def forward(self, images: Tensor, quantize: bool = True) -> ImageTokenizerOutput:
         """Reconstruct ``images`` (B, 3, H, W); ``quantize=False`` is the plain autoencoder of the warm-up."""
-        self._check(images)
-        latents = self.encoder(images)
+        latents = self._latents(images)
         if not quantize:
             return ImageTokenizerOutput(self.decoder(latents), None, latents.new_zeros(()))
         quantized, codes, loss = self.quantizer(latents)
@@ -155,9 +158,7 @@ class ImageTokenizer(nn.Module):
 
         :raises ValueError: H or W is no multiple of the factor (see :func:`..pixels.fit`).
         """
-        self._check(images)
-        latents = self.encoder(images)
-        return self.nearest(latents.movedim(1, -1))
+        return self.nearest(self._latents(images).movedim(1, -1))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ class ImageTokenizer(nn.Module):
         return self.quantizer.codebook
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Index of the nearest codebook vector (squared L2) for latents (..., codebook_dim)."""
+        """Index of the nearest codebook vector (squared L2; for unit vectors the largest cosine) for latents (..., codebook_dim)."""
         flat = latents.reshape(-1, latents.shape[-1])
         distance = self.codebook.square().sum(1) - 2 * flat @ self.codebook.T
         return distance.argmin(1).view(latents.shape[:-1])
@@ -182,7 +183,7 @@ class ImageTokenizer(nn.Module):
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
         """Unquantised latents (B * h * w, codebook_dim), for :meth:`initialise_codebook`."""
-        return self.encoder(images).movedim(1, -1).flatten(0, 2)
+        return self._latents(images).movedim(1, -1).flatten(0, 2)
 
     @torch.no_grad()
     def initialise_codebook(self, latents: Tensor, iterations: int = 10) -> None:
@@ -192,7 +193,9 @@ class ImageTokenizer(nn.Module):
         """
         if len(latents) < self.codebook_size:
             raise ValueError(f"k-means needs at least K = {self.codebook_size} latents, got {len(latents)}")
-        means, bins = kmeans(latents[None].float(), self.codebook_size, num_iters=iterations)
+        means, bins = kmeans(
+            latents[None].float(), self.codebook_size, num_iters=iterations, use_cosine_sim=self.config.cosine
+        )
         book = self.quantizer._codebook
         centres, share = means[0], bins[0] * (self.codebook_size / len(latents))  # mean use 1, as at the start
         share = share.clamp(min=self.config.dead_code_threshold)
@@ -201,12 +204,15 @@ class ImageTokenizer(nn.Module):
         book.embed_avg.copy_((centres * share[:, None])[None])
         book.initted.fill_(True)
 
-    def _check(self, images: Tensor) -> None:
+    def _latents(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> what is quantised (B, codebook_dim, h, w)."""
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % self.factor or images.shape[3] % self.factor:
             raise ValueError(
                 f"images must have the shape (B, 3, H, W) with H and W multiples of {self.factor}, got "
                 f"{tuple(images.shape)}; pixels.fit resizes or pads"
             )
+        latents = self.encoder(images)
+        return nn.functional.normalize(latents, dim=1) if self.config.cosine else latents
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from .files import read_json, write_json
 
@@ -71,6 +71,9 @@ class SharedVocab:
     """Rows and columns are written after begin_image with these tokens; None where `fixed_grid` is given."""
     fixed_grid: tuple[int, int] | None = None
     """(rows, columns) that every image has, unwritten; None where `grid` is given."""
+    scan: Literal["rows", "columns"] = "rows"
+    """Order of an image's codes: row by row (raster, Chameleon's), or column by column, which keeps the codes
+    of a letter together in a line of type."""
 
     def __post_init__(self) -> None:
         for name in ("text", "image"):  # JSON has lists
@@ -84,6 +87,8 @@ class SharedVocab:
             object.__setattr__(self, "fixed_grid", (rows, columns))
             if rows < 1 or columns < 1:
                 raise ValueError(f"fixed_grid is {self.fixed_grid}, expected two positive numbers")
+        if self.scan not in ("rows", "columns"):
+            raise ValueError(f"scan is {self.scan!r}, expected 'rows' or 'columns'")
         if (self.grid is None) == (self.fixed_grid is None):
             raise ValueError("exactly one of grid and fixed_grid is needed: is an image's size written?")
         for name in ("text", "image"):
@@ -105,6 +110,7 @@ class SharedVocab:
         codebook_size: int,
         max_grid: int | None = 64,
         fixed_grid: tuple[int, int] | None = None,
+        scan: Literal["rows", "columns"] = "rows",
     ) -> Self:
         """The layout of this project: bos, eos, pad, begin_image, end_image, grid, text, codes.
 
@@ -130,6 +136,7 @@ class SharedVocab:
             image=(Range(token, 0, codebook_size),),
             grid=grid,
             fixed_grid=fixed_grid,
+            scan=scan,
         )
 
     @property
@@ -195,6 +202,7 @@ class SharedVocab:
             value[name] = [r._asdict() for r in getattr(self, name)]
         value["grid"] = self.grid and self.grid._asdict()
         value["fixed_grid"] = self.fixed_grid
+        value["scan"] = self.scan
         write_json(Path(folder) / FILE, value)
 
     @classmethod

@@ -1,0 +1,167 @@
+"""``earlyfusion eval reconstruction | reading | writing``: load, measure, print a table, write the JSON.
+
+Each takes the parsed command line: `model`, `out`, `limit`, `seed`, and `images` or `words`. Each raises
+ValueError, FileNotFoundError or ImportError with one line that tells what to do, and writes `out` only when
+all is measured. Importing this module imports nothing heavy.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .items import Item, Progress, Word
+
+
+def reconstruction(args: Namespace) -> None:
+    """Measure the image tokenizer in the folder `args.model`; without an OCR engine, the pixels alone."""
+    check_out(args.out)
+    from ..tokenizers.image import ImageTokenizer
+    from .ocr import INSTALL, readers
+    from .reconstruction import evaluate_reconstruction, table
+
+    tokenizer = ImageTokenizer.load(image_folder(args.model)).to(best_device())
+    items, source = _images(args)
+    judges = readers()
+    if not judges and any(item.text for item in items):
+        _tell(f"the text scores are left out: {INSTALL}")
+    with progress_bars() as progress:
+        result = evaluate_reconstruction(tokenizer, items, judges, progress=progress)
+    _finish(args, {**result, **source}, table(result))
+
+
+def reading(args: Namespace) -> None:
+    """Let the model in the folder `args.model` read the images."""
+    check_out(args.out)
+    from ..fusion_lm.folder import load_model
+    from .reading import evaluate_reading, table
+
+    model, tokenizer = load_model(args.model, best_device())
+    items, source = _images(args)
+    with progress_bars() as progress:
+        result = evaluate_reading(model, tokenizer, items, progress=progress)
+    result["skipped"] = source["skipped"] + result["skipped"]
+    _finish(args, {**source, **result}, table(result))
+
+
+def writing(args: Namespace) -> None:
+    """Let the model in the folder `args.model` write the words, and the installed OCR engines read them."""
+    check_out(args.out)
+    from .ocr import INSTALL, readers
+
+    judges = readers()
+    if not judges:
+        raise ValueError(f"writing is judged by OCR, and {INSTALL}")
+    words, originals, source = _words(args)
+    from ..fusion_lm.folder import load_model
+    from .writing import evaluate_writing, table
+
+    model, tokenizer = load_model(args.model, best_device())
+    with progress_bars() as progress:
+        result = evaluate_writing(
+            model, tokenizer, words, judges, originals=originals, seed=args.seed, progress=progress
+        )
+    _finish(args, {**result, **source}, table(result))
+
+
+def image_folder(folder: str | Path) -> Path:
+    """Where the image tokenizer lies in the folder of a model, of a tokenizer, or of itself.
+
+    Raises FileNotFoundError when there is none.
+    """
+    folder = Path(folder)
+    for path in (folder / "tokenizer" / "image", folder / "image", folder):
+        if (path / "config.json").exists():
+            return path
+    raise FileNotFoundError(
+        f"{folder} holds no image tokenizer: the folder of a model or of a tokenizer is expected"
+    )
+
+
+def check_out(path: str | Path) -> None:
+    """Refuse a file that cannot be written before the minutes of work. Raises ValueError."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder: the name of a JSON file is expected")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"--out {path} cannot be written: {parent} is not a folder that you may write to")
+
+
+def best_device() -> str:
+    """The GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def progress_bars() -> "Iterator[Progress]":
+    """One bar for each thing that is done, with the time left, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
+    """The images to measure, and where they are from."""
+    from .items import images_from_folder
+
+    if args.images is None:
+        return _suite(args, "--images DIR"), {"data": f"held-out words, seed {args.seed}", "skipped": []}
+    items, skipped = images_from_folder(args.images, limit=args.limit)
+    for line in skipped:
+        _tell(f"skipped {line}")
+    return items, {"data": str(args.images), "skipped": skipped}
+
+
+def _words(args: Namespace) -> "tuple[list[Word], list[Item], dict[str, Any]]":
+    """The words to write, the same in type (built-in suite only), and where they are from."""
+    from .items import Word, words_from_file
+
+    if args.words is not None:
+        return words_from_file(args.words, limit=args.limit), [], {"data": str(args.words)}
+    items = _suite(args, "--words FILE")
+    words = [Word(item.text or "", item.kind) for item in items]
+    return words, items, {"data": f"held-out words, seed {args.seed}"}
+
+
+def _suite(args: Namespace, instead: str) -> "list[Item]":
+    from .items import word_suite
+
+    try:
+        return word_suite(args.seed)[: args.limit]
+    except ImportError as error:
+        raise ImportError(f"{error} (for the built-in words; or give {instead})") from None
+
+
+def _finish(args: Namespace, result: dict[str, Any], table: "Table") -> None:
+    from rich.console import Console
+
+    from ..tokenizers.files import write_json
+
+    write_json(args.out, {**result, "model": str(args.model)})
+    console = Console()
+    console.print(table)
+    console.print(f"written to {args.out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell(line: str) -> None:
+    print(f"earlyfusion: {line}", file=sys.stderr)

@@ -1,0 +1,82 @@
+"""The style of the pages that ``html`` makes."""
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2330; --soft: #5d6678; --page: #f6f7f9; --card: #ffffff;
+  --line: #dfe3ea; --text: #2563eb; --image: #d9620f; --structure: #7a8496; --all: #10a37f;
+  --ok: #0a7d4f; --no: #c02b3c; --made: #2563eb17; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e7eaf0; --soft: #9aa4b5; --page: #12151b; --card: #1b2029;
+  --line: #303846; --text: #6ea3ff; --image: #ff9a4d; --structure: #8b96a8; --all: #3ecfa6;
+  --ok: #45d19a; --no: #ff7b89; --made: #6ea3ff26; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+main { max-width: 68rem; margin: 0 auto; padding: 2.2rem 1.1rem 4rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.015em; }
+h2 { font-size: 1.25rem; margin: 0 0 .35rem; letter-spacing: -.01em; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+p { margin: .3rem 0 .9rem; max-width: 48rem; }
+.lead { font-size: 1.08rem; color: var(--soft); }
+.note, small, figcaption, caption { color: var(--soft); }
+.note { font-size: .92rem; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: .8rem; padding: 1.3rem 1.4rem;
+  margin: 1.2rem 0; }
+.px { image-rendering: pixelated; display: block; max-width: 100%; height: auto; background: #fff; border-radius: 3px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .8rem; margin: 1.3rem 0; }
+.cards div { background: var(--card); border: 1px solid var(--line); border-radius: .8rem; padding: .9rem 1rem;
+  display: flex; flex-direction: column; }
+.cards strong { font-size: 1.9rem; line-height: 1.15; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
+.cards span { font-weight: 600; font-size: .95rem; }
+.cards small { font-size: .82rem; line-height: 1.4; margin-top: .15rem; }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(var(--cell, 9rem), 100%), 1fr));
+  gap: .7rem; margin: .8rem 0; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding: .55rem; background: var(--page);
+  display: flex; flex-direction: column; gap: .35rem; min-width: 0; }
+figcaption { font-size: .85rem; line-height: 1.35; overflow-wrap: anywhere; }
+figcaption b { color: var(--ink); font-weight: 600; }
+.ok, .no { font-weight: 700; } .ok { color: var(--ok); } .no { color: var(--no); }
+figure.wrong { border-style: dashed; }
+.beside, .stacked { display: flex; gap: .5rem; align-items: flex-start; }
+.stacked { flex-direction: column; gap: .3rem; }
+.labelled { display: flex; flex-direction: column; gap: .15rem; min-width: 0; max-width: 100%; }
+.labelled small { font-size: .74rem; line-height: 1.25; }
+.document { border: 1px solid var(--line); background: var(--page); border-radius: .6rem; padding: .8rem 1rem; margin: .7rem 0;
+  line-height: 2; }
+.said { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 1.05rem; }
+.said.made { background: var(--made); border-radius: .25rem; }
+.drawn { display: inline-block; vertical-align: middle; margin: .3rem .45rem; max-width: 100%; border-radius: 5px;
+  border: 2px solid var(--line); line-height: 0; }
+.drawn.made { border-color: var(--text); }
+.drawn.given { border-style: dashed; }
+.tokens { display: flex; flex-wrap: wrap; gap: 2px; margin: .7rem 0; font: .72rem/1.35rem ui-monospace, Menlo, Consolas, monospace; }
+.tokens i { font-style: normal; min-width: .8rem; height: 1.35rem; padding: 0 .22rem; border-radius: 3px; text-align: center;
+  color: #fff; background: var(--structure); white-space: pre; }
+.tokens .text { background: var(--text); } .tokens .image { background: var(--image); padding: 0; opacity: .85; }
+@media (prefers-color-scheme: dark) { .tokens i { color: #10131a; } }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: .7rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-size: .85rem; padding: 0 0 .35rem; }
+th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; font-size: .84rem; vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(25rem, 100%), 1fr)); gap: .8rem; }
+.chart figcaption { font-weight: 600; color: var(--ink); font-size: .95rem; }
+.chart figcaption small { font-weight: 400; }
+.chart svg { width: 100%; height: auto; }
+.chart text { font-size: 15px; fill: var(--soft); }
+.grid { stroke: var(--line); fill: none; }
+polyline { fill: none; stroke-width: 2; stroke-linejoin: round; stroke: var(--all); }
+polyline.text { stroke: var(--text); } polyline.image { stroke: var(--image); } polyline.structure { stroke: var(--structure); }
+polyline.dashed { stroke-dasharray: 5 4; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; }
+.legend i { display: inline-block; width: 1.1rem; border-top: 3px solid var(--all); vertical-align: middle; margin-right: .35rem; }
+.legend i.text { border-color: var(--text); } .legend i.image { border-color: var(--image); }
+.legend i.structure { border-color: var(--structure); } .legend i.dashed { border-top-style: dashed; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; margin: .6rem 0; font-size: .92rem; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+code { font: .88em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; }
+a { color: var(--text); }
+@media (max-width: 34rem) { main { padding: 1.3rem .7rem 3rem; } section { padding: 1rem .9rem; } h1 { font-size: 1.5rem; }
+  .cards { grid-template-columns: 1fr 1fr; } .cards strong { font-size: 1.5rem; } dl { grid-template-columns: 1fr; }
+  dd { margin-bottom: .4rem; } }
+"""

@@ -1,0 +1,187 @@
+"""The judges: OCR engines that read a word or a line in an image.
+
+They need the extra ``ocr``. Neither fetches anything: RapidOCR's models lie in its wheel, Tesseract is used
+where it is installed with its program.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .items import Progress
+
+INSTALL = "no OCR engine is installed, which reads the text in the images: pip install 'earlyfusion[ocr]'"
+
+OnRead = Callable[[int], None] | None
+"""Called with the number of images read so far."""
+
+
+class Reader(Protocol):
+    """An OCR engine for images that show one word or one line."""
+
+    name: str
+    version: str
+
+    def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
+        """What stands in each image, without white space at either end; "" where nothing is found.
+
+        An image's reading does not depend on the other images.
+        """
+        ...
+
+
+class RapidReader:
+    """RapidOCR's recogniser (PaddleOCR's model, run by onnxruntime); a detector is not used.
+
+    A strip less than 32 px high is enlarged by a whole number, and each gets a white border of 4 px: on word
+    images 16 px high that read best among the borders of 0 to 16 px and the enlargements tried.
+    """
+
+    name = "rapidocr"
+
+    def __init__(self, threads: int | None = None) -> None:
+        """`threads` images are read at a time (default: one per CPU of this process, at most 8).
+
+        Raises ImportError, naming the extra, when it is not installed, and FileNotFoundError when its model
+        is not in its folder.
+        """
+        try:
+            import onnxruntime  # noqa: F401  rapidocr imports it late, with a message of its own
+            import rapidocr
+        except ImportError as error:
+            raise ImportError(f"rapidocr cannot be used ({error}): pip install 'earlyfusion[ocr]'") from None
+        folder = Path(str(rapidocr.__file__)).parent / "models"
+        models = sorted(folder.glob("*rec*.onnx"))
+        if not models:  # rapidocr would fetch it from the network
+            raise FileNotFoundError(
+                f"{folder} has no *rec*.onnx: install rapidocr again, its wheel holds one"
+            )
+        self.version = version("rapidocr")
+        self.threads = threads or min(8, _cpus())
+        # One thread per image: these images are too small for an operation to keep several busy.
+        self._engine = rapidocr.RapidOCR(
+            params={
+                "Global.log_level": "critical",
+                "Rec.model_path": str(models[0]),
+                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            }
+        )
+        logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
+
+    def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
+        """See `Reader.read`."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            return _collect(pool.map(self._read, images), on_read)
+
+    def _read(self, image: Image.Image) -> str:
+        prepared = prepare(image, least_height=32, border=4)
+        bgr = np.ascontiguousarray(np.asarray(prepared)[:, :, ::-1])
+        texts = getattr(self._engine(bgr, use_det=False, use_cls=False, use_rec=True), "txts", None)
+        return "".join(texts or ()).strip()
+
+
+class TesseractReader:
+    """Tesseract through pytesseract, as one text line (psm 7): an independent and stricter judge.
+
+    White border of 10 px, enlarged by a whole number below 20 px of height.
+    """
+
+    name = "tesseract"
+
+    def __init__(self, threads: int | None = None) -> None:
+        """Raises ImportError when pytesseract or the program ``tesseract`` is missing."""
+        try:
+            import pytesseract  # pyright: ignore[reportMissingImports]  an extra of its own
+        except ImportError:
+            raise ImportError("pytesseract is not installed: pip install 'earlyfusion[tesseract]'") from None
+        if not shutil.which(pytesseract.pytesseract.tesseract_cmd):
+            raise ImportError(
+                "pytesseract needs the program tesseract with its English data "
+                "(Debian: apt install tesseract-ocr; macOS: brew install tesseract)"
+            )
+        self.version = str(pytesseract.get_tesseract_version())
+        self.threads = threads or min(8, _cpus())
+        self._image_to_string = pytesseract.image_to_string
+
+    def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
+        """See `Reader.read`."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            return _collect(pool.map(self._read, images), on_read)
+
+    def _read(self, image: Image.Image) -> str:
+        prepared = prepare(image, least_height=20, border=10)
+        return str(self._image_to_string(prepared, lang="eng", config="--psm 7")).strip()
+
+
+READERS: dict[str, type[RapidReader] | type[TesseractReader]] = {
+    "rapidocr": RapidReader,
+    "tesseract": TesseractReader,
+}
+
+
+def readers(names: Sequence[str] | None = None) -> list[Reader]:
+    """The readers of these names; with None those that are installed, which may be none.
+
+    Raises ValueError for an unknown name, and for a named reader that is not installed.
+    """
+    if names is None:
+        return [READERS[name]() for name in READERS if _is_installed(name)]
+    found: list[Reader] = []
+    for name in names:
+        if name not in READERS:
+            raise ValueError(f"OCR engine {name!r} is unknown, expected one of {', '.join(READERS)}")
+        try:
+            found.append(READERS[name]())
+        except (ImportError, FileNotFoundError) as error:
+            raise ValueError(f"OCR engine {name!r} is not ready: {error}") from None
+    return found
+
+
+def read_with(
+    reader: Reader, images: Sequence[Image.Image], what: str, progress: Progress | None = None
+) -> list[str]:
+    """`reader.read(images)`, with "NAME: WHAT" on the progress bar."""
+    if progress is None:
+        return reader.read(images)
+    return reader.read(images, lambda done: progress(f"{reader.name}: {what}", done, len(images)))
+
+
+def prepare(image: Image.Image, *, least_height: int, border: int) -> Image.Image:
+    """The image in RGB and in a white border, enlarged by a whole number to at least `least_height` px."""
+    image = image.convert("RGB")
+    scale = -(-least_height // image.height)
+    if scale > 1:
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
+    return ImageOps.expand(image, border, "white")
+
+
+def _is_installed(name: str) -> bool:
+    if name == "tesseract":
+        return find_spec("pytesseract") is not None and shutil.which("tesseract") is not None
+    return find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _collect(results: Iterator[str], on_read: OnRead) -> list[str]:
+    texts = []
+    for text in results:
+        texts.append(text)
+        if on_read is not None:
+            on_read(len(texts))
+    return texts

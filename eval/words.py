@@ -1,0 +1,167 @@
+"""Words in type: the fonts, the held-out split and the rendering of OCR-like word images.
+
+Training and measuring share this file so that a picture of a word means the same thing to both. Fonts come
+from ordinary Python packages (matplotlib's DejaVu and the ``font-*`` packages), words from ``wordfreq``: the
+``demo`` extra.
+"""
+
+import importlib
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+_RUDE = re.compile(
+    "^(anal|arse|ass|cocks?|coons?|crap|cum|dicks?|pakis?|raped?|semen|spics?|tits?)$|badass|bastard|bitch|boob|bugger|"
+    "clit|cunt|dildo|erotic|fag|fuck|hitler|horny|jizz|kkk|milf|nazi|negro|nigg|nude|nudity|orgasm|orgy|penis|"
+    "piss|porn|prick|pussy|rapist|retard|sex|shit|slut|sperm|stripper|tranny|twat|vagina|wank|whore|xxx"
+)
+"""Words that stand in no sheet which this project draws."""
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORD_LENGTHS = range(3, 9)
+"""Words and random strings of the demo have three to eight letters."""
+STRIP_HEIGHT = 16
+"""Pixels; a strip this high holds type of 14 to 16 px with its ascenders and descenders."""
+SIZES = (14, 15, 16)
+"""Font sizes (px per em) on a strip of ``STRIP_HEIGHT``; they grow in proportion on higher strips."""
+
+# (family, package, file); matplotlib keeps its own folder.
+_TRAIN_FAMILIES = (
+    ("DejaVu Sans", "matplotlib", "DejaVuSans.ttf"),
+    ("DejaVu Serif", "matplotlib", "DejaVuSerif.ttf"),
+    ("DejaVu Sans Mono", "matplotlib", "DejaVuSansMono.ttf"),
+    ("Roboto", "font_roboto", "Roboto-Regular.ttf"),
+    ("Source Sans Pro", "font_source_sans_pro", "SourceSansPro-Regular.ttf"),
+    ("Source Serif Pro", "font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
+)
+_HELD_OUT_FAMILIES = (
+    ("Lato", "font_lato", "Lato-Regular.ttf"),
+    ("Caladea", "font_caladea", "Caladea-Regular.ttf"),
+)
+
+
+class Font(NamedTuple):
+    """A font file with the name a report prints."""
+
+    family: str
+    path: str
+
+
+class WordSplit(NamedTuple):
+    """Words of three to eight letters; no word of ``train`` contains one of ``held_out``."""
+
+    train: list[str]
+    held_out: list[str]
+
+
+def _package_folder(package: str) -> Path:
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"the fonts of {package!r} are not installed: pip install 'earlyfusion[demo]'"
+        ) from error
+    folder = Path(str(module.__file__)).parent
+    return folder / ("mpl-data/fonts/ttf" if package == "matplotlib" else "files")
+
+
+def _fonts(families: Sequence[tuple[str, str, str]]) -> list[Font]:
+    return [Font(family, str(_package_folder(package) / file)) for family, package, file in families]
+
+
+def train_fonts() -> list[Font]:
+    """Six families for training."""
+    return _fonts(_TRAIN_FAMILIES)
+
+
+def held_out_fonts() -> list[Font]:
+    """Two families that no training image uses."""
+    return _fonts(_HELD_OUT_FAMILIES)
+
+
+@lru_cache(maxsize=256)
+def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
+
+
+def render_word(text: str, font: Font, size: int, height: int = STRIP_HEIGHT, multiple: int = 8) -> Image.Image:
+    """Black type on a white strip as wide as the text needs.
+
+    The baseline lies at three quarters of the height, the text begins 2 px from the left edge, and the width
+    is rounded up to a multiple of ``multiple`` px.
+
+    :param size: px per em.
+    :param height: strip height in px.
+    :returns: an RGB image (height, width).
+    """
+    face = _load_font(font.path, size)
+    margin = 2 * height // STRIP_HEIGHT
+    right = face.getbbox(text, anchor="ls")[2]
+    width = -(-(int(right) + 2 * margin) // multiple) * multiple
+    strip = Image.new("L", (width, height), 255)
+    ImageDraw.Draw(strip).text((margin, height * 3 // 4), text, fill=0, font=face, anchor="ls")
+    return strip.convert("RGB")
+
+
+def contains_any(text: str, parts: frozenset[str], lengths: Iterable[int] = WORD_LENGTHS) -> bool:
+    """Whether any of ``parts`` (of the given lengths) is a substring of ``text``."""
+    return any(text[i : i + n] in parts for n in lengths for i in range(len(text) - n + 1))
+
+
+def word_split(seed: int = 0, held_out: int = 600, keep_in_training: Sequence[str] = ()) -> WordSplit:
+    """Split wordfreq's 12,000 most frequent English words of three to eight letters.
+
+    The rule: ``held_out`` words are drawn uniformly among those that are no substring of any string in
+    ``keep_in_training`` (the names and sentences of the demo); then every remaining word that contains a
+    held-out word leaves the training list too, so no training string shows a held-out word even as a part.
+
+    :raises ImportError: wordfreq is missing (extra ``demo``).
+    """
+    try:
+        from wordfreq import top_n_list
+    except ImportError as error:
+        raise ImportError("wordfreq is not installed: pip install 'earlyfusion[demo]'") from error
+    words = [
+        word
+        for word in top_n_list("en", 24_000)
+        if len(word) in WORD_LENGTHS and set(word) <= set(LETTERS) and not _RUDE.search(word)
+    ][:12_000]
+    kept = "\n".join(keep_in_training).lower()
+    candidates = [word for word in words if word not in kept]
+    chosen = frozenset(random.Random(seed).sample(candidates, held_out))
+    return WordSplit(
+        train=[word for word in words if not contains_any(word, chosen)],
+        held_out=[word for word in words if word in chosen],
+    )
+
+
+def random_strings(
+    count: int, rng: random.Random, avoid: frozenset[str] = frozenset(), lengths: Sequence[int] = WORD_LENGTHS
+) -> list[str]:
+    """Strings of uniformly drawn small letters that contain none of ``avoid``."""
+    out: list[str] = []
+    while len(out) < count:
+        text = "".join(rng.choices(LETTERS, k=rng.choice(lengths)))
+        if not contains_any(text, avoid) and not _RUDE.search(text):
+            out.append(text)
+    return out
+
+
+@dataclass(frozen=True)
+class TypeSample:
+    """One rendered text with everything a table groups by."""
+
+    text: str
+    kind: str
+    font: Font
+    size: int
+    height: int
+
+    def render(self, multiple: int = 8) -> Image.Image:
+        return render_word(self.text, self.font, self.size, self.height, multiple)

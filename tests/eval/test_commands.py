@@ -1,0 +1,114 @@
+import json
+import sys
+from argparse import Namespace
+
+import pytest
+
+from earlyfusion.eval import commands, ocr
+from earlyfusion.eval.split import demo_words
+from earlyfusion.fusion_lm.folder import save_model
+
+
+@pytest.fixture
+def model_folder(model, document_tokenizer, tmp_path):
+    save_model(tmp_path / "model", model, document_tokenizer)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def image_dir(shades, tmp_path):
+    """The images of `shades` with their texts, a broken one among them."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    lines = [{"file_name": "broken.png", "text": "x"}]
+    (folder / "broken.png").write_bytes(b"nothing")
+    for item in shades:
+        item.image.save(folder / item.name)
+        lines.append({"file_name": item.name, "text": item.text})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def arguments(model, out, **changes) -> Namespace:
+    return Namespace(**{"model": str(model), "out": str(out), "limit": None, "seed": 0, **changes})
+
+
+def test_reconstruction_of_a_folder(model_folder, image_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ocr, "find_spec", lambda name: None)
+    out = tmp_path / "new" / "r.json"
+    results = []
+    for folder in (model_folder, model_folder / "tokenizer", model_folder / "tokenizer" / "image"):
+        commands.reconstruction(arguments(folder, out, images=str(image_dir)))
+        results.append({k: v for k, v in json.loads(out.read_text()).items() if k != "model"})
+    assert results[0] == results[1] == results[2]
+    assert results[0]["images"] == 6 and len(results[0]["skipped"]) == 1 and "ocr" not in results[0]
+    printed = capsys.readouterr()
+    assert "Reconstruction of 6 images" in printed.out and f"written to {out}" in printed.out
+    assert "earlyfusion: skipped broken.png" in printed.err
+    assert "text scores are left out" in printed.err and "earlyfusion[ocr]" in printed.err
+
+
+def test_reconstruction_of_the_built_in_words_with_the_reader(model_folder, tmp_path):
+    pytest.importorskip("rapidocr")
+    out = tmp_path / "r.json"
+    commands.reconstruction(arguments(model_folder, out, images=None, limit=6))
+    result = json.loads(out.read_text())
+    assert set(result["ocr"]) == {"original", "reconstruction"}
+    assert set(result["ocr"]["reconstruction"]) == {"t_acc", "t_ned", "cer", "exact_match"}
+    assert result["ocr"]["original"]["exact_match"] > 0.5  # the reader reads the words in type
+    assert result["data"] == "held-out words, seed 0"
+
+
+def test_reading_of_a_folder(model_folder, image_dir, tmp_path, capsys):
+    out = tmp_path / "r.json"
+    commands.reading(arguments(model_folder, out, images=str(image_dir), limit=4))
+    result = json.loads(out.read_text())
+    assert result["items"] == 3 and len(result["skipped"]) == 1
+    assert {"exact_match", "cer", "by_length", "rows"} <= set(result)
+    assert "Reading 3 images" in capsys.readouterr().out
+
+
+def test_writing_of_a_file_and_of_the_built_in_words(model_folder, tmp_path, capsys):
+    pytest.importorskip("rapidocr")
+    words, out = tmp_path / "words.jsonl", tmp_path / "w.json"
+    words.write_text('{"text": "cat"}\n{"text": "house"}\n')
+    commands.writing(arguments(model_folder, out, words=str(words)))
+    result = json.loads(out.read_text())
+    assert result["items"] == 2 and result["reader"] == "rapidocr" and "ceiling" not in result
+    commands.writing(arguments(model_folder, out, words=None, limit=2))
+    assert set(json.loads(out.read_text())["ceiling"]["rapidocr"]) == {"original", "reconstruction"}
+    assert "Writing 2 words" in capsys.readouterr().out
+
+
+def test_writing_needs_a_reader(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ocr, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'earlyfusion\[ocr\]'") as caught:
+        commands.writing(arguments(model_folder, tmp_path / "w.json", words=None))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "w.json").exists()
+
+
+def test_mistakes_are_one_line_and_write_nothing(model_folder, image_dir, tmp_path):
+    out = tmp_path / "r.json"
+    for model, images, error in (
+        (tmp_path / "none", image_dir, FileNotFoundError),
+        (model_folder, tmp_path / "none", FileNotFoundError),
+        (image_dir, image_dir, FileNotFoundError),
+    ):
+        for command in (commands.reconstruction, commands.reading):
+            with pytest.raises(error) as caught:
+                command(arguments(model, out, images=str(images)))
+            assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="is a folder"):
+        commands.reading(arguments(model_folder, tmp_path, images=str(image_dir)))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        commands.reading(arguments(model_folder, tmp_path / "file" / "r.json", images=str(image_dir)))
+    assert not out.exists()
+
+
+def test_missing_words_name_the_extra_and_the_way_around(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    demo_words.cache_clear()
+    with pytest.raises(ImportError, match=r"earlyfusion\[demo\].*--images DIR"):
+        commands.reading(arguments(model_folder, tmp_path / "r.json", images=None))

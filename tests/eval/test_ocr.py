@@ -1,0 +1,85 @@
+import sys
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from earlyfusion.eval import ocr
+
+WORDS = ("hello", "Zebra", "qxvtu", "river")
+
+
+def strip(text: str, width: int = 64) -> Image.Image:
+    """Type of 12 px on a strip 16 px high."""
+    image = Image.new("RGB", (width, 16), "white")
+    ImageDraw.Draw(image).text((2, 8), text, fill="black", font=ImageFont.load_default(12), anchor="lm")
+    return image
+
+
+@pytest.fixture(scope="module")
+def reader() -> ocr.RapidReader:
+    pytest.importorskip("rapidocr")
+    pytest.importorskip("onnxruntime")
+    return ocr.RapidReader()
+
+
+def test_rapidocr_reads_small_type_and_nothing_on_a_blank_strip(reader, capfd):
+    done = []
+    images = [*map(strip, WORDS), strip("")]
+    assert reader.read(images, done.append) == [*WORDS, ""]
+    assert done == [1, 2, 3, 4, 5]
+    assert reader.name == "rapidocr" and reader.version
+    assert reader.read([]) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_reading_does_not_depend_on_the_other_images(reader):
+    images = [strip(word, width) for word, width in zip(WORDS, (48, 64, 96, 160))]
+    assert reader.read(images) == [reader.read([image])[0] for image in images] == list(WORDS)
+
+
+def test_rapidocr_needs_no_network(reader, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a network connection was tried")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("requests.get", refuse)
+    assert ocr.RapidReader().read([strip("hello")]) == ["hello"]
+
+
+def test_prepare_enlarges_by_whole_numbers_and_adds_a_white_border():
+    image = Image.new("L", (10, 16), 0)
+    prepared = ocr.prepare(image, least_height=33, border=4)
+    assert (prepared.mode, prepared.size) == ("RGB", (10 * 3 + 8, 16 * 3 + 8))
+    assert prepared.getpixel((0, 0)) == prepared.getpixel((37, 55)) == (255, 255, 255)
+    assert prepared.getpixel((20, 20)) == (0, 0, 0)
+    assert ocr.prepare(image, least_height=16, border=0).size == (10, 16)
+
+
+def test_an_unknown_reader_and_a_missing_one_are_one_line(monkeypatch):
+    with pytest.raises(ValueError, match="'abbyy' is unknown, expected one of rapidocr, tesseract"):
+        ocr.readers(["abbyy"])
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    monkeypatch.setitem(sys.modules, "pytesseract", None)
+    with pytest.raises(ValueError, match=r"'rapidocr' is not ready: .*pip install 'earlyfusion\[ocr\]'"):
+        ocr.readers(["rapidocr"])
+    with pytest.raises(
+        ValueError, match=r"'tesseract' is not ready: .*pip install 'earlyfusion\[tesseract\]'"
+    ):
+        ocr.readers(["tesseract"])
+
+
+def test_without_engines_there_are_no_readers(monkeypatch):
+    monkeypatch.setattr(ocr, "find_spec", lambda name: None)
+    assert ocr.readers() == []
+    assert "earlyfusion[ocr]" in ocr.INSTALL
+
+
+def test_tesseract_reads_where_it_is_installed():
+    try:
+        reader = ocr.TesseractReader()
+    except ImportError:
+        pytest.skip("tesseract is not installed")
+    assert reader.read([strip("river").resize((256, 64)), Image.new("RGB", (64, 16), "white")]) == [
+        "river",
+        "",
+    ]

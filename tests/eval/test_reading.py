@@ -1,0 +1,74 @@
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from earlyfusion.eval import reading
+from earlyfusion.eval.items import Item
+from earlyfusion.fusion_lm.generate import Generated
+
+
+def reads_as(tokenizer, texts):
+    """A stand-in for `generate` that answers each of its prompts, known by their tokens, with a text."""
+
+    def generate(model, vocab, prompts, *, max_new_tokens, then, max_images, **_):
+        assert then == "text" and max_images == 0
+        results = []
+        for prompt in prompts:
+            ids = torch.tensor(tokenizer.text.encode(texts[tuple(prompt.tolist())]), dtype=torch.int64)
+            new = torch.cat([vocab.text_to_tokens(ids), torch.tensor([vocab.eos])])
+            assert len(new) <= max_new_tokens
+            results.append(Generated(torch.cat([prompt, new]), len(prompt), "eos"))
+        return results
+
+    return generate
+
+
+def test_scores_of_known_answers(model, document_tokenizer, shades, monkeypatch):
+    prompts = reading.image_prompts(document_tokenizer, [item.image for item in shades])
+    answers = ["red", " green\n", "xQ", "brd", "zz", ""]
+    texts = {tuple(prompt.tolist()): answer for prompt, answer in zip(prompts, answers)}
+    assert len(texts) == 6, "the images must differ in their codes"
+    monkeypatch.setattr(reading, "generate", reads_as(document_tokenizer, texts))
+    steps = []
+    result = reading.evaluate_reading(
+        model, document_tokenizer, shades, batch_size=2, progress=lambda *step: steps.append(step)
+    )
+    assert [row["read"] for row in result["rows"]] == ["red", "green", "xQ", "brd", "zz", ""]
+    assert [row["correct"] for row in result["rows"]] == [True, True, False, False, True, False]
+    assert (result["exact_match"], result["items"]) == (0.5, 6)
+    assert result["cer"] == pytest.approx((0 + 0 + 1 + 1 + 0 + 3) / 19)
+    assert result["by_kind"]["random"] == {"items": 2, "exact_match": 0.5, "cer": 0.25}
+    assert {n: row["items"] for n, row in result["by_length"].items()} == {"2": 2, "3": 2, "4": 1, "5": 1}
+    assert steps == [("reading", 2, 6), ("reading", 4, 6), ("reading", 6, 6)]
+    json.dumps(result, allow_nan=False)
+    console = Console(width=100)
+    with console.capture() as printed:
+        console.print(reading.table(result))
+    assert "0.500" in printed.get() and "3 characters" in printed.get()
+
+
+def test_an_untrained_model_reads_something_and_twice_the_same(model, document_tokenizer, shades):
+    first = reading.evaluate_reading(model, document_tokenizer, shades, max_new_tokens=8)
+    assert 0 <= first["exact_match"] <= 1 and first["cer"] >= 0
+    assert len(first["rows"]) == 6 and first["skipped"] == []
+    assert first == reading.evaluate_reading(model, document_tokenizer, shades, max_new_tokens=8)
+
+
+def test_prompts_are_the_documents_without_their_end(document_tokenizer, shades):
+    for item, prompt in zip(shades, reading.image_prompts(document_tokenizer, [i.image for i in shades])):
+        assert torch.equal(prompt, document_tokenizer.encode([item.image], eos=False))
+
+
+def test_what_cannot_be_read_is_skipped_with_a_reason(model, document_tokenizer, shades, photo):
+    large = Item(photo.resize((96, 96)), "large", name="large.png")  # 144 codes in a context of 96
+    items = [shades[0], Item(photo, None, name="mute.png"), large, Item(photo, "  ", name="blank.png")]
+    result = reading.evaluate_reading(model, document_tokenizer, items, max_new_tokens=4)
+    assert [row["name"] for row in result["rows"]] == ["0.png"]
+    assert [line.split(":")[0] for line in result["skipped"]] == ["mute.png", "blank.png", "large.png"]
+    assert "no room in the context of 96" in result["skipped"][2]
+    with pytest.raises(ValueError, match="nothing to read: large.png"):
+        reading.evaluate_reading(model, document_tokenizer, [large])
+    with pytest.raises(ValueError, match="no images were given"):
+        reading.evaluate_reading(model, document_tokenizer, [])
