@@ -16,7 +16,9 @@ RIGHT, WRONG, MADE = "#0a7d4f", "#c02b3c", "#2563eb"
 class Cell:
     """A picture with a line of text under it."""
 
-    def __init__(self, image: Image.Image, caption: str, colour: str = INK, scale: int = 2, width: int = 0) -> None:
+    def __init__(
+        self, image: Image.Image, caption: str, colour: str = INK, scale: int = 2, width: int = 0
+    ) -> None:
         self.image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
         self.caption, self.colour = caption, colour
         self.width = width or max(self.image.width + 2, round(_face(14).getlength(caption)))
@@ -27,10 +29,14 @@ def contact_sheet(gallery: Mapping[str, Any]) -> Image.Image:
     blocks = []
     if writings := [one for one in gallery.get("writings", []) if one["picture"] is not None]:
         cells = [Cell(w["picture"], w["text"], RIGHT if w["read"] == w["text"] else WRONG) for w in writings]
-        blocks.append(_block("held-out words that it was asked to write (green: OCR reads the word)", _rows(cells, 4)))
+        blocks.append(
+            _block("held-out words that it was asked to write (green: OCR reads the word)", _rows(cells, 4))
+        )
     if drawings := [one for one in gallery.get("drawings", []) if one["picture"] is not None]:
         cells = [Cell(d["picture"], d["name"], width=(WIDTH - 2 * MARGIN - 7 * GAP) // 8) for d in drawings]
-        blocks.append(_block("things that it was asked to draw: the first samples, unpicked", _rows(cells, 2)))
+        blocks.append(
+            _block("things that it was asked to draw: the first samples, unpicked", _rows(cells, 2))
+        )
     documents = [d for d in gallery.get("documents", []) if len(d["parts"]) > 2]
     documents.sort(key=lambda d: -sum(not part.get("prompt") for part in d["parts"]))  # the most its own
     for number, document in enumerate(documents[:2]):
@@ -73,7 +79,10 @@ def _block(title: str, rows: Sequence[Sequence[Cell]]) -> Image.Image:
         for cell in row:
             draw.rectangle((x, y, x + cell.image.width + 1, y + cell.image.height + 1), outline=LINE)
             block.paste(cell.image, (x + 1, y + 1))
-            face = next((f for f in map(_face, (14, 13, 12, 11)) if f.getlength(cell.caption) <= cell.width), _face(10))
+            face = next(
+                (f for f in map(_face, (14, 13, 12, 11)) if f.getlength(cell.caption) <= cell.width),
+                _face(10),
+            )
             draw.text((x, y + cell.image.height + 6), cell.caption, fill=cell.colour, font=face)
             x += cell.width + GAP
         y += height
@@ -88,7 +97,9 @@ def _document(parts: Sequence[Mapping[str, Any]], scale: int = 2, titled: bool =
         colour = SOFT if part.get("prompt") else MADE
         if "image" in part:
             image = part["image"]
-            pieces.append((image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST), colour))
+            pieces.append(
+                (image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST), colour)
+            )
         else:
             pieces += [(word + " ", colour) for word in part["text"].split()]
     lines: list[list[tuple[str | Image.Image, str, int]]] = [[]]
@@ -100,12 +111,18 @@ def _document(parts: Sequence[Mapping[str, Any]], scale: int = 2, titled: bool =
             x = MARGIN
         lines[-1].append((piece, colour, x))
         x += width
-    heights = [max((p.height if isinstance(p, Image.Image) else 24) for p, _, _ in line) + 16 for line in lines if line]
+    heights = [
+        max((p.height if isinstance(p, Image.Image) else 24) for p, _, _ in line) + 16
+        for line in lines
+        if line
+    ]
     y = TITLE if titled else 0
     block = Image.new("RGB", (WIDTH, y + sum(heights)), PAPER)
     draw = ImageDraw.Draw(block)
     if titled:
-        draw.text((MARGIN, 2), "documents as it wrote them (grey: given, blue: its own)", fill=SOFT, font=_face(16))
+        draw.text(
+            (MARGIN, 2), "documents as it wrote them (grey: given, blue: its own)", fill=SOFT, font=_face(16)
+        )
     for line, height in zip([line for line in lines if line], heights):
         for piece, colour, x in line:
             if isinstance(piece, str):

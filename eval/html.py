@@ -1,7 +1,7 @@
-"""Pages about images, text and tokens: pure functions that return HTML, for the report and for whoever needs them.
+"""Pages about images, text and tokens: pure functions that return HTML.
 
-No scripts and no other files: images are data URIs, curves are inline SVG. Colours follow the reader's light or
-dark setting. Text that is passed in is escaped here; arguments named ``html`` are taken as they are.
+No scripts and no other files: images are data URIs, curves are inline SVG. Colours follow the reader's light
+or dark setting. Text that is passed in is escaped here; captions and arguments named ``html`` are not.
 """
 
 import base64
@@ -76,8 +76,8 @@ def sheet(figures: Iterable[str], width: int = 0) -> str:
 def beside(images: Sequence[tuple[str, Image.Image]], scale: int = 3, *, stacked: bool = False) -> str:
     """Images side by side, or ``stacked``, each with its small label below; an empty label is left out."""
     cells = (
-        f'<span class="labelled" style="width:{max(image.width * scale, 60)}px">{picture(image, scale, title=name)}'
-        f"{f'<small>{escape(name)}</small>' if name else ''}</span>"
+        f'<span class="labelled" style="width:{max(image.width * scale, 60)}px">'
+        f"{picture(image, scale, title=name)}{f'<small>{escape(name)}</small>' if name else ''}</span>"
         for name, image in images
     )
     return f'<span class="{"stacked" if stacked else "beside"}">{"".join(cells)}</span>'
@@ -131,7 +131,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     note = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table>{note}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def pairs(items: Iterable[tuple[str, str]]) -> str:
@@ -194,7 +196,9 @@ def line_chart(
         svg.append(f'<path class="grid" d="M{LEFT} {y_at(y):.1f}H{WIDTH - RIGHT}"/>')
         svg.append(f'<text x="{LEFT - 6}" y="{y_at(y) + 5:.1f}" text-anchor="end">{_number(y)}</text>')
     for x in (x for x in _ticks(x_low, x_high) if x_low <= x <= x_high):
-        svg.append(f'<text x="{x_at(x):.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{_number(x)}</text>')
+        svg.append(
+            f'<text x="{x_at(x):.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{_number(x)}</text>'
+        )
     middle = (LEFT + WIDTH - RIGHT) / 2
     svg.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
     for s in drawn:

@@ -1,4 +1,5 @@
 """The style of the pages that ``html`` makes."""
+# ruff: noqa: E501
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2330; --soft: #5d6678; --page: #f6f7f9; --card: #ffffff;

@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import html
-from .html import Card, Part, Series
+from .figures import FONTS, count, duration, figure, headline, kind_name, percent
+from .html import Part, Series
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 SHOWN = 24
@@ -30,9 +31,10 @@ def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curve
     """The page."""
     made = results.get("models", {})
     lead = (
-        f"A VQ-VAE, a BPE tokenizer and one transformer of {_count(made.get('lm_parameters'))} parameters over "
+        "A VQ-VAE, a BPE tokenizer and one transformer "
+        f"of {count(made.get('lm_parameters'))} parameters over "
         f"their shared vocabulary of {made.get('vocab_size', 0):,} tokens, all trained from nothing in "
-        f"{_time(results.get('seconds'))} on {results.get('machine', {}).get('cpu', 'this machine')}."
+        f"{duration(results.get('seconds'))} on {results.get('machine', {}).get('cpu', 'this machine')}."
     )
     parts = (
         _drawings(gallery.get("drawings", []), results.get("drawing", {})),
@@ -53,32 +55,6 @@ def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curve
     )
 
 
-def headline(results: Mapping[str, Any]) -> list[Card]:
-    """The figures that stand first, in the page and at the end of the command."""
-    cards = []
-    for name, scores in results.get("reading", {}).items():
-        note = f"of {scores['items']} held-out words and random strings read exactly; CER {_figure(scores['cer'])}"
-        cards.append(Card(_percent(scores["exact_match"]), f"Reading, {_FONTS.get(name, name)}", note))
-    if scores := results.get("writing"):
-        note = f"of {scores['items']} held-out texts written so that {scores['reader']} reads them; CER {_figure(scores['cer'])}"
-        cards.append(Card(_percent(scores["exact_match"]), "Writing", note))
-    for name, scores in results.get("reconstruction", {}).items():
-        if "ocr" in scores and name == "words":
-            before, after = scores["ocr"]["original"], scores["ocr"]["reconstruction"]
-            note = (
-                f"of words in training fonts are read after the tokenizer ({_percent(before['exact_match'])} before); "
-                f"T-ACC {_figure(after['t_acc'])}, CER {_figure(after['cer'])}"
-            )
-            cards.append(Card(_percent(after["exact_match"]), "Text that survives", note))
-    if drawing := results.get("drawing"):
-        note = "drawings from names are closest to the picture of that name"
-        cards.append(Card(f"{drawing['named']} of {drawing['items']}", "Drawing", note))
-    return cards
-
-
-_FONTS = {"words": "training fonts", "words-new-fonts": "held-out fonts"}
-
-
 def _drawings(drawings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:
     if not drawings:
         return ""
@@ -89,9 +65,9 @@ def _drawings(drawings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) 
         pictures = html.beside([(name, image) for name, image in images if image is not None], scale=2)
         figures.append(html.figure(pictures, f"<b>{html.escape(one['prompt'])}</b>", right=right))
     note = (
-        f"The first {len(drawings)} samples of the seed, none picked. The names are training names, so these are "
-        "drawings that it learned; beside each stands the training picture nearest to it (smallest mean squared "
-        "difference of the pixels). Held-out things are never asked for: their names would mean nothing to it."
+        f"The first {len(drawings)} samples of the seed, none picked. The names are training names, so these "
+        "are drawings that it learned; beside each stands the training picture nearest to it (smallest mean "
+        "squared difference of the pixels). Held-out things are not asked for: it never saw their names."
     )
     return html.section("Drawing", f'<p class="note">{note}</p>', html.sheet(figures, 232), id="drawing")
 
@@ -108,10 +84,12 @@ def _documents(documents: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence
     if tokens:
         strip = (
             "<h3>What the transformer sees</h3>"
-            '<p class="note">The first document above as tokens: structure (grey), text (blue), image codes (orange).</p>'
-            + html.token_strip([(kind, label) for kind, label in tokens])
+            '<p class="note">The first document above as tokens: structure (grey), text (blue), image codes '
+            "(orange).</p>" + html.token_strip([(kind, label) for kind, label in tokens])
         )
-    return html.section("Text and pictures in one document", f'<p class="note">{note}</p>', *body, strip, id="documents")
+    return html.section(
+        "Text and pictures in one document", f'<p class="note">{note}</p>', *body, strip, id="documents"
+    )
 
 
 def _part(part: Mapping[str, Any]) -> Part:
@@ -126,11 +104,16 @@ def _writings(writings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) 
         picture = html.picture(one["picture"]) if one["picture"] is not None else "<i>no picture</i>"
         caption = f"{html.escape(one['text'])} → {html.mark(one['read'], one['read'] == one['text'])}"
         figures.append(html.figure(picture, caption, right=one["read"] == one["text"]))
-    note = f"The first {len(figures)} of the held-out texts: what was asked for, the image, and what OCR reads in it."
+    note = (
+        f"The first {len(figures)} held-out texts: what was asked for, the image, and what OCR reads in it."
+    )
     table = ""
     if scores:
         rows = [(name, str(row["items"]), *_scores(row)) for name, row in _lines(scores)]
-        for side, name in (("original", "the words in type"), ("reconstruction", "after the image tokenizer")):
+        for side, name in (
+            ("original", "the words in type"),
+            ("reconstruction", "after the image tokenizer"),
+        ):
             if row := scores.get("ceiling", {}).get(scores["reader"], {}).get(side):
                 rows.append((f"ceiling: {name}", "", *_scores(row)))
         table = html.table(("", "texts", "exact", "CER"), rows, f"read by {scores['reader']}")
@@ -155,7 +138,7 @@ def _readings(readings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) 
         html.table(
             ("", "texts", "exact", "CER"),
             [(line, str(row["items"]), *_scores(row)) for line, row in _lines(one)],
-            _FONTS.get(name, name),
+            FONTS.get(name, name),
         )
         for name, one in scores.items()
     ]
@@ -167,10 +150,9 @@ def _readings(readings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) 
 
 def _lines(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """All, then each kind, then each length."""
-    names = {"word": "held-out words", "random": "random strings"}
     return [
         ("all", scores),
-        *((names.get(kind, kind), row) for kind, row in scores.get("by_kind", {}).items()),
+        *((kind_name(kind), row) for kind, row in scores.get("by_kind", {}).items()),
         *((f"{length} letters", row) for length, row in scores.get("by_length", {}).items()),
     ]
 
@@ -182,8 +164,8 @@ def _reconstructions(
         return ""
     read = any("text" in item for group in groups.values() for item in group)
     body = [
-        '<p class="note">An image becomes a grid of codes and an image again: first the original, then what comes back'
-        f"{', and what OCR reads there' if read else ''}. What is lost here, no model can bring back.</p>"
+        '<p class="note">An image becomes a grid of codes and an image again: first the original, then what '
+        f"comes back{', and what OCR reads there' if read else ''}. What is lost is lost to the model.</p>"
     ]
     for title, items in groups.items():
         wide = max(one["original"].width for one in items)
@@ -224,18 +206,18 @@ def _codes_table(scores: Mapping[str, Any]) -> str:
             (
                 _SETS.get(name, name),
                 str(one["images"]),
-                _figure(one["psnr"], 2),
-                _figure(one["ssim"]),
-                _figure(one["l1"], 4),
+                figure(one["psnr"], 2),
+                figure(one["ssim"]),
+                figure(one["l1"], 4),
                 f"{one['codebook_usage']:.0%} of {one['codebook_size']}",
-                _figure(one["perplexity"], 0),
-                _figure(tokens, 1),
-                _figure(tokens * math.log2(one["codebook_size"]), 0),
-                _figure(bits),
+                figure(one["perplexity"], 0),
+                figure(tokens, 1),
+                figure(tokens * math.log2(one["codebook_size"]), 0),
+                figure(bits),
             )
         )
-    header = ("", "images", "PSNR dB", "SSIM", "L1", "codes used", "perplexity", "tokens / image", "bits / image",
-              "bits / pixel")  # fmt: skip
+    header = ("", "images", "PSNR dB", "SSIM", "L1", "codes used", "perplexity")
+    header += ("tokens / image", "bits / image", "bits / pixel")
     return html.table(header, rows, "Pixels and codes")
 
 
@@ -243,13 +225,14 @@ def _ocr_table(scores: Mapping[str, Any], title: str) -> str:
     tables = []
     for reader, one in scores["ocr_by_reader"].items():
         rows = [("all", *_ocr_cells(one))]
-        rows += [(f"type of {row['bin'].strip('[)').replace(', ', ' to ')} px", *_ocr_cells(row))
-                 for row in one["by_text_size"]["bins"]]  # fmt: skip
-        rows += [({"word": "held-out words", "random": "random strings"}.get(kind, kind), *_ocr_cells(row))
-                 for kind, row in one["by_kind"].items()]  # fmt: skip
+        for row in one["by_text_size"]["bins"]:
+            name = row["bin"].strip("[)").replace(", ", " to ")
+            rows.append((f"type of {name} px", *_ocr_cells(row)))
+        rows += [(kind_name(kind), *_ocr_cells(row)) for kind, row in one["by_kind"].items()]
         header = ("", "texts", "exact before", "exact after", "CER before", "CER after", "T-ACC", "T-NED")
         caption = (
-            f"What {reader} {one['version']} reads, {title}; T-ACC and T-NED of texts that it reads in the original"
+            f"What {reader} {one['version']} reads, {title}, before and after the tokenizer; T-ACC and T-NED "
+            "are of the texts that it reads before"
         )
         tables.append(html.table(header, rows, caption))
     return "".join(tables)
@@ -259,12 +242,12 @@ def _ocr_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     before, after = row["original"], row["reconstruction"]
     return (
         str(row["items"]),
-        _percent(before["exact_match"]),
-        _percent(after["exact_match"]),
-        _figure(before["cer"]),
-        _figure(after["cer"]),
-        _figure(after["t_acc"]),
-        _figure(after["t_ned"]),
+        percent(before["exact_match"]),
+        percent(after["exact_match"]),
+        figure(before["cer"]),
+        figure(after["cer"]),
+        figure(after["t_acc"]),
+        figure(after["t_ned"]),
     )
 
 
@@ -288,14 +271,22 @@ def _curves(curves: Curves) -> str:
             y_label="nats per token",
             log_y=True,
         ),
-        html.line_chart(pick(lm, "loss", "all"), title="Transformer: loss of all tokens", y_label="nats per token"),
+        html.line_chart(
+            pick(lm, "loss", "all"), title="Transformer: loss of all tokens", y_label="nats per token"
+        ),
         html.line_chart(pick(images, "psnr", "image"), title="Image tokenizer: PSNR", y_label="dB"),
         html.line_chart(
-            pick(images, "codebook_perplexity", "all"), title="Image tokenizer: codebook perplexity", y_label="codes"
+            pick(images, "codebook_perplexity", "all"),
+            title="Image tokenizer: codebook perplexity",
+            y_label="codes",
         ),
     ]
     charts = [chart for chart in charts if chart]
-    return html.section("Learning", f'<div class="charts">{"".join(charts)}</div>', id="curves") if charts else ""
+    return (
+        html.section("Learning", f'<div class="charts">{"".join(charts)}</div>', id="curves")
+        if charts
+        else ""
+    )
 
 
 def _run(results: Mapping[str, Any]) -> str:
@@ -308,7 +299,10 @@ def _run(results: Mapping[str, Any]) -> str:
         ("command", results.get("command")),
         ("seed", results.get("seed")),
         ("budget", results.get("budget")),
-        ("machine", ", ".join(str(v) for v in (machine.get("cpu"), machine.get("cores"), machine.get("system")) if v)),
+        (
+            "machine",
+            ", ".join(str(v) for v in (machine.get("cpu"), machine.get("cores"), machine.get("system")) if v),
+        ),
         ("peak memory", f"{memory / 2**30:.1f} GiB" if memory else None),
         ("image tokenizer", _maker(made, "image_tokenizer_parameters", "codebook_size", "codes")),
         ("text tokenizer", f"{made['text_pieces']} pieces" if "text_pieces" in made else None),
@@ -325,38 +319,17 @@ def _run(results: Mapping[str, Any]) -> str:
 def _maker(made: Mapping[str, Any], parameters: str, size: str, unit: str) -> str | None:
     if parameters not in made:
         return None
-    return f"{_count(made[parameters])} parameters, {made[size]:,} {unit}"
+    return f"{count(made[parameters])} parameters, {made[size]:,} {unit}"
 
 
 def _credits() -> str:
+    licence = '<a href="https://creativecommons.org/licenses/by-sa/4.0/">CC BY-SA 4.0</a>'
     return (
-        '<footer>Pictures and their copies: <a href="https://openmoji.org">OpenMoji</a>, the open-source emoji and icon '
-        'project, <a href="https://creativecommons.org/licenses/by-sa/4.0/">CC BY-SA 4.0</a>. Names: Unicode. Words: '
-        "wordfreq. The held-out words, fonts and things, and the rule by which they are kept out of training, are those "
-        "of earlyfusion.eval.split.</footer>"
+        '<footer>Pictures and their copies: <a href="https://openmoji.org">OpenMoji</a>, the open-source '
+        f"emoji and icon project, {licence}. Names: Unicode. Words: wordfreq. Held-out words, fonts and "
+        "things, and the rule by which they are kept out of training: earlyfusion.eval.split.</footer>"
     )
 
 
 def _scores(row: Mapping[str, Any]) -> tuple[str, str]:
-    return _percent(row["exact_match"]), _figure(row["cer"])
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}" if value < 0.9995 else "100%"
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _count(value: int | None) -> str:
-    if not value:
-        return "–"
-    return f"{value / 1e6:.1f} million" if value >= 1e6 else f"{value:,}"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "some minutes"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return percent(row["exact_match"]), figure(row["cer"])

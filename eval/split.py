@@ -1,11 +1,11 @@
 """What the demo holds out and which sentences it says: training and measuring share the rule.
 
-**The rule.** Of wordfreq's 12,000 most frequent English words of three to eight letters, 600 are held out. They
-are drawn among the words that are no part of a name or a sentence of the demo, and every word that contains a
-held-out word leaves the training list; so does every random string. No training string, be it text or type in
-an image, contains a held-out word, not even inside another word and whatever the case. Of OpenMoji's plants,
-food and animals 30 concepts are held out, each with all of its variants. Two font families appear in no
-training image (``words.held_out_fonts``).
+**The rule.** Of wordfreq's 12,000 most frequent English words of three to eight letters, 600 are held out.
+They are drawn among the words that are no part of a name or a sentence of the demo; every word that contains
+a held-out word leaves the training list, and random strings that contain one are not used. So no training
+string, be it text or type in an image, contains a held-out word, not even inside another word and whatever
+the case. Of OpenMoji's plants, food and animals 30 concepts are held out, each with all of its variants. Two
+font families appear in no training image (``words.held_out_fonts``).
 
 The split does not depend on a run's seed: runs with different seeds are measured on the same words.
 """
@@ -21,7 +21,7 @@ SPLIT_SEED = 0
 HELD_OUT_WORDS = 600
 HELD_OUT_CONCEPTS = 30
 
-# {a}, {b}: things with their article; {A}: the same as the beginning of a sentence; {name}: a bare name or word.
+# {a}, {b}: things with their article; {A}: the same, beginning a sentence; {name}: a bare name or word.
 DRAW = "{A}:"
 """Asks for a picture."""
 NAME = "{A}."
@@ -37,11 +37,12 @@ NAME_OF = " is the name of this picture:"
 SENTENCES = (DRAW, NAME, BOTH, THIS_THEN, THIS_TYPED, HERE, TYPE, TYPED, PICTURE, NAME_OF)
 
 # Names of a stuff, which take no article; neither do plurals.
-_STUFF = frozenset(
-    """bacon; bread; baguette bread; broccoli; bubble tea; butter; candy; canned food; cooked rice; cooking; coral;
-    curry rice; custard; falafel; fondue; garlic; ginger root; green salad; ice; leafy green; meat on bone; oden;
-    popcorn; pouring liquid; sake; salt; shaved ice; spaghetti; sushi; wood""".replace("\n    ", " ").split("; ")
-)
+_STUFF = (
+    "bacon; bread; baguette bread; broccoli; bubble tea; butter; candy; canned food; cooked rice; "
+    "cooking; coral; curry rice; custard; falafel; fondue; garlic; ginger root; green salad; ice; "
+    "leafy green; meat on bone; oden; popcorn; pouring liquid; sake; salt; shaved ice; spaghetti; "
+    "sushi; wood"
+).split("; ")
 
 
 def described(name: str) -> str:

@@ -114,7 +114,7 @@ class Grammar:
         masks[DONE, vocab.pad] = True
         if vocab.grid is None:
             if grid not in (None, vocab.fixed_grid):
-                raise ValueError(f"every image of this vocabulary has the grid {vocab.fixed_grid}, got {grid}")
+                raise ValueError(f"this vocabulary's images have the grid {vocab.fixed_grid}, got {grid}")
         elif grid is None:
             masks[ROWS] = masks[COLUMNS] = vocab.mask("grid").to(device)
         else:
@@ -210,7 +210,8 @@ def generate(
     :param grid: rows and columns of every new image; None leaves them to the model.
     :param seed: the same seed, prompts and batch give the same result.
     :param progress: called with (step, steps).
-    :raises ValueError: a prompt is empty, longer than the context, or leaves no room for what is asked.
+    :raises ValueError: a prompt is empty, longer than the context, or no beginning of a document, or what is
+        asked cannot follow it: there is no room, or ``max_images`` is 0 where an image is forced.
     """
     device = model.embedding.weight.device
     context = model.config.context_length
@@ -233,6 +234,8 @@ def generate(
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
     grammar = Grammar(vocab, device, grid)
+    if then == "image" and max_images is not None and max_images < 1:
+        raise ValueError(f"an image is to come next, but max_images is {max_images}: allow at least 1")
     _check_prompts(tokens, lengths, limit, grammar, then)
 
     state = start_state(len(prompts), device)
@@ -270,23 +273,31 @@ def generate(
             break
         logits = model(tokens[:, t : t + 1], cache=cache)[:, -1]
     model.train(was_training)
-    return [
-        _result(row_tokens[:stop], int(length), vocab, context, bool(image_stop))
-        for row_tokens, length, stop, image_stop in zip(tokens, lengths, limit.tolist(), by_image, strict=True)
-    ]
+    rows = zip(tokens, lengths.tolist(), limit.tolist(), by_image.tolist(), strict=True)
+    return [_result(row[:stop], length, vocab, context, image_stop) for row, length, stop, image_stop in rows]
 
 
 def _check_prompts(tokens: Tensor, lengths: Tensor, limit: Tensor, grammar: Grammar, then: Next) -> None:
-    """Refuse prompts after which nothing legal fits, before any work is done."""
+    """Refuse prompts that begin no document, or that nothing legal fits behind, before any work is done."""
     vocab = grammar.vocab
+    vocab.modality(tokens)  # refuses tokens outside 0..V-1
+    legal = Grammar(vocab, tokens.device).masks  # the images of a prompt may have any grid
     state = start_state(len(tokens), tokens.device)
     for t in range(int(lengths.max())):
-        after = advance(state, tokens[:, t], vocab)
-        inside = t < lengths
+        here, inside = tokens[:, t], t < lengths
+        wrong = inside & ~legal[state.mode, here]
+        if t == 0:
+            wrong &= here != vocab.bos
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"a prompt is no beginning of a document: token {int(here[row])} cannot stand at position {t}"
+            )
+        after = advance(state, here, vocab)
         fields = {f: torch.where(inside, getattr(after, f), getattr(state, f)) for f in vars(state)}
         state = GrammarState(**fields)
     if bool((state.mode == DONE).any()):
-        raise ValueError("a prompt ends with the end of its document: encode it with eos=False to continue it")
+        raise ValueError("a prompt ends with the end of its document: encode it with eos=False")
     room = limit - lengths
     allowed = grammar.allowed(state, room, torch.ones_like(room, dtype=torch.bool))
     if then != "any":
@@ -296,8 +307,8 @@ def _check_prompts(tokens: Tensor, lengths: Tensor, limit: Tensor, grammar: Gram
         row = int((~fits).nonzero()[0])
         what = "an image" if then == "image" or int(state.mode[row]) != TEXT else "text"
         raise ValueError(
-            f"{int(room[row])} new tokens after a prompt of {int(lengths[row])} are no room for {what}: shorten "
-            "the prompt or allow more new tokens"
+            f"{int(room[row])} new tokens after a prompt of {int(lengths[row])} are no room for {what}: "
+            "shorten the prompt or allow more new tokens"
         )
 
 

@@ -70,7 +70,9 @@ class FusionLMConfig:
 class KVCache:
     """Keys and values of every layer for at most ``length`` positions, filled from the left."""
 
-    def __init__(self, config: FusionLMConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self, config: FusionLMConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype
+    ):
         shape = (config.n_layers, 2, batch, config.n_kv_heads, length, config.head_width)
         self.store = torch.zeros(shape, device=device, dtype=dtype)
         self.filled = 0
@@ -146,7 +148,8 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         H, Hkv, D = self.config.n_heads, self.config.n_kv_heads, self.config.head_width
         q, k, v = self.qkv(x).view(B, T, H + 2 * Hkv, D).split([H, Hkv, Hkv], dim=2)
-        q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
+        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         q, k = rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
@@ -205,7 +208,7 @@ class FusionLM(nn.Module):
             self.lm_head.weight = self.embedding.weight
 
     def reset_parameters(self) -> None:
-        """Normal with standard deviation 0.02, residual projections scaled down by sqrt(2 * layers) (GPT-2)."""
+        """Normal, standard deviation 0.02; residual projections scaled down by sqrt(2 * layers) (GPT-2)."""
         residual = 0.02 / (2 * self.config.n_layers) ** 0.5
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -233,13 +236,18 @@ class FusionLM(nn.Module):
         :param modality: (B, T) int64, the modality of each target (``SharedVocab.modality``).
         :param cache: keys and values of the tokens before these; extended in place.
         :returns: logits (B, T, V), or with ``targets`` the :class:`LossTerms`.
-        :raises ValueError: the sequence is longer than ``context_length``, or a cache is given with documents.
+        :raises ValueError: the sequence is longer than ``context_length`` or than what the cache still holds,
+            or a cache is given with documents.
         """
         start = cache.filled if cache is not None else 0
         if start + tokens.shape[1] > self.config.context_length:
             raise ValueError(
                 f"{start + tokens.shape[1]} tokens do not fit the context length {self.config.context_length}"
             )
+        if cache is not None and documents is not None:
+            raise ValueError("packed documents cannot be continued from a cache: pass one or the other")
+        if cache is not None and start + tokens.shape[1] > cache.length:
+            raise ValueError(f"{start + tokens.shape[1]} tokens do not fit the cache's {cache.length}")
         positions = self._positions(tokens, documents, start)
         x = self.embedding(tokens)  # (B, T, C)
         for block in self.blocks:
@@ -268,8 +276,6 @@ class FusionLM(nn.Module):
         index = torch.arange(start, start + T, device=tokens.device)
         mask = None
         if documents is not None:
-            if start:
-                raise ValueError("packed documents cannot be continued from a cache: pass one or the other")
             border = documents.diff(dim=1, prepend=documents[:, :1] - 1) != 0
             first = torch.where(border, index, 0).cummax(dim=1).values  # (B, T) where each document begins
             mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(

@@ -1,7 +1,7 @@
 """The image tokenizer: a convolutional VQ-VAE around ``vector-quantize-pytorch``.
 
-An image (B, 3, H, W) in [-1, 1] becomes a grid of codes (B, h, w) with h = H / factor, w = W / factor, and the
-grid becomes an image again. After van den Oord et al., "Neural Discrete Representation Learning"
+An image (B, 3, H, W) in [-1, 1] becomes a grid of codes (B, h, w) with h = H / factor, w = W / factor, and
+the grid becomes an image again. After van den Oord et al., "Neural Discrete Representation Learning"
 (arXiv:1711.00937); the residual blocks follow VQGAN (Esser et al., arXiv:2012.09841), the pixel-unshuffle
 stem keeps wide convolutions away from full resolution, which is what makes a CPU fast.
 """
@@ -41,7 +41,7 @@ class ImageTokenizerConfig:
     codebook_decay: float = 0.95
     """Decay of the codebook's exponential moving average."""
     dead_code_threshold: float = 0.002
-    """A code whose moving-average use per batch falls below this is replaced by a current latent; 0 = never."""
+    """A code whose moving-average use per batch falls below this becomes a current latent; 0 = never."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -54,6 +54,8 @@ class ImageTokenizerConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.codebook_decay < 1:
             raise ValueError(f"codebook_decay must lie between 0 and 1, got {self.codebook_decay}")
+        if not self.dead_code_threshold >= 0:
+            raise ValueError(f"dead_code_threshold must be 0 (off) or more, got {self.dead_code_threshold}")
 
     @property
     def factor(self) -> int:
@@ -69,7 +71,12 @@ class ImageTokenizerOutput(NamedTuple):
     codes: Tensor | None
     """(B, h, w) int64, or None when quantisation was skipped."""
     commitment_loss: Tensor
-    """Mean squared distance of latents to their codes (scalar), 0 when quantisation was skipped."""
+    """Mean squared distance of latents to their codes (scalar); 0 in evaluation and without quantisation."""
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """8 groups, fewer where they would be single channels: a 1 x 1 grid would have nothing to normalise."""
+    return nn.GroupNorm(min(8, channels // 2), channels)
 
 
 class ResBlock(nn.Module):
@@ -77,9 +84,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, channels)
+        self.norm1 = group_norm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(8, channels)
+        self.norm2 = group_norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,13 +97,16 @@ class ResBlock(nn.Module):
 def build_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
     """(B, 3, H, W) -> latents (B, codebook_dim, h, w)."""
     width = config.channels[0]
-    layers: list[nn.Module] = [nn.PixelUnshuffle(config.stem), nn.Conv2d(3 * config.stem**2, width, 3, padding=1)]
+    layers: list[nn.Module] = [
+        nn.PixelUnshuffle(config.stem),
+        nn.Conv2d(3 * config.stem**2, width, 3, padding=1),
+    ]
     for level, channels in enumerate(config.channels):
         if level:
             layers.append(nn.Conv2d(width, channels, 2, stride=2))
         layers += [ResBlock(channels) for _ in range(config.res_blocks)]
         width = channels
-    return nn.Sequential(*layers, nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, config.codebook_dim, 1))
+    return nn.Sequential(*layers, group_norm(width), nn.SiLU(), nn.Conv2d(width, config.codebook_dim, 1))
 
 
 def build_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
@@ -109,7 +119,7 @@ def build_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
         layers += [ResBlock(channels) for _ in range(config.res_blocks)]
         width = channels
     out = nn.Conv2d(width, 3 * config.stem**2, 3, padding=1)
-    return nn.Sequential(*layers, nn.GroupNorm(8, width), nn.SiLU(), out, nn.PixelShuffle(config.stem))
+    return nn.Sequential(*layers, group_norm(width), nn.SiLU(), out, nn.PixelShuffle(config.stem))
 
 
 class ImageTokenizer(nn.Module):
@@ -166,7 +176,9 @@ class ImageTokenizer(nn.Module):
         if codes.ndim != 3:
             raise ValueError(f"codes must have the shape (B, h, w), got {tuple(codes.shape)}")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(f"codes must lie in 0..{self.codebook_size - 1}, got {codes.min()}..{codes.max()}")
+            raise ValueError(
+                f"codes must lie in 0..{self.codebook_size - 1}, got {codes.min()}..{codes.max()}"
+            )
         return self.decoder(self.codebook[codes].movedim(-1, 1)).clamp(-1, 1)
 
     @property
@@ -175,7 +187,10 @@ class ImageTokenizer(nn.Module):
         return self.quantizer.codebook
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Index of the nearest codebook vector (squared L2; for unit vectors the largest cosine) for latents (..., codebook_dim)."""
+        """Index of the codebook vector that is nearest to each of ``latents`` (..., codebook_dim).
+
+        By squared distance; for unit vectors that is the one with the largest cosine.
+        """
         flat = latents.reshape(-1, latents.shape[-1])
         distance = self.codebook.square().sum(1) - 2 * flat @ self.codebook.T
         return distance.argmin(1).view(latents.shape[:-1])
@@ -197,7 +212,8 @@ class ImageTokenizer(nn.Module):
             latents[None].float(), self.codebook_size, num_iters=iterations, use_cosine_sim=self.config.cosine
         )
         book = self.quantizer._codebook
-        centres, share = means[0], bins[0] * (self.codebook_size / len(latents))  # mean use 1, as at the start
+        centres = means[0]
+        share = bins[0] * (self.codebook_size / len(latents))  # mean use 1, as at the start
         share = share.clamp(min=self.config.dead_code_threshold)
         book.embed.copy_(centres[None])
         book.cluster_size.copy_(share[None])
@@ -206,7 +222,8 @@ class ImageTokenizer(nn.Module):
 
     def _latents(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> what is quantised (B, codebook_dim, h, w)."""
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % self.factor or images.shape[3] % self.factor:
+        sides_fit = all(side and side % self.factor == 0 for side in images.shape[2:])
+        if images.ndim != 4 or images.shape[1] != 3 or not sides_fit:
             raise ValueError(
                 f"images must have the shape (B, 3, H, W) with H and W multiples of {self.factor}, got "
                 f"{tuple(images.shape)}; pixels.fit resizes or pads"

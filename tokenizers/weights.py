@@ -33,9 +33,9 @@ def load_network(network_class: type, config_class: type, folder: Path, kind: st
     :raises ValueError: another kind or format, an unknown or bad field, or weights of other names or shapes.
     """
     path = folder / CONFIG
-    values = read_json(path, f"the config of a {kind.replace('_', ' ')}")
-    if values.pop("kind", None) != kind:
-        raise ValueError(f"{path} does not describe a {kind.replace('_', ' ')}")
+    values = read_json(path, f"a config of kind {kind!r}")
+    if (found := values.pop("kind", None)) != kind:
+        raise ValueError(f"{path} is of kind {found!r}, expected {kind!r}")
     if (found := values.pop("format", None)) != FORMAT:
         raise ValueError(f"{path} has format {found}; this earlyfusion reads format {FORMAT}")
     names = {field.name for field in fields(config_class)}
@@ -91,7 +91,6 @@ def _fill(network: nn.Module, path: Path) -> None:
         if name not in wanted:
             raise ValueError(f"{path} holds the tensor {name!r} that {CONFIG} has no place for")
         if state[name].shape != wanted[name].shape:
-            raise ValueError(
-                f"{path}: {name} has the shape {tuple(state[name].shape)}, {CONFIG} asks for {tuple(wanted[name].shape)}"
-            )
+            shapes = tuple(state[name].shape), tuple(wanted[name].shape)
+            raise ValueError(f"{path}: {name} has the shape {shapes[0]}, {CONFIG} asks for {shapes[1]}")
     network.load_state_dict(state, strict=False)

@@ -1,0 +1,75 @@
+# make demo      train both tokenizers and the model on this machine, then write runs/demo/report.html
+# make test      lint, types and tests
+# Needs make, Python 3.11 or newer and a package registry. Plain POSIX sh and make 3.81 (macOS) are enough.
+
+BUDGET = full
+OUT = runs/demo
+SEED = 0
+ARGS =
+VENV = .venv
+# Another wheel index for torch alone, say a CPU build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# The Python to make .venv with; empty: the first of the usual names that is new enough.
+PYTHON ?=
+
+BIN = $(VENV)/bin
+# Without build isolation the few source packages are built by the pinned setuptools too.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test lint format pytest clean
+
+help:
+	@echo 'make demo [BUDGET=quick|full] [OUT=runs/demo] [SEED=0]   train everything, write OUT/report.html'
+	@echo 'make test [ARGS="-k words"]                              lint, then pytest ARGS'
+	@echo 'make lint                                                ruff and pyright alone'
+	@echo 'make format                                              let ruff rewrite the files'
+	@echo 'make clean                                               remove .venv and what tools left; runs/ stays'
+	@echo
+	@echo 'Each makes .venv and installs what it needs. TORCH_INDEX=URL takes torch from another wheel index,'
+	@echo 'PYTHON=python3.12 names the Python to use.'
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/earlyfusion demo --out "$(OUT)" --seed "$(SEED)" --budget "$(BUDGET)"
+
+test: lint pytest
+
+pytest: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+# The root is the package `earlyfusion`, whatever the checkout is called: pyright finds it through .types.
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p .types && ln -sfn .. .types/earlyfusion
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .types build dist earlyfusion.egg-info .pytest_cache .ruff_cache
+
+# Three steps, each done again only when the files that it reads have changed.
+$(VENV)/.installed-base: constraints.txt
+	@if $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then exit 0; fi; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+	    if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	        echo "making $(VENV) with $$python"; exec $$python -m venv --clear $(VENV); \
+	    fi; \
+	done; \
+	echo 'earlyfusion needs Python 3.11 or newer with its venv module, and found none.' >&2; \
+	echo 'Debian, Ubuntu: apt-get install python3 python3-venv; macOS: brew install python@3.13;' >&2; \
+	echo 'or name one: make PYTHON=/path/to/python3.12 ...' >&2; exit 1
+	$(INSTALL) pip setuptools
+	@if [ -n "$(TORCH_INDEX)" ]; then set -x; $(INSTALL) --no-deps --index-url "$(TORCH_INDEX)" torch; fi
+	@touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.installed-base pyproject.toml
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-demo
+	$(INSTALL) -e '.[demo,dev]'
+	@touch $@

@@ -1,0 +1,74 @@
+"""The figures of a run that stand first, and how figures are written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .html import Card
+
+KINDS: dict[str, str] = {"word": "words", "random": "random strings"}
+FONTS: dict[str, str] = {"words": "training fonts", "words-new-fonts": "held-out fonts"}
+"""What a page calls the kinds of texts, and the held-out sets."""
+
+
+def headline(results: Mapping[str, Any]) -> list[Card]:
+    """The figures that stand first, in the page and at the end of the command."""
+    cards = []
+    for name, scores in results.get("reading", {}).items():
+        note = f"of {scores['items']} held-out texts read exactly ({kinds(scores)})"
+        note += f"; CER {figure(scores['cer'])}"
+        cards.append(Card(percent(scores["exact_match"]), f"Reading, {FONTS.get(name, name)}", note))
+    if scores := results.get("writing"):
+        note = (
+            f"of {scores['items']} held-out texts written so that {scores['reader']} reads them "
+            f"({kinds(scores)}); CER {figure(scores['cer'])}"
+        )
+        cards.append(Card(percent(scores["exact_match"]), "Writing", note))
+    for name, scores in results.get("reconstruction", {}).items():
+        if "ocr" in scores and name == "words":
+            before, after = scores["ocr"]["original"], scores["ocr"]["reconstruction"]
+            note = (
+                f"of held-out texts are read by OCR after the tokenizer, {percent(before['exact_match'])} "
+                f"before; T-ACC {figure(after['t_acc'])}, CER {figure(after['cer'])}"
+            )
+            cards.append(Card(percent(after["exact_match"]), "Text that survives", note))
+    if drawing := results.get("drawing"):
+        note = "drawings from names are closest to the picture of that name"
+        cards.append(Card(f"{drawing['named']} of {drawing['items']}", "Drawing", note))
+    return cards
+
+
+def kinds(scores: Mapping[str, Any]) -> str:
+    """The exact matches of words and of random strings."""
+    return ", ".join(
+        f"{kind_name(kind)} {percent(row['exact_match'])}" for kind, row in scores.get("by_kind", {}).items()
+    )
+
+
+def kind_name(kind: str) -> str:
+    """What a table calls a kind of texts."""
+    return KINDS.get(kind, kind)
+
+
+def percent(value: float | None) -> str:
+    """A share 0..1."""
+    return "–" if value is None else f"{value:.1%}" if value < 0.9995 else "100%"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """With so many digits behind the point."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def count(value: int | None) -> str:
+    """Millions where it is that many."""
+    if not value:
+        return "–"
+    return f"{value / 1e6:.1f} million" if value >= 1e6 else f"{value:,}"
+
+
+def duration(seconds: float | None) -> str:
+    """Minutes and seconds."""
+    if seconds is None:
+        return "some minutes"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,571 @@
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from earlyfusion.fusion_lm.generate import (
+    Generated,
+    Grammar,
+    Sampling,
+    advance,
+    draw,
+    filter_logits,
+    generate,
+    start_state,
+)
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.tokenizers.documents import ImagePart, interleave, split
+from earlyfusion.tokenizers.vocab import SharedVocab
+
+GREEDY = Sampling(temperature=0)
+# bos 0, eos 1, pad 2, begin_image 3, end_image 4, then "1" to "4" at 5..8, text at 9..13, codes at 14..16
+GRIDS = SharedVocab.build(text=(6, (0,)), codebook_size=3, max_grid=4)
+FIXED = SharedVocab.build(text=(6, (0,)), codebook_size=3, fixed_grid=(2, 3), scan="columns")
+# Codes in front and in two pieces, text in two pieces, tokens without a role, as in the layouts of others.
+MIXED = SharedVocab(
+    size=24,
+    bos=20,
+    eos=9,
+    pad=11,
+    begin_image=17,
+    end_image=2,
+    text=((5, 1, 2), (12, 3, 3)),  # type: ignore[arg-type]
+    image=((0, 0, 2), (7, 2, 2)),  # type: ignore[arg-type]
+    grid=(21, 3),  # type: ignore[arg-type]
+)
+VOCABULARIES = {"grids": GRIDS, "fixed": FIXED, "mixed": MIXED}
+every_vocabulary = pytest.mark.parametrize("vocab", VOCABULARIES.values(), ids=VOCABULARIES.keys())
+
+
+class Scripted(FusionLM):
+    """A model whose logits (V,) are a function of the tokens so far."""
+
+    def __init__(self, vocab: SharedVocab, context: int, rule: Callable[[Tensor], Tensor]) -> None:
+        config = FusionLMConfig(
+            vocab.size, context, n_layers=1, width=2, n_heads=1, n_kv_heads=1, ffn_width=1
+        )
+        super().__init__(config)
+        self.rule = rule
+        self.seen: Tensor | None = None
+
+    def new_cache(self, batch: int, length: int) -> Any:
+        self.seen = torch.empty(batch, 0, dtype=torch.int64)
+        return None
+
+    def forward(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        assert self.seen is not None and self.seen.shape[1] + tokens.shape[1] <= self.config.context_length
+        self.seen = torch.cat([self.seen, tokens], 1)
+        return torch.stack([self.rule(row) for row in self.seen])[:, None]
+
+
+def wants(*tokens: int, size: int, by: float = 1e6) -> Callable[[Tensor], Tensor]:
+    """A rule that has eyes for `tokens` alone, the first of them most."""
+    logits = torch.zeros(size)
+    for rank, token in enumerate(reversed(tokens), start=1):
+        logits[token] = by * rank
+    return lambda seen: logits
+
+
+def at_random(size: int, seed: int, scale: float = 5.0) -> Callable[[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda seen: scale * torch.randn(size, generator=generator)
+
+
+def tokens_of(vocab: SharedVocab, *parts: int | tuple[int, int], eos: bool = False, cut: int = 0) -> Tensor:
+    """A document: a number is so many text tokens, a pair is an image of that grid; `cut` tokens are left off."""
+    ids = torch.tensor([i for r in vocab.text for i in range(r.id, r.id + r.count)])
+    made: list[tuple[str, Tensor]] = []
+    for part in parts:
+        if isinstance(part, tuple):
+            made.append(("image", torch.arange(part[0] * part[1]).view(part) % vocab.codebook_size))
+        else:
+            made.append(("text", ids[torch.arange(part) % len(ids)]))
+    tokens = interleave(made, vocab, eos=eos)
+    return tokens[: len(tokens) - cut]
+
+
+def only(results: list[Generated]) -> Generated:
+    (result,) = results
+    return result
+
+
+def grids_of(tokens: Tensor, vocab: SharedVocab) -> list[tuple[int, ...]]:
+    return [tuple(part.codes.shape) for part in split(tokens, vocab) if isinstance(part, ImagePart)]
+
+
+# the grammar, against another one: a token is legal when the document can still be finished behind it
+
+
+def finishable(tokens: list[int], vocab: SharedVocab, limit: int) -> bool:
+    """Whether a document of at most `limit` tokens, none of its images cut short, begins with `tokens`."""
+    stream = torch.tensor(tokens)
+    try:
+        split(stream, vocab)
+        return len(tokens) <= limit
+    except ValueError:
+        pass
+    try:
+        split(stream, vocab, partial="drop")
+    except ValueError:
+        return False
+    start = max(i for i, token in enumerate(tokens) if token == vocab.begin_image)
+    if vocab.grid is None:
+        rows, columns = vocab.fixed_grid or (0, 0)
+        return start + 2 + rows * columns <= limit
+    numbers = [token - vocab.grid.start + 1 for token in tokens[start + 1 : start + 3]] + [1, 1]
+    return start + 4 + numbers[0] * numbers[1] <= limit
+
+
+def legal_tokens(tokens: list[int], vocab: SharedVocab, limit: int) -> set[int]:
+    def legal(token: int) -> bool:
+        if token in (vocab.bos, vocab.pad):
+            return False
+        if token == vocab.eos:  # `split` takes it in the middle of an image too
+            try:
+                split(torch.tensor(tokens), vocab)
+            except ValueError:
+                return False
+        return finishable([*tokens, token], vocab, limit)
+
+    return {token for token in range(vocab.size) if legal(token)}
+
+
+@every_vocabulary
+def test_what_may_come_next_is_what_can_be_finished(vocab: SharedVocab) -> None:
+    grammar = Grammar(vocab, torch.device("cpu"))
+    dice = random.Random(0)
+    everything = set()
+    for walk in range(6):
+        limit = dice.randint(4, 24)
+        tokens, state = [vocab.bos], start_state(1, torch.device("cpu"))
+        state = advance(state, torch.tensor([vocab.bos]), vocab)
+        while len(tokens) < limit:
+            allowed = grammar.allowed(state, torch.tensor([limit - len(tokens)]), torch.tensor([True]))
+            expected = legal_tokens(tokens, vocab, limit)
+            assert set(allowed[0].nonzero()[:, 0].tolist()) == expected
+            assert expected
+            everything |= expected
+            likely = [token for token in expected if token == vocab.begin_image and walk % 2]
+            token = dice.choice(likely or sorted(expected))
+            if token == vocab.eos:
+                break
+            tokens.append(token)
+            state = advance(state, torch.tensor([token]), vocab)
+        images = len(grids_of(torch.tensor(tokens), vocab))  # nothing is cut short at the limit
+        assert int(state.images) == images
+    with_roles = vocab.size - int((vocab.modality(torch.arange(vocab.size)) == 0).sum())
+    number = vocab.grid.count if vocab.grid else 0
+    assert len(everything) >= with_roles + 3 + min(number, 3)
+
+
+# sampled documents, whatever the model would rather write
+
+
+@dataclass
+class Case:
+    """One call of `generate`, made by dice."""
+
+    vocab: SharedVocab
+    context: int
+    prompts: list[Tensor]
+    options: dict[str, Any]
+    rule: Callable[[Tensor], Tensor]
+
+
+def case(vocab: SharedVocab, seed: int) -> Case:
+    dice = random.Random(seed)
+    context = dice.randint(14, 40)
+    prompts = []
+    for _ in range(dice.randint(1, 3)):
+        grid = (dice.randint(1, 2), dice.randint(1, 3)) if vocab.grid else (2, 3)
+        parts = dice.choice([(), (2,), (grid,), (1, grid), (grid, 1), (grid,)])
+        cut = dice.choice([0, 1, 2, 3, 5]) if parts[-1:] == (grid,) else 0
+        prompts.append(tokens_of(vocab, *parts, cut=min(cut, 2 + grid[0] * grid[1]))[: context - 9])
+    options = {
+        "max_new_tokens": dice.choice([9, 14, 25, 100]),
+        "then": dice.choice(["any", "text", "image"]),
+        "max_images": dice.choice([None, None, 1, 2]),
+        "stop_after_image": dice.choice([False, False, True]),
+        "grid": dice.choice([None, (1, 2), (2, 1)] if vocab.grid else [None, (2, 3)]),
+        "seed": seed,
+        "text": dice.choice([Sampling(), GREEDY, Sampling(0.7, 3, 0.9)]),
+        "image": dice.choice([Sampling(), GREEDY, Sampling(2.0, 0, 0.5)]),
+    }
+    grid_tokens = list(range(vocab.grid.start, vocab.grid.start + vocab.grid.count)) if vocab.grid else []
+    begin, end = vocab.begin_image, vocab.end_image
+    code, text = vocab.image[0].token, vocab.text[0].token
+    favourites = [
+        (begin, *reversed(grid_tokens)),  # as many and as large images as there can be
+        (*reversed(grid_tokens), begin, code),
+        (begin, *grid_tokens),
+        (vocab.eos,),
+        (vocab.pad, vocab.bos, end),
+        (end, vocab.eos, begin),
+        (code, begin),
+        (text, vocab.bos),
+    ]
+    rule = dice.choice(
+        [
+            wants(*dice.choice(favourites), size=vocab.size),
+            wants(*dice.choice(favourites), size=vocab.size, by=3),
+            at_random(vocab.size, seed),
+            at_random(vocab.size, seed, scale=1e4),
+        ]
+    )
+    return Case(vocab, context, prompts, options, rule)
+
+
+@every_vocabulary
+def test_every_sampled_document_parses(vocab: SharedVocab) -> None:
+    stops = set()
+    for seed in range(40):
+        made = case(vocab, seed)
+        o = made.options
+        results = generate(Scripted(vocab, made.context, made.rule), vocab, made.prompts, **o)
+        assert len(results) == len(made.prompts)
+        for prompt, result in zip(made.prompts, results):
+            check(result, prompt, made)
+            stops.add(result.stop)
+    assert stops == {"eos", "length", "context", "image"}
+
+
+def check(result: Generated, prompt: Tensor, made: Case) -> None:
+    """Everything that is promised of one row."""
+    vocab, o = made.vocab, made.options
+    tokens, length = result.tokens, result.prompt_length
+    new = tokens[length:]
+    assert length == len(prompt) and torch.equal(tokens[:length], prompt) and tokens.dtype == torch.int64
+    assert 1 <= len(new) <= o["max_new_tokens"] and len(tokens) <= made.context
+    grids = grids_of(tokens, vocab)  # raises where the document is none, or cut short
+    assert not ((new == vocab.bos) | (new == vocab.pad)).any()
+    assert not (new[:-1] == vocab.eos).any()
+
+    begun = int((new == vocab.begin_image).sum())
+    inside = int((prompt == vocab.begin_image).sum()) - int((prompt == vocab.end_image).sum())
+    if o["max_images"] is not None:
+        assert begun <= o["max_images"]
+    if o["grid"] is not None and begun:
+        assert set(grids[-begun:]) == {o["grid"]}
+    if not inside and o["then"] == "image":
+        assert new[0] == vocab.begin_image
+    if not inside and o["then"] == "text":
+        assert bool(vocab.is_text(new[0]))
+    finished = int((new == vocab.end_image).sum())
+    assert finished == begun + inside
+    if o["stop_after_image"] and finished:
+        assert finished == 1 and new[-1] == vocab.end_image and result.stop == "image"
+    else:
+        reached = len(new) == o["max_new_tokens"], len(tokens) == made.context
+        by_limit = "context" if reached[1] else "length"
+        assert result.stop == ("eos" if tokens[-1] == vocab.eos else by_limit)
+        assert result.stop == "eos" or any(reached)
+
+
+@pytest.mark.parametrize(("room", "grid"), [(5, (1, 1)), (6, (2, 1)), (7, (3, 1)), (8, (4, 1)), (9, (4, 1)),
+                                            (12, (4, 2)), (20, (4, 4)), (30, (4, 4))])  # fmt: skip
+@pytest.mark.parametrize("by", ["context", "max_new_tokens"])
+def test_the_largest_image_that_fits_is_begun(room: int, grid: tuple[int, int], by: str) -> None:
+    """Nor is the grammar stricter than it must be: an image may end with the last token that there is."""
+    prompt = tokens_of(GRIDS, 2)
+    rule = wants(3, 8, 7, 6, 5, size=GRIDS.size)
+    model = Scripted(GRIDS, len(prompt) + room if by == "context" else 100, rule)
+    limit = room if by == "max_new_tokens" else 100
+    result = only(generate(model, GRIDS, [prompt], max_new_tokens=limit))
+    assert grids_of(result.tokens, GRIDS)[0] == grid
+    with pytest.raises(ValueError, match="4 new tokens after a prompt of 3 are no room for an image"):
+        generate(model, GRIDS, [prompt], max_new_tokens=4, then="image")
+    too_small = generate(model, GRIDS, [prompt], max_new_tokens=4)
+    assert grids_of(only(too_small).tokens, GRIDS) == []
+
+
+@every_vocabulary
+def test_prompts_that_end_inside_an_image_are_finished(vocab: SharedVocab) -> None:
+    whole = tokens_of(vocab, 1, (2, 3))
+    image = 2 + 6 + (2 if vocab.grid else 0)
+    for cut in range(1, image):
+        prompt = whole[:-cut]
+        result = only(generate(Scripted(vocab, 60, at_random(vocab.size, cut)), vocab, [prompt],
+                               max_new_tokens=image + 16, stop_after_image=True))  # fmt: skip
+        assert result.stop == "image"
+        given = grids_of(result.tokens, vocab)[0]
+        known = image - cut - 1  # tokens of the image behind begin_image
+        if vocab.grid is None or known >= 2:
+            assert given == (2, 3) and len(result.tokens) == len(whole)
+        elif known == 1:
+            assert given[0] == 2
+    short = whole[:-4]
+    with pytest.raises(ValueError, match="3 new tokens after a prompt of .* are no room for an image"):
+        generate(Scripted(vocab, 60, at_random(vocab.size, 0)), vocab, [short], max_new_tokens=3)
+
+
+def test_a_fixed_grid_of_the_call_leaves_the_images_of_the_prompt_alone() -> None:
+    prompt = tokens_of(GRIDS, (3, 2), 1)
+    result = only(generate(Scripted(GRIDS, 60, at_random(GRIDS.size, 1)), GRIDS, [prompt], max_new_tokens=12,
+                           then="image", grid=(1, 4)))  # fmt: skip
+    assert grids_of(result.tokens, GRIDS)[:2] == [(3, 2), (1, 4)]
+
+
+def test_an_even_model_writes_everything() -> None:
+    """The grammar takes nothing away that is legal: every token with a role turns up."""
+    model = Scripted(GRIDS, 200, lambda seen: torch.zeros(GRIDS.size))
+    results = generate(model, GRIDS, [tokens_of(GRIDS)] * 40, max_new_tokens=60)
+    seen = set(torch.cat([r.tokens[r.prompt_length :] for r in results]).tolist())
+    assert seen == set(range(GRIDS.size)) - {GRIDS.bos, GRIDS.pad}
+
+
+# batches, seeds, cache: with a real transformer
+
+
+@pytest.fixture
+def model(build) -> FusionLM:
+    return build(vocab_size=GRIDS.size, context_length=48, n_kv_heads=2).double()
+
+
+PROMPTS = [
+    tokens_of(GRIDS),
+    tokens_of(GRIDS, 7),
+    tokens_of(GRIDS, (2, 2), 1),
+    tokens_of(GRIDS, 3, (3, 3), cut=5),
+    tokens_of(GRIDS, (2, 2), cut=5),
+    tokens_of(GRIDS, 1),
+]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"then": "image", "stop_after_image": True}, {"max_images": 0}], ids=str
+)
+def test_a_batch_gives_what_its_prompts_give_alone(model: FusionLM, options: dict) -> None:
+    together = generate(model, GRIDS, PROMPTS, max_new_tokens=30, text=GREEDY, image=GREEDY, **options)
+    for prompt, result in zip(PROMPTS, together):
+        alone = only(
+            generate(model, GRIDS, [prompt], max_new_tokens=30, text=GREEDY, image=GREEDY, seed=5, **options)
+        )
+        assert alone.tokens.tolist() == result.tokens.tolist()
+        assert (alone.prompt_length, alone.stop) == (result.prompt_length, result.stop)
+    assert len({len(r.tokens) for r in together}) > 1
+
+
+def test_greedy_is_the_most_likely_legal_token(model: FusionLM) -> None:
+    """Token by token, without cache and with the other grammar."""
+    for prompt in PROMPTS[:4]:
+        tokens = prompt.tolist()
+        while len(tokens) < 30 and tokens[-1] != GRIDS.eos:
+            with torch.no_grad():
+                logits = model(torch.tensor([tokens]))
+            assert isinstance(logits, Tensor)
+            legal = sorted(legal_tokens(tokens, GRIDS, 30))
+            tokens.append(legal[int(logits[0, -1, legal].argmax())])
+        result = only(
+            generate(model, GRIDS, [prompt], max_new_tokens=30 - len(prompt), text=GREEDY, image=GREEDY)
+        )
+        assert result.tokens.tolist() == tokens
+
+
+def test_seeds_reproduce(model: FusionLM) -> None:
+    def sampled(seed: int) -> list[list[int]]:
+        torch.rand(seed + 1)  # the global generator has no part in it
+        return [r.tokens.tolist() for r in generate(model, GRIDS, PROMPTS, max_new_tokens=20, seed=seed)]
+
+    first = sampled(3)
+    assert sampled(3) == first
+    assert sampled(4) != first
+    rows = [r.tokens.tolist() for r in generate(model, GRIDS, PROMPTS[:1] * 4, max_new_tokens=20)]
+    assert len({tuple(row) for row in rows}) > 1  # the rows of a batch differ
+
+
+def test_temperature_0_needs_no_seed(model: FusionLM) -> None:
+    rows = [
+        only(
+            generate(model, GRIDS, PROMPTS[:1], max_new_tokens=20, text=GREEDY, image=GREEDY, seed=seed)
+        ).tokens
+        for seed in range(3)
+    ]
+    assert torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])
+
+
+def test_each_modality_has_its_own_sampling() -> None:
+    size = GRIDS.size
+    model = Scripted(GRIDS, 60, lambda seen: torch.linspace(0, 1, size))
+
+    def sampled(seed: int, **options) -> list[int]:
+        return only(
+            generate(model, GRIDS, [tokens_of(GRIDS)], max_new_tokens=20, seed=seed, grid=None, **options)
+        ).tokens.tolist()
+
+    one_image: dict[str, Any] = {
+        "then": "image",
+        "stop_after_image": True,
+        "text": Sampling(),
+        "image": GREEDY,
+    }
+    best = [3, 8, 8] + [16] * 16 + [4]  # 4 x 4 codes of the last kind
+    assert all(sampled(seed, **one_image)[1:] == best for seed in range(4))
+    one_image["image"] = Sampling()
+    assert len({tuple(sampled(seed, **one_image)) for seed in range(4)}) == 4
+    texts: dict[str, Any] = {"then": "text", "max_images": 0, "text": GREEDY, "image": Sampling()}
+    assert all(sampled(seed, **texts)[1:] == [13] * 20 for seed in range(4))
+
+
+def test_the_model_is_left_as_it_was(model: FusionLM) -> None:
+    for training in (True, False):
+        model.train(training)
+        result = only(generate(model, GRIDS, PROMPTS[:1], max_new_tokens=3))
+        assert model.training is training and all(m.training is training for m in model.modules())
+        assert all(p.grad is None for p in model.parameters())
+    assert generate(model, GRIDS, [], max_new_tokens=3) == []
+    assert result.tokens.device.type == "cpu"
+
+
+def test_progress_is_told(model: FusionLM) -> None:
+    steps: list[tuple[int, int]] = []
+    generate(model, GRIDS, PROMPTS[:2], max_new_tokens=12, max_images=0, then="text",
+             progress=lambda *step: steps.append(step))  # fmt: skip
+    assert [step for step, _ in steps] == list(range(1, len(steps) + 1))
+    assert len({total for _, total in steps}) == 1 and steps[-1][0] <= steps[-1][1]
+
+
+# drawing
+
+
+def brute_force(logits: list[float], sampling: Sampling) -> dict[int, float]:
+    """Probability of each token that is kept."""
+    scaled = {i: logit / sampling.temperature for i, logit in enumerate(logits) if logit != -torch.inf}
+    ranked = sorted(scaled, key=lambda i: -scaled[i])
+    if sampling.top_k:
+        ranked = ranked[: sampling.top_k]
+    weights = torch.tensor([scaled[i] for i in ranked], dtype=torch.float64).softmax(0).tolist()
+    kept, mass = [], 0.0
+    for token, weight in zip(ranked, weights):
+        kept.append(token)
+        mass += weight
+        if mass >= sampling.top_p:
+            break
+    total = sum(weights[: len(kept)])
+    return {token: weight / total for token, weight in zip(kept, weights)}
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(0.5),
+        Sampling(3.0),
+        Sampling(top_k=1),
+        Sampling(top_k=4),
+        Sampling(top_k=100),
+        Sampling(top_p=0.01),
+        Sampling(top_p=0.5),
+        Sampling(top_p=0.93),
+        Sampling(0.7, 5, 0.8),
+        Sampling(1.5, 3, 0.95),
+    ],
+    ids=str,
+)
+def test_filtered_logits_are_those_of_brute_force(sampling: Sampling) -> None:
+    logits = 2 * torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    logits[10:, ::3] = -torch.inf  # what the grammar forbids
+    probabilities = filter_logits(logits, sampling).softmax(-1)
+    for row, given in zip(logits.tolist(), probabilities, strict=True):
+        expected = torch.zeros(12)
+        for token, probability in brute_force(row, sampling).items():
+            expected[token] = probability
+        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+
+
+def test_temperature_0_keeps_the_most_likely_alone() -> None:
+    logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
+    for sampling in (GREEDY, Sampling(0, 3, 0.5)):
+        kept = filter_logits(logits, sampling) > -torch.inf
+        assert torch.equal(kept, torch.nn.functional.one_hot(logits.argmax(-1), 12).bool())
+
+
+def test_draws_have_the_probabilities_of_the_softmax() -> None:
+    logits = torch.tensor([2.0, -torch.inf, 0.5, 0.0, -3.0, -torch.inf])
+    generator = torch.Generator().manual_seed(0)
+    drawn = draw(logits.expand(20_000, 6), generator)
+    shares = drawn.bincount(minlength=6) / 20_000
+    torch.testing.assert_close(shares, logits.softmax(0), atol=0.015, rtol=0)
+    assert shares[1] == shares[5] == 0
+    assert draw(torch.full((1, 3), -torch.inf).index_fill(1, torch.tensor([2]), -1e30), generator) == 2
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be 0 or more, got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be 0 or more, got nan"),
+        ({"top_k": -1}, "top_k must be 0 (off) or more, got -1"),
+        ({"top_p": 0.0}, "top_p must lie in (0, 1], got 0.0"),
+        ({"top_p": 1.1}, "top_p must lie in (0, 1], got 1.1"),
+    ],
+)
+def test_bad_sampling_is_named(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Sampling(**fields)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "prompt", "options", "message"),
+    [
+        (GRIDS, [], {}, "a prompt needs at least one token (begin of document): got an empty one"),
+        (GRIDS, [0, 9], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        (GRIDS, [0] + [9] * 19, {}, "the prompt has 20 tokens and the model's context holds 20: shorten it"),
+        (GRIDS, [0, 9, 1], {}, "a prompt ends with the end of its document: encode it with eos=False"),
+        (
+            GRIDS,
+            [0] + [9] * 16,
+            {"then": "image"},
+            "3 new tokens after a prompt of 17 are no room for an image",
+        ),
+        (
+            GRIDS,
+            [0],
+            {"then": "image", "grid": (4, 4)},
+            "19 new tokens after a prompt of 1 are no room for an",
+        ),
+        (
+            FIXED,
+            [0] + [9] * 12,
+            {"then": "image"},
+            "7 new tokens after a prompt of 13 are no room for an image",
+        ),
+        (GRIDS, [0], {"then": "image", "max_images": 0}, "an image is to come next, but max_images is 0"),
+        (GRIDS, [0], {"grid": (5, 1)}, "grid must lie in 1..4 rows and columns, got (5, 1)"),
+        (GRIDS, [0], {"grid": (1, 0)}, "grid must lie in 1..4 rows and columns, got (1, 0)"),
+        (FIXED, [0], {"grid": (3, 2)}, "this vocabulary's images have the grid (2, 3), got (3, 2)"),
+        (GRIDS, [0, 17], {}, "token 17 is outside 0..16"),
+        (GRIDS, [0, -1], {}, "token -1 is outside 0..16"),
+        (GRIDS, [0, 9, 0], {}, "a prompt is no beginning of a document: token 0 cannot stand at position 2"),
+        (GRIDS, [0, 9, 2], {}, "token 2 cannot stand at position 2"),
+        (GRIDS, [9, 14], {}, "token 14 cannot stand at position 1"),
+        (GRIDS, [4], {}, "token 4 cannot stand at position 0"),
+        (GRIDS, [0, 3, 9], {}, "token 9 cannot stand at position 2"),
+        (GRIDS, [0, 3, 5, 5, 9], {}, "token 9 cannot stand at position 4"),
+        (GRIDS, [0, 3, 5, 5, 14, 14], {}, "token 14 cannot stand at position 5"),
+        (GRIDS, [0, 3, 5, 6, 14, 4], {}, "token 4 cannot stand at position 5"),
+        (GRIDS, [0, 1, 9], {}, "token 9 cannot stand at position 2"),
+        (FIXED, [0, 3, 3], {}, "token 3 cannot stand at position 2"),
+    ],
+)
+def test_what_cannot_be_continued(vocab: SharedVocab, prompt: list[int], options: dict, message: str) -> None:
+    model = Scripted(vocab, 20, lambda seen: torch.zeros(vocab.size))
+    good = torch.tensor([0])
+    prompts = [torch.tensor(prompt, dtype=torch.int64)]
+    for batch in (prompts, [good, *prompts, good]):
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            generate(model, vocab, batch, **{"max_new_tokens": 100, **options})
+        assert "\n" not in str(caught.value)
+    assert model.seen is None  # before any work is done
+
+
+def test_another_vocabulary_is_refused(model: FusionLM) -> None:
+    with pytest.raises(ValueError, match="the vocabulary has 24 tokens, the model 17"):
+        generate(model, MIXED, [torch.tensor([20])], max_new_tokens=3)

@@ -1,0 +1,459 @@
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from earlyfusion.fusion_lm.loss import IGNORE, LossTerms, next_token_loss
+from earlyfusion.fusion_lm.model import Attention, FusionLM, FusionLMConfig, Positions, rope_tables
+
+HEADS = [pytest.param(4, id="all heads"), pytest.param(2, id="grouped"), pytest.param(1, id="one")]
+
+
+def random_tokens(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(50, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def logits_of(model: FusionLM, tokens: Tensor, documents: Tensor | None = None, **kwargs) -> Tensor:
+    """Logits (B, T, V) without gradients."""
+    with torch.no_grad():
+        logits = model(tokens, documents, **kwargs)
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+# an outside witness: the same network in a few plain lines, one head and one document at a time
+
+
+def reference(model: FusionLM, tokens: Tensor) -> Tensor:
+    """Logits (T, V) of one document (T,)."""
+    c, w = model.config, dict(model.named_parameters())
+    H, D, T = c.n_heads, c.head_width, len(tokens)
+    angles = torch.arange(T)[:, None] * c.rope_theta ** (-torch.arange(0, D, 2).double() / D)
+    turn = torch.polar(torch.ones_like(angles), angles)  # (T, D / 2)
+
+    def rms(x: Tensor, gain: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + c.norm_eps).sqrt() * gain
+
+    def normed(x: Tensor, name: str, head: int) -> Tensor:
+        if c.qk_norm:
+            x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + c.norm_eps).sqrt()
+            x = x * w[f"{name}.weight"][head] + w[f"{name}.bias"][head]
+        return x
+
+    def rotated(x: Tensor) -> Tensor:
+        pairs = torch.complex(x[:, : D // 2].double(), x[:, D // 2 :].double()) * turn
+        return torch.cat([pairs.real, pairs.imag], 1).to(x.dtype)
+
+    x = w["embedding.weight"][tokens]  # (T, C)
+    for layer in range(c.n_layers):
+        at = f"blocks.{layer}."
+        heads = rms(x, w[at + "attention_norm.weight"]) @ w[at + "attention.qkv.weight"].T
+        q, k, v = heads.split([H * D, c.n_kv_heads * D, c.n_kv_heads * D], 1)
+        results = []
+        for head in range(H):
+            shared = head * c.n_kv_heads // H
+            mine, theirs = slice(head * D, head * D + D), slice(shared * D, shared * D + D)
+            query = rotated(normed(q[:, mine], at + "attention.q_norm", head))
+            key = rotated(normed(k[:, theirs], at + "attention.k_norm", shared))
+            scores = query @ key.T / math.sqrt(D)
+            scores = scores.masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
+            results.append(scores.softmax(-1) @ v[:, theirs])
+        x = x + torch.cat(results, 1) @ w[at + "attention.out.weight"].T
+        gate, up = (rms(x, w[at + "ffn_norm.weight"]) @ w[at + "ffn.gate_up.weight"].T).chunk(2, 1)
+        x = x + (gate * torch.sigmoid(gate) * up) @ w[at + "ffn.down.weight"].T
+    head = w["embedding.weight" if c.tie_embeddings else "lm_head.weight"]
+    return rms(x, w["norm.weight"]) @ head.T
+
+
+@pytest.mark.parametrize("n_kv_heads", HEADS)
+@pytest.mark.parametrize("qk_norm", [True, False])
+@pytest.mark.parametrize("tie", [True, False])
+def test_logits_are_those_of_the_reference(build, n_kv_heads: int, qk_norm: bool, tie: bool) -> None:
+    model = build(n_kv_heads=n_kv_heads, qk_norm=qk_norm, tie_embeddings=tie, rope_theta=500.0).double()
+    tokens = random_tokens(2, 20)
+    expected = torch.stack([reference(model, row) for row in tokens])
+    assert expected.std() > 0.5  # no mistake is hidden by small numbers
+    torch.testing.assert_close(logits_of(model, tokens), expected, atol=1e-5, rtol=1e-5)  # float32 angles
+
+
+def chameleon(model: FusionLM, tokens: Tensor) -> Tensor:
+    """Logits of Hugging Face's Chameleon with the weights of `model`."""
+    from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+
+    c = model.config
+    vq = {
+        "base_channels": 32,
+        "channel_multiplier": [1],
+        "resolution": 8,
+        "embed_dim": 8,
+        "num_embeddings": 4,
+    }
+    config = ChameleonConfig(**shape_of(c), vq_config=vq, vocabulary_map={"IMGIMGAZ": 0, "<image>": 1})
+    other = ChameleonForConditionalGeneration(config)
+    other.model.load_state_dict(layers_of(model), strict=False)
+    other.lm_head.load_state_dict({"weight": model.lm_head.weight})
+    for layer, block in zip(other.model.layers, model.blocks, strict=True):
+        for name in ("q_norm", "k_norm"):
+            norm = getattr(block.attention, name)
+            getattr(layer.self_attn, name).load_state_dict({"weight": norm.weight, "bias": norm.bias})
+    with torch.no_grad():
+        logits = other.eval().double()(tokens).logits
+    logits[:, :, 0] = logits_of(model, tokens)[:, :, 0]  # Chameleon forbids its image codes, here token 0
+    return logits
+
+
+def llama(model: FusionLM, tokens: Tensor) -> Tensor:
+    """Logits of Hugging Face's Llama with the weights of `model`, which has no QK-norm."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    other = LlamaForCausalLM(LlamaConfig(**shape_of(model.config)))
+    other.load_state_dict(
+        {"lm_head.weight": model.lm_head.weight, **{f"model.{k}": v for k, v in layers_of(model).items()}}
+    )
+    with torch.no_grad():
+        return other.eval().double()(tokens).logits
+
+
+def shape_of(c: FusionLMConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.width,
+        "intermediate_size": c.ffn_width,
+        "num_hidden_layers": c.n_layers,
+        "num_attention_heads": c.n_heads,
+        "num_key_value_heads": c.n_kv_heads,
+        "max_position_embeddings": c.context_length,
+        "rms_norm_eps": c.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        "pad_token_id": None,
+    }
+
+
+def layers_of(model: FusionLM) -> dict[str, Tensor]:
+    """The weights under the names that Llama and Chameleon share."""
+    c = model.config
+    weights = {"embed_tokens.weight": model.embedding.weight, "norm.weight": model.norm.weight}
+    widths = [c.n_heads * c.head_width, c.n_kv_heads * c.head_width, c.n_kv_heads * c.head_width]
+    for i, block in enumerate(model.blocks):
+        q, k, v = block.attention.qkv.weight.split(widths)
+        gate, up = block.ffn.gate_up.weight.chunk(2)
+        names = {
+            "input_layernorm": block.attention_norm.weight,
+            "post_attention_layernorm": block.ffn_norm.weight,
+            "self_attn.q_proj": q,
+            "self_attn.k_proj": k,
+            "self_attn.v_proj": v,
+            "self_attn.o_proj": block.attention.out.weight,
+            "mlp.gate_proj": gate,
+            "mlp.up_proj": up,
+            "mlp.down_proj": block.ffn.down.weight,
+        }
+        weights |= {f"layers.{i}.{name}.weight": weight for name, weight in names.items()}
+    return {name: weight.detach() for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("n_kv_heads", HEADS[:2])
+@pytest.mark.parametrize("other", [chameleon, llama])
+def test_logits_are_those_of_transformers(build, other, n_kv_heads: int) -> None:
+    pytest.importorskip("transformers")
+    model = build(n_kv_heads=n_kv_heads, qk_norm=other is chameleon).double()
+    tokens = random_tokens(2, 12) % 48 + 2
+    torch.testing.assert_close(logits_of(model, tokens), other(model, tokens), atol=1e-5, rtol=1e-5)
+
+
+# packed windows
+
+DOCUMENTS = [random_tokens(n, seed=n) for n in (7, 1, 12, 9, 3, 14, 2)]
+WINDOWS = [[0, 1, 2], [3, 4], [5, 6]]  # 20, 12 and 16 tokens
+
+
+def pack(windows: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, documents and targets (B, T) of windows of `DOCUMENTS`; what is left of a window is padding."""
+    length = max(sum(len(DOCUMENTS[n]) for n in window) for window in windows)
+    tokens = torch.zeros(len(windows), length, dtype=torch.int64)
+    documents, targets = torch.full_like(tokens, 99), torch.full_like(tokens, IGNORE)
+    for row, window in enumerate(windows):
+        at = 0
+        for number, n in enumerate(window):
+            end = at + len(DOCUMENTS[n])
+            tokens[row, at:end] = DOCUMENTS[n]
+            documents[row, at:end] = number
+            targets[row, at : end - 1] = DOCUMENTS[n][1:]
+            at = end
+    return tokens, documents, targets
+
+
+@pytest.mark.parametrize("n_kv_heads", HEADS[:2])
+def test_packed_is_unpacked(build, n_kv_heads: int) -> None:
+    """Logits, loss and gradients in float32."""
+    model = build(n_kv_heads=n_kv_heads).train()
+    tokens, documents, targets = pack(WINDOWS)
+    logits = model(tokens, documents)
+    count = 0
+    total = torch.zeros(())
+    for row, window in enumerate(WINDOWS):
+        at = 0
+        for n in window:
+            alone = model(DOCUMENTS[n][None])[0]
+            torch.testing.assert_close(logits[row, at : at + len(alone)], alone, atol=1e-5, rtol=1e-5)
+            total = total + F.cross_entropy(alone[:-1], DOCUMENTS[n][1:], reduction="sum")
+            at += len(alone)
+            count += len(alone) - 1
+    (total / count).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert len(expected) == len(list(model.parameters()))
+    model.zero_grad()
+    terms = model(tokens, documents, targets)
+    assert isinstance(terms, LossTerms) and int(terms.counts.sum()) == count
+    torch.testing.assert_close(terms.cross_entropy, total / count, atol=1e-5, rtol=1e-5)
+    terms.cross_entropy.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_how_documents_are_packed_does_not_matter(build) -> None:
+    model = build()
+    losses = []
+    for windows in (WINDOWS, [[6, 5, 4, 3, 2, 1, 0]], [[n] for n in range(7)]):
+        losses.append(model(*pack(windows)).cross_entropy)
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(losses[2], losses[0], atol=1e-5, rtol=0)
+
+
+def test_positions_restart_at_each_document(build) -> None:
+    """Rotary attention sees differences of positions only: so the tables are looked at, not the logits."""
+    seen: list[Positions] = []
+    model = build()
+    model.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    logits_of(model, random_tokens(2, 8), torch.tensor([[0, 0, 0, 1, 1, 2, 3, 3], [5, 5, 5, 5, 5, 5, 7, 7]]))
+    places = torch.tensor([[0, 1, 2, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 0, 1]])
+    for table, expected in zip(seen[0][:2], rope_tables(places, 8, 10_000.0), strict=True):
+        assert torch.equal(table, expected[:, None])
+    logits_of(model, random_tokens(2, 8))
+    assert seen[1].mask is None and torch.equal(seen[1].cos[0, 0], rope_tables(torch.arange(8), 8, 1e4)[0])
+
+
+def test_no_token_sees_another_document_or_the_future(build) -> None:
+    model = build()
+    tokens, documents, _ = pack(WINDOWS)
+    before = logits_of(model, tokens, documents)
+    for row, position in ((0, 3), (0, 7), (0, 8), (1, 0), (2, 13), (2, 15)):
+        changed = tokens.clone()
+        changed[row, position] = (changed[row, position] + 1) % 50
+        differs = (logits_of(model, changed, documents) != before).any(-1)
+        same_document = documents[row] == documents[row, position]
+        may_see = same_document & (torch.arange(tokens.shape[1]) >= position)
+        assert torch.equal(differs[row], may_see)
+        assert not differs[torch.arange(3) != row].any()
+
+
+def test_without_documents_a_row_is_one(build) -> None:
+    model = build()
+    tokens = random_tokens(3, 11)
+    documents = torch.full_like(tokens, 7)
+    torch.testing.assert_close(logits_of(model, tokens, documents), logits_of(model, tokens))
+
+
+# the cache
+
+
+@pytest.mark.parametrize("n_kv_heads", HEADS)
+@pytest.mark.parametrize("pieces", [[24], [1] * 24, [5, 1, 1, 9, 1, 7], [23, 1], [1, 23]], ids=str)
+def test_cached_is_uncached(build, n_kv_heads: int, pieces: list[int]) -> None:
+    model = build(n_kv_heads=n_kv_heads).double()
+    tokens = random_tokens(3, 24)
+    whole = logits_of(model, tokens)
+    cache = model.new_cache(3, 30)
+    parts = [logits_of(model, piece, cache=cache) for piece in tokens.split(pieces, dim=1)]
+    assert cache.filled == 24 and cache.length == 30
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-12, rtol=0)
+
+
+def test_the_cache_holds_the_grouped_heads_alone(build) -> None:
+    model = build(n_kv_heads=2)
+    assert model.new_cache(3, 5).store.shape == (2, 2, 3, 2, 5, 8)  # layers, k and v, B, heads, T, D
+
+
+def test_a_cache_has_limits(build) -> None:
+    model = build()
+    cache = model.new_cache(1, 4)
+    logits_of(model, random_tokens(1, 3), cache=cache)
+    with pytest.raises(ValueError, match="5 tokens do not fit the cache's 4"):
+        logits_of(model, random_tokens(1, 2), cache=cache)
+    for filled in (cache, model.new_cache(1, 4)):
+        with pytest.raises(ValueError, match="packed documents cannot be continued from a cache"):
+            logits_of(model, random_tokens(1, 1), torch.zeros(1, 1, dtype=torch.int64), cache=filled)
+    long = model.new_cache(1, 100)
+    logits_of(model, random_tokens(1, 60), cache=long)
+    with pytest.raises(ValueError, match="65 tokens do not fit the context length 64"):
+        logits_of(model, random_tokens(1, 5), cache=long)
+    with pytest.raises(ValueError, match="65 tokens do not fit the context length 64"):
+        logits_of(model, random_tokens(1, 65))
+
+
+# parts
+
+
+def test_qk_norm_is_a_layer_norm_per_head(build) -> None:
+    model = build(n_kv_heads=2)
+    attention = model.blocks[1].attention
+    assert isinstance(attention, Attention)
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in ("q_norm", "k_norm"):
+        module = getattr(attention, name)
+        module.register_forward_hook(lambda _, x, y, name=name: seen.update({name: (x[0], y)}))
+    logits_of(model, random_tokens(2, 6))
+    for name, heads in (("q_norm", 4), ("k_norm", 2)):
+        norm = getattr(attention, name)
+        assert norm.weight.shape == norm.bias.shape == (heads, 8)
+        before, after = seen[name]
+        assert before.shape == (2, 6, heads, 8)
+        for head in range(heads):
+            expected = F.layer_norm(before[:, :, head], (8,), norm.weight[head], norm.bias[head], 1e-5)
+            torch.testing.assert_close(after[:, :, head], expected)
+    assert not any("q_norm" in name for name, _ in build(qk_norm=False).named_parameters())
+
+
+def test_a_new_model_guesses_evenly() -> None:
+    torch.manual_seed(0)
+    model = FusionLM(FusionLMConfig(vocab_size=200, width=64, n_layers=8, ffn_width=64))
+    tokens = torch.randint(200, (4, 65))
+    terms = model(tokens[:, :-1], targets=tokens[:, 1:])
+    assert isinstance(terms, LossTerms)
+    assert float(terms.cross_entropy.detach()) == pytest.approx(math.log(200), abs=0.1)
+    for module, deviation in ((model.blocks[3].ffn.down, 0.02 / 4), (model.blocks[3].ffn.gate_up, 0.02)):
+        assert float(module.weight.detach().std()) == pytest.approx(deviation, rel=0.1)
+
+
+def test_with_targets_it_gives_the_loss(build) -> None:
+    model = build()
+    tokens, targets, modality = (
+        random_tokens(2, 9),
+        random_tokens(2, 9, seed=1),
+        random_tokens(2, 9, seed=2) % 3,
+    )
+    targets[0, 4:] = IGNORE
+    for given, expected in zip(
+        model(tokens, targets=targets, modality=modality),
+        next_token_loss(logits_of(model, tokens), targets, modality),
+        strict=True,
+    ):
+        torch.testing.assert_close(given, expected)
+
+
+def test_dropout_is_for_training(build) -> None:
+    model, plain = build(dropout=0.5), build()
+    tokens = random_tokens(1, 8)
+    assert torch.equal(logits_of(model, tokens), logits_of(plain, tokens))
+    model.train()
+    assert not torch.equal(logits_of(model, tokens), logits_of(model, tokens))
+
+
+def test_it_learns() -> None:
+    torch.manual_seed(0)
+    model = FusionLM(FusionLMConfig(vocab_size=20, context_length=16, n_layers=1, width=32, ffn_width=32))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    tokens = torch.randint(20, (4, 12))
+    for _ in range(40):
+        terms = model(tokens[:, :-1], targets=tokens[:, 1:])
+        optimizer.zero_grad()
+        terms.cross_entropy.backward()
+        optimizer.step()
+    assert terms.cross_entropy < 0.5
+
+
+# folders
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_saving_and_loading_keeps_every_bit(build, tie: bool, tmp_path: Path) -> None:
+    model = build(tie_embeddings=tie, n_kv_heads=2).train()
+    model.save(tmp_path / "model")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["config.json", "model", "model.safetensors"]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["kind"] == "fusion_lm" and config["format"] == 1 and config["width"] == 32
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert ("lm_head.weight" in weights) is not tie and "embedding.weight" in weights  # tied: written once
+    loaded = FusionLM.load(tmp_path / "model")
+    assert loaded.config == model.config and not loaded.training
+    assert (loaded.lm_head.weight is loaded.embedding.weight) is tie
+    assert sum(t.numel() for t in weights.values()) == sum(p.numel() for p in loaded.parameters())
+    tokens = random_tokens(2, 9)
+    assert torch.equal(logits_of(loaded, tokens), logits_of(model, tokens))
+
+
+def test_tied_embeddings_are_one(build) -> None:
+    model = build(tie_embeddings=True)
+    assert len([name for name, _ in model.named_parameters() if "lm_head" in name]) == 0
+    model(random_tokens(1, 6), targets=random_tokens(1, 6, seed=1)).cross_entropy.backward()
+    gradient = model.embedding.weight.grad
+    assert gradient is not None and (gradient.abs().sum(1) > 0).all()  # every token through the output
+    assert model.double().lm_head.weight is model.embedding.weight
+
+
+def test_tied_and_untied_weights_are_not_mixed_up(build, tmp_path: Path) -> None:
+    build(tie_embeddings=True).save(tmp_path / "tied")
+    build().save(tmp_path / "untied")
+    tied, untied = tmp_path / "tied" / "model.safetensors", tmp_path / "untied" / "model.safetensors"
+    weights = tied.read_bytes()
+    tied.write_bytes(untied.read_bytes())
+    with pytest.raises(
+        ValueError, match=r"holds the tensor 'lm_head\.weight' that config\.json has no place for"
+    ):
+        FusionLM.load(tmp_path / "tied")
+    untied.write_bytes(weights)
+    with pytest.raises(ValueError, match=r"lacks the tensor 'lm_head\.weight' that config\.json asks for"):
+        FusionLM.load(tmp_path / "untied")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "image_tokenizer"}, "is of kind 'image_tokenizer', expected 'fusion_lm'"),
+        ({"format": 0}, "has format 0; this earlyfusion reads format 1"),
+        ({"depth": 2}, "has the unknown field 'depth'; known are context_length, dropout"),
+        ({"vocab_size": 0}, "config.json: vocab_size must be at least 1, got 0"),
+        ({"vocab_size": 51}, "embedding.weight has the shape (50, 32), config.json asks for (51, 32)"),
+        ({"width": "32"}, "config.json: "),
+        ({"n_layers": 3}, "lacks the tensor 'blocks.2."),
+        ({"n_layers": 1}, "holds the tensor 'blocks.1."),
+        ({"n_kv_heads": 2}, "attention.k_norm.bias has the shape (4, 8), config.json asks for (2, 8)"),
+    ],
+)
+def test_a_config_that_does_not_fit(build, tmp_path: Path, values: dict, message: str) -> None:
+    build().save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FusionLM.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"context_length": 0}, "context_length must be at least 1, got 0"),
+        ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
+        ({"ffn_width": -8}, "ffn_width must be at least 1, got -8"),
+        ({"vocab_size": -1}, "vocab_size must not be negative, got -1"),
+        ({"width": 36}, "width must be an even multiple of n_heads = 4, got 36"),
+        ({"width": 30}, "width must be an even multiple of n_heads = 4, got 30"),
+        ({"n_kv_heads": 3}, "n_kv_heads must divide n_heads = 4, got 3"),
+        ({"n_kv_heads": 8}, "n_kv_heads must divide n_heads = 4, got 8"),
+        ({"dropout": 1.0}, "dropout must lie in [0, 1), got 1.0"),
+    ],
+)
+def test_bad_settings_are_named(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FusionLMConfig(**fields)
+
+
+def test_a_model_needs_a_vocabulary() -> None:
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        FusionLM(FusionLMConfig())

@@ -1,0 +1,254 @@
+"""The tree, the wheel and the pins: what a checkout cannot show about an installation."""
+
+import ast
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from earlyfusion.eval.words import held_out_fonts, train_fonts
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
+NOT_PACKAGES = ("tests", "benchmarks", "docs", "playground")
+MAY_IMPORT = {
+    "tokenizers": {"tokenizers"},
+    "fusion_lm": {"tokenizers", "fusion_lm"},
+    "eval": {"tokenizers", "fusion_lm", "eval"},
+    "train": {"tokenizers", "fusion_lm", "eval", "train"},
+}
+
+
+def code() -> list[Path]:
+    """The Python files of the package, from the root."""
+    files = [p.relative_to(ROOT) for folder in MAY_IMPORT for p in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 20
+    return sorted(files)
+
+
+def requirements(extra: str) -> list[Requirement]:
+    """What pyproject.toml asks for; "" is the core."""
+    project = PROJECT["project"]
+    return [
+        Requirement(r)
+        for r in (project["optional-dependencies"][extra] if extra else project["dependencies"])
+    ]
+
+
+def pins() -> dict[str, Requirement]:
+    """constraints.txt by name."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(r.name): r for r in found}
+
+
+# the tree
+
+
+def test_every_folder_with_code_is_a_package_and_no_other():
+    folders = {Path(".")}
+    for top in ROOT.iterdir():
+        if top.is_dir() and not top.name.startswith(".") and top.name not in NOT_PACKAGES:
+            folders |= {p.parent.relative_to(ROOT) for p in top.rglob("*.py") if "build" not in p.parts}
+    folders.add(Path("train/configs"))  # data alone
+    assert sorted(PACKAGES) == sorted(".".join(("earlyfusion", *folder.parts)) for folder in folders)
+
+
+def test_only_the_root_is_marked_as_a_package():
+    assert [p for p in code() if p.name == "__init__.py"] == []  # or ./tokenizers would hide Hugging Face's
+    assert [p.name for p in ROOT.glob("*.py")] == ["__init__.py"]
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+    assert len(ast.parse((ROOT / "__init__.py").read_text()).body) == 1  # the docstring
+
+
+@pytest.mark.parametrize("path", code(), ids=str)
+def test_imports_go_one_way(path):
+    folder = path.parts[0]
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            above = path.parts[: len(path.parts) - node.level]
+            target = (*above, *(node.module or node.names[0].name).split("."))[0]
+            assert target in MAY_IMPORT[folder], f"line {node.lineno}: {folder} may not import {target}"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            for name in names:
+                top = name.partition(".")[0]
+                assert top != "earlyfusion", f"line {node.lineno}: imports inside the package are relative"
+                if folder in ("tokenizers", "fusion_lm"):
+                    assert "lightning" not in top, f"line {node.lineno}: {folder} never imports lightning"
+
+
+# the pins
+
+
+@pytest.mark.parametrize("extra", ["", "ocr", "demo", "dev"])
+def test_what_the_commands_install_is_pinned(extra):
+    found = pins()
+    for requirement in requirements(extra):
+        if requirement.name != "earlyfusion":
+            (pin,) = found[canonicalize_name(requirement.name)].specifier
+            assert pin.operator == "==" and requirement.specifier.contains(pin.version), requirement
+            assert "+" not in pin.version, f"{requirement.name}: a local version is not on every index"
+
+
+def test_what_these_need_in_turn_is_pinned_too():
+    found, seen = pins(), set()
+    todo = [r for extra in ("", "ocr", "demo", "dev") for r in requirements(extra) if r.name != "earlyfusion"]
+    while todo:
+        requirement = todo.pop()
+        if (key := (requirement.name, frozenset(requirement.extras))) in seen:
+            continue
+        seen.add(key)
+        assert canonicalize_name(requirement.name) in found, f"constraints.txt lacks {requirement.name}"
+        for line in importlib.metadata.requires(requirement.name) or []:
+            needed = Requirement(line)
+            environments = [{"extra": extra} for extra in requirement.extras or {""}]
+            if needed.marker is None or any(needed.marker.evaluate(e) for e in environments):
+                todo.append(needed)
+    assert len(seen) > 50
+
+
+def test_the_demo_installs_the_fonts_it_uses():
+    names = {canonicalize_name(r.name) for r in requirements("demo")}
+    for font in (*train_fonts(), *held_out_fonts()):
+        package = Path(font.path).parts[Path(font.path).parts.index("site-packages") + 1]
+        assert canonicalize_name(package) in names, font
+
+
+# the wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy: setuptools leaves files in the source tree, and packs old ones."""
+    folder = tmp_path_factory.mktemp("wheel")
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "*.egg-info", "tests")
+    source = shutil.copytree(ROOT, folder / "source", ignore=left_out)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(source),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory) -> Path:
+    """A folder that the wheel, without its dependencies, is installed into."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*command, str(folder), str(wheel)], check=True)
+    return folder
+
+
+def run_there(site: Path, code: str, cwd: Path) -> str:
+    """The output of `code` far from the checkout, the wheel's own installation before all others."""
+    code = f"import sys; sys.path.insert(0, {str(site)!r})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_the_package_and_no_more(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = archive.read(next(n for n in names if n.endswith("/METADATA"))).decode()
+    expected = {f"earlyfusion/{path.as_posix()}" for path in (*code(), Path("__init__.py"), Path("py.typed"))}
+    expected |= {f"earlyfusion/train/configs/{p.name}" for p in (ROOT / "train/configs").glob("*.yaml")}
+    expected |= {
+        f"earlyfusion/{p.relative_to(ROOT).as_posix()}"
+        for p in (ROOT / "pretrained").rglob("*")
+        if p.is_file()
+    }
+    info = next(name for name in names if name.endswith(".dist-info/RECORD")).partition("/")[0]
+    assert {n for n in names if not n.startswith(info)} == expected
+    assert {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE", f"{info}/entry_points.txt"} <= names
+    assert re.search(r"^License-Expression: Apache-2\.0$", metadata, re.MULTILINE)
+
+
+def test_the_wheel_works_from_elsewhere(site, tmp_path):
+    output = run_there(
+        site,
+        """
+import json, importlib.resources, yaml
+import earlyfusion
+from earlyfusion.fusion_lm.model import FusionLM
+from earlyfusion.tokenizers.documents import DocumentTokenizer
+from earlyfusion.eval import reading
+from earlyfusion.train.cli import main
+folder = importlib.resources.files("earlyfusion.train.configs")
+configs = [f for f in folder.iterdir() if f.name.endswith(".yaml")]
+loaded = [yaml.safe_load(f.read_text(encoding="utf-8")) for f in configs]
+modules = [earlyfusion, *(sys.modules[c.__module__] for c in (FusionLM, DocumentTokenizer, main)), reading]
+print(json.dumps({"files": [m.__file__ for m in modules], "configs": loaded}, default=str))
+""",
+        tmp_path,
+    )
+    result = json.loads(output)
+    assert all(Path(file).is_relative_to(site) for file in result["files"])
+    assert len(result["configs"]) == len(list((ROOT / "train/configs").glob("*.yaml"))) > 0
+    assert all(isinstance(config, dict) and config for config in result["configs"])
+
+
+def test_the_wheel_leaves_hugging_faces_tokenizers_alone(site, tmp_path):
+    pytest.importorskip("tokenizers")
+    assert sorted(p.name for p in site.iterdir() if "dist-info" not in p.name and p.name != "bin") == [
+        "earlyfusion"
+    ]
+    output = run_there(site, "import tokenizers; print(tokenizers.__file__, tokenizers.Tokenizer)", tmp_path)
+    assert "site-packages" in output and str(site) not in output
+    there = subprocess.run(
+        [sys.executable, "-c", "import tokenizers; print(tokenizers.Tokenizer)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert there.returncode == 0, there.stderr  # from inside a checkout too
+
+
+def test_the_command_is_installed(site):
+    (info,) = site.glob("earlyfusion-*.dist-info")
+    points = importlib.metadata.Distribution.at(info).entry_points
+    assert [(p.name, p.value) for p in points] == [("earlyfusion", "earlyfusion.train.cli:main")]
+    done = subprocess.run([site / "bin" / "earlyfusion", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"earlyfusion {PROJECT['project']['version']}\n"
+
+
+# the Makefile
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_passes_its_variables_on():
+    command = [
+        "make",
+        "-n",
+        "demo",
+        "BUDGET=quick",
+        "OUT=runs/x y",
+        "SEED=3",
+        "VENV=none",
+        "TORCH_INDEX=https://x.org",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'none/bin/earlyfusion demo --out "runs/x y" --seed "3" --budget "quick"' in done.stdout
+    assert '--index-url "https://x.org" torch' in done.stdout
+    assert "-c constraints.txt -e '.[demo]'" in done.stdout

@@ -1,0 +1,442 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from earlyfusion.fusion_lm.folder import save_model
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.tokenizers.documents import DocumentTokenizer
+from earlyfusion.train import folders
+from earlyfusion.train.cli import EXTRAS, explain, main
+from earlyfusion.train.options import LIGHTNING, build_parser, sub_commands
+from earlyfusion.train.sample import is_image
+from earlyfusion.train.samples import ImageSegment, Sample, TextSegment, write_samples
+from earlyfusion.train.text_tokenizer import read_texts
+
+CONTEXT = 96
+
+
+@pytest.fixture(scope="module")
+def model_folder(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Path:
+    """A tiny untrained model as a folder."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = FusionLMConfig(
+            vocab_size=vocab.size,
+            context_length=CONTEXT,
+            n_layers=1,
+            width=32,
+            n_heads=2,
+            n_kv_heads=1,
+            ffn_width=32,
+        )
+        save_model(folder, FusionLM(config), DocumentTokenizer(text_tokenizer, image_tokenizer, vocab))
+    return folder
+
+
+@pytest.fixture
+def fails(capsys):
+    """A function that runs a command line, checks that it gives exit code 2 and one line, and returns it."""
+
+    def run(*argv: str | Path) -> str:
+        assert main([str(a) for a in argv]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("earlyfusion: ") and printed.err.count("\n") == 1
+        return printed.err
+
+    return run
+
+
+def python(code: str, **environment: str) -> str:
+    """The output of `code` in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment or None
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# help and mistakes
+
+
+def test_every_help_is_quick_and_imports_nothing_heavy():
+    lines = [
+        "",
+        "demo",
+        "text-tokenizer",
+        "text-tokenizer fit",
+        "prepare",
+        "sample",
+        "info",
+        "eval",
+        "image-tokenizer",
+        "lm",
+    ]
+    lines += [f"eval {what}" for what in ("reconstruction", "reading", "writing")]
+    code = f"""
+import sys, time
+from earlyfusion.train.cli import main
+for line in {lines!r}:
+    try:
+        assert main([*line.split(), "--help"]) == 0
+    except SystemExit as exit:
+        assert exit.code == 0
+assert main(["--version"]) == 0
+heavy = {{"torch", "lightning", "numpy", "PIL", "datasets", "rich", "sentencepiece"}} & set(sys.modules)
+assert not heavy, heavy
+print(time.process_time())
+"""
+    output = python(code)
+    assert float(output.splitlines()[-1]) < 2  # CPU seconds of all together, whatever else this machine does
+    for word in (
+        "earlyfusion sample",
+        "--budget",
+        "metadata.jsonl",
+        "fit,validate,test,predict",
+        "--vocab-size",
+    ):
+        assert word in output
+
+
+def test_no_command_prints_help_and_is_a_mistake(capsys):
+    assert main([]) == 2
+    assert "text-tokenizer" in capsys.readouterr().err
+
+
+def test_an_unknown_command_lists_the_commands(fails):
+    line = fails("smaple")
+    assert "'smaple'" in line
+    for command in (*sub_commands(build_parser()), *LIGHTNING):
+        assert command in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("demo --budget huge", "'huge'"),
+        ("demo --buget quick", "--buget"),
+        ("lm fti", "'fti'"),
+        ("eval", "reconstruction,reading,writing"),
+        ("eval reding x", "'reding'"),
+        ("eval reading model", "--out"),
+        ("sample A", "--out"),
+        ("sample A --out x B", "segments stand together: 'B'"),
+        ("sample A --out x --n 0", "--n"),
+        ("sample A --out x --the image", "--the"),
+        ("text-tokenizer fit --input x --out y", "--vocab-size"),
+        ("info", "FOLDER"),
+    ],
+)
+def test_a_mistaken_option_is_one_line_that_names_the_help(fails, argv, expected):
+    line = fails(*argv.split())
+    assert expected in line
+    if not argv.startswith("lm"):
+        assert f"`earlyfusion {argv.split()[0]}" in line and "--help`" in line
+
+
+def test_interrupting_is_one_line(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders, "info", interrupted)
+    assert main(["info", "x"]) == 130
+    assert capsys.readouterr().err == "earlyfusion: interrupted\n"
+
+
+def test_debugging_shows_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.setenv("EARLYFUSION_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["info", str(tmp_path / "nothing")])
+
+
+@pytest.mark.parametrize(("extra", "module"), [(e, m) for e, modules in EXTRAS.items() for m in modules])
+def test_a_missing_extra_is_named(extra, module):
+    error = ModuleNotFoundError(f"No module named '{module}.sub'", name=f"{module}.sub")
+    assert f"pip install 'earlyfusion[{extra}]'" in explain(error)
+
+
+def test_errors_become_one_line(tmp_path):
+    assert explain(ValueError("first\n  second\n")) == "first second"
+    assert explain(ValueError()) == "ValueError"
+    assert explain(PermissionError(13, "Permission denied", "/x/y")) == "/x/y: Permission denied"
+
+
+def test_malloc_is_tuned_where_glibc_is_and_the_user_has_no_settings():
+    code = (
+        "import sys; from earlyfusion.train.cpu import tune_malloc as f; print(f(), 'torch' in sys.modules)"
+    )
+    expected = python("import platform; print(platform.libc_ver()[0] == 'glibc', False)")
+    assert python(code, PATH="") == expected
+    assert python(code, PATH="", MALLOC_MMAP_MAX_="5") == "False False\n"
+
+
+# sample
+
+
+def sample(model: Path, out: Path, *argv: str | Path) -> dict:
+    assert main(["sample", "--model", str(model), "--out", str(out), *map(str, argv)]) == 0
+    return json.loads((out / "sample.json").read_text(encoding="utf-8"))
+
+
+def test_sample_takes_texts_and_images_in_order(model_folder, photo_file, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    result = sample(model_folder, out, "--then", "image", "A <red> apple:", photo_file, " and", " then")
+    assert "written to" in capsys.readouterr().out
+    given = [s for s in result["segments"] if s["prompt"]]
+    assert [s.get("text", "image") for s in given] == ["A <red> apple:", "image", " and", " then"]
+    new = [s for s in result["segments"] if not s["prompt"]]
+    assert new[0]["type"] == "image"
+    for segment in result["segments"]:
+        if segment["type"] == "image":
+            with Image.open(out / segment["file"]) as image:
+                assert image.format == "PNG" and image.width % 8 == 0 and image.height % 8 == 0
+    with Image.open(out / given[1]["file"]) as seen:
+        assert seen.size == (48, 32)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "A &lt;red&gt; apple:" in page and 'src="image-1.png"' in page and "http" not in page
+    assert sorted(p.name for p in out.parent.iterdir()) == ["out"]
+
+
+def test_sample_is_reproduced_by_its_seed(model_folder, tmp_path):
+    results = [sample(model_folder, tmp_path / str(i), "--seed", seed, "The") for i, seed in enumerate("778")]
+    first, again, other = ([s for s in r["segments"] if not s["prompt"]] for r in results)
+    assert first == again != other
+
+
+def test_sample_draws_several_and_starts_from_nothing(model_folder, tmp_path):
+    result = sample(model_folder, tmp_path, "--n", "2", "--then", "image", "--max-new-tokens", "40")
+    assert len(result["samples"]) == 2 and result["segments"] == result["samples"][0]["segments"]
+    files = [s["file"] for one in result["samples"] for s in one["segments"] if s["type"] == "image"]
+    assert len(set(files)) == len(files) >= 2
+    assert all((tmp_path / name).exists() for name in files)
+
+
+def test_sample_takes_the_most_likely_tokens_at_temperature_0(model_folder, tmp_path):
+    greedy = (
+        "--temperature",
+        "0",
+        "--image-temperature",
+        "0",
+        "--max-new-tokens",
+        "12",
+        "--then",
+        "text",
+        "The",
+    )
+    a, b = (sample(model_folder, tmp_path / seed, "--seed", seed, *greedy) for seed in "12")
+    assert a["segments"] == b["segments"]
+
+
+def test_segments_that_are_images(photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo.save("photo", "PNG")
+    Path("notes").write_text("text")
+    assert is_image("photo") and is_image("missing.png") and is_image("a photo.JPG")
+    assert (
+        not is_image("notes")
+        and not is_image("A red apple:")
+        and not is_image(".")
+        and not is_image("x" * 5000)
+    )
+    assert not is_image("nul\0") and not is_image("")
+
+
+@pytest.mark.parametrize(
+    ("segments", "expected"),
+    [
+        ([""], "the prompt is empty"),
+        (["", ""], "the prompt is empty"),
+        (["missing.png"], "missing.png not found"),
+        (["broken.png"], "broken.png cannot be read as an image"),
+        (["The cat. " * 200], f"context holds {CONTEXT}"),
+        (["lone \ud800"], "surrogate"),
+        (["--temperature", "-1", "A"], "temperature"),
+        (["--max-new-tokens", "3", "--then", "image", "A"], "no room for an image"),
+    ],
+)
+def test_what_sample_refuses(fails, model_folder, tmp_path, monkeypatch, segments, expected):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
+    assert expected in fails("sample", "--model", model_folder, "--out", "out", *segments)
+    assert not Path("out").exists()
+
+
+def test_sample_needs_a_whole_model(fails, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "`earlyfusion demo` makes one" in fails("sample", "--out", "out", "A")
+    incomplete = without(model_folder, tmp_path, "tokenizer/text.model")
+    assert "text.model not found" in fails("sample", "--model", incomplete, "--out", "out", "A")
+    assert not Path("out").exists()
+
+
+def without(folder: Path, new: Path, file: str) -> Path:
+    """A copy of `folder` in `new` that lacks `file`."""
+    copy = shutil.copytree(folder, new / "incomplete")
+    (copy / file).unlink()
+    return copy
+
+
+def test_control_characters_do_not_reach_the_terminal_or_the_page(tmp_path, capsys):
+    segments = [TextSegment("a\x1b[31m\0b\n<b>"), ImageSegment(Image.new("RGB", (8, 8)))]
+    write_samples(tmp_path / "out", [Sample(segments, "eos")], {"seed": 0})
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "a\ufffd[31m\ufffdb\n&lt;b&gt;" in page
+    assert (
+        json.loads((tmp_path / "out" / "sample.json").read_text())["segments"][0]["text"]
+        == "a\x1b[31m\0b\n<b>"
+    )
+
+
+# info
+
+
+def test_info_tells_what_a_folder_is(model_folder, text_tokenizer, tmp_path, capsys):
+    text_tokenizer.save(tmp_path)
+    for folder, words in {
+        model_folder: ("a model", "1 layers, width 32", f"{CONTEXT} tokens", "begin_image 3", "VQ-VAE"),
+        model_folder / "tokenizer": ("a document tokenizer", "begin_image 3", "sentencepiece", "VQ-VAE"),
+        model_folder / "tokenizer" / "image": (
+            "an image tokenizer",
+            "8 x 8 pixels per code, 32 codes of width 4",
+        ),
+        tmp_path: ("a text tokenizer", f"{text_tokenizer.vocab_size} pieces"),
+    }.items():
+        assert main(["info", str(folder)]) == 0
+        output = capsys.readouterr().out
+        assert all(word in output for word in words), output
+
+
+def test_info_counts_the_parameters_without_torch(model_folder):
+    code = f"""
+import sys
+from earlyfusion.train.cli import main
+assert main(["info", {str(model_folder)!r}]) == 0
+assert "torch" not in sys.modules
+"""
+    from earlyfusion.fusion_lm.folder import load_model
+
+    model, _ = load_model(model_folder)
+    count = sum(p.numel() for p in model.parameters())
+    assert f"{count / 1000:.1f} k parameters (F32)" in python(code)
+
+
+def test_info_refuses_other_folders(fails, model_folder, tmp_path):
+    assert "not found" in fails("info", tmp_path / "nothing")
+    assert "has no config.json" in fails("info", tmp_path)
+    assert "perhaps" in fails("info", model_folder.parent)
+    (tmp_path / "config.json").write_text('{"kind": "sofa"}')
+    assert "'sofa'" in fails("info", tmp_path)
+    (tmp_path / "config.json").write_text('{"kind": "fusion_lm"}')
+    assert "lacks the field" in fails("info", tmp_path)
+    incomplete = without(model_folder, tmp_path, "model.safetensors")
+    assert "model.safetensors not found" in fails("info", incomplete)
+    (incomplete / "model.safetensors").write_bytes(b"nothing")
+    assert "no readable safetensors file" in fails("info", incomplete)
+
+
+# text-tokenizer
+
+
+def test_text_tokenizer_fit_reads_lines_and_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    (tmp_path / "a.txt").write_text("The cat sees a bird.\n\nThe bird sees the cat.\n" * 20, encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"caption": "a red apple"}\n' * 3)
+    assert list(read_texts(tmp_path / "b.jsonl", "caption")) == ["a red apple"] * 3
+    argv = ["text-tokenizer", "fit", "--input", str(tmp_path / "a.txt"), "--vocab-size", "290"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 0
+    assert "40 texts, 840 characters -> 290 pieces" in capsys.readouterr().out
+    assert (tmp_path / "out" / "text.model").stat().st_size > 1000
+
+
+def test_what_text_tokenizer_fit_refuses(fails, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    (tmp_path / "a.txt").write_text("The cat sees a bird.\n")
+    (tmp_path / "latin.txt").write_bytes("gr\xfcn\n".encode("latin-1"))
+    (tmp_path / "n.jsonl").write_text('{"text": 1}\n')
+
+    def fit(name: str, *more: str) -> str:
+        argv = (
+            "text-tokenizer",
+            "fit",
+            "--input",
+            tmp_path / name,
+            "--out",
+            tmp_path / "out",
+            "--vocab-size",
+        )
+        return fails(*argv, *(more or ("300",)))
+
+    assert "not found" in fit("missing.txt")
+    assert "not UTF-8" in fit("latin.txt")
+    assert "no column 'caption'" in fit("n.jsonl", "300", "--column", "caption")
+    assert "expected a string" in fit("n.jsonl")
+    assert "raise vocab_size" in fit("a.txt", "100")
+    assert not (tmp_path / "out").exists()
+
+
+# eval
+
+
+def test_eval_passes_its_options_on(model_folder, photo, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in "abc":
+        photo.save(images / f"{name}.png")
+    out = tmp_path / "r.json"
+    argv = [
+        "eval",
+        "reconstruction",
+        str(model_folder),
+        "--images",
+        str(images),
+        "--limit",
+        "2",
+        "--out",
+        str(out),
+    ]
+    assert main(argv) == 0
+    result = json.loads(out.read_text())
+    assert result["images"] == 2 and {"psnr", "ssim", "l1", "mse", "codebook_usage", "bits_per_pixel"} <= set(
+        result
+    )
+    assert "PSNR" in capsys.readouterr().out
+
+
+def test_eval_refuses_before_it_works(fails, model_folder, tmp_path):
+    nothing = tmp_path / "nothing"
+    for what in ("reconstruction", "reading", "writing"):
+        assert str(nothing) in fails("eval", what, nothing, "--out", tmp_path / "r.json")
+    assert "folder" in fails(
+        "eval", "reading", model_folder, "--images", nothing, "--out", tmp_path / "r.json"
+    )
+    assert "not found" in fails(
+        "eval", "writing", model_folder, "--words", nothing, "--out", tmp_path / "r.json"
+    )
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_output_that_a_terminal_cannot_show_is_escaped(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert (
+        main(
+            [
+                "sample",
+                "--model",
+                str(model_folder),
+                "--out",
+                str(tmp_path / "o"),
+                "--max-new-tokens",
+                "1",
+                "\xfc",
+            ]
+        )
+        == 0
+    )

@@ -1,0 +1,195 @@
+"""What happens around the steps of a training: checkpoints, the model folder, random states, curves, progress."""
+
+import random
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+
+from .logs import CsvLog
+
+MODEL = "model"
+"""Folder of the model in a run's folder."""
+LAST = "last"
+CHECKPOINT = f"{LAST}.ckpt"
+"""What a run goes on from, in its folder."""
+
+
+class Checkpoints(ModelCheckpoint):
+    """RUN/last.ckpt, by the clock or by steps, and at the end, so that a finished run is known to be finished."""
+
+    def __init__(self, seconds: float = 300.0, steps: int | None = None) -> None:
+        """
+        Args:
+            seconds: Seconds between two checkpoints.
+            steps: Count steps instead.
+        """
+        super().__init__(
+            filename=LAST,
+            enable_version_counter=False,
+            every_n_train_steps=steps,
+            train_time_interval=timedelta(seconds=seconds) if steps is None else None,
+            save_on_train_epoch_end=False,
+        )
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """The run's folder is the trainer's."""
+        self.dirpath = str(Path(trainer.default_root_dir).absolute())
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The last step is worth a checkpoint wherever it falls."""
+        super().on_train_end(trainer, pl_module)
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class ModelFolder(Callback):
+    """Writes RUN/model, whole or not at all, whenever a checkpoint is written and at the end."""
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
+        """Beside every checkpoint, the folder that everything else loads."""
+        self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The trained model."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            pl_module.save_folder(Path(trainer.default_root_dir) / MODEL)
+
+
+class RandomStates(Callback):
+    """Keeps the random states of Python, NumPy and torch in the checkpoints, which Lightning does not."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, so that the checkpoint opens with ``weights_only=True``."""
+        name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+        return {
+            "python": random.getstate(),
+            "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember them until training begins: what comes before draws numbers too."""
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on with the numbers that would have come next."""
+        state, self._loaded = self._loaded, None
+        if state is None:
+            return
+        version, values, gauss_next = state["python"]
+        random.setstate((version, tuple(values), gauss_next))
+        name, keys, position, has_gauss, gauss = state["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+        torch.set_rng_state(state["torch"].cpu())
+        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+class Curves(Callback):
+    """Tells the CSV log where training begins, so that a resumed run continues its curves."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Rows that will be written again are dropped."""
+        for logger in trainer.loggers:
+            if isinstance(logger, CsvLog):
+                logger.begin(trainer.global_step)
+
+
+class StepBar(ProgressBar):
+    """One bar over all steps of the training, with the time left and the latest figures.
+
+    Where the output is no terminal, a line every half minute.
+    """
+
+    LINE_SECONDS = 30
+
+    def __init__(self, title: str = "training") -> None:
+        super().__init__()
+        self.title = title
+        self._bar: Any = None
+        self._task: Any = None
+        self._enabled = True
+        self._began, self._first, self._last_line = 0.0, 0, 0.0
+
+    def disable(self) -> None:
+        """Ranks other than the first show none."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show it."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the bar."""
+        super().on_train_start(trainer, pl_module)
+        if not self._enabled:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._began = self._last_line = time.monotonic()
+        self._first = trainer.global_step
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", style="dim"),
+        )
+        self._bar = Progress(
+            *columns,
+            console=console,
+            refresh_per_second=2,
+            speed_estimate_period=120,
+            disable=not console.is_terminal,
+        )
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        self._task = self._bar.add_task(self.title, total=total, completed=trainer.global_step, figures="")
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One step on."""
+        if self._bar is None:
+            return
+        figures = {n: v for n, v in trainer.progress_bar_metrics.items() if isinstance(v, int | float)}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=trainer.global_step, figures=text)
+        elif (now := time.monotonic()) - self._last_line >= self.LINE_SECONDS:
+            self._last_line = now
+            done = trainer.global_step - self._first
+            left = (now - self._began) / max(1, done) * (trainer.max_steps - trainer.global_step)
+            position = f"{trainer.global_step}/{trainer.max_steps}"
+            self._bar.console.out(
+                f"{self.title} {position}, {timedelta(seconds=round(left))} left  {text}", highlight=False
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the finished bar standing."""
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,356 @@
+"""Data modules: images for the image tokenizer, packed token windows for the transformer.
+
+Both shuffle by a seed and go on exactly where a stopped run was (see ``loader``).
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from ..tokenizers.pixels import Policy, fit
+from .loader import Batches, ordered_batches, shuffled_batches
+from .sources import base_folder, image_column, load_source, open_image, raw_images, undecoded
+
+CHUNK = 1000  # rows that are read from disk together
+
+
+@dataclass
+class ImageSet:
+    """Images of a data set, fitted to multiples of the factor and grouped by size."""
+
+    rows: np.ndarray
+    """(N, 2): row of the data set and place in its cell, for each image."""
+    groups: dict[tuple[int, int], np.ndarray]
+    """(H, W) -> numbers 0..N-1 of its images."""
+    dataset: Dataset
+    column: str
+    folder: Path | None
+    factor: int
+    policy: Policy
+    max_side: int | None
+    skipped: list[str] = field(default_factory=list)
+    """One line for each image that could not be read."""
+    cache: dict[tuple[int, int], Tensor] | None = None
+    """(H, W) -> uint8 (n, 3, H, W), in the order of the group; None when the set is too large for it."""
+    _places: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def load(self, samples: np.ndarray) -> Tensor:
+        """Images of one size, float32 (B, 3, H, W) in [-1, 1]."""
+        if self.cache is None:
+            return _to_float(torch.stack([self._decode(*self.rows[i]) for i in samples]))
+        assert self._places is not None
+        size = self._size_of(int(samples[0]))
+        return _to_float(self.cache[size][torch.from_numpy(self._places[samples])])
+
+    def _size_of(self, sample: int) -> tuple[int, int]:
+        return next(size for size, group in self.groups.items() if group[0] <= sample <= group[-1])
+
+    def _decode(self, row: int, place: int) -> Tensor:
+        raw = raw_images(self.dataset[int(row)][self.column], self.folder)[int(place)]
+        assert raw is not None
+        return _to_bytes(fit(open_image(raw), self.factor, self.policy, self.max_side))
+
+
+def _to_bytes(image: Any) -> Tensor:
+    """PIL RGB -> uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _to_float(images: Tensor) -> Tensor:
+    return images.float().div_(127.5).sub_(1)
+
+
+def read_images(
+    source: str | Path | Dataset,
+    *,
+    factor: int,
+    policy: Policy = "resize",
+    max_side: int | None = None,
+    column: str | None = None,
+    cache_mb: int = 1024,
+) -> ImageSet:
+    """Look at every image once: its size after fitting, whether it can be read, and keep it if there is room.
+
+    Images that cannot be read are left out and told in ``skipped``.
+
+    :param cache_mb: keep the decoded images in memory when all of them take no more than this.
+    :raises ValueError: no column of images, or no image that can be read.
+    """
+    dataset = source if isinstance(source, Dataset) else load_source(source)
+    folder = None if isinstance(source, Dataset) else base_folder(source)
+    name = "the data set" if isinstance(source, Dataset) else str(source)
+    try:
+        column = image_column(dataset, column)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    dataset = undecoded(dataset.select_columns([column]), [column])
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    pixels: dict[tuple[int, int], list[Tensor]] | None = {}
+    skipped: list[str] = []
+    room = cache_mb * 2**20
+    for start in range(0, len(dataset), CHUNK):
+        for row, cell in enumerate(dataset[start : start + CHUNK][column], start):
+            for place, raw in enumerate(raw_images(cell, folder)):
+                if raw is None:
+                    continue
+                try:
+                    image = fit(open_image(raw), factor, policy, max_side)
+                except (ValueError, FileNotFoundError) as error:
+                    skipped.append(f"row {row}: {error}")
+                    continue
+                size = (image.height, image.width)
+                found.setdefault(size, []).append((row, place))
+                if pixels is not None:
+                    pixels.setdefault(size, []).append(_to_bytes(image))
+                    room -= 3 * image.height * image.width
+                    if room < 0:
+                        pixels = None
+    if not found:
+        reason = f"; the first of {len(skipped)} problems: {skipped[0]}" if skipped else ""
+        raise ValueError(f"{name}: no image in the column {column!r} can be read{reason}")
+    if skipped:
+        warnings.warn(f"{name}: skipped {len(skipped)} images that cannot be read; {skipped[0]}", stacklevel=2)
+    sizes = sorted(found)
+    ends = np.cumsum([0, *(len(found[size]) for size in sizes)])
+    groups = {size: np.arange(a, b) for size, a, b in zip(sizes, ends, ends[1:])}
+    return ImageSet(
+        rows=np.array([place for size in sizes for place in found[size]]),
+        groups=groups,
+        dataset=dataset,
+        column=column,
+        folder=folder,
+        factor=factor,
+        policy=policy,
+        max_side=max_side,
+        skipped=skipped,
+        cache=None if pixels is None else {size: torch.stack(pixels[size]) for size in sizes},
+        _places=np.concatenate([np.arange(len(found[size])) for size in sizes]),
+    )
+
+
+class ImageData(L.LightningDataModule):
+    """Images for the image tokenizer. Every batch holds one size, as many images as its pixels allow."""
+
+    def __init__(
+        self,
+        train: str | Dataset,
+        validation: str | Dataset | None = None,
+        factor: int = 8,
+        batch_pixels: int = 65536,
+        policy: Policy = "resize",
+        max_side: int | None = 256,
+        column: str | None = None,
+        validation_share: float = 0.02,
+        cache_mb: int = 1024,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            train: Data set on disk: a folder of save_to_disk, an imagefolder, parquet, arrow or jsonl files.
+            validation: The same for validation; without it, a part of the training images is held out.
+            factor: Sides become multiples of this; the command takes it from the model.
+            batch_pixels: Pixels of a batch: small images come in large batches.
+            policy: How an image gets sides that are multiples of the factor: resize or pad (with white).
+            max_side: Larger images are scaled down until their longer side has so many pixels.
+            column: Column of the images; default: image, else images.
+            validation_share: Part of the training images that is held out when there is no validation set.
+            cache_mb: Keep the decoded images in memory when they need no more than so many MiB.
+            num_workers: Processes that decode; 0 is right when the images fit into memory.
+            seed: Of the shuffling.
+        """
+        super().__init__()
+        if batch_pixels < 1:
+            raise ValueError(f"batch_pixels must be positive, got {batch_pixels}")
+        if not 0 < validation_share < 1:
+            raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}")
+        self.train, self.validation, self.factor = train, validation, factor
+        self.batch_pixels, self.policy, self.max_side, self.column = batch_pixels, policy, max_side, column
+        self.validation_share, self.cache_mb = validation_share, cache_mb
+        self.num_workers, self.seed = num_workers, seed
+        self.train_images: ImageSet | None = None
+        self.validation_images: ImageSet | None = None
+        self._train_groups: dict[tuple[int, int], np.ndarray] = {}
+        self._validation_groups: dict[tuple[int, int], np.ndarray] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images that are not read yet; those for training only where they are needed."""
+        read = partial(
+            read_images,
+            factor=self.factor,
+            policy=self.policy,
+            max_side=self.max_side,
+            column=self.column,
+            cache_mb=self.cache_mb,
+        )
+        if self.validation is not None and self.validation_images is None:
+            self.validation_images = read(self.validation)
+            self._validation_groups = self.validation_images.groups
+        if self.train_images is not None or (self.validation is not None and stage not in (None, "fit")):
+            return
+        self.train_images = read(self.train)
+        if self.validation is not None:
+            self._train_groups = self.train_images.groups
+            return
+        self.validation_images = self.train_images
+        count = len(self.train_images)
+        if count < 2:
+            raise ValueError(f"{count} image is too few to hold one out: name a validation set")
+        held_out = np.zeros(count, bool)
+        wanted = min(count - 1, max(1, round(count * self.validation_share)))
+        held_out[np.random.default_rng([self.seed, 1]).choice(count, wanted, replace=False)] = True
+        for size, group in self.train_images.groups.items():
+            for groups, chosen in (
+                (self._train_groups, group[~held_out[group]]),
+                (self._validation_groups, group[held_out[group]]),
+            ):
+                if len(chosen):
+                    groups[size] = chosen
+
+    def batch_size(self, size: tuple[int, int]) -> int:
+        """Images of (H, W) in a batch."""
+        return max(1, self.batch_pixels // (size[0] * size[1]))
+
+    def train_dataloader(self) -> Batches:
+        """Batches (B, 3, H, W) float32 in [-1, 1], shuffled anew in each epoch."""
+        assert self.train_images is not None
+        groups = list(self._train_groups.values())
+        plan = partial(shuffled_batches, groups, [self.batch_size(s) for s in self._train_groups], self.seed)
+        return self._batches(plan, self.train_images)
+
+    def val_dataloader(self) -> Batches:
+        """The validation images, in order."""
+        assert self.validation_images is not None
+        groups = list(self._validation_groups.values())
+        batches = ordered_batches(groups, [self.batch_size(s) for s in self._validation_groups])
+        return self._batches(lambda _epoch: batches, self.validation_images)
+
+    def test_dataloader(self) -> Batches:
+        """The validation images."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> Batches:
+        """The validation images."""
+        return self.val_dataloader()
+
+    def sample_images(self, count: int, seed: int = 0) -> Iterator[Tensor]:
+        """``count`` training images drawn without replacement (all when there are fewer), in batches of one
+        size each, for a first look at the latents."""
+        assert self.train_images is not None, "setup() was not called"
+        everything = np.concatenate(list(self._train_groups.values()))
+        rng = np.random.default_rng([seed, 2])
+        chosen = rng.choice(everything, min(count, len(everything)), replace=False)
+        groups = [group[np.isin(group, chosen)] for group in self._train_groups.values()]
+        sizes = [self.batch_size(size) for size in self._train_groups]
+        yield from map(self.train_images.load, ordered_batches(groups, sizes))
+
+    def examples(self, count: int, seed: int = 0) -> list[Tensor]:
+        """``count`` validation images (3, H, W), always the same ones, to look at."""
+        assert self.validation_images is not None, "setup() was not called"
+        everything = np.concatenate(list(self._validation_groups.values()))
+        rng = np.random.default_rng([seed, 3])
+        chosen = rng.choice(everything, min(count, len(everything)), replace=False)
+        return [self.validation_images.load(np.array([i]))[0] for i in chosen]
+
+    def _batches(self, plan: Any, images: ImageSet) -> Batches:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        return Batches(plan, images.load, num_workers=self.num_workers, rank=rank, world_size=world)
+
+
+class Windows:
+    """The windows of one part of a prepared folder, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        dataset = load_source(folder)
+        if not {"tokens", "documents"} <= set(dataset.column_names):
+            raise ValueError(f"{folder} has no columns tokens and documents: `earlyfusion prepare` writes them")
+        if not len(dataset):
+            raise ValueError(f"{folder} holds no window")
+        columns = [dataset.data.column(name).chunks for name in ("tokens", "documents")]
+        self.length = len(dataset)
+        self.context_length = len(columns[0][0][0])
+        self._chunks = [[_array(c, self.context_length) for c in chunks] for chunks in columns]
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks[0])])
+
+    def load(self, samples: np.ndarray) -> dict[str, Tensor]:
+        """Tokens and documents (B, T) int64, and the numbers of the windows (B,)."""
+        chunk = np.searchsorted(self._starts, samples, side="right") - 1
+        places = [(c, i - self._starts[c]) for c, i in zip(chunk, samples)]
+        tokens, documents = (
+            torch.from_numpy(np.stack([column[c][i] for c, i in places]).astype(np.int64))
+            for column in self._chunks
+        )
+        return {"tokens": tokens, "documents": documents, "windows": torch.from_numpy(samples.astype(np.int64))}
+
+
+def _array(chunk: Any, width: int) -> np.ndarray:
+    """An Arrow list array of rows of ``width`` numbers -> (rows, width), without a copy."""
+    return chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width)
+
+
+class TokenData(L.LightningDataModule):
+    """Packed windows of tokens that ``earlyfusion prepare`` wrote."""
+
+    def __init__(self, path: str, batch_size: int = 16, num_workers: int = 0, seed: int = 0) -> None:
+        """
+        Args:
+            path: The prepared folder (with train/, validation/ and tokenizer/ in it).
+            batch_size: Windows of a batch.
+            num_workers: Processes that read; the windows are memory-mapped, so 0 is fast.
+            seed: Of the shuffling.
+        """
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        self.path, self.batch_size, self.num_workers, self.seed = Path(path), batch_size, num_workers, seed
+        self.train_windows: Windows | None = None
+        self.validation_windows: Windows | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the windows into memory."""
+        if self.train_windows is None:
+            self.train_windows = Windows(self.path / "train")
+            if (self.path / "validation").is_dir():
+                self.validation_windows = Windows(self.path / "validation")
+
+    def train_dataloader(self) -> Batches:
+        """Batches of windows, shuffled anew in each epoch."""
+        assert self.train_windows is not None
+        everything = [np.arange(self.train_windows.length)]
+        return self._batches(partial(shuffled_batches, everything, [self.batch_size], self.seed), self.train_windows)
+
+    def val_dataloader(self) -> Batches | list:
+        """The validation windows in order; nothing when none were prepared."""
+        windows = self.validation_windows
+        if windows is None:
+            return []
+        batches = ordered_batches([np.arange(windows.length)], [self.batch_size])
+        return self._batches(lambda _epoch: batches, windows)
+
+    def test_dataloader(self) -> Batches | list:
+        """The validation windows."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> Batches | list:
+        """The validation windows."""
+        return self.val_dataloader()
+
+    def _batches(self, plan: Any, windows: Windows) -> Batches:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        return Batches(plan, windows.load, num_workers=self.num_workers, rank=rank, world_size=world)
+
+

@@ -1,0 +1,155 @@
+"""All numbers of the demo: how much data, how large the networks, how long they train."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..fusion_lm.generate import Sampling
+from ..fusion_lm.model import FusionLMConfig
+from ..tokenizers.image import ImageTokenizerConfig
+from .demo_data import CorpusConfig
+
+CORPUS, TEXT, IMAGE, TOKENS, LM = (
+    "corpus",
+    "text tokenizer",
+    "image tokenizer",
+    "documents to tokens",
+    "transformer",
+)
+EVALUATION, SAMPLES, REPORT = "evaluation", "samples", "report"
+"""The stages, in this order."""
+
+
+@dataclass(frozen=True)
+class DemoBudget:
+    """One budget. Another number makes another plan, which needs another folder."""
+
+    name: str
+    corpus: CorpusConfig = CorpusConfig()
+    text_vocab_size: int = 340
+    """256 bytes and the characters of the corpus need about 310."""
+    text_max_piece_length: int = 1
+    """1: every letter is a token, so that spelling can be learned."""
+    image: ImageTokenizerConfig = ImageTokenizerConfig()
+    image_batch_pixels: int = 65_536
+    image_training: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of ``ImageTokenizerTraining``; max_steps is the number of steps."""
+    max_grid: int = 32
+    """Largest number of rows or columns of codes in an image."""
+    lm: FusionLMConfig = FusionLMConfig()
+    lm_batch_size: int = 16
+    """Windows of ``lm.context_length`` tokens."""
+    lm_training: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of ``FusionLMTraining``; max_steps is the number of steps."""
+    validations: int = 8
+    """Times that the validation losses are measured during each training."""
+    reconstruction_items: int = 450
+    """Word images whose reconstructions are read, of each kind of fonts."""
+    writing: Sampling = Sampling(temperature=0)
+    """How the images of held-out words are drawn."""
+    drawings: int = 64
+    """Pictures drawn from training names; the report shows the first 16."""
+    drawing: Sampling = Sampling(temperature=0.8, top_p=0.95)
+    """How their codes are drawn, and those of the interleaved samples."""
+    text: Sampling = Sampling(temperature=0.7)
+    """How the text of the interleaved samples is drawn."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What each stage takes on two cores, for the time left before anything was measured."""
+
+    def plan(self) -> dict[str, Any]:
+        """Everything that decides the result, as JSON holds it."""
+        return {name: value for name, value in asdict(self).items() if name != "seconds"}
+
+
+FULL = DemoBudget(
+    name="full",
+    corpus=CorpusConfig(
+        words=20_000,
+        large_strips=900,
+        picture_documents=10,
+        picture_images=12,
+        other_drawings=1_500,
+        interleaved=1_500,
+    ),
+    image=ImageTokenizerConfig(stem=4, channels=(64, 128), res_blocks=1, codebook_size=2048, codebook_dim=16),
+    image_batch_pixels=16_384,
+    image_training={
+        "lr": 2e-3,
+        "quantised_lr": 3e-3,
+        "warmup_steps": 100,
+        "max_steps": 5_000,
+        "autoencoder_steps": 800,
+        "commitment_weight": 1.0,
+    },
+    lm=FusionLMConfig(context_length=192, n_layers=4, width=128, n_heads=4, n_kv_heads=4, ffn_width=352),
+    lm_batch_size=4,
+    lm_training={
+        "lr": 4e-3,
+        "warmup_steps": 100,
+        "max_steps": 5_000,
+        "decay_fraction": 0.6,
+        "weight_decay": 0.05,
+    },
+    seconds={CORPUS: 25, TEXT: 2, IMAGE: 170, TOKENS: 35, LM: 330, EVALUATION: 60, SAMPLES: 15, REPORT: 3},
+)
+
+QUICK = DemoBudget(
+    name="quick",
+    corpus=CorpusConfig(
+        words=3_000,
+        large_strips=300,
+        picture_documents=6,
+        picture_images=3,
+        other_drawings=100,
+        interleaved=400,
+        typed=200,
+        validation=100,
+        test_words=500,
+        test_large=60,
+    ),
+    image=ImageTokenizerConfig(stem=4, channels=(48, 96), res_blocks=1, codebook_size=512, codebook_dim=16),
+    image_batch_pixels=32_768,
+    image_training={"lr": 2e-3, "warmup_steps": 20, "max_steps": 200, "autoencoder_steps": 80},
+    lm=FusionLMConfig(context_length=256, n_layers=4, width=192, n_heads=4, n_kv_heads=4, ffn_width=512),
+    lm_batch_size=8,
+    lm_training={"lr": 3e-3, "warmup_steps": 20, "max_steps": 200},
+    validations=4,
+    reconstruction_items=100,
+    drawings=16,
+    seconds={CORPUS: 8, TEXT: 1, IMAGE: 35, TOKENS: 8, LM: 40, EVALUATION: 40, SAMPLES: 8, REPORT: 2},
+)
+
+TINY = DemoBudget(
+    name="tiny",
+    corpus=CorpusConfig(
+        words=120,
+        large_strips=10,
+        picture_documents=1,
+        picture_images=1,
+        other_drawings=4,
+        interleaved=40,
+        typed=20,
+        validation=20,
+        test_words=10,
+        test_large=4,
+    ),
+    image=ImageTokenizerConfig(stem=4, channels=(16, 32), res_blocks=1, codebook_size=64, codebook_dim=8),
+    image_batch_pixels=8_192,
+    image_training={
+        "lr": 2e-3,
+        "warmup_steps": 2,
+        "max_steps": 8,
+        "autoencoder_steps": 4,
+        "kmeans_images": 64,
+    },
+    lm=FusionLMConfig(context_length=256, n_layers=1, width=32, n_heads=2, n_kv_heads=2, ffn_width=64),
+    lm_batch_size=4,
+    lm_training={"lr": 3e-3, "warmup_steps": 2, "max_steps": 6},
+    validations=2,
+    reconstruction_items=6,
+    drawings=3,
+    seconds={CORPUS: 2, TEXT: 1, IMAGE: 2, TOKENS: 2, LM: 2, EVALUATION: 4, SAMPLES: 3, REPORT: 1},
+)
+"""For the tests: everything happens, and nothing is learned."""
+
+BUDGETS = {budget.name: budget for budget in (FULL, QUICK, TINY)}

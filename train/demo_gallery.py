@@ -1,0 +1,181 @@
+"""What the demo's report shows: pictures before and after, drawings, and documents of text and pictures."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..eval.items import Item, Progress
+from ..eval.ocr import Reader
+from ..eval.openmoji import Concept, render_drawing
+from ..eval.reconstruction import reconstruct_pictures
+from ..eval.split import BOTH, DRAW, THIS_TYPED, TYPED, demo_concepts, sentence
+from ..fusion_lm.folder import Model
+from ..fusion_lm.generate import Generated, Next, generate
+from ..tokenizers.documents import DocumentTokenizer, Segment
+from ..tokenizers.image import ImageTokenizer
+from ..tokenizers.pixels import to_pil, to_tensor
+from ..tokenizers.vocab import ROLES
+from .demo_budget import DemoBudget
+
+SHOWN = 16
+"""Drawings that the report shows."""
+
+
+def reconstruction_gallery(
+    tokenizer: ImageTokenizer,
+    words: Sequence[Item],
+    new_fonts: Sequence[Item],
+    large: Sequence[Item],
+    pictures: Sequence[Item],
+    reader: Reader,
+) -> dict[str, list[dict[str, Any]]]:
+    """The first of each, before and after the image tokenizer, for the report."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for title, items in (
+        ("Words in training fonts", words[:10]),
+        ("Words in held-out fonts", new_fonts[:10]),
+        ("Larger type in held-out fonts", large[:6]),
+        ("Pictures of held-out things", pictures[:12]),
+    ):
+        after = reconstruct_pictures(tokenizer, [item.image for item in items])
+        read = reader.read(after) if items[0].text else [None] * len(items)
+        out[title] = [
+            {
+                "original": item.image,
+                "reconstruction": image,
+                "caption": f"{item.size:g} px" if item.size else "",
+                **({"text": item.text, "read": text} if item.text else {}),
+            }
+            for item, image, text in zip(items, after, read)
+        ]
+    return out
+
+
+def sample_gallery(
+    model: Model, budget: DemoBudget, seed: int, progress: Progress
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Drawings from training names and interleaved documents for the report, and all drawings."""
+    rng, things, tokenizer = random.Random(f"samples {seed}"), demo_concepts().train, model.tokenizer
+    size = budget.corpus.picture_size
+    asked = rng.sample(things, min(budget.drawings, len(things)))
+    prompts: list[list[Segment]] = [[sentence(DRAW, concept.name)] for concept in asked]
+    results = _continue(model, budget, seed, prompts, "image", progress, "drawing", single=True)
+    drawings = _nearest(tokenizer, asked, results, things, size)
+    documents: list[dict[str, Any]] = []
+    strip: list[tuple[str, str]] = []
+    beginnings = _beginnings(rng, things, size)
+    nexts: tuple[Next, ...] = ("image", "any")
+    for then in nexts:
+        prompts = [prompt for prompt, kind in beginnings if kind == then]
+        results = _continue(model, budget, seed, prompts, then, progress, f"documents, {then} next")
+        documents += [_document(tokenizer, prompt, result) for prompt, result in zip(prompts, results)]
+        strip = strip or token_labels(tokenizer, results[0].tokens)
+    return {"drawings": drawings[:SHOWN], "documents": documents, "tokens": strip}, drawings
+
+
+def token_labels(tokenizer: DocumentTokenizer, tokens: Tensor) -> list[tuple[str, str]]:
+    """(modality, what it says) of each token (T,), for `html.token_strip`."""
+    vocab = tokenizer.vocab
+    roles = {getattr(vocab, role): role for role in ROLES}
+    labels = []
+    for token, text, image in zip(tokens, vocab.is_text(tokens), vocab.is_image(tokens)):
+        if text:
+            piece = tokenizer.text.decode([int(vocab.tokens_to_text(token))])
+            labels.append(("text", piece))
+        elif image:
+            labels.append(("image", f"code {int(vocab.tokens_to_codes(token))}"))
+        elif int(token) in roles:
+            labels.append(("structure", roles[int(token)]))
+        else:
+            assert vocab.grid is not None
+            labels.append(("structure", str(int(token) - vocab.grid.start + 1)))
+    return labels
+
+
+def _continue(
+    model: Model,
+    budget: DemoBudget,
+    seed: int,
+    prompts: Sequence[Sequence[Segment]],
+    then: Next,
+    progress: Progress,
+    what: str,
+    single: bool = False,
+) -> list[Generated]:
+    """Continue documents until they end (or ``single``: until their first image)."""
+    lm, tokenizer = model
+    return generate(
+        lm,
+        tokenizer.vocab,
+        [tokenizer.encode(prompt, eos=False) for prompt in prompts],
+        max_new_tokens=lm.config.context_length,
+        text=budget.text,
+        image=budget.drawing,
+        then=then,
+        max_images=1 if single else None,
+        stop_after_image=single,
+        seed=seed,
+        progress=lambda step, steps: progress(what, step, steps),
+    )
+
+
+def _beginnings(rng: random.Random, things: Sequence[Concept], size: int) -> list[tuple[list[Segment], Next]]:
+    """Beginnings of documents, and what is to come next."""
+    short = [concept for concept in things if len(concept.name) <= 10]
+    a, b, c, d, e, f, g = rng.sample(short, 7)
+    apple = next((concept for concept in things if concept.name == "red apple"), a)
+
+    def picture(concept: Concept) -> Image.Image:
+        return render_drawing(concept.drawings[0], size)
+
+    return [
+        ([picture(apple)], "image"),  # its name in type
+        ([picture(a)], "image"),
+        ([picture(b), sentence(THIS_TYPED, b.name)], "image"),
+        ([sentence(TYPED, c.name)], "image"),
+        ([sentence(BOTH, d.name, e.name)], "any"),
+        ([sentence(BOTH, f.name, g.name)], "any"),
+        *(([], "any") for _ in range(4)),
+    ]
+
+
+def _document(tokenizer: DocumentTokenizer, prompt: Sequence[Segment], result: Generated) -> dict[str, Any]:
+    """Prompt and continuation for `report`."""
+    parts: list[dict[str, Any]] = [
+        {"text" if isinstance(segment, str) else "image": segment, "prompt": True} for segment in prompt
+    ]
+    for segment in tokenizer.decode(result.tokens[result.prompt_length :], partial="drop"):
+        parts.append({"text": segment} if isinstance(segment, str) else {"image": to_pil(segment)})
+    return {"parts": parts, "stop": result.stop}
+
+
+def _nearest(
+    tokenizer: DocumentTokenizer,
+    asked: Sequence[Concept],
+    results: Sequence[Generated],
+    things: Sequence[Concept],
+    size: int,
+) -> list[dict[str, Any]]:
+    """Each drawing beside the training picture with the smallest mean squared difference of pixels."""
+    known = [(concept.name, render_drawing(stem, size)) for concept in things for stem in concept.drawings]
+    pixels = torch.stack([to_tensor(image) for _, image in known])  # (N, 3, H, W)
+    drawings = []
+    for concept, result in zip(asked, results):
+        segments = tokenizer.decode(result.tokens[result.prompt_length :], partial="drop")
+        drawn = next((to_pil(segment) for segment in segments if isinstance(segment, Tensor)), None)
+        compared = to_tensor((drawn or Image.new("RGB", (size, size), "white")).resize((size, size)))
+        name, nearest = known[int((pixels - compared).square().mean(dim=(1, 2, 3)).argmin())]
+        drawings.append(
+            {
+                "prompt": sentence(DRAW, concept.name),
+                "name": concept.name,
+                "picture": drawn,
+                "nearest": nearest,
+                "nearest_name": name,
+            }
+        )
+    return drawings

@@ -1,0 +1,147 @@
+"""The command `info`: what a folder is, by its JSON files, its sentencepiece model and its weights' header.
+
+Nothing here imports torch, so that `earlyfusion info` answers at once.
+"""
+
+import math
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..tokenizers.files import read_json
+from ..tokenizers.text import FILE as TEXT
+from ..tokenizers.text import TextTokenizer
+from ..tokenizers.vocab import FILE as VOCAB
+from ..tokenizers.vocab import SharedVocab
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def info(args: Namespace) -> None:
+    """Print what the folder `args.folder` is."""
+    print("\n".join(describe(Path(args.folder))))
+
+
+def describe(folder: Path) -> list[str]:
+    """A few lines about a model folder or a tokenizer folder.
+
+    Raises FileNotFoundError and ValueError for a folder that is missing, is none of these, or is damaged.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} not found: a model or tokenizer folder is expected there")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: a model or tokenizer folder is expected there")
+    if (folder / CONFIG).exists():
+        config = read_json(folder / CONFIG, "a config")
+        kind = config.get("kind")
+        if kind == "fusion_lm":
+            return _lines(f"{folder}: a model, format {config.get('format')}", _model(folder, config))
+        if kind == "image_tokenizer":
+            return _lines(
+                f"{folder}: an image tokenizer, format {config.get('format')}", _image(folder, config)
+            )
+        raise ValueError(f"{folder / CONFIG} is of kind {kind!r}, expected 'fusion_lm' or 'image_tokenizer'")
+    if (folder / VOCAB).exists():
+        return _lines(f"{folder}: a document tokenizer", _documents(folder))
+    if (folder / TEXT).exists():
+        return _lines(f"{folder}: a text tokenizer", _text(folder))
+    inside = sorted(path.parent for name in (CONFIG, VOCAB, TEXT) for path in folder.glob(f"*/{name}"))
+    hint = f"; perhaps {inside[0]} is meant" if inside else ""
+    raise ValueError(f"{folder} is no model or tokenizer: it has no {CONFIG}, {VOCAB} or {TEXT}{hint}")
+
+
+Lines = Iterable[tuple[str, str]]
+"""(what, its value)."""
+
+
+def _model(folder: Path, config: dict[str, Any]) -> Lines:
+    try:
+        shape = (
+            f"{config['n_layers']} layers, width {config['width']}, {config['n_heads']} heads "
+            f"({config['n_kv_heads']} of keys and values), feed-forward {config['ffn_width']}"
+        )
+        context = config["context_length"]
+    except KeyError as error:
+        raise ValueError(f"{folder / CONFIG} lacks the field {error}") from None
+    yield "transformer", _weights(folder)
+    yield "shape", shape
+    yield "context", f"{context} tokens"
+    yield from _documents(folder / "tokenizer")
+
+
+def _documents(folder: Path) -> Lines:
+    vocab = SharedVocab.load(folder)
+    yield "vocabulary", f"{vocab.size:,} tokens"
+    yield "", ", ".join(f"{role} {getattr(vocab, role)}" for role in ("bos", "eos", "pad"))
+    yield "", f"begin_image {vocab.begin_image}, end_image {vocab.end_image}, {_grid(vocab)}"
+    yield "", f"text {_ranges(vocab.text)}; image codes {_ranges(vocab.image)}"
+    yield from _text(folder)
+    yield from _image(folder / "image", read_json(folder / "image" / CONFIG, "an image tokenizer's config"))
+
+
+def _text(folder: Path) -> Lines:
+    text = TextTokenizer.load(folder)
+    size = (folder / TEXT).stat().st_size
+    yield "text", f"sentencepiece, {text.vocab_size:,} pieces, {_bytes(size)}"
+
+
+def _image(folder: Path, config: dict[str, Any]) -> Lines:
+    try:
+        factor = config["stem"] * 2 ** (
+            len(config["channels"]) - 1
+        )  # ImageTokenizerConfig.factor, without torch
+        codes, width = config["codebook_size"], config["codebook_dim"]
+        bits = math.log2(codes) / factor**2
+        channels = ", ".join(map(str, config["channels"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG} is no image tokenizer's config: {error}") from None
+    yield (
+        "images",
+        f"{factor} x {factor} pixels per code, {codes:,} codes of width {width}, {bits:.3g} bits per pixel",
+    )
+    yield "VQ-VAE", f"channels {channels}; {_weights(folder, ('encoder.', 'decoder.'))}"
+
+
+def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
+    """How many parameters have names that begin with one of `prefixes`, their type, and the file's size."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: the weights belong there")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = [file.get_slice(name) for name in file.keys() if name.startswith(prefixes)]
+            count = sum(math.prod(s.get_shape()) for s in slices)
+            types = sorted({s.get_dtype() for s in slices})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+    return f"{_count(count)} parameters ({', '.join(types)}), {_bytes(path.stat().st_size)}"
+
+
+def _grid(vocab: SharedVocab) -> str:
+    if vocab.fixed_grid:
+        return "every image {} x {} codes".format(*vocab.fixed_grid)
+    assert vocab.grid is not None
+    return f"rows and columns {vocab.grid.start}..{sum(vocab.grid) - 1} (up to {vocab.grid.count})"
+
+
+def _ranges(ranges: Iterable[tuple[int, int, int]]) -> str:
+    return ", ".join(f"{token}..{token + count - 1}" for token, _, count in ranges)
+
+
+def _count(number: int) -> str:
+    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.1f} {letter}"
+    return str(number)
+
+
+def _bytes(number: int) -> str:
+    return f"{_count(number)}B" if number >= 1000 else f"{number} B"
+
+
+def _lines(title: str, rows: Lines) -> list[str]:
+    return [title, *(f"  {name:<12}{value}" for name, value in rows)]

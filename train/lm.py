@@ -1,0 +1,265 @@
+"""Training of the transformer on packed windows of the shared vocabulary."""
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ..fusion_lm.folder import TOKENIZER, save_model
+from ..fusion_lm.loss import IGNORE, MODALITIES, LossTerms
+from ..fusion_lm.model import FusionLM, FusionLMConfig
+from ..tokenizers.documents import DocumentTokenizer
+from ..tokenizers.vocab import SharedVocab
+from .meters import Means
+from .muon import muon
+from .schedule import adamw, check_resumed, check_schedule, clip, warmup_stable_decay
+
+
+class Targets(NamedTuple):
+    """What a window is to predict, each (B, T) int64."""
+
+    tokens: Tensor
+    """The next token, IGNORE where it belongs to another document or is padding."""
+    modality: Tensor
+    """Its modality."""
+
+
+def targets_of(tokens: Tensor, documents: Tensor, vocab: SharedVocab) -> Targets:
+    """Shift packed windows by one: tokens and documents (B, T) -> targets (B, T)."""
+    following = torch.cat([tokens[:, 1:], tokens.new_full((len(tokens), 1), vocab.pad)], dim=1)
+    same = torch.zeros_like(tokens, dtype=torch.bool)
+    same[:, :-1] = documents[:, 1:] == documents[:, :-1]
+    counted = same & (following != vocab.pad)
+    return Targets(torch.where(counted, following, IGNORE), vocab.modality(following))
+
+
+class FusionLMTraining(L.LightningModule):
+    """Trains a ``FusionLM``, which stands in ``self.net``."""
+
+    def __init__(
+        self,
+        tokenizer: str,
+        config: FusionLMConfig = FusionLMConfig(),
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        warmup_steps: int = 100,
+        max_steps: int = -1,
+        decay_fraction: float = 0.4,
+        z_loss_weight: float = 1e-4,
+        muon_lr: float | None = None,
+        rows_from_codebook: bool = True,
+        init_from: str | None = None,
+    ) -> None:
+        """
+        Args:
+            tokenizer: Folder of the tokenizer, or the prepared folder that holds it.
+            config: The network; vocab_size 0 takes the tokenizer's.
+            lr: Learning rate after the warm-up.
+            betas: AdamW's.
+            eps: AdamW's.
+            weight_decay: AdamW's, on matrices only: no norms, biases, embeddings.
+            warmup_steps: Steps until the learning rate is reached.
+            max_steps: Steps in all; the command takes it from trainer.max_steps.
+            decay_fraction: Last part of the steps, over which the learning rate falls to 0.
+            z_loss_weight: Weight of the mean of log(Z)^2, which keeps the logits from drifting.
+            muon_lr: Learning rate of Muon, which then updates the matrices of the blocks; without it AdamW does.
+            rows_from_codebook: Begin with alike embeddings for codes that look alike (see start_from_codebook).
+            init_from: Model folder whose weights to begin with.
+        """
+        super().__init__()
+        if isinstance(config, dict):  # from a checkpoint, which holds no classes
+            config = FusionLMConfig(**config)
+        check_schedule(lr, warmup_steps, max_steps, decay_fraction)
+        self.tokenizer_folder = tokenizer_folder(tokenizer)
+        self.vocab = SharedVocab.load(self.tokenizer_folder)
+        if config.vocab_size not in (0, self.vocab.size):
+            raise ValueError(
+                f"config.vocab_size is {config.vocab_size}, but the tokenizer in {tokenizer} has "
+                f"{self.vocab.size} tokens: leave it at 0"
+            )
+        config = replace(config, vocab_size=self.vocab.size)
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.save_hyperparameters(
+            {**settings, "tokenizer": str(tokenizer), "config": asdict(config), "betas": list(betas)}
+        )
+        self.config, self.lr, self.betas, self.eps = config, lr, tuple(betas), eps
+        self.weight_decay, self.z_loss_weight = weight_decay, z_loss_weight
+        self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
+        self.net = FusionLM(config)
+        self.muon_lr = muon_lr
+        self.trained = False
+        """Whether the weights are those of a run."""
+        if init_from is not None:
+            self._take_weights(init_from)
+        elif rows_from_codebook:
+            start_from_codebook(self.net, DocumentTokenizer.load(self.tokenizer_folder))
+        self.means = Means()
+        self.validation_means = Means()
+        self.grad_norm: Tensor | None = None
+        self._logged_step = 0
+        self._tokens = 0
+        self._since = time.perf_counter()
+
+    def forward(self, tokens: Tensor, **kwargs: Any) -> Any:
+        """``FusionLM.forward``."""
+        return self.net(tokens, **kwargs)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Windows -> cross-entropy plus weighted z-loss (scalar)."""
+        terms = self._terms(batch)
+        loss = terms.cross_entropy + self.z_loss_weight * terms.z
+        self._add(self.means, terms)
+        self._tokens += batch["tokens"].numel() * self.trainer.world_size
+        return loss
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip by the norm, which is logged."""
+        self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
+
+    def on_train_start(self) -> None:
+        """Begin to measure the speed."""
+        self._tokens, self._since = 0, time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the means since the last log entry."""
+        if self.global_step % self.trainer.log_every_n_steps or self.global_step == self._logged_step:
+            return
+        self._logged_step = self.global_step
+        values = self.means.read()
+        if self.grad_norm is not None:
+            values["grad_norm"] = float(self.grad_norm)
+        values["lr"] = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
+        now = time.perf_counter()
+        values["tokens_per_second"] = self._tokens / max(1e-9, now - self._since)
+        self._tokens, self._since = 0, now
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        self.log_dict({n: values[n] for n in ("loss", *MODALITIES) if n in values}, prog_bar=True, logger=False)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Losses over the whole validation set."""
+        self._check_trained()
+        self._add(self.validation_means, self._terms(batch))
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Losses over the whole test set."""
+        self._check_trained()
+        self._add(self.validation_means, self._terms(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log them."""
+        self._log_validation("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """Log them."""
+        self._log_validation("test")
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Windows -> ``losses`` (B, T), nats of each next token, 0 where it does not count, and ``windows``."""
+        self._check_trained()
+        targets = targets_of(batch["tokens"], batch["documents"], self.vocab)
+        logits = self(batch["tokens"], documents=batch["documents"])
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets.tokens.flatten(), ignore_index=IGNORE, reduction="none"
+        )
+        return {"losses": losses.view_as(targets.tokens), "windows": batch["windows"]}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, with Muon where ``muon_lr`` is given; warm-up, stable, decay."""
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps must be positive to train, got {self.max_steps}: set trainer.max_steps")
+        common = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        if self.muon_lr is None:
+            optimizer: torch.optim.Optimizer = adamw(self.net, self.lr, **common)  # type: ignore[arg-type]
+        else:
+            optimizer = muon(self.net, self.lr, self.muon_lr, **common)  # type: ignore[arg-type]
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: warmup_stable_decay(step, self.max_steps, self.warmup_steps, self.decay_fraction),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the curves need to go on."""
+        checkpoint["means"] = self.means.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse other settings than the checkpoint's.
+
+        Raises ValueError.
+        """
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            check_resumed(
+                checkpoint["hyper_parameters"], self.hparams, checkpoint["global_step"], free=["tokenizer"]
+            )
+            if checkpoint["global_step"] % self.trainer.log_every_n_steps:  # else they were logged since
+                self.means.load_state_dict(checkpoint["means"], self.device)
+            self._logged_step = checkpoint["global_step"]
+        self.trained = True
+
+    def save_folder(self, folder: str | Path) -> None:
+        """Write the model folder: transformer and tokenizer."""
+        with torch.random.fork_rng(devices=[]):  # a network draws numbers before its weights are read
+            tokenizer = DocumentTokenizer.load(self.tokenizer_folder)
+        save_model(folder, self.net, tokenizer)
+
+    def _terms(self, batch: dict[str, Tensor]) -> LossTerms:
+        targets = targets_of(batch["tokens"], batch["documents"], self.vocab)
+        terms = self(
+            batch["tokens"], documents=batch["documents"], targets=targets.tokens, modality=targets.modality
+        )
+        assert isinstance(terms, LossTerms)
+        return terms
+
+    def _add(self, means: Means, terms: LossTerms) -> None:
+        """Means over target tokens, not over windows."""
+        total = terms.counts.sum()
+        means.add("loss", terms.cross_entropy, total)
+        means.add("z", terms.z, total)
+        for name, mean, count in zip(MODALITIES, terms.by_modality, terms.counts):
+            means.add(name, mean, count)
+
+    def _check_trained(self) -> None:
+        if not self.trained and self.trainer.state.fn != "fit":
+            raise ValueError("the transformer has no trained weights: give a --ckpt_path, or --model.init_from")
+
+    def _log_validation(self, stage: str) -> None:
+        self.validation_means.reduce(self.trainer.strategy)
+        self.log_dict({f"{stage}/{n}": v for n, v in self.validation_means.read().items()}, rank_zero_only=True)
+
+    def _take_weights(self, folder: str) -> None:
+        net = FusionLM.load(folder)
+        if net.config != self.config:
+            raise ValueError(f"init_from={folder} has another config ({net.config}) than the one given ({self.config})")
+        self.net.load_state_dict(net.state_dict())
+        self.trained = True
+
+
+@torch.no_grad()
+def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
+    """Begin the image codes' rows of embedding and lm_head with a random projection of the codebook.
+
+    Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbours.
+    """
+    codebook = tokenizer.image.codebook.float()  # (K, codebook_dim)
+    centred = codebook - codebook.mean(dim=0)
+    projection = torch.randn(codebook.shape[1], net.config.width) / codebook.shape[1] ** 0.5
+    rows = (centred / centred.std()) @ projection  # (K, C), entries of variance 1
+    tokens = tokenizer.vocab.codes_to_tokens(torch.arange(len(codebook)))
+    net.embedding.weight[tokens] = 0.1 * rows
+    if not net.config.tie_embeddings:
+        net.lm_head.weight[tokens] = 0.02 * rows
+
+
+def tokenizer_folder(folder: str | Path) -> Path:
+    """The tokenizer's folder: ``folder`` itself, or ``tokenizer/`` in it."""
+    folder = Path(folder)
+    inner = folder / TOKENIZER
+    return inner if inner.is_dir() and not (folder / "vocab.json").is_file() else folder

@@ -1,0 +1,68 @@
+"""Running figures of a training: means between two log entries, and the use of the codebook."""
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class Means:
+    """Weighted means of named tensors since they were last read; kept in checkpoints, so curves go on."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+
+    def add(self, name: str, mean: Tensor, weight: Tensor | float = 1.0) -> None:
+        """Add a mean over ``weight`` items; a mean over no item (NaN) adds nothing."""
+        weight = torch.as_tensor(weight, dtype=torch.float32, device=mean.device)
+        total = torch.where(weight > 0, mean.detach().float() * weight, 0.0)
+        self.sums[name] = self.sums.get(name, 0.0) + total
+        self.weights[name] = self.weights.get(name, 0.0) + weight
+
+    def read(self) -> dict[str, float]:
+        """The means that have any weight, and start again."""
+        values = {
+            name: float(self.sums[name] / self.weights[name])
+            for name in self.sums
+            if float(self.weights[name]) > 0
+        }
+        self.sums, self.weights = {}, {}
+        return values
+
+    def reduce(self, strategy: Strategy) -> None:
+        """Sum over the ranks, which must all have added the same names."""
+        for values in (self.sums, self.weights):
+            for name in sorted(values):
+                values[name] = strategy.reduce(values[name], reduce_op="sum")  # type: ignore[assignment]
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Tensors only."""
+        return {"sums": dict(self.sums), "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]], device: torch.device) -> None:
+        """The inverse of ``state_dict``."""
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.weights = {name: value.to(device) for name, value in state["weights"].items()}
+
+
+class CodebookUse(Metric):
+    """How often each code was used: ``usage`` (share of codes used at all) and ``perplexity`` (exp of the
+    entropy: how many codes, equally used, would say as much)."""
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, codebook_size: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, codes: Tensor) -> None:
+        """Codes of any shape."""
+        self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
+
+    def compute(self) -> dict[str, Tensor]:
+        """NaN as long as there was no code."""
+        share = self.counts / self.counts.sum()
+        entropy = -torch.xlogy(share, share).sum()
+        return {"usage": (self.counts > 0).float().mean(), "perplexity": entropy.exp()}
