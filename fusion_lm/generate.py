@@ -219,6 +219,8 @@ def generate(
         raise ValueError(f"the vocabulary has {vocab.size} tokens, the model {model.config.vocab_size}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must be a number of 64 bits, got {seed}")
     if not prompts:
         return []
     lengths = torch.tensor([len(p) for p in prompts], device=device)

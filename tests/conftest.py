@@ -72,3 +72,20 @@ def photo_file(photo: Image.Image, tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     photo.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def model_folder(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Path:
+    """A tiny untrained model, with a context of 96 tokens, as a folder. Tests leave it as it is."""
+    import torch
+
+    from earlyfusion.fusion_lm.folder import save_model
+    from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+    from earlyfusion.tokenizers.documents import DocumentTokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "model"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = FusionLMConfig(vocab.size, 96, n_layers=1, width=32, n_heads=2, n_kv_heads=1, ffn_width=32)
+        save_model(folder, FusionLM(config), DocumentTokenizer(text_tokenizer, image_tokenizer, vocab))
+    return folder

@@ -267,7 +267,8 @@ def _read_image(
     if tokens[stop] != vocab.end_image:
         raise ValueError(f"the image at token {start} does not end after its {rows} x {columns} codes")
     grid = vocab.tokens_to_codes(tokens[codes:stop])
-    return ImagePart("image", grid.view(rows, columns) if vocab.scan == "rows" else grid.view(columns, rows).T)
+    by_rows = vocab.scan == "rows"
+    return ImagePart("image", grid.view(rows, columns) if by_rows else grid.view(columns, rows).T)
 
 
 def _batched(

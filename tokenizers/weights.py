@@ -1,7 +1,5 @@
 """A network in a folder: ``config.json`` (the dataclass) and ``model.safetensors``, read strictly."""
 
-import json
-import struct
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -47,23 +45,6 @@ def load_network(network_class: type, config_class: type, folder: Path, kind: st
         raise ValueError(f"{path}: {error}") from None
     _fill(network, folder / WEIGHTS)
     return network
-
-
-def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a weights file, from its header alone.
-
-    :raises FileNotFoundError: no such file.  :raises ValueError: no safetensors file.
-    """
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: the weights belong there")
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, path.stat().st_size)))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from None
 
 
 def _tensors(network: nn.Module) -> dict:

@@ -1,4 +1,4 @@
-"""What happens around the steps of a training: checkpoints, the model folder, random states, curves, progress."""
+"""Around the steps of a training: checkpoints, the model folder, random states, curves, progress."""
 
 import random
 import time
@@ -20,8 +20,13 @@ CHECKPOINT = f"{LAST}.ckpt"
 """What a run goes on from, in its folder."""
 
 
+def _rehearsal(trainer: Any) -> bool:
+    """Whether this is a fast_dev_run, which writes nothing."""
+    return bool(trainer.fast_dev_run)
+
+
 class Checkpoints(ModelCheckpoint):
-    """RUN/last.ckpt, by the clock or by steps, and at the end, so that a finished run is known to be finished."""
+    """RUN/last.ckpt, by the clock or by steps, and at the end: a finished run is known to be finished."""
 
     def __init__(self, seconds: float = 300.0, steps: int | None = None) -> None:
         """
@@ -45,7 +50,7 @@ class Checkpoints(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The last step is worth a checkpoint wherever it falls."""
         super().on_train_end(trainer, pl_module)
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+        if self._last_global_step_saved != trainer.global_step and not _rehearsal(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
@@ -61,7 +66,7 @@ class ModelFolder(Callback):
         self._write(trainer, pl_module)
 
     def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not _rehearsal(trainer):
             pl_module.save_folder(Path(trainer.default_root_dir) / MODEL)
 
 
@@ -185,7 +190,9 @@ class StepBar(ProgressBar):
         """Leave the finished bar standing."""
         self._stop()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Give the terminal back."""
         self._stop()
 

@@ -121,7 +121,9 @@ def read_images(
         reason = f"; the first of {len(skipped)} problems: {skipped[0]}" if skipped else ""
         raise ValueError(f"{name}: no image in the column {column!r} can be read{reason}")
     if skipped:
-        warnings.warn(f"{name}: skipped {len(skipped)} images that cannot be read; {skipped[0]}", stacklevel=2)
+        warnings.warn(
+            f"{name}: skipped {len(skipped)} images that cannot be read; {skipped[0]}", stacklevel=2
+        )
     sizes = sorted(found)
     ends = np.cumsum([0, *(len(found[size]) for size in sizes)])
     groups = {size: np.arange(a, b) for size, a, b in zip(sizes, ends, ends[1:])}
@@ -177,7 +179,8 @@ class ImageData(L.LightningDataModule):
         if not 0 < validation_share < 1:
             raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}")
         self.train, self.validation, self.factor = train, validation, factor
-        self.batch_pixels, self.policy, self.max_side, self.column = batch_pixels, policy, max_side, column
+        self.batch_pixels, self.max_side, self.column = batch_pixels, max_side, column
+        self.policy: Policy = policy
         self.validation_share, self.cache_mb = validation_share, cache_mb
         self.num_workers, self.seed = num_workers, seed
         self.train_images: ImageSet | None = None
@@ -235,7 +238,7 @@ class ImageData(L.LightningDataModule):
         assert self.validation_images is not None
         groups = list(self._validation_groups.values())
         batches = ordered_batches(groups, [self.batch_size(s) for s in self._validation_groups])
-        return self._batches(lambda _epoch: batches, self.validation_images)
+        return self._batches(partial(_always, batches), self.validation_images)
 
     def test_dataloader(self) -> Batches:
         """The validation images."""
@@ -270,13 +273,20 @@ class ImageData(L.LightningDataModule):
         return Batches(plan, images.load, num_workers=self.num_workers, rank=rank, world_size=world)
 
 
+def _always(batches: list[np.ndarray], _epoch: int) -> list[np.ndarray]:
+    """A plan without shuffling; a function of its own, which worker processes can be given."""
+    return batches
+
+
 class Windows:
     """The windows of one part of a prepared folder, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         dataset = load_source(folder)
         if not {"tokens", "documents"} <= set(dataset.column_names):
-            raise ValueError(f"{folder} has no columns tokens and documents: `earlyfusion prepare` writes them")
+            raise ValueError(
+                f"{folder} has no columns tokens and documents: `earlyfusion prepare` writes them"
+            )
         if not len(dataset):
             raise ValueError(f"{folder} holds no window")
         columns = [dataset.data.column(name).chunks for name in ("tokens", "documents")]
@@ -293,7 +303,11 @@ class Windows:
             torch.from_numpy(np.stack([column[c][i] for c, i in places]).astype(np.int64))
             for column in self._chunks
         )
-        return {"tokens": tokens, "documents": documents, "windows": torch.from_numpy(samples.astype(np.int64))}
+        return {
+            "tokens": tokens,
+            "documents": documents,
+            "windows": torch.from_numpy(samples.astype(np.int64)),
+        }
 
 
 def _array(chunk: Any, width: int) -> np.ndarray:
@@ -304,18 +318,22 @@ def _array(chunk: Any, width: int) -> np.ndarray:
 class TokenData(L.LightningDataModule):
     """Packed windows of tokens that ``earlyfusion prepare`` wrote."""
 
-    def __init__(self, path: str, batch_size: int = 16, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, path: str, batch_size: int = 16, shuffle: bool = True, num_workers: int = 0, seed: int = 0
+    ) -> None:
         """
         Args:
             path: The prepared folder (with train/, validation/ and tokenizer/ in it).
             batch_size: Windows of a batch.
+            shuffle: Another order in each epoch; false: always the order they are stored in.
             num_workers: Processes that read; the windows are memory-mapped, so 0 is fast.
             seed: Of the shuffling.
         """
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
-        self.path, self.batch_size, self.num_workers, self.seed = Path(path), batch_size, num_workers, seed
+        self.path, self.batch_size, self.shuffle = Path(path), batch_size, shuffle
+        self.num_workers, self.seed = num_workers, seed
         self.train_windows: Windows | None = None
         self.validation_windows: Windows | None = None
 
@@ -326,11 +344,19 @@ class TokenData(L.LightningDataModule):
             if (self.path / "validation").is_dir():
                 self.validation_windows = Windows(self.path / "validation")
 
+    @property
+    def context_length(self) -> int:
+        """Tokens of a window; 0 before setup."""
+        return self.train_windows.context_length if self.train_windows else 0
+
     def train_dataloader(self) -> Batches:
         """Batches of windows, shuffled anew in each epoch."""
         assert self.train_windows is not None
         everything = [np.arange(self.train_windows.length)]
-        return self._batches(partial(shuffled_batches, everything, [self.batch_size], self.seed), self.train_windows)
+        plan: Any = partial(shuffled_batches, everything, [self.batch_size], self.seed)
+        if not self.shuffle:
+            plan = partial(_always, ordered_batches(everything, [self.batch_size]))
+        return self._batches(plan, self.train_windows)
 
     def val_dataloader(self) -> Batches | list:
         """The validation windows in order; nothing when none were prepared."""
@@ -338,7 +364,7 @@ class TokenData(L.LightningDataModule):
         if windows is None:
             return []
         batches = ordered_batches([np.arange(windows.length)], [self.batch_size])
-        return self._batches(lambda _epoch: batches, windows)
+        return self._batches(partial(_always, batches), windows)
 
     def test_dataloader(self) -> Batches | list:
         """The validation windows."""
@@ -352,5 +378,3 @@ class TokenData(L.LightningDataModule):
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         return Batches(plan, windows.load, num_workers=self.num_workers, rank=rank, world_size=world)
-
-

@@ -1,4 +1,4 @@
-"""Training from Python: build the Trainer with this project's callbacks and logs, train, give the model folder."""
+"""Training from Python: a Trainer with this project's callbacks and logs, that gives a model folder."""
 
 import logging
 import signal
@@ -19,6 +19,8 @@ from .data import ImageData, TokenData
 from .image_tokenizer import ImageTokenizerTraining
 from .lm import FusionLMTraining
 from .logs import CsvLog
+from .schedule import check_resumed
+
 
 def loggers(run_folder: str | Path, tensorboard: bool = True) -> list[Logger]:
     """RUN/metrics.csv, and RUN/tensorboard."""
@@ -37,7 +39,9 @@ def fit_image_tokenizer(
     :func:`fit`.
     """
     if data.factor != training.config.factor:
-        raise ValueError(f"the data's factor is {data.factor}, the image tokenizer's {training.config.factor}")
+        raise ValueError(
+            f"the data's factor is {data.factor}, the image tokenizer's {training.config.factor}"
+        )
     return fit(training, data, run_folder, title="image tokenizer", **options)
 
 
@@ -83,8 +87,12 @@ def fit(
     model, checkpoint = run_folder / MODEL, run_folder / CHECKPOINT
     if training.max_steps < 1:
         raise ValueError(f"max_steps must be positive to train, got {training.max_steps}")
-    if model.is_dir() and finished_steps(checkpoint) >= training.max_steps:
-        return model
+    resumed = checkpoint.is_file()
+    if resumed:
+        settings, step = read_checkpoint(checkpoint)
+        check_resumed(settings, training.hparams, step, training.may_differ)
+        if model.is_dir() and step >= training.max_steps:
+            return model
     run_folder.mkdir(parents=True, exist_ok=True)
     with quiet():
         L.seed_everything(seed, verbose=False)
@@ -113,15 +121,21 @@ def fit(
             enable_model_summary=False,
         )
         with interruptible():
-            trainer.fit(training, data, ckpt_path=checkpoint if checkpoint.is_file() else None)
+            trainer.fit(training, data, ckpt_path=checkpoint if resumed else None)
     return model
 
 
-def finished_steps(checkpoint: Path) -> int:
-    """Steps that a checkpoint has behind it; 0 without one."""
-    if not checkpoint.is_file():
-        return 0
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], int]:
+    """The hyper-parameters in a checkpoint of this project, and its step.
+
+    :raises ValueError: it is none.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return checkpoint["hyper_parameters"], checkpoint["global_step"]
+    except Exception as error:  # torch raises whatever reading a zip, a pickle or a dictionary meets
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is no checkpoint of a training: {reason}") from None
 
 
 @contextmanager

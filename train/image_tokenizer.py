@@ -13,11 +13,14 @@ from torch import Tensor
 
 from ..tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from .meters import CodebookUse, Means
-from .schedule import adamw, check_resumed, check_schedule, clip, warmup_stable_decay
+from .schedule import adamw, check_config, check_resumed, check_schedule, clip, warmup_stable_decay
 
 
 class ImageTokenizerTraining(L.LightningModule):
     """Trains an ``ImageTokenizer``, which stands in ``self.net``."""
+
+    may_differ = ()
+    """Settings that a run may go on with when they changed."""
 
     def __init__(
         self,
@@ -34,7 +37,8 @@ class ImageTokenizerTraining(L.LightningModule):
         kmeans_latents: int = 32768,
         l1_weight: float = 1.0,
         mse_weight: float = 1.0,
-        commitment_weight: float = 0.25,
+        chroma_weight: float = 0.0,
+        commitment_weight: float = 1.0,
         init_from: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -53,6 +57,8 @@ class ImageTokenizerTraining(L.LightningModule):
             kmeans_latents: Latents drawn from them.
             l1_weight: Weight of the mean absolute error.
             mse_weight: Weight of the mean squared error.
+            chroma_weight: Weight of both errors of the colour alone, the channels less their mean. Black type has
+                no colour, and a codebook that mostly sees type would leave it out of pictures too.
             commitment_weight: Weight of the latents' squared distance to their codes.
             init_from: Folder of an image tokenizer whose weights to begin with.
             seed: Of the draw for k-means.
@@ -67,7 +73,7 @@ class ImageTokenizerTraining(L.LightningModule):
             raise ValueError(f"autoencoder_steps must not be negative, got {autoencoder_steps}")
         if kmeans_latents < config.codebook_size:
             raise ValueError(
-                f"kmeans_latents must be at least codebook_size = {config.codebook_size}, got {kmeans_latents}"
+                f"kmeans_latents must reach codebook_size ({config.codebook_size}), got {kmeans_latents}"
             )
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.save_hyperparameters({**settings, "config": asdict(config), "betas": list(betas)})
@@ -76,7 +82,8 @@ class ImageTokenizerTraining(L.LightningModule):
         self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
         self.autoencoder_steps = autoencoder_steps
         self.kmeans_images, self.kmeans_latents, self.seed = kmeans_images, kmeans_latents, seed
-        self.l1_weight, self.mse_weight, self.commitment_weight = l1_weight, mse_weight, commitment_weight
+        self.l1_weight, self.mse_weight, self.chroma_weight = l1_weight, mse_weight, chroma_weight
+        self.commitment_weight = commitment_weight
         self.net = ImageTokenizer(config)
         self.codebook_ready = False
         """Whether the codebook was made: by k-means, or by the run that ``init_from`` comes from."""
@@ -106,8 +113,14 @@ class ImageTokenizerTraining(L.LightningModule):
         """Images (B, 3, H, W) -> weighted loss (scalar)."""
         output = self(batch, quantize=self.codebook_ready)
         l1, mse = _errors(output.images, batch)
-        loss = self.l1_weight * l1 + self.mse_weight * mse + self.commitment_weight * output.commitment_loss
-        for name, value in (("loss", loss), ("l1", l1), ("mse", mse)):
+        chroma = sum(_errors(_chroma(output.images), _chroma(batch)))
+        loss = (
+            self.l1_weight * l1
+            + self.mse_weight * mse
+            + self.chroma_weight * chroma
+            + self.commitment_weight * output.commitment_loss
+        )
+        for name, value in (("loss", loss), ("l1", l1), ("mse", mse), ("chroma", chroma)):
             self.means.add(name, value)
         if output.codes is not None:
             self.means.add("commitment", output.commitment_loss)
@@ -115,14 +128,17 @@ class ImageTokenizerTraining(L.LightningModule):
         return loss
 
     def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm, which is logged."""
         self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         """Log the means since the last log entry."""
-        if self.global_step % self.trainer.log_every_n_steps or self.global_step == self._logged_step:
+        if self.global_step % _log_every(self.trainer) or self.global_step == self._logged_step:
             return
         self._logged_step = self.global_step
         values = self.means.read()
@@ -162,7 +178,9 @@ class ImageTokenizerTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW; warm-up, stable, decay, with a second warm-up after the codebook was made."""
         if self.max_steps < 1:
-            raise ValueError(f"max_steps must be positive to train, got {self.max_steps}: set trainer.max_steps")
+            raise ValueError(
+                f"max_steps must be positive to train, got {self.max_steps}: set trainer.max_steps"
+            )
         optimizer = adamw(self.net, self.lr, self.betas, 1e-8, self.weight_decay)  # type: ignore[arg-type]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -180,7 +198,7 @@ class ImageTokenizerTraining(L.LightningModule):
         """
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_resumed(checkpoint["hyper_parameters"], self.hparams, checkpoint["global_step"])
-            if checkpoint["global_step"] % self.trainer.log_every_n_steps:  # else they were logged since
+            if checkpoint["global_step"] % _log_every(self.trainer):  # else they were logged since
                 self.means.load_state_dict(checkpoint["means"], self.device)
                 self.train_use.counts.copy_(checkpoint["train_use"])
             self._logged_step = checkpoint["global_step"]
@@ -199,16 +217,17 @@ class ImageTokenizerTraining(L.LightningModule):
 
     def _take_weights(self, folder: str) -> None:
         net = ImageTokenizer.load(folder)
-        if net.config != self.config:
-            raise ValueError(f"init_from={folder} has another config ({net.config}) than the one given ({self.config})")
+        check_config(folder, net.config, self.config)
         self.net.load_state_dict(net.state_dict())
         self.codebook_ready = True
 
     @torch.no_grad()
     def _initialise_codebook(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "sample_images"):
-            raise ValueError("the codebook is made from training images: the data module needs sample_images()")
+            raise ValueError(
+                "the codebook is made from training images: the data module needs sample_images()"
+            )
         self.net.eval()
         batches = data.sample_images(self.kmeans_images, self.seed)
         latents = torch.cat([self.net.latents(batch.to(self.device)) for batch in batches])
@@ -237,12 +256,23 @@ class ImageTokenizerTraining(L.LightningModule):
 
     def _check_trained(self) -> None:
         if not self.codebook_ready and self.trainer.state.fn != "fit":
-            raise ValueError("the image tokenizer has no codebook yet: give a --ckpt_path, or --model.init_from")
+            raise ValueError(
+                "the image tokenizer has no codebook yet: give a --ckpt_path, or --model.init_from"
+            )
 
     def _log_use(self, stage: str) -> None:
         if int(self.validation_use.counts.sum()):
             self.log_dict({f"{stage}/codebook_{n}": v for n, v in self.validation_use.compute().items()})
         self.validation_use.reset()
+
+
+def _log_every(trainer: Any) -> int:
+    return trainer.log_every_n_steps
+
+
+def _chroma(images: Tensor) -> Tensor:
+    """The channels (B, 3, H, W) less their mean: 0 where there is no colour."""
+    return images - images.mean(dim=1, keepdim=True)
 
 
 def _errors(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

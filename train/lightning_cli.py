@@ -1,4 +1,4 @@
-"""The commands ``earlyfusion image-tokenizer`` and ``earlyfusion lm``: Lightning's CLI with this project's defaults.
+"""``earlyfusion image-tokenizer`` and ``earlyfusion lm``: Lightning's CLI with this project's defaults.
 
 Every field of a config file is an option too. What a run writes stands below ``trainer.default_root_dir``:
 config.yaml, last.ckpt, metrics.csv, tensorboard/, model/ and pictures.
@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from .callbacks import CHECKPOINT, Checkpoints, Curves, ModelFolder, RandomStates, StepBar
 from .cpu import best_cpu_precision
 from .data import ImageData, TokenData
-from .fit import interruptible, loggers, quiet
+from .fit import interruptible, loggers, quiet, read_checkpoint
 from .image_tokenizer import ImageTokenizerTraining
 from .lm import FusionLMTraining
 from .pictures import Predictions, Reconstructions, Samples
@@ -28,15 +28,16 @@ Kind = Literal["image-tokenizer", "lm"]
 
 _DESCRIPTIONS = {
     "image-tokenizer": {
-        "fit": "Train the image tokenizer. Checkpoints, logs, pictures and the tokenizer (model/) are written "
-        "below trainer.default_root_dir; --ckpt_path=last goes on after a stop.",
+        "fit": "Train the image tokenizer. Checkpoints, logs, pictures and the tokenizer (model/) are "
+        "written below trainer.default_root_dir; --ckpt_path=last goes on after a stop.",
         "validate": "Reconstruct the validation images and print the errors.",
         "test": "The same as validate, logged as test.",
         "predict": "Images -> codes and reconstructions, below trainer.default_root_dir.",
     },
     "lm": {
-        "fit": "Train the transformer on the windows of `earlyfusion prepare`. Checkpoints, logs, samples and the "
-        "model (model/) are written below trainer.default_root_dir; --ckpt_path=last goes on after a stop.",
+        "fit": "Train the transformer on the windows of `earlyfusion prepare`. Checkpoints, logs, samples "
+        "and the model (model/) are written below trainer.default_root_dir; --ckpt_path=last goes on after a "
+        "stop.",
         "validate": "Print the losses on the validation windows, by modality.",
         "test": "The same as validate, logged as test.",
         "predict": "Losses of every token of the validation windows, below trainer.default_root_dir.",
@@ -62,7 +63,9 @@ def run(kind: Kind, argv: Sequence[str]) -> int:
     :raises FileNotFoundError: a file that an option names is missing.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    classes = (ImageTokenizerTraining, ImageData) if kind == "image-tokenizer" else (FusionLMTraining, TokenData)
+    classes = (
+        (ImageTokenizerTraining, ImageData) if kind == "image-tokenizer" else (FusionLMTraining, TokenData)
+    )
     stages = {
         stage: {
             "usage": f"earlyfusion {kind} {stage} --config FILE [options]",
@@ -90,14 +93,16 @@ class _Parser(LightningArgumentParser):
         def of_trainer(group: Any) -> bool:
             return any(action.dest.startswith("trainer.") for action in group._group_actions)
 
-        self._action_groups.sort(key=of_trainer)  # stable
+        self._action_groups = sorted(self._action_groups, key=of_trainer)  # stable
         return super().format_help()
 
 
 class _Cli(LightningCLI):
     """See the module's docstring."""
 
-    def __init__(self, kind: Kind, argv: list[str], model: type, data: type, parser_kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, kind: Kind, argv: list[str], model: type, data: type, parser_kwargs: dict[str, Any]
+    ) -> None:
         self.kind = kind
         super().__init__(
             model,
@@ -146,7 +151,7 @@ class _Cli(LightningCLI):
             raise FileNotFoundError(f"{path} not found: a checkpoint is expected there (--ckpt_path)")
         if self.config.subcommand == "fit":
             return  # what differs is refused below
-        values, _ = checkpoint_settings(path)
+        values, _ = read_checkpoint(path)
         for name in set(values) - set(_LINKED[self.kind]) - {"init_from"}:
             if name != "config":
                 config.model[name] = values[name]
@@ -159,8 +164,8 @@ class _Cli(LightningCLI):
         """Refuse to go on with other settings before anything is written."""
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path is not None and self.subcommand == "fit":
-            settings, step = checkpoint_settings(path)
-            check_resumed(settings, self.model.hparams, step, free=["tokenizer"])
+            settings, step = read_checkpoint(path)
+            check_resumed(settings, self.model.hparams, step, self.model.may_differ)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The Trainer, with logs and callbacks that need no options."""
@@ -176,22 +181,11 @@ class _Cli(LightningCLI):
             kwargs["val_check_interval"] = min(trainer.val_check_interval, trainer.max_steps)
         bar = [] if trainer.enable_progress_bar is False else [StepBar(self.kind)]
         # Lightning's own bar serves validate, test and predict, which have no steps.
-        extra = [ModelFolder(), RandomStates(), Curves(), *bar] if self.subcommand == "fit" else [Predictions()]
+        extra = (
+            [ModelFolder(), RandomStates(), Curves(), *bar] if self.subcommand == "fit" else [Predictions()]
+        )
         kwargs["callbacks"] = [*(trainer.callbacks or []), *extra]
         return super().instantiate_trainer(**kwargs)
-
-
-def checkpoint_settings(path: str | Path) -> tuple[dict[str, Any], int]:
-    """The hyper-parameters in a checkpoint of this project, and its step.
-
-    :raises ValueError: it is none.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return checkpoint["hyper_parameters"], checkpoint["global_step"]
-    except Exception as error:  # torch raises whatever reading a zip, a pickle or a dictionary meets
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is no checkpoint of a training: {reason}") from None
 
 
 def _factor(stem: int, channels: Sequence[int]) -> int:

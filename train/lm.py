@@ -16,7 +16,7 @@ from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .meters import Means
 from .muon import muon
-from .schedule import adamw, check_resumed, check_schedule, clip, warmup_stable_decay
+from .schedule import adamw, check_config, check_resumed, check_schedule, clip, warmup_stable_decay
 
 
 class Targets(NamedTuple):
@@ -39,6 +39,9 @@ def targets_of(tokens: Tensor, documents: Tensor, vocab: SharedVocab) -> Targets
 
 class FusionLMTraining(L.LightningModule):
     """Trains a ``FusionLM``, which stands in ``self.net``."""
+
+    may_differ = ("tokenizer",)
+    """Settings that a run may go on with when they changed: the folder may have moved."""
 
     def __init__(
         self,
@@ -68,8 +71,8 @@ class FusionLMTraining(L.LightningModule):
             max_steps: Steps in all; the command takes it from trainer.max_steps.
             decay_fraction: Last part of the steps, over which the learning rate falls to 0.
             z_loss_weight: Weight of the mean of log(Z)^2, which keeps the logits from drifting.
-            muon_lr: Learning rate of Muon, which then updates the matrices of the blocks; without it AdamW does.
-            rows_from_codebook: Begin with alike embeddings for codes that look alike (see start_from_codebook).
+            muon_lr: Learning rate of Muon, which then updates the matrices of the blocks; null: AdamW.
+            rows_from_codebook: Begin with alike embeddings for codes that look alike (start_from_codebook).
             init_from: Model folder whose weights to begin with.
         """
         super().__init__()
@@ -106,6 +109,16 @@ class FusionLMTraining(L.LightningModule):
         self._tokens = 0
         self._since = time.perf_counter()
 
+    def setup(self, stage: str) -> None:
+        """Raises ValueError when the windows are longer than the context."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        length = getattr(data, "context_length", 0)
+        if length > self.config.context_length:
+            raise ValueError(
+                f"config.context_length is {self.config.context_length}, but the windows in {data.path} have "
+                f"{length} tokens: give at least as many"
+            )
+
     def forward(self, tokens: Tensor, **kwargs: Any) -> Any:
         """``FusionLM.forward``."""
         return self.net(tokens, **kwargs)
@@ -119,7 +132,10 @@ class FusionLMTraining(L.LightningModule):
         return loss
 
     def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm, which is logged."""
         self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
@@ -130,7 +146,7 @@ class FusionLMTraining(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means since the last log entry."""
-        if self.global_step % self.trainer.log_every_n_steps or self.global_step == self._logged_step:
+        if self.global_step % _log_every(self.trainer) or self.global_step == self._logged_step:
             return
         self._logged_step = self.global_step
         values = self.means.read()
@@ -141,7 +157,9 @@ class FusionLMTraining(L.LightningModule):
         values["tokens_per_second"] = self._tokens / max(1e-9, now - self._since)
         self._tokens, self._since = 0, now
         self.log_dict({f"train/{name}": value for name, value in values.items()})
-        self.log_dict({n: values[n] for n in ("loss", *MODALITIES) if n in values}, prog_bar=True, logger=False)
+        self.log_dict(
+            {n: values[n] for n in ("loss", *MODALITIES) if n in values}, prog_bar=True, logger=False
+        )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Losses over the whole validation set."""
@@ -162,7 +180,7 @@ class FusionLMTraining(L.LightningModule):
         self._log_validation("test")
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Windows -> ``losses`` (B, T), nats of each next token, 0 where it does not count, and ``windows``."""
+        """Windows -> ``losses`` (B, T), nats of each next token, 0 where none counts, and ``windows``."""
         self._check_trained()
         targets = targets_of(batch["tokens"], batch["documents"], self.vocab)
         logits = self(batch["tokens"], documents=batch["documents"])
@@ -174,7 +192,9 @@ class FusionLMTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, with Muon where ``muon_lr`` is given; warm-up, stable, decay."""
         if self.max_steps < 1:
-            raise ValueError(f"max_steps must be positive to train, got {self.max_steps}: set trainer.max_steps")
+            raise ValueError(
+                f"max_steps must be positive to train, got {self.max_steps}: set trainer.max_steps"
+            )
         common = {"betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
         if self.muon_lr is None:
             optimizer: torch.optim.Optimizer = adamw(self.net, self.lr, **common)  # type: ignore[arg-type]
@@ -197,9 +217,9 @@ class FusionLMTraining(L.LightningModule):
         """
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_resumed(
-                checkpoint["hyper_parameters"], self.hparams, checkpoint["global_step"], free=["tokenizer"]
+                checkpoint["hyper_parameters"], self.hparams, checkpoint["global_step"], self.may_differ
             )
-            if checkpoint["global_step"] % self.trainer.log_every_n_steps:  # else they were logged since
+            if checkpoint["global_step"] % _log_every(self.trainer):  # else they were logged since
                 self.means.load_state_dict(checkpoint["means"], self.device)
             self._logged_step = checkpoint["global_step"]
         self.trained = True
@@ -228,16 +248,19 @@ class FusionLMTraining(L.LightningModule):
 
     def _check_trained(self) -> None:
         if not self.trained and self.trainer.state.fn != "fit":
-            raise ValueError("the transformer has no trained weights: give a --ckpt_path, or --model.init_from")
+            raise ValueError(
+                "the transformer has no trained weights: give a --ckpt_path, or --model.init_from"
+            )
 
     def _log_validation(self, stage: str) -> None:
         self.validation_means.reduce(self.trainer.strategy)
-        self.log_dict({f"{stage}/{n}": v for n, v in self.validation_means.read().items()}, rank_zero_only=True)
+        self.log_dict(
+            {f"{stage}/{n}": v for n, v in self.validation_means.read().items()}, rank_zero_only=True
+        )
 
     def _take_weights(self, folder: str) -> None:
         net = FusionLM.load(folder)
-        if net.config != self.config:
-            raise ValueError(f"init_from={folder} has another config ({net.config}) than the one given ({self.config})")
+        check_config(folder, net.config, self.config)
         self.net.load_state_dict(net.state_dict())
         self.trained = True
 
@@ -258,8 +281,14 @@ def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
         net.lm_head.weight[tokens] = 0.02 * rows
 
 
+def _log_every(trainer: Any) -> int:
+    return trainer.log_every_n_steps
+
+
 def tokenizer_folder(folder: str | Path) -> Path:
     """The tokenizer's folder: ``folder`` itself, or ``tokenizer/`` in it."""
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} not found: what `earlyfusion prepare` wrote is expected there")
     inner = folder / TOKENIZER
     return inner if inner.is_dir() and not (folder / "vocab.json").is_file() else folder

@@ -1,7 +1,7 @@
-"""Batches in an order that is a pure function of seed and epoch, and that a stopped run takes up again exactly.
+"""Batches in an order that is a pure function of seed and epoch, which a stopped run takes up exactly.
 
-Lightning stores ``state_dict()`` in its checkpoints and gives it back before training goes on. The state has no
-ranks and no workers in it, so a run may go on with other numbers of both.
+Lightning stores ``state_dict()`` in its checkpoints and gives it back before training goes on. The state has
+no ranks and no workers in it, so a run may go on with other numbers of both.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -7,8 +7,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..tokenizers.files import write_text
 
@@ -16,7 +16,7 @@ FILE = "metrics.csv"
 
 
 class CsvLog(Logger):
-    """Appends to ``folder``/metrics.csv. Lightning's own CSVLogger deletes or splits the file of a resumed run."""
+    """Appends to ``folder``/metrics.csv; Lightning's CSVLogger deletes or splits that of a resumed run."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()

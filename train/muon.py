@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .schedule import weight_decay_groups
+
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration, from Jordan's page: steep at 0, singular values end up in about 0.7..1.2."""
 
@@ -82,18 +84,15 @@ def muon(
     weight_decay: float,
     momentum: float = 0.95,
 ) -> Muon:
-    """:class:`Muon` for a ``FusionLM``: matrices in its blocks by Muon, embeddings, lm_head, norms by AdamW."""
+    """:class:`Muon` for a ``FusionLM``: the matrices of its blocks by Muon, all else by AdamW."""
     matrices = [m.weight for m in network.get_submodule("blocks").modules() if isinstance(m, nn.Linear)]
-    known = {id(parameter) for parameter in matrices}
+    known = {id(matrix) for matrix in matrices}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
-    norms = {id(p) for m in network.modules() if "Norm" in type(m).__name__ for p in m.parameters(recurse=False)}
-    decayed = [p for p in rest if id(p) not in norms]
-    plain = [p for p in rest if id(p) in norms]
-    adamw = {"muon": False, "lr": lr, "betas": betas, "eps": eps}
+    by_muon = {"params": matrices, "muon": True, "lr": muon_lr, "momentum": momentum}
+    by_adamw = {"muon": False, "lr": lr, "betas": betas, "eps": eps}
     return Muon(
         [
-            {"params": matrices, "muon": True, "lr": muon_lr, "momentum": momentum, "weight_decay": weight_decay},
-            {"params": decayed, "weight_decay": weight_decay, **adamw},
-            {"params": plain, "weight_decay": 0.0, **adamw},
+            {**by_muon, "weight_decay": weight_decay},
+            *({**by_adamw, **group} for group in weight_decay_groups(network, rest, weight_decay)),
         ]
     )

@@ -1,4 +1,4 @@
-"""Callbacks to look at: reconstructions of the image tokenizer, samples of the transformer, written predictions."""
+"""Callbacks to look at: reconstructions, samples, and what ``predict`` writes."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..fusion_lm.generate import Sampling, generate
+from ..fusion_lm.generate import Next, Sampling, generate
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import write_text
 from ..tokenizers.pixels import to_pil
@@ -141,7 +141,8 @@ class Samples(Callback):
             top_p: Of text and images.
             seed: Of the draws, the same on every sheet.
         """
-        self.every, self.count, self.prompts, self.then = every, count, list(prompts or []), then
+        self.every, self.count, self.prompts = every, count, list(prompts or [])
+        self.then: Next = then
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self.sampling = Sampling(temperature=temperature, top_p=top_p)
         self._tokenizer: DocumentTokenizer | None = None
@@ -163,7 +164,9 @@ class Samples(Callback):
         with torch.random.fork_rng(devices=[]):  # the training's random numbers are not touched
             documents = self._draw(pl_module)
         step = trainer.global_step
-        lines = [json.dumps([s if isinstance(s, str) else None for s in d], ensure_ascii=False) for d in documents]
+        lines = [
+            json.dumps([s if isinstance(s, str) else None for s in d], ensure_ascii=False) for d in documents
+        ]
         sheet = picture_sheet([[document_picture(d)] for d in documents], width=1, enlarge=1)
         _save(trainer, "samples", sheet)
         write_text(_file(trainer, "samples", ".jsonl"), "".join(line + "\n" for line in lines))

@@ -1,38 +1,29 @@
-"""Documents of text and images -> packed, memory-mapped windows of tokens, which the transformer trains on."""
+"""Documents of text and images -> packed, memory-mapped windows of tokens, to train on."""
 
 import hashlib
 import json
 import shutil
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from datasets import Dataset, Features, List, Value
-from datasets.arrow_writer import ArrowWriter
-from torch import Tensor
+from datasets import Dataset
 
-from ..fusion_lm.loss import MODALITIES
-from ..tokenizers.documents import DocumentTokenizer, Part, interleave
+from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder, read_json, write_json
 from ..tokenizers.image import ImageTokenizer
-from ..tokenizers.pixels import Policy, fit, to_tensor
+from ..tokenizers.pixels import Policy
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
-from .packing import pack
-from .sources import RawImage, base_folder, fingerprint, load_source, open_image, raw_images, undecoded
+from .reader import DocumentReader, Report
+from .sources import base_folder, fingerprint, load_source
 
 RECORD = "prepare.json"
 VERSION = 1
 """Another one means that older prepared folders are made anew."""
 
 Order = Literal["image_first", "text_first", "both", "coin"]
-Report = Callable[[str, int, int], None]
-"""Called with what is being done, how many rows are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +31,9 @@ class PrepareConfig:
     """What ``prepare`` reads and writes."""
 
     documents: str
-    """Data set of documents: a folder of save_to_disk, an imagefolder, parquet, arrow, jsonl or webdataset files.
-    Columns: `images` and `texts` (parallel lists, None where the other one speaks), or `image` and `text`, or
-    `text` alone."""
+    """Data set of documents: a folder of save_to_disk, an imagefolder, parquet, arrow, jsonl or webdataset
+    files. Columns: `images` and `texts` (parallel lists, None where the other one speaks), or `image` and
+    `text`, or `text` alone."""
     text_tokenizer: str
     """Folder with text.model."""
     image_tokenizer: str
@@ -56,7 +47,7 @@ class PrepareConfig:
     validation_share: float = 0.01
     """Part of the documents that is held out when there is no validation set; 0: none."""
     order: Order = "coin"
-    """For `image` and `text` columns: which comes first. both: two documents; coin: drawn for each document."""
+    """For `image` and `text` columns: which comes first. both: two documents; coin: drawn for each row."""
     policy: Policy = "resize"
     """How images get sides that are multiples of the image tokenizer's factor: resize or pad (with white)."""
     max_side: int | None = 256
@@ -98,23 +89,6 @@ class PrepareConfig:
             object.__setattr__(self, "fixed_grid", tuple(self.fixed_grid))
 
 
-@dataclass
-class Counts:
-    """What became of the documents of one part."""
-
-    documents: int = 0
-    """Rows that were read."""
-    pieces: int = 0
-    """Documents in the windows: more than rows where long ones were split or both orders are kept."""
-    images: int = 0
-    windows: int = 0
-    fill: float = 0.0
-    """Share of the windows' tokens that is no padding."""
-    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Reason -> how often."""
-
-
 def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, Any]:
     """Write ``config.out`` and return what its prepare.json says.
 
@@ -125,7 +99,7 @@ def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, An
     """
     out = Path(config.out)
     key = _key(config)
-    if (out / RECORD).is_file() and (done := read_json(out / RECORD, "a record of prepare")).get("key") == key:
+    if (done := _finished(out)).get("key") == key:
         print(f"{out} is prepared already: same configuration, same files")
         return done
     text, image = TextTokenizer.load(config.text_tokenizer), ImageTokenizer.load(config.image_tokenizer)
@@ -144,14 +118,15 @@ def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, An
         "vocab_size": vocab.size,
         "context_length": config.context_length,
     }
+    (out / RECORD).unlink(missing_ok=True)  # from here on, and until all is written, it would not be true
     with atomic_folder(out) as new, _reporting(report) as show:
         tokenizer.save(new / "tokenizer")
         for name, (dataset, folder) in parts.items():
-            reader = _Reader(config, tokenizer, dataset, folder, name, show)
+            reader = DocumentReader(config, tokenizer, dataset, folder, name, show)
             record[name] = asdict(reader.write(new / name))
-        write_json(new / RECORD, record)
     if "validation" not in parts:
         shutil.rmtree(out / "validation", ignore_errors=True)  # of an earlier configuration
+    write_json(out / RECORD, record)
     for name in parts:
         print(f"{out / name}: {summary(record[name])}")
     return record
@@ -161,21 +136,32 @@ def summary(counts: dict[str, Any]) -> str:
     """One line about a part."""
     tokens = ", ".join(f"{number:,} {name}" for name, number in counts["tokens"].items())
     left_out = "".join(f"; left out: {n:,} x {reason}" for reason, n in counts["left_out"].items())
+    split = f" ({counts['split']:,} of them split)" if counts["split"] else ""
     return (
-        f"{counts['windows']:,} windows, {counts['fill']:.1%} full, of {counts['documents']:,} documents with "
-        f"{counts['images']:,} images; tokens: {tokens}{left_out}"
+        f"{counts['windows']:,} windows, {counts['fill']:.1%} full, of {counts['documents']:,} documents"
+        f"{split} with {counts['images']:,} images; tokens: {tokens}{left_out}"
     )
+
+
+def _finished(out: Path) -> dict[str, Any]:
+    """The record of a prepared folder; empty when it is none, or not whole."""
+    if not (out / RECORD).is_file():
+        return {}
+    record = read_json(out / RECORD, "a record of prepare")
+    parts = [name for name in ("train", "validation") if name in record]
+    return record if all((out / name).is_dir() for name in ("tokenizer", *parts)) else {}
 
 
 def _key(config: PrepareConfig) -> str:
     """A hash of the configuration and of the files that it names."""
     values = {name: value for name, value in asdict(config).items() if name != "out"}
-    files = fingerprint(config.documents, config.validation, config.text_tokenizer, config.image_tokenizer)
-    return hashlib.sha256(json.dumps([VERSION, values, files]).encode()).hexdigest()[:16]
+    files = fingerprint(config.documents, config.validation)
+    tokenizers = fingerprint(config.text_tokenizer, config.image_tokenizer, content=True)
+    return hashlib.sha256(json.dumps([VERSION, values, files, tokenizers]).encode()).hexdigest()[:16]
 
 
 def _parts(config: PrepareConfig) -> dict[str, tuple[Dataset, Path]]:
-    """The data sets of train and, if any, validation, with the folders that their file names are relative to."""
+    """The data sets of train and, if any, validation, with the folders that file names are relative to."""
     train, folder = load_source(config.documents), base_folder(config.documents)
     if not len(train):
         raise ValueError(f"{config.documents} holds no documents")
@@ -192,207 +178,6 @@ def _parts(config: PrepareConfig) -> dict[str, tuple[Dataset, Path]]:
         "train": (train.select(np.sort(order[held_out:])), folder),
         "validation": (train.select(np.sort(order[:held_out])), folder),
     }
-
-
-class _Reader:
-    """Turns the rows of one part into windows."""
-
-    def __init__(
-        self,
-        config: PrepareConfig,
-        tokenizer: DocumentTokenizer,
-        dataset: Dataset,
-        folder: Path,
-        name: str,
-        show: Report,
-    ) -> None:
-        self.config, self.tokenizer, self.folder, self.name, self.show = config, tokenizer, folder, name, show
-        columns = dataset.column_names
-        self.image_column = _column(columns, config.image_column, ("images", "image"), config.documents, False)
-        self.text_column = _column(
-            columns, config.text_column, ("texts", "text"), config.documents, self.image_column is None
-        )
-        used = [c for c in (self.image_column, self.text_column) if c]
-        self.dataset = undecoded(dataset.select_columns(used), [self.image_column] if self.image_column else [])
-        self.counts = Counts()
-        self.rng = np.random.default_rng([config.seed, 4, *name.encode()])
-        vocab = tokenizer.vocab
-        self.grid = vocab.grid.count if vocab.grid else None
-
-    def write(self, folder: Path) -> Counts:
-        """Write the windows as a data set and count."""
-        length, vocab = self.config.context_length, self.tokenizer.vocab
-        features = Features(
-            tokens=List(Value("int32"), length=length), documents=List(Value("int32"), length=length)
-        )
-        modality = vocab.modality(torch.arange(vocab.size)).numpy()
-        real = 0
-        scratch = folder.with_name(f".{folder.name}.arrow")
-        with ArrowWriter(path=str(scratch), features=features) as writer:
-            documents = self._documents()
-            for window in pack(documents, length, vocab.pad, self.rng, self.config.shuffle_buffer):
-                kept = window.tokens[window.tokens != vocab.pad]
-                for name, number in zip(MODALITIES, np.bincount(modality[kept], minlength=len(MODALITIES))):
-                    self.counts.tokens[name] += int(number)
-                real += len(kept)
-                self.counts.windows += 1
-                writer.write({"tokens": window.tokens, "documents": window.documents})
-            writer.finalize()
-        if not self.counts.windows:
-            reasons = "; ".join(self.counts.left_out) or "it is empty"
-            raise ValueError(f"{self.config.documents}: no document of {self.name} can be used: {reasons}")
-        self.counts.fill = real / (self.counts.windows * length)
-        Dataset.from_file(str(scratch)).save_to_disk(str(folder))
-        scratch.unlink()
-        if broken := sum(n for reason, n in self.counts.left_out.items() if reason.startswith("image")):
-            warnings.warn(f"{self.config.documents}: {broken} images of {self.name} were left out", stacklevel=2)
-        return self.counts
-
-    def _documents(self) -> Iterator[np.ndarray]:
-        """The documents' tokens, int32 each no longer than a window."""
-        rows = 2000  # read, and their images encoded, together
-        for start in range(0, len(self.dataset), rows):
-            batch = self.dataset[start : start + rows]
-            images = batch[self.image_column] if self.image_column else None
-            texts = batch[self.text_column] if self.text_column else None
-            count = len(images if images is not None else texts or [])
-            segments = [
-                self._segments(images[i] if images else None, texts[i] if texts else None) for i in range(count)
-            ]
-            yield from self._tokens(segments)
-            self.counts.documents += count
-            self.show(self.name, start + count, len(self.dataset))
-
-    def _segments(self, image: Any, text: Any) -> list[str | RawImage]:
-        """The segments of one row, in the order they are stored in."""
-        if isinstance(image, list) or isinstance(text, list):
-            pictures = raw_images(image, self.folder) if image is not None else [None] * len(text)
-            words = text if isinstance(text, list) else [text] if text else [None] * len(pictures)
-            if len(pictures) != len(words):
-                self.counts.left_out["row whose images and texts are not parallel"] += 1
-                return []
-            return [s for pair in zip(pictures, words) for s in pair if s is not None and s != ""]
-        pictures = raw_images(image, self.folder) if image is not None else []
-        return [s for s in (*pictures, text) if s is not None and s != ""]
-
-    def _tokens(self, rows: Sequence[list[str | RawImage]]) -> Iterator[np.ndarray]:
-        """Rows of segments -> documents; the images of all rows are encoded together, by size."""
-        pixels: list[Tensor] = []
-        parsed: list[list[str | int] | None] = []  # an int is a place in pixels
-        for row in rows:
-            document: list[str | int] | None = []
-            for segment in row:
-                if isinstance(segment, str):
-                    document.append(segment)
-                    continue
-                image = self._pixels(segment)
-                if image is None:
-                    document = None  # a caption without its picture teaches nothing true
-                    break
-                document.append(len(pixels))
-                pixels.append(image)
-            parsed.append(document)
-        codes = self.tokenizer.encode_images(pixels)
-        for document in parsed:
-            for ordered in self._orders(document or []):
-                yield from self._pieces(self._parts(ordered, codes))
-
-    def _pixels(self, raw: RawImage) -> Tensor | None:
-        factor = self.tokenizer.image.factor
-        limits = [self.config.max_side, self.grid and self.grid * factor]
-        limit = min((side for side in limits if side), default=None)
-        try:
-            image = open_image(raw)
-            grid = self.config.fixed_grid
-            if grid is not None:
-                image = image.resize((grid[1] * factor, grid[0] * factor))
-            return to_tensor(fit(image, factor, self.config.policy, limit if grid is None else None))
-        except (ValueError, FileNotFoundError) as error:
-            reason = "not found" if isinstance(error, FileNotFoundError) else "cannot be read"
-            self.counts.left_out[f"image that {'was ' if reason == 'not found' else ''}{reason}"] += 1
-            return None
-
-    def _orders(self, document: list[str | int]) -> Iterable[list[str | int]]:
-        """The document in the order, or orders, that the configuration asks for."""
-        if not document:
-            return []
-        pair = len(document) == 2 and isinstance(document[0], int) and isinstance(document[1], str)
-        if not pair or self.image_column is None or not self._is_pair_column():
-            return [document]
-        backwards = document[::-1]
-        if self.config.order == "both":
-            return [document, backwards]
-        if self.config.order == "coin":
-            return [document if self.rng.random() < 0.5 else backwards]
-        return [document if self.config.order == "image_first" else backwards]
-
-    def _is_pair_column(self) -> bool:
-        return not isinstance(self.dataset.features[self.image_column], List | list)
-
-    def _parts(self, document: Sequence[str | int], codes: Sequence[Tensor]) -> list[Part]:
-        """Adjacent strings are one text, as in ``DocumentTokenizer.encode``."""
-        parts: list[Part] = []
-        text = ""
-        for segment in [*document, None]:
-            if isinstance(segment, str):
-                text += segment
-                continue
-            if text:
-                parts.append(("text", torch.tensor(self.tokenizer.text.encode(text), dtype=torch.int64)))
-                text = ""
-            if segment is not None:
-                parts.append(("image", codes[segment]))
-        return parts
-
-    def _pieces(self, parts: list[Part]) -> Iterator[np.ndarray]:
-        """The document, or the pieces of one that is longer than a window.
-
-        Each piece begins with bos, so that every text that the model sees has a beginning; eos stands where
-        the document really ends.
-        """
-        vocab, length = self.tokenizer.vocab, self.config.context_length
-        sizes = [len(values) if kind == "text" else self._image_length(values) for kind, values in parts]
-        if sum(sizes) + 2 > length:
-            if self.config.long_documents == "drop":
-                self.counts.left_out["document longer than a window"] += 1
-                return
-            parts, sizes = self._shortened(parts, sizes, length - 2)
-        while parts:
-            count, room = 0, length - 2
-            while count < len(parts) and sizes[count] <= room:
-                room -= sizes[count]
-                count += 1
-            piece, parts, sizes = parts[:count], parts[count:], sizes[count:]
-            self.counts.pieces += 1
-            self.counts.images += sum(kind == "image" for kind, _ in piece)
-            yield interleave(piece, vocab, eos=not parts).numpy().astype(np.int32)
-
-    def _shortened(self, parts: list[Part], sizes: list[int], room: int) -> tuple[list[Part], list[int]]:
-        """No part longer than ``room``: long texts are cut, images that are too large are left out."""
-        self.counts.left_out["whole document: split"] += 1
-        kept: list[Part] = []
-        for (kind, values), size in zip(parts, sizes):
-            if size <= room:
-                kept.append((kind, values))
-            elif kind == "text":
-                kept += [("text", piece) for piece in values.split(room)]
-            else:
-                self.counts.left_out["image larger than a window"] += 1
-        return kept, [len(v) if kind == "text" else self._image_length(v) for kind, v in kept]
-
-    def _image_length(self, codes: Tensor) -> int:
-        return codes.numel() + (2 if self.tokenizer.vocab.fixed_grid else 4)
-
-
-def _column(
-    columns: Sequence[str], wanted: str | None, names: Sequence[str], source: str, needed: bool
-) -> str | None:
-    if wanted is not None and wanted not in columns:
-        raise ValueError(f"{source} has no column {wanted!r}, only {', '.join(columns)}")
-    found = wanted or next((name for name in names if name in columns), None)
-    if found is None and needed:
-        raise ValueError(f"{source} has neither images nor texts, only the columns {', '.join(columns)}")
-    return found
 
 
 class _reporting:
@@ -432,19 +217,24 @@ def run(path: str | Path) -> None:
 def read_config(path: str | Path) -> PrepareConfig:
     """A YAML file with the fields of ``PrepareConfig``.
 
-    :raises FileNotFoundError: no such file.  :raises ValueError: no YAML, or an unknown, missing or bad field.
+    :raises FileNotFoundError: no such file.
+    :raises ValueError: no YAML, or an unknown, missing or bad field.
     """
     import yaml
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: a YAML file with the settings of prepare is expected there")
+        raise FileNotFoundError(
+            f"{path} not found: a YAML file with the settings of prepare is expected there"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} is expected to hold settings (name: value), it holds {type(values).__name__}")
+        raise ValueError(
+            f"{path} is expected to hold settings (name: value), it holds {type(values).__name__}"
+        )
     names = [f.name for f in fields(PrepareConfig)]
     if unknown := [name for name in values if name not in names]:
         raise ValueError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(names)}")

@@ -1,7 +1,8 @@
-"""What both trainings share: the learning rate over the steps, the optimiser's groups, and the refusal to go on
-from a checkpoint with other settings."""
+"""What both trainings share: the learning rate over the steps, the optimiser's groups, and the refusal to go
+on from a checkpoint with other settings."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ def check_schedule(lr: float, warmup_steps: int, max_steps: int, decay_fraction:
         raise ValueError(f"decay_fraction must lie between 0 and 1, got {decay_fraction}")
 
 
-def check_resumed(old: Mapping[str, Any], new: Mapping[str, Any], step: int, free: Iterable[str] = ()) -> None:
+def check_resumed(
+    old: Mapping[str, Any], new: Mapping[str, Any], step: int, free: Iterable[str] = ()
+) -> None:
     """Refuse to go on from a checkpoint whose settings ``old`` are not ``new``.
 
     Lightning would silently keep the checkpoint's learning rate. ``max_steps`` may change as long as ``step``
@@ -46,13 +49,25 @@ def check_resumed(old: Mapping[str, Any], new: Mapping[str, Any], step: int, fre
             if step <= min(before, now) * (1 - fraction):
                 continue
             raise ValueError(
-                f"the checkpoint is at step {step}, where the learning rate of its {before} steps already falls "
-                f"or that of the {now} steps asked for would: {NEW_RUN}"
+                f"the checkpoint is at step {step}, where the learning rate of its {before} steps already "
+                f"falls, or that of the {now} steps asked for would: {NEW_RUN}"
             )
         if isinstance(before, dict) and isinstance(now, dict):
             field = next(key for key in [*now, *before] if before.get(key) != now.get(key))
             name, before, now = f"{name}.{field}", before.get(field), now.get(field)
         raise ValueError(f"the checkpoint was trained with {name}={before}, now it is {now}: {NEW_RUN}")
+
+
+def check_config(folder: str, found: Any, wanted: Any) -> None:
+    """Refuse weights (``init_from``) of a network with another config than ``wanted``.
+
+    :raises ValueError: names the first field that differs.
+    """
+    for name, value in asdict(wanted).items():
+        if getattr(found, name) != value:
+            raise ValueError(
+                f"init_from={folder} has config.{name}={getattr(found, name)}, not {value}: give its config"
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -62,12 +77,30 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def weight_decay_groups(
+    network: nn.Module, parameters: Iterable[nn.Parameter], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Two groups of ``parameters``: matrices and filters, which decay, and norms and biases, which do not."""
+    # QK-norm has a gain and a bias per head, (H, D): two axes, and still no matrix.
+    layers = [module for module in network.modules() if "Norm" in type(module).__name__]
+    norms = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": weight_decay},
+        {"params": [], "weight_decay": 0.0},
+    ]
+    for parameter in parameters:
+        groups[parameter.ndim < 2 or id(parameter) in norms]["params"].append(parameter)
+    return groups
+
+
 def adamw(
     network: nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
     """AdamW that decays matrices and filters only: no norms, no biases."""
     # QK-norm has a gain and a bias per head, (H, D): two axes, and still no matrix.
-    norms = {id(p) for m in network.modules() if "Norm" in type(m).__name__ for p in m.parameters(recurse=False)}
+    norms = {
+        id(p) for m in network.modules() if "Norm" in type(m).__name__ for p in m.parameters(recurse=False)
+    }
     groups = [
         {"params": [], "weight_decay": weight_decay},
         {"params": [], "weight_decay": 0.0},

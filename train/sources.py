@@ -3,12 +3,12 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 from datasets import Dataset, DatasetDict
+from datasets.exceptions import DatasetsError
 from PIL import Image
 
 from ..tokenizers.pixels import load_image
@@ -52,8 +52,10 @@ def load_source(path: str | Path, split: str = "train") -> Dataset:
             return _choose(datasets.load_dataset(str(path.absolute())), split, path)
         if path.suffix not in _FILES:
             raise ValueError(f"unknown ending {path.suffix!r}")
-        return _choose(datasets.load_dataset(_FILES[path.suffix], data_files=str(path.absolute())), split, path)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        return _choose(
+            datasets.load_dataset(_FILES[path.suffix], data_files=str(path.absolute())), split, path
+        )
+    except (ValueError, OSError, DatasetsError) as error:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as a data set: {message}; expected {KNOWN}") from None
 
@@ -67,7 +69,7 @@ def _choose(found: Any, split: str, path: Path) -> Dataset:
         return found[split]
     if len(found) == 1:
         return next(iter(found.values()))
-    raise ValueError(f"it has the parts {', '.join(found)} and none called {split!r}")
+    raise ValueError(f"it has the parts {', '.join(map(str, found))} and none called {split!r}")
 
 
 def image_column(dataset: Dataset, wanted: str | None = None) -> str:
@@ -139,19 +141,16 @@ def base_folder(path: str | Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def fingerprint(*paths: str | Path | None) -> str:
-    """A hash of names, sizes and times of the files at ``paths``: another one means other data."""
+def fingerprint(*paths: str | Path | None, content: bool = False) -> str:
+    """A hash of the names, sizes and times of the files at ``paths``, or of their ``content``."""
     digest = hashlib.sha256()
-    for path in paths:
-        for name, size, time in _entries(Path(path)) if path is not None else ():
-            digest.update(json.dumps([name, size, time]).encode())
+    for path in map(Path, filter(None, paths)):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if not file.is_file() or file.name.startswith((".", "cache-")):  # datasets' own by-products
+                continue
+            status = file.stat()
+            facts: list[Any] = [str(file.relative_to(path)), status.st_size]
+            facts.append(hashlib.sha256(file.read_bytes()).hexdigest() if content else status.st_mtime_ns)
+            digest.update(json.dumps(facts).encode())
         digest.update(b"|")
     return digest.hexdigest()[:16]
-
-
-def _entries(path: Path) -> Iterator[tuple[str, int, int]]:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    for file in files:
-        if file.is_file() and not file.name.startswith((".", "cache-")):  # datasets' own by-products
-            status = file.stat()
-            yield str(file.relative_to(path)), status.st_size, status.st_mtime_ns

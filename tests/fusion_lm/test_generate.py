@@ -77,7 +77,7 @@ def at_random(size: int, seed: int, scale: float = 5.0) -> Callable[[Tensor], Te
 
 
 def tokens_of(vocab: SharedVocab, *parts: int | tuple[int, int], eos: bool = False, cut: int = 0) -> Tensor:
-    """A document: a number is so many text tokens, a pair is an image of that grid; `cut` tokens are left off."""
+    """A document: a number is so many text tokens, a pair an image of that grid; less its last `cut`."""
     ids = torch.tensor([i for r in vocab.text for i in range(r.id, r.id + r.count)])
     made: list[tuple[str, Tensor]] = []
     for part in parts:
@@ -516,6 +516,7 @@ def test_bad_sampling_is_named(fields: dict, message: str) -> None:
     ("vocab", "prompt", "options", "message"),
     [
         (GRIDS, [], {}, "a prompt needs at least one token (begin of document): got an empty one"),
+        (GRIDS, [0, 9], {"seed": 2**64}, "seed must be a number of 64 bits, got 18446744073709551616"),
         (GRIDS, [0, 9], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
         (GRIDS, [0] + [9] * 19, {}, "the prompt has 20 tokens and the model's context holds 20: shorten it"),
         (GRIDS, [0, 9, 1], {}, "a prompt ends with the end of its document: encode it with eos=False"),

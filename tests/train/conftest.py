@@ -1,0 +1,78 @@
+"""Data sets that several tests of the training read."""
+
+import random
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PilImage
+from PIL import ImageDraw
+
+SIZES = ((16, 16), (24, 16), (40, 16))  # (width, height)
+
+
+def drawing(number: int) -> PilImage.Image:
+    """A small picture, another one for each number."""
+    rng = random.Random(number)
+    image = PilImage.new("RGB", SIZES[number % len(SIZES)], "white")
+    colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+    ImageDraw.Draw(image).rectangle((rng.randrange(8), rng.randrange(8), 12, 12), fill=colour)
+    return image
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 pictures of three sizes, written by save_to_disk."""
+    folder = tmp_path_factory.mktemp("images") / "set"
+    images = [drawing(number) for number in range(48)]
+    Dataset.from_dict({"image": images}, Features(image=Image())).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folders(
+    tmp_path_factory: pytest.TempPathFactory, text_tokenizer, image_tokenizer
+) -> tuple[Path, Path]:
+    """Folders of the text and of the image tokenizer."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    text_tokenizer.save(folder / "text")
+    image_tokenizer.save(folder / "image")
+    return folder / "text", folder / "image"
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """90 documents like OBELICS': parallel lists of images and texts."""
+    folder = tmp_path_factory.mktemp("documents") / "set"
+    words = ("red apple", "green house", "small cat", "two birds")
+    rows: dict[str, list] = {"images": [], "texts": []}
+    for number in range(90):
+        word, picture = words[number % 4], drawing(number)
+        if number % 3 == 0:
+            rows["images"].append([None, picture])
+            rows["texts"].append([f"A {word}:", None])
+        elif number % 3 == 1:
+            rows["images"].append([picture, None])
+            rows["texts"].append([None, f"This is a {word}."])
+        else:
+            rows["images"].append([picture, None, drawing(number + 1)])
+            rows["texts"].append([None, f"A {word}, then another picture:", None])
+    features = Features(images=List(Image()), texts=List(Value("string")))
+    Dataset.from_dict(rows, features).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, documents: Path, tokenizer_folders: tuple[Path, Path]
+) -> Path:
+    """`documents` as windows of 64 tokens."""
+    from earlyfusion.train.prepare import PrepareConfig, prepare
+
+    out = tmp_path_factory.mktemp("prepared") / "tokens"
+    text, image = tokenizer_folders
+    config = PrepareConfig(
+        str(documents), str(text), str(image), str(out), context_length=64, validation_share=0.2, max_grid=16
+    )
+    prepare(config, report=lambda *_: None)
+    return out
