@@ -55,11 +55,8 @@ def concepts(blocks: Sequence[tuple[int, int]] | None = NATURE_AND_FOOD) -> list
     found: dict[tuple[int, ...], list[tuple[str, str]]] = {}
     for characters, data in emoji.EMOJI_DATA.items():
         points = [ord(c) for c in characters]
-        stem = next(
-            (s for s in ("-".join(f"{p:04X}" for p in ps) for ps in (points, [p for p in points if p != 0xFE0F]))
-             if s in stems),
-            None,
-        )  # fmt: skip
+        spellings = (_stem(points), _stem([p for p in points if p != 0xFE0F]))
+        stem = next((spelling for spelling in spellings if spelling in stems), None)
         if stem is None or (blocks and not any(low <= points[0] <= high for low, high in blocks)):
             continue
         base = tuple(p for p in points if p not in _MODIFIERS) or tuple(points)
@@ -69,6 +66,10 @@ def concepts(blocks: Sequence[tuple[int, int]] | None = NATURE_AND_FOOD) -> list
         drawings.sort(key=lambda drawing: len(drawing[0]))
         out.append(Concept(drawings[0][1], tuple(stem for stem, _ in drawings)))
     return sorted(out)
+
+
+def _stem(points: Sequence[int]) -> str:
+    return "-".join(f"{point:04X}" for point in points)
 
 
 def split_concepts(all_concepts: Sequence[Concept], held_out: int, seed: int = 0) -> ConceptSplit:

@@ -90,7 +90,9 @@ def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size)
 
 
-def render_word(text: str, font: Font, size: int, height: int = STRIP_HEIGHT, multiple: int = 8) -> Image.Image:
+def render_word(
+    text: str, font: Font, size: int, height: int = STRIP_HEIGHT, multiple: int = 8
+) -> Image.Image:
     """Black type on a white strip as wide as the text needs.
 
     The baseline lies at three quarters of the height, the text begins 2 px from the left edge, and the width

@@ -57,8 +57,8 @@ class ImageTokenizerTraining(L.LightningModule):
             kmeans_latents: Latents drawn from them.
             l1_weight: Weight of the mean absolute error.
             mse_weight: Weight of the mean squared error.
-            chroma_weight: Weight of both errors of the colour alone, the channels less their mean. Black type has
-                no colour, and a codebook that mostly sees type would leave it out of pictures too.
+            chroma_weight: Weight of both errors of the colour alone, the channels less their mean. Black
+                type has no colour, and a codebook that mostly sees type leaves it out of pictures too.
             commitment_weight: Weight of the latents' squared distance to their codes.
             init_from: Folder of an image tokenizer whose weights to begin with.
             seed: Of the draw for k-means.
