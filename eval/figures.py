@@ -39,8 +39,13 @@ def headline(results: Mapping[str, Any]) -> list[Card]:
 
 def kinds(scores: Mapping[str, Any]) -> str:
     """The exact matches of words and of random strings."""
-    return ", ".join(
-        f"{kind_name(kind)} {percent(row['exact_match'])}" for kind, row in scores.get("by_kind", {}).items()
+    return ", ".join(f"{kind_name(kind)} {percent(row['exact_match'])}" for kind, row in by_kind(scores))
+
+
+def by_kind(scores: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Kinds of texts and their scores, words first."""
+    return sorted(
+        scores.get("by_kind", {}).items(), key=lambda pair: (pair[0] not in KINDS, pair[0] != "word")
     )
 
 

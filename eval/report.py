@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import html
-from .figures import FONTS, count, duration, figure, headline, kind_name, percent
+from .figures import FONTS, by_kind, count, duration, figure, headline, kind_name, percent
 from .html import Part, Series
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
@@ -152,7 +152,7 @@ def _lines(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """All, then each kind, then each length."""
     return [
         ("all", scores),
-        *((kind_name(kind), row) for kind, row in scores.get("by_kind", {}).items()),
+        *((kind_name(kind), row) for kind, row in by_kind(scores)),
         *((f"{length} letters", row) for length, row in scores.get("by_length", {}).items()),
     ]
 
@@ -228,7 +228,7 @@ def _ocr_table(scores: Mapping[str, Any], title: str) -> str:
         for row in one["by_text_size"]["bins"]:
             name = row["bin"].strip("[)").replace(", ", " to ")
             rows.append((f"type of {name} px", *_ocr_cells(row)))
-        rows += [(kind_name(kind), *_ocr_cells(row)) for kind, row in one["by_kind"].items()]
+        rows += [(kind_name(kind), *_ocr_cells(row)) for kind, row in by_kind(one)]
         header = ("", "texts", "exact before", "exact after", "CER before", "CER after", "T-ACC", "T-NED")
         caption = (
             f"What {reader} {one['version']} reads, {title}, before and after the tokenizer; T-ACC and T-NED "

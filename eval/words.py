@@ -27,9 +27,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORD_LENGTHS = range(3, 9)
 """Words and random strings of the demo have three to eight letters."""
 STRIP_HEIGHT = 16
-"""Pixels; a strip this high holds type of 14 to 16 px with its ascenders and descenders."""
-SIZES = (14, 15, 16)
+"""Pixels; a strip this high holds type of 13 to 15 px with its ascenders and descenders."""
+SIZES = (13, 14, 15)
 """Font sizes (px per em) on a strip of ``STRIP_HEIGHT``; they grow in proportion on higher strips."""
+_X_HEIGHT = 0.547
+"""DejaVu Sans's x-height in em: other fonts are scaled to it, so that equal sizes look equally large."""
 
 # (family, package, file); matplotlib keeps its own folder.
 _TRAIN_FAMILIES = (
@@ -86,8 +88,11 @@ def held_out_fonts() -> list[Font]:
 
 
 @lru_cache(maxsize=256)
-def _load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
+def _load_font(path: str, size: int, ascent: int) -> ImageFont.FreeTypeFont:
+    """The font with the x-height of DejaVu Sans at ``size``, smaller if its letters rise above ``ascent`` px."""
+    large = ImageFont.truetype(path, 200)
+    x_height, highest = (-large.getbbox(letters, anchor="ls")[1] / 200 for letters in ("x", "bdfhkl"))
+    return ImageFont.truetype(path, min(round(size * _X_HEIGHT / x_height), int((ascent + 0.5) / highest)))
 
 
 def render_word(
@@ -98,16 +103,17 @@ def render_word(
     The baseline lies at three quarters of the height, the text begins 2 px from the left edge, and the width
     is rounded up to a multiple of ``multiple`` px.
 
-    :param size: px per em.
+    :param size: px per em of DejaVu Sans; the type of other fonts has the same x-height.
     :param height: strip height in px.
     :returns: an RGB image (height, width).
     """
-    face = _load_font(font.path, size)
+    baseline = height * 3 // 4
+    face = _load_font(font.path, size, baseline)
     margin = 2 * height // STRIP_HEIGHT
     right = face.getbbox(text, anchor="ls")[2]
     width = -(-(int(right) + 2 * margin) // multiple) * multiple
     strip = Image.new("L", (width, height), 255)
-    ImageDraw.Draw(strip).text((margin, height * 3 // 4), text, fill=0, font=face, anchor="ls")
+    ImageDraw.Draw(strip).text((margin, baseline), text, fill=0, font=face, anchor="ls")
     return strip.convert("RGB")
 
 

@@ -1,6 +1,6 @@
 """The loss: next-token cross-entropy with z-loss, split by modality. Training and evaluation share it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,27 @@ class LossTerms(NamedTuple):
     """Target tokens per modality (3,) int64."""
 
 
+class _NllAndLogZ(torch.autograd.Function):
+    """Negative log-likelihood and log Z per row, with a gradient that passes over the logits only three times.
+
+    d nll / d logits = softmax - one_hot(target); d log_z / d logits = softmax.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Logits (N, V) float32 and targets (N,) -> nll (N,), log_z (N,)."""
+        log_z = logits.logsumexp(dim=-1)
+        ctx.save_for_backward(logits, targets, log_z)
+        return log_z - logits.gather(1, targets[:, None])[:, 0], log_z
+
+    @staticmethod
+    def backward(ctx: Any, nll_grad: Tensor, log_z_grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """Gradient of the logits (N, V)."""
+        logits, targets, log_z = ctx.saved_tensors
+        grad = (logits - log_z[:, None]).exp_().mul_((nll_grad + log_z_grad)[:, None])
+        return grad.scatter_add_(1, targets[:, None], -nll_grad[:, None]), None
+
+
 def next_token_loss(logits: Tensor, targets: Tensor, modality: Tensor | None = None) -> LossTerms:
     """Cross-entropy of ``logits`` (B, T, V) against ``targets`` (B, T), which are already shifted.
 
@@ -33,9 +54,8 @@ def next_token_loss(logits: Tensor, targets: Tensor, modality: Tensor | None = N
     """
     logits, targets = logits.flatten(0, 1).float(), targets.flatten()
     counted = targets != IGNORE
-    log_z = logits.logsumexp(dim=-1)  # (B * T,)
-    picked = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
-    nll = torch.where(counted, log_z - picked, 0.0)
+    nll, log_z = _NllAndLogZ.apply(logits, targets.clamp(min=0))  # (B * T,)
+    nll = torch.where(counted, nll, 0.0)
     total = counted.sum()
     group = torch.zeros_like(targets) if modality is None else modality.flatten()
     one_hot = F.one_hot(group, len(MODALITIES)) * counted[:, None]  # (B * T, 3)

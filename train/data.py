@@ -222,6 +222,12 @@ class ImageData(L.LightningDataModule):
                 if len(chosen):
                     groups[size] = chosen
 
+    @property
+    def positions(self) -> int:
+        """Codes that the training images have together."""
+        pixels = sum(size[0] * size[1] * len(group) for size, group in self._train_groups.items())
+        return pixels // self.factor**2
+
     def batch_size(self, size: tuple[int, int]) -> int:
         """Images of (H, W) in a batch."""
         return max(1, self.batch_pixels // (size[0] * size[1]))

@@ -237,7 +237,7 @@ def _outlook(number: int, budget: DemoBudget, record: Record) -> str:
     expected = budget.seconds
     done = [stage for stage in ALL[: number - 1] if expected.get(stage.name) and stage.name in record.stages]
     planned = sum(expected[stage.name] for stage in done)
-    factor = sum(record.stages[stage.name]["seconds"] for stage in done) / planned if planned >= 10 else 1.0
+    factor = sum(record.stages[stage.name]["seconds"] for stage in done) / planned if planned >= 60 else 1.0
     left = [
         max(0.0, factor * expected.get(stage.name, 0) - record.stages.get(stage.name, {}).get("seconds", 0))
         for stage in ALL[number - 1 :]

@@ -159,6 +159,8 @@ _REMARKS = (
     "callbacks used to create the checkpoint need to be provided",
     "Couldn't infer the batch indices",
     "is smaller than the logging interval",
+    "deprecated in v4",  # Lightning's use of jsonargparse
+    "JsonargparseDeprecationWarning",
 )
 
 
@@ -172,7 +174,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             for remark in _REMARKS:
-                warnings.filterwarnings("ignore", message=f".*{remark}.*")
+                warnings.filterwarnings("ignore", message=f"(?s).*{remark}")
             warnings.filterwarnings("ignore", category=FutureWarning, module="(lightning|torch).*")
             yield
     finally:

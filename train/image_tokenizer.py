@@ -103,6 +103,13 @@ class ImageTokenizerTraining(L.LightningModule):
         """A new run that begins with a plain autoencoder makes its codebook anew."""
         if self.global_step == 0 and self.autoencoder_steps:
             self.codebook_ready = False
+        data: Any = getattr(self.trainer, "datamodule", None)
+        positions = getattr(data, "positions", None)
+        if not self.codebook_ready and positions is not None and positions < self.config.codebook_size:
+            raise ValueError(
+                f"codebook_size is {self.config.codebook_size}, but all training images together have only "
+                f"{positions} positions for codes: use fewer codes or more images"
+            )
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Make the codebook before the first quantised step."""
@@ -113,7 +120,7 @@ class ImageTokenizerTraining(L.LightningModule):
         """Images (B, 3, H, W) -> weighted loss (scalar)."""
         output = self(batch, quantize=self.codebook_ready)
         l1, mse = _errors(output.images, batch)
-        chroma = sum(_errors(_chroma(output.images), _chroma(batch)))
+        chroma = sum(_errors(_chroma(output.images), _chroma(batch)), torch.zeros_like(l1))
         loss = (
             self.l1_weight * l1
             + self.mse_weight * mse

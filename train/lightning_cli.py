@@ -140,6 +140,12 @@ class _Cli(LightningCLI):
         """Find the checkpoint; where nothing is trained, its settings of the network are the right ones."""
         config = self.config[self.config.subcommand]
         folder = Path(config.trainer.default_root_dir)
+        if self.config.subcommand == "fit" and config.trainer.max_steps < 1:
+            raise ValueError(f"max_steps must be positive to train, got {config.trainer.max_steps}")
+        for name in ("train", "validation"):  # here, before a logger writes its first file
+            source = config.data.get(name)
+            if source is not None and not Path(source).exists():
+                raise FileNotFoundError(f"{source} not found: a data set is expected there (data.{name})")
         if config.get("ckpt_path") == "last":
             config.ckpt_path = str(folder / CHECKPOINT) if (folder / CHECKPOINT).is_file() else None
             if config.ckpt_path is None and self.config.subcommand != "fit":

@@ -5,7 +5,8 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from datasets import Dataset
@@ -238,8 +239,32 @@ def read_config(path: str | Path) -> PrepareConfig:
     names = [f.name for f in fields(PrepareConfig)]
     if unknown := [name for name in values if name not in names]:
         raise ValueError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(names)}")
+    for name, value in values.items():
+        hint = get_type_hints(PrepareConfig)[name]
+        if get_origin(hint) is not Literal and not _fits(value, hint):
+            raise ValueError(f"{path}: {name} is {value!r}, expected {_described(hint)}")
     try:
         return PrepareConfig(**values)
     except (TypeError, ValueError) as error:
         message = str(error).replace("PrepareConfig.__init__()", "it is")
         raise ValueError(f"{path}: {message}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from YAML is what a field of ``PrepareConfig`` holds."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        parts = get_args(hint)
+        fits = isinstance(value, list) and len(value) == len(parts)
+        return fits and all(_fits(item, part) for item, part in zip(value, parts))
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _described(hint: Any) -> str:
+    if isinstance(hint, UnionType):
+        return " or ".join(map(_described, get_args(hint)))
+    names = {int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
+    return names.get(hint, "two whole numbers")

@@ -1,7 +1,6 @@
 """Rows of a data set -> documents -> packed windows in a file: the work of ``prepare``."""
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +42,12 @@ class Counts:
     fill: float = 0.0
     """Share of the windows' tokens that is no padding."""
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> how often."""
+
+    def leave_out(self, reason: str) -> None:
+        """Count something that does not get into the windows."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
 
 class DocumentReader:
@@ -128,7 +131,7 @@ class DocumentReader:
             pictures = raw_images(image, self.folder) if image is not None else [None] * len(text)
             words = text if isinstance(text, list) else [text] if text else [None] * len(pictures)
             if len(pictures) != len(words):
-                self.counts.left_out["row whose images and texts are not parallel"] += 1
+                self.counts.leave_out("row whose images and texts are not parallel")
                 return []
             return [s for pair in zip(pictures, words) for s in pair if s is not None and s != ""]
         pictures = raw_images(image, self.folder) if image is not None else []
@@ -147,7 +150,7 @@ class DocumentReader:
                 image = self._pixels(segment)
                 if image is None:
                     document = None  # a caption without its picture teaches nothing true
-                    self.counts.left_out["document with such an image"] += 1
+                    self.counts.leave_out("document with such an image")
                     break
                 document.append(len(pixels))
                 pixels.append(image)
@@ -169,7 +172,7 @@ class DocumentReader:
             return to_tensor(fit(image, factor, self.config.policy, limit if grid is None else None))
         except (ValueError, FileNotFoundError) as error:
             reason = "not found" if isinstance(error, FileNotFoundError) else "cannot be read"
-            self.counts.left_out[f"image that {'was ' if reason == 'not found' else ''}{reason}"] += 1
+            self.counts.leave_out(f"image that {'was ' if reason == 'not found' else ''}{reason}")
             return None
 
     def _orders(self, document: list[str | int]) -> Iterable[list[str | int]]:
@@ -214,7 +217,7 @@ class DocumentReader:
         sizes = [len(values) if kind == "text" else self._image_length(values) for kind, values in parts]
         if sum(sizes) + 2 > length:
             if self.config.long_documents == "drop":
-                self.counts.left_out["document longer than a window"] += 1
+                self.counts.leave_out("document longer than a window")
                 return
             parts, sizes = self._shortened(parts, sizes, length - 2)
         while parts:
@@ -237,7 +240,7 @@ class DocumentReader:
             elif kind == "text":
                 kept += [("text", piece) for piece in values.split(room)]
             else:
-                self.counts.left_out["image larger than a window"] += 1
+                self.counts.leave_out("image larger than a window")
         return kept, [len(v) if kind == "text" else self._image_length(v) for kind, v in kept]
 
     def _image_length(self, codes: Tensor) -> int:

@@ -60,7 +60,8 @@ def test_ranks_share_the_batches_and_the_state_fits_other_numbers_of_ranks():
     assert [b for pair in zip(*ranks, strict=True) for b in pair] == whole
     loader = batches(rank=1, world_size=2)
     steps = iter(loader)
-    next(steps), next(steps)
+    next(steps)
+    next(steps)
     alone = batches()
     alone.load_state_dict(loader.state_dict())
     assert list(alone) == whole[4:]
@@ -111,7 +112,7 @@ def test_large_images_are_scaled_down(photo: PilImage.Image):
 
 
 def test_sources_of_many_kinds(tmp_path: Path, image_folder: Path, photo: PilImage.Image):
-    saved = datasets.load_from_disk(str(image_folder)).select(range(3))
+    saved = Dataset.load_from_disk(str(image_folder)).select(range(3))
     saved.to_parquet(str(tmp_path / "images.parquet"))
     assert len(read_images(tmp_path / "images.parquet", factor=8)) == 3
     folder = tmp_path / "photos"
@@ -125,8 +126,9 @@ def test_sources_of_many_kinds(tmp_path: Path, image_folder: Path, photo: PilIma
 
 
 def test_a_part_of_several_is_chosen(tmp_path: Path, image_folder: Path):
-    saved = datasets.load_from_disk(str(image_folder))
-    datasets.DatasetDict(train=saved, validation=saved.select(range(5))).save_to_disk(str(tmp_path / "both"))
+    saved = Dataset.load_from_disk(str(image_folder))
+    parts = {"train": saved, "validation": saved.select(range(5))}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
     assert len(load_source(tmp_path / "both")) == 48
     assert len(load_source(tmp_path / "both", "validation")) == 5
 
@@ -155,7 +157,7 @@ def test_sample_images_are_drawn_by_the_seed(image_folder: Path):
 
 def test_windows_are_read_without_a_copy_in_any_order(prepared: Path):
     windows = Windows(prepared / "train")
-    stored = datasets.load_from_disk(str(prepared / "train"))
+    stored = Dataset.load_from_disk(str(prepared / "train"))
     chosen = np.array(random.Random(0).sample(range(windows.length), 5))
     batch = windows.load(chosen)
     assert batch["tokens"].dtype == torch.int64
@@ -165,7 +167,7 @@ def test_windows_are_read_without_a_copy_in_any_order(prepared: Path):
 
 
 def test_windows_of_a_file_with_many_chunks(tmp_path: Path, prepared: Path):
-    stored = datasets.load_from_disk(str(prepared / "train"))
+    stored = Dataset.load_from_disk(str(prepared / "train"))
     joined = datasets.concatenate_datasets([stored, stored.select(range(2, 5))])
     joined.save_to_disk(str(tmp_path / "joined"), num_shards=3)
     windows = Windows(tmp_path / "joined")

@@ -86,7 +86,9 @@ def test_a_finished_run_returns_at_once_and_another_setting_is_refused(tmp_path:
     assert watch.steps == []
     with pytest.raises(ValueError, match=r"trained with lr=0.002, now it is 0.5: start a new run"):
         train(image_folder, tmp_path, module=training(lr=0.5))
-    with pytest.raises(ValueError, match=r"at step 24, where the learning rate of its 24 steps already falls"):
+    with pytest.raises(
+        ValueError, match=r"at step 24, where the learning rate of its 24 steps already falls"
+    ):
         train(image_folder, tmp_path, module=training(max_steps=48))
     (tmp_path / "last.ckpt").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"last.ckpt is no checkpoint of a training"):
@@ -136,9 +138,7 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, image_folder: Path):
     assert watch.steps[0][0] == 1  # a fresh optimiser
     again = training(init_from=str(folder))
     assert again.codebook_ready
-    other = ImageTokenizerConfig(
-        stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4
-    )
+    other = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
     with pytest.raises(ValueError, match="has config.codebook_size=16, not 32"):
         ImageTokenizerTraining(other, init_from=str(folder))
 
@@ -172,3 +172,12 @@ def test_data_of_another_factor_is_refused(tmp_path: Path, image_folder: Path):
 def test_psnr_of_known_errors():
     assert float(psnr(torch.tensor(4.0))) == 0
     assert float(psnr(torch.tensor(0.04))) == pytest.approx(20)
+
+
+def test_too_few_images_for_the_codebook_are_noticed_before_the_training(tmp_path: Path, image_folder: Path):
+    large = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=500, codebook_dim=4)
+    module = ImageTokenizerTraining(large, max_steps=STEPS, kmeans_latents=500)
+    watch = Watch()
+    with pytest.raises(ValueError, match="codebook_size is 500, but all training images together have only"):
+        train(image_folder, tmp_path, watch, module=module)
+    assert watch.steps == []

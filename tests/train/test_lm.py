@@ -96,7 +96,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, pre
 
 
 def test_what_a_run_writes(tmp_path: Path, prepared: Path, vocab):
-    folder = train(prepared, tmp_path, Samples(every=10, count=2, prompts=["A red apple:"], max_new_tokens=40))
+    folder = train(
+        prepared, tmp_path, Samples(every=10, count=2, prompts=["A red apple:"], max_new_tokens=40)
+    )
     lm, tokenizer = load_model(folder)
     assert lm.config.vocab_size == tokenizer.vocab.size == vocab.size
     curves = read_metrics(tmp_path)

@@ -1,0 +1,127 @@
+"""Every YAML parses; the ones for debugging run from end to end through the commands."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from earlyfusion.fusion_lm.folder import load_model
+from earlyfusion.tokenizers.image import ImageTokenizer
+from earlyfusion.train.cli import main
+from earlyfusion.train.logs import read_metrics
+from earlyfusion.train.prepare import read_config
+
+CONFIGS = Path(__file__).parents[2] / "train/configs"
+FILES = sorted(CONFIGS.glob("*.yaml"))
+
+
+def kind(file: Path) -> str:
+    return "lm" if file.name.startswith("lm") else "image-tokenizer"
+
+
+def overrides(file: Path, images: Path, prepared: Path, run: Path) -> list[str]:
+    data = f"--data.path={prepared}" if kind(file) == "lm" else f"--data.train={images}"
+    return [kind(file), "fit", "--config", str(file), data, f"--trainer.default_root_dir={run}"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_config_parses(file: Path, capsys: pytest.CaptureFixture):
+    if file.stem.startswith("prepare"):
+        assert read_config(file).out.startswith("runs/")
+        return
+    with pytest.raises(SystemExit) as stop:
+        main([kind(file), "fit", "--config", str(file), "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    given = yaml.safe_load(file.read_text())
+    assert printed["model"]["lr"] == given["model"]["lr"]
+    assert printed["trainer"]["max_steps"] == given["trainer"]["max_steps"]
+
+
+def test_image_tokenizer_commands(tmp_path: Path, image_folder: Path, prepared: Path, capsys):
+    file = CONFIGS / "image_tokenizer_debug.yaml"
+    command = overrides(file, image_folder, prepared, tmp_path)
+    assert main(command) == 0
+    tokenizer = ImageTokenizer.load(tmp_path / "model")
+    assert tokenizer.codebook_size == 16
+    assert read_metrics(tmp_path)["train/loss"][-1][0] == 11
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["lr"] == 2e-3
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    with Image.open(tmp_path / "reconstructions/step-000012.png") as sheet:
+        assert sheet.width > 100
+    torch.load(tmp_path / "last.ckpt", weights_only=True)
+
+    # What a finished run says to other settings, and that it leaves the run's config alone.
+    assert main([*command, "--ckpt_path=last"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--ckpt_path=last", "--model.lr=0.5"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("earlyfusion: the checkpoint was trained with lr=0.002, now it is 0.5")
+    assert "\n" not in error
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["lr"] == 2e-3
+
+    # The network's settings come from the checkpoint where nothing is trained.
+    measured = ["--data.train", str(image_folder), "--trainer.default_root_dir", str(tmp_path)]
+    measured += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--data.max_side=32"]
+    assert main(["image-tokenizer", "validate", *measured, "--ckpt_path=last"]) == 0
+    assert "codebook_perplexity" in capsys.readouterr().out
+    options = ["--ckpt_path=last", "--data.validation_share=0.25"]
+    assert main(["image-tokenizer", "predict", *measured, *options]) == 0
+    written = tmp_path / "predictions"
+    assert len(list(written.glob("*.png"))) == len((written / "codes.jsonl").read_text().splitlines()) == 12
+    assert main(["image-tokenizer", "validate", *measured]) == 2
+    assert "no codebook yet: give a --ckpt_path" in capsys.readouterr().err
+
+
+def test_lm_commands(tmp_path: Path, image_folder: Path, prepared: Path, capsys):
+    command = overrides(CONFIGS / "lm_debug.yaml", image_folder, prepared, tmp_path)
+    assert main(command) == 0
+    assert load_model(tmp_path / "model").lm.config.n_kv_heads == 1
+    assert read_metrics(tmp_path)["validation/loss"][-1][0] == 11
+    assert len((tmp_path / "samples/step-000012.jsonl").read_text().splitlines()) == 3
+    measured = ["--data.path", str(prepared), "--trainer.default_root_dir", str(tmp_path)]
+    measured += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--ckpt_path=last"]
+    capsys.readouterr()
+    assert main(["lm", "test", *measured]) == 0
+    assert "test/image" in capsys.readouterr().out
+    assert main(["lm", "predict", *measured]) == 0
+    assert (tmp_path / "predictions/losses.jsonl").read_text().startswith('{"window": 0, "loss": ')
+
+
+def test_a_batch_can_be_learnt_by_heart(tmp_path: Path, image_folder: Path, prepared: Path):
+    assert main(overrides(CONFIGS / "lm_overfit.yaml", image_folder, prepared, tmp_path)) == 0
+    losses = [value for _, value in read_metrics(tmp_path)["train/loss"]]
+    assert losses[-1] < 0.1 < 2 < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.nonsense=1"], "unrecognized arguments: --model.nonsense=1"),
+        (["--model.lr=fast"], 'Parser key "model.lr"'),
+        (["--model.config.n_heads=3"], "width must be an even multiple of n_heads = 3"),
+        (["--trainer.max_steps=-1"], "max_steps must be positive to train"),
+        (["--ckpt_path=none.ckpt"], "none.ckpt not found: a checkpoint is expected there"),
+        (["--data.path=nowhere"], "nowhere not found: what `earlyfusion prepare` wrote is expected there"),
+        (["--config=none.yaml"], "none.yaml'"),
+    ],
+)
+def test_mistakes_are_one_line(options, message, tmp_path: Path, image_folder: Path, prepared: Path, capsys):
+    command = overrides(CONFIGS / "lm_debug.yaml", image_folder, prepared, tmp_path / "run")
+    assert main([*command, *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert error.startswith("earlyfusion: ")
+    assert "\n" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_key_in_a_file_is_named(tmp_path: Path, prepared: Path, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text((CONFIGS / "lm_debug.yaml").read_text().replace("warmup_steps", "warm_up"))
+    assert main(["lm", "fit", "--config", str(file), f"--data.path={prepared}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "model.warm_up" in error
+    assert "\n" not in error
