@@ -1,7 +1,8 @@
 """Rows of a data set -> documents -> packed windows in a file: the work of ``prepare``."""
 
+import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,11 @@ Report = Callable[[str, int, int], None]
 """Called with what is being done, how many rows are done, and of how many."""
 ROWS = 2000
 """Rows whose images are encoded together, by size."""
+KNOWN = 100_000
+"""Images whose codes are remembered, since many stand in several documents."""
+
+Key = bytes | tuple[int, int]
+"""What names an image: a digest of its file, or else its row and place among the rows at hand."""
 
 
 @dataclass
@@ -75,6 +81,7 @@ class DocumentReader:
             dataset.select_columns(used), [self.image_column] if self.image_column else []
         )
         self.counts = Counts()
+        self.codes: dict[Key, Tensor] = {}
         self.rng = np.random.default_rng([config.seed, 4, *name.encode()])
         vocab = tokenizer.vocab
         self.grid = vocab.grid.count if vocab.grid else None
@@ -139,23 +146,29 @@ class DocumentReader:
 
     def _tokens(self, rows: Sequence[list[str | RawImage]]) -> Iterator[np.ndarray]:
         """Rows of segments -> documents; the images of all rows are encoded together, by size."""
-        pixels: list[Tensor] = []
-        parsed: list[list[str | int] | None] = []  # an int is a place in pixels
-        for row in rows:
-            document: list[str | int] | None = []
-            for segment in row:
+        new: dict[Key, Tensor] = {}  # the pixels of images that were not seen before
+        parsed: list[list[str | Key] | None] = []
+        for number, row in enumerate(rows):
+            document: list[str | Key] | None = []
+            for place, segment in enumerate(row):
                 if isinstance(segment, str):
                     document.append(segment)
                     continue
-                image = self._pixels(segment)
-                if image is None:
-                    document = None  # a caption without its picture teaches nothing true
-                    self.counts.leave_out("document with such an image")
-                    break
-                document.append(len(pixels))
-                pixels.append(image)
+                key = _key(segment, number, place)
+                if key not in self.codes and key not in new:
+                    image = self._pixels(segment)
+                    if image is None:
+                        document = None  # a caption without its picture teaches nothing true
+                        self.counts.leave_out("document with such an image")
+                        break
+                    new[key] = image
+                document.append(key)
             parsed.append(document)
-        codes = self.tokenizer.encode_images(pixels)
+        encoded = self.tokenizer.encode_images(list(new.values()))
+        codes = self.codes | dict(zip(new, encoded, strict=True))
+        self.codes = {key: grid for key, grid in codes.items() if isinstance(key, bytes)}
+        if len(self.codes) > KNOWN:
+            self.codes = {}
         for document in parsed:
             for ordered in self._orders(document or []):
                 yield from self._pieces(self._parts(ordered, codes))
@@ -175,11 +188,11 @@ class DocumentReader:
             self.counts.leave_out(f"image that {'was ' if reason == 'not found' else ''}{reason}")
             return None
 
-    def _orders(self, document: list[str | int]) -> Iterable[list[str | int]]:
+    def _orders(self, document: list[str | Key]) -> Iterable[list[str | Key]]:
         """The document in the order, or orders, that the configuration asks for."""
         if not document:
             return []
-        pair = len(document) == 2 and isinstance(document[0], int) and isinstance(document[1], str)
+        pair = len(document) == 2 and not isinstance(document[0], str) and isinstance(document[1], str)
         if not pair or self.image_column is None or not self._is_pair_column():
             return [document]
         backwards = document[::-1]
@@ -192,7 +205,7 @@ class DocumentReader:
     def _is_pair_column(self) -> bool:
         return not isinstance(self.dataset.features[self.image_column], List | list)
 
-    def _parts(self, document: Sequence[str | int], codes: Sequence[Tensor]) -> list[Part]:
+    def _parts(self, document: Sequence[str | Key], codes: Mapping[Key, Tensor]) -> list[Part]:
         """Adjacent strings are one text, as in ``DocumentTokenizer.encode``."""
         parts: list[Part] = []
         text = ""
@@ -245,6 +258,12 @@ class DocumentReader:
 
     def _image_length(self, codes: Tensor) -> int:
         return codes.numel() + (2 if self.tokenizer.vocab.fixed_grid else 4)
+
+
+def _key(image: RawImage, row: int, place: int) -> Key:
+    if image.data is None:
+        return row, place
+    return hashlib.blake2b(image.data, digest_size=16).digest()
 
 
 def _column(

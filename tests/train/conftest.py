@@ -76,3 +76,9 @@ def prepared(
     )
     prepare(config, report=lambda *_: None)
     return out
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` converts is kept with the test's files, not in the user's home."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))

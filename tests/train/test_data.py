@@ -4,6 +4,7 @@ import io
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -120,6 +121,8 @@ def test_sources_of_many_kinds(tmp_path: Path, image_folder: Path, photo: PilIma
     for number in range(2):
         photo.save(folder / f"{number}.png")
     assert len(read_images(folder, factor=8)) == 2
+    photo.save(folder / "more.png")
+    assert len(read_images(folder, factor=8)) == 3  # not what `datasets` remembers of the folder
     lines = tmp_path / "images.jsonl"
     lines.write_text('{"image": "photos/0.png"}\n{"image": "photos/1.png"}\n')
     assert len(read_images(lines, factor=8)) == 2
@@ -127,7 +130,7 @@ def test_sources_of_many_kinds(tmp_path: Path, image_folder: Path, photo: PilIma
 
 def test_a_part_of_several_is_chosen(tmp_path: Path, image_folder: Path):
     saved = Dataset.load_from_disk(str(image_folder))
-    parts = {"train": saved, "validation": saved.select(range(5))}
+    parts: Any = {"train": saved, "validation": saved.select(range(5))}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
     assert len(load_source(tmp_path / "both")) == 48
     assert len(load_source(tmp_path / "both", "validation")) == 5
