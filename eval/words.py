@@ -89,7 +89,7 @@ def held_out_fonts() -> list[Font]:
 
 @lru_cache(maxsize=256)
 def _load_font(path: str, size: int, ascent: int) -> ImageFont.FreeTypeFont:
-    """The font with the x-height of DejaVu Sans at ``size``, smaller if its letters rise above ``ascent`` px."""
+    """The font with DejaVu Sans's x-height at ``size``, smaller if letters rise above ``ascent`` px."""
     large = ImageFont.truetype(path, 200)
     x_height, highest = (-large.getbbox(letters, anchor="ls")[1] / 200 for letters in ("x", "bdfhkl"))
     return ImageFont.truetype(path, min(round(size * _X_HEIGHT / x_height), int((ascent + 0.5) / highest)))

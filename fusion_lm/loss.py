@@ -26,7 +26,7 @@ class LossTerms(NamedTuple):
 
 
 class _NllAndLogZ(torch.autograd.Function):
-    """Negative log-likelihood and log Z per row, with a gradient that passes over the logits only three times.
+    """Negative log-likelihood and log Z per row, with a gradient of three passes over the logits.
 
     d nll / d logits = softmax - one_hot(target); d log_z / d logits = softmax.
     """

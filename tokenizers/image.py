@@ -9,7 +9,7 @@ stem keeps wide convolutions away from full resolution, which is what makes a CP
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ class ImageTokenizer(nn.Module):
             dim=config.codebook_dim,
             codebook_size=config.codebook_size,
             decay=config.codebook_decay,
-            threshold_ema_dead_code=config.dead_code_threshold,
+            threshold_ema_dead_code=config.dead_code_threshold,  # type: ignore[arg-type]  # only compared
             use_cosine_sim=config.cosine,
             accept_image_fmap=True,
         )
@@ -211,7 +211,7 @@ class ImageTokenizer(nn.Module):
         means, bins = kmeans(
             latents[None].float(), self.codebook_size, num_iters=iterations, use_cosine_sim=self.config.cosine
         )
-        book = self.quantizer._codebook
+        book: Any = self.quantizer._codebook
         centres = means[0]
         share = bins[0] * (self.codebook_size / len(latents))  # mean use 1, as at the start
         share = share.clamp(min=self.config.dead_code_threshold)

@@ -79,7 +79,7 @@ FULL = DemoBudget(
         "lr": 2e-3,
         "quantised_lr": 3e-3,
         "warmup_steps": 100,
-        "max_steps": 5_600,
+        "max_steps": 5_000,
         "autoencoder_steps": 800,
         "chroma_weight": 1.0,
     },
@@ -90,10 +90,10 @@ FULL = DemoBudget(
         "muon_lr": 0.02,
         "weight_decay": 0.05,
         "warmup_steps": 100,
-        "max_steps": 3_600,
+        "max_steps": 3_300,
         "decay_fraction": 0.6,
     },
-    seconds={CORPUS: 11, TEXT: 1, IMAGE: 180, TOKENS: 20, LM: 350, EVALUATION: 55, SAMPLES: 2, REPORT: 1},
+    seconds={CORPUS: 11, TEXT: 1, IMAGE: 165, TOKENS: 15, LM: 350, EVALUATION: 55, SAMPLES: 2, REPORT: 1},
 )
 
 QUICK = DemoBudget(

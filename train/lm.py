@@ -66,7 +66,7 @@ class FusionLMTraining(L.LightningModule):
             lr: Learning rate after the warm-up.
             betas: AdamW's.
             eps: AdamW's.
-            weight_decay: AdamW's, on matrices only: no norms, biases, embeddings.
+            weight_decay: AdamW's, on matrices only: no norms, no biases.
             warmup_steps: Steps until the learning rate is reached.
             max_steps: Steps in all; the command takes it from trainer.max_steps.
             decay_fraction: Last part of the steps, over which the learning rate falls to 0.
