@@ -159,7 +159,8 @@ class ImageTokenizer(nn.Module):
         latents = self._latents(images)
         if not quantize:
             return ImageTokenizerOutput(self.decoder(latents), None, latents.new_zeros(()))
-        quantized, codes, loss = self.quantizer(latents)
+        with torch.autocast(latents.device.type, enabled=False):  # distances in bfloat16 choose other codes
+            quantized, codes, loss = self.quantizer(latents.float())
         return ImageTokenizerOutput(self.decoder(quantized), codes, loss.sum())
 
     @torch.no_grad()

@@ -325,20 +325,27 @@ class TokenData(L.LightningDataModule):
     """Packed windows of tokens that ``earlyfusion prepare`` wrote."""
 
     def __init__(
-        self, path: str, batch_size: int = 16, shuffle: bool = True, num_workers: int = 0, seed: int = 0
+        self,
+        path: str,
+        batch_size: int = 16,
+        limit: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
     ) -> None:
         """
         Args:
             path: The prepared folder (with train/, validation/ and tokenizer/ in it).
             batch_size: Windows of a batch.
-            shuffle: Another order in each epoch; false: always the order they are stored in.
+            limit: Train on the first so many windows alone, to see that a model can learn them by heart.
             num_workers: Processes that read; the windows are memory-mapped, so 0 is fast.
             seed: Of the shuffling.
         """
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
-        self.path, self.batch_size, self.shuffle = Path(path), batch_size, shuffle
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be positive, got {limit}")
+        self.path, self.batch_size, self.limit = Path(path), batch_size, limit
         self.num_workers, self.seed = num_workers, seed
         self.train_windows: Windows | None = None
         self.validation_windows: Windows | None = None
@@ -358,10 +365,8 @@ class TokenData(L.LightningDataModule):
     def train_dataloader(self) -> Batches:
         """Batches of windows, shuffled anew in each epoch."""
         assert self.train_windows is not None
-        everything = [np.arange(self.train_windows.length)]
-        plan: Any = partial(shuffled_batches, everything, [self.batch_size], self.seed)
-        if not self.shuffle:
-            plan = partial(_always, ordered_batches(everything, [self.batch_size]))
+        everything = [np.arange(self.train_windows.length)[: self.limit]]
+        plan = partial(shuffled_batches, everything, [self.batch_size], self.seed)
         return self._batches(plan, self.train_windows)
 
     def val_dataloader(self) -> Batches | list:

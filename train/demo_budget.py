@@ -107,7 +107,7 @@ QUICK = DemoBudget(
         interleaved=300,
         typed=100,
         validation=100,
-        test_words=120,
+        test_words=500,
         test_large=30,
     ),
     image=ImageTokenizerConfig(stem=4, channels=(64, 128), res_blocks=1, codebook_size=512, codebook_dim=16),
@@ -126,7 +126,7 @@ QUICK = DemoBudget(
     validations=4,
     reconstruction_items=60,
     drawings=16,
-    seconds={CORPUS: 4, TEXT: 1, IMAGE: 30, TOKENS: 5, LM: 55, EVALUATION: 15, SAMPLES: 2, REPORT: 1},
+    seconds={CORPUS: 4, TEXT: 1, IMAGE: 30, TOKENS: 5, LM: 55, EVALUATION: 40, SAMPLES: 2, REPORT: 1},
 )
 
 TINY = DemoBudget(

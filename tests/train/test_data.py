@@ -178,11 +178,12 @@ def test_windows_of_a_file_with_many_chunks(tmp_path: Path, prepared: Path):
     assert windows.load(numbers)["tokens"].tolist() == [joined[int(i)]["tokens"] for i in numbers]
 
 
-def test_token_data_shuffles_unless_told_otherwise(prepared: Path):
-    def order(shuffle: bool) -> list[int]:
-        data = TokenData(str(prepared), batch_size=4, shuffle=shuffle)
+def test_token_data_limit(prepared: Path):
+    def windows(limit: int | None) -> set[int]:
+        data = TokenData(str(prepared), batch_size=4, limit=limit)
         data.setup()
-        return [int(i) for batch in data.train_dataloader() for i in batch["windows"]]
+        return {int(i) for batch in data.train_dataloader() for i in batch["windows"]}
 
-    assert order(False) == sorted(order(True))
-    assert order(True) != order(False)
+    assert windows(4) == set(range(4)) and len(windows(None)) > 8
+    with pytest.raises(ValueError, match="limit must be positive, got 0"):
+        TokenData(str(prepared), limit=0)

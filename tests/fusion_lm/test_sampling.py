@@ -1,0 +1,85 @@
+import re
+
+import pytest
+import torch
+
+from earlyfusion.fusion_lm.generate import Sampling, draw, filter_logits
+
+GREEDY = Sampling(temperature=0)
+
+
+def brute_force(logits: list[float], sampling: Sampling) -> dict[int, float]:
+    """Probability of each token that is kept."""
+    scaled = {i: logit / sampling.temperature for i, logit in enumerate(logits) if logit != -torch.inf}
+    ranked = sorted(scaled, key=lambda i: -scaled[i])
+    if sampling.top_k:
+        ranked = ranked[: sampling.top_k]
+    weights = torch.tensor([scaled[i] for i in ranked], dtype=torch.float64).softmax(0).tolist()
+    kept, mass = [], 0.0
+    for token, weight in zip(ranked, weights):
+        kept.append(token)
+        mass += weight
+        if mass >= sampling.top_p:
+            break
+    total = sum(weights[: len(kept)])
+    return {token: weight / total for token, weight in zip(kept, weights)}
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(0.5),
+        Sampling(3.0),
+        Sampling(top_k=1),
+        Sampling(top_k=4),
+        Sampling(top_k=100),
+        Sampling(top_p=0.01),
+        Sampling(top_p=0.5),
+        Sampling(top_p=0.93),
+        Sampling(0.7, 5, 0.8),
+        Sampling(1.5, 3, 0.95),
+    ],
+    ids=str,
+)
+def test_filtered_logits_are_those_of_brute_force(sampling: Sampling) -> None:
+    logits = 2 * torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    logits[10:, ::3] = -torch.inf  # what the grammar forbids
+    probabilities = filter_logits(logits, sampling).softmax(-1)
+    for row, given in zip(logits.tolist(), probabilities, strict=True):
+        expected = torch.zeros(12)
+        for token, probability in brute_force(row, sampling).items():
+            expected[token] = probability
+        torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+
+
+def test_temperature_0_keeps_the_most_likely_alone() -> None:
+    logits = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
+    for sampling in (GREEDY, Sampling(0, 3, 0.5)):
+        kept = filter_logits(logits, sampling) > -torch.inf
+        assert torch.equal(kept, torch.nn.functional.one_hot(logits.argmax(-1), 12).bool())
+
+
+def test_draws_have_the_probabilities_of_the_softmax() -> None:
+    logits = torch.tensor([2.0, -torch.inf, 0.5, 0.0, -3.0, -torch.inf])
+    generator = torch.Generator().manual_seed(0)
+    drawn = draw(logits.expand(20_000, 6), generator)
+    shares = drawn.bincount(minlength=6) / 20_000
+    torch.testing.assert_close(shares, logits.softmax(0), atol=0.015, rtol=0)
+    assert shares[1] == shares[5] == 0
+    assert draw(torch.full((1, 3), -torch.inf).index_fill(1, torch.tensor([2]), -1e30), generator) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be 0 or more, got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be 0 or more, got nan"),
+        ({"top_k": -1}, "top_k must be 0 (off) or more, got -1"),
+        ({"top_p": 0.0}, "top_p must lie in (0, 1], got 0.0"),
+        ({"top_p": 1.1}, "top_p must lie in (0, 1], got 1.1"),
+    ],
+)
+def test_bad_sampling_is_named(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Sampling(**fields)
