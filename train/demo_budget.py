@@ -49,9 +49,9 @@ class DemoBudget:
     """How the images of held-out words are drawn."""
     drawings: int = 64
     """Pictures drawn from training names; the report shows the first 16."""
-    drawing: Sampling = Sampling(temperature=0.8, top_p=0.95)
+    drawing: Sampling = Sampling(temperature=0.4)
     """How their codes are drawn, and those of the interleaved samples."""
-    text: Sampling = Sampling(temperature=0.7)
+    text: Sampling = Sampling(temperature=0.4)
     """How the text of the interleaved samples is drawn."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """What each stage takes on two cores, for the time left before anything was measured."""
