@@ -116,6 +116,7 @@ def untrained(budget: DemoBudget) -> Networks:
     vocab = SharedVocab.build(
         text=(budget.text_vocab_size, (0,)),
         codebook_size=budget.image.codebook_size,
+        codes_per_position=budget.image.codes_per_position,
         max_grid=budget.max_grid,
     )
     lm = FusionLM(replace(budget.lm, vocab_size=vocab.size)).eval()
@@ -209,7 +210,8 @@ def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor
     tokens, documents = [], []
     while sum(map(len, tokens)) < batch * length:
         text = ids[torch.randint(len(ids), (5,))]
-        codes = torch.randint(vocab.codebook_size, grid)
+        n = vocab.codes_per_position
+        codes = torch.randint(vocab.codebook_size, (*grid, n) if n > 1 else grid)
         tokens.append(interleave([("text", text), ("image", codes)], vocab))
         documents.append(torch.full_like(tokens[-1], len(documents)))
     shape = batch, length
@@ -221,7 +223,8 @@ def sampled_grid(context: int, vocab: SharedVocab) -> tuple[int, int]:
     if vocab.grid is None:
         assert vocab.fixed_grid is not None
         return vocab.fixed_grid
-    side = max((n for n in range(1, min(8, vocab.grid.count) + 1) if n * n + 5 <= context), default=1)
+    n, largest = vocab.codes_per_position, min(8, vocab.grid.count)
+    side = max((s for s in range(1, largest + 1) if s * s * n + 5 <= context), default=1)
     return side, side
 
 

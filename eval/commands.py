@@ -20,20 +20,45 @@ if TYPE_CHECKING:
 
 
 def reconstruction(args: Namespace) -> None:
-    """Measure the image tokenizer in the folder `args.model`; without an OCR engine, the pixels alone."""
-    check_out(args.out)
-    from ..tokenizers.image import ImageTokenizer
-    from .ocr import INSTALL, readers
-    from .reconstruction import evaluate_reconstruction, table
+    """Measure the image tokenizer in the folder `args.model`; without an OCR engine, the pixels alone.
 
-    tokenizer = ImageTokenizer.load(image_folder(args.model)).to(best_device())
+    Also takes `suite`, `kinds` and `per_kind` (see `_images`), `ceilings` (other codecs at equal bits),
+    `sheet` (a .png or .html file to write, or None), `lpips_weights` and `fid_weights` (files or None).
+    """
+    check_out(args.out)
+    if args.sheet is not None:
+        from .sheet import check_sheet
+
+        check_sheet(args.sheet)
+        check_out(args.sheet, "--sheet", "a file")
+    from ..tokenizers.image import ImageTokenizer
+    from .ocr import INSTALL, missing, readers
+    from .perceptual import Perceptual
+    from .reconstruction import measure
+    from .reconstruction_table import table
+
+    device = best_device()
+    tokenizer = ImageTokenizer.load(image_folder(args.model)).to(device)
+    perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     items, source = _images(args)
     judges = readers()
-    if not judges and any(item.text for item in items):
+    with_text = any(item.text or item.boxes for item in items)
+    if not judges and with_text:
         _tell(f"the text scores are left out: {INSTALL}")
     with progress_bars() as progress:
-        result = evaluate_reconstruction(tokenizer, items, judges, progress=progress)
-    _finish(args, {**result, **source}, table(result))
+        measured = measure(
+            tokenizer, items, judges, ceilings=args.ceilings, perceptual=perceptual, progress=progress
+        )
+    result = {**measured.figures, **source}
+    if with_text:
+        result["not_measured"] = {**result["not_measured"], **missing()}
+    if args.sheet is not None:
+        from .sheet import write_sheet
+
+        write_sheet(args.sheet, measured.samples, [judge.name for judge in judges] if with_text else [])
+    _finish(args, result, table(result))
+    if args.sheet is not None:
+        print(f"sheet written to {args.sheet}")
 
 
 def reading(args: Namespace) -> None:
@@ -84,14 +109,14 @@ def image_folder(folder: str | Path) -> Path:
     )
 
 
-def check_out(path: str | Path) -> None:
+def check_out(path: str | Path, option: str = "--out", expected: str = "a JSON file") -> None:
     """Refuse a file that cannot be written before the minutes of work. Raises ValueError."""
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"--out {path} is a folder: the name of a JSON file is expected")
+        raise ValueError(f"{option} {path} is a folder: the name of {expected} is expected")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"--out {path} cannot be written: {parent} is not a folder that you may write to")
+        raise ValueError(f"{option} {path} cannot be written: {parent} is not a folder that you may write to")
 
 
 def best_device() -> str:
@@ -121,15 +146,33 @@ def progress_bars() -> "Iterator[Progress]":
 
 
 def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
-    """The images to measure, and where they are from."""
+    """The images to measure, and where they are from.
+
+    `args.images` is the user's folder. Without one `args.suite`, where the command has it: "words", "ocr"
+    (with `args.kinds`, None for all, and `args.per_kind`) or "scans".
+    """
     from .items import images_from_folder
 
-    if args.images is None:
-        return _suite(args, "--images DIR"), {"data": f"held-out words, seed {args.seed}", "skipped": []}
-    items, skipped = images_from_folder(args.images, limit=args.limit)
-    for line in skipped:
-        _tell(f"skipped {line}")
-    return items, {"data": str(args.images), "skipped": skipped}
+    if args.images is not None:
+        items, skipped = images_from_folder(args.images, limit=args.limit)
+        for line in skipped:
+            _tell(f"skipped {line}")
+        return items, {"data": str(args.images), "skipped": skipped, "images_skipped": len(skipped)}
+    suite = getattr(args, "suite", "words")  # `eval reading` has the words alone
+    none = {"skipped": [], "images_skipped": 0}
+    try:
+        if suite == "ocr":
+            from .items import ocr_suite
+
+            items = ocr_suite(args.seed, args.kinds, args.per_kind)
+            return items[: args.limit], {"data": f"OCR suite, seed {args.seed}", **none}
+        if suite == "scans":
+            from .items import scans
+
+            return scans()[: args.limit], {"data": "public-domain scans", **none}
+    except ImportError as error:
+        raise ImportError(f"{error} (for the built-in images; or give --images DIR)") from None
+    return _suite(args, "--images DIR"), {"data": f"held-out words, seed {args.seed}", **none}
 
 
 def _words(args: Namespace) -> "tuple[list[Word], list[Item], dict[str, Any]]":

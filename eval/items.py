@@ -1,6 +1,7 @@
 """What the measurements are fed: images with the text they show, from the built-in suite or from a folder."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ..tokenizers.pixels import load_image
+from .lexicon import held_out_lexicon
 from .split import demo_words
+from .typeset import KINDS, STRIPS, Page, TextRegion, typeset
 from .words import SIZES, STRIP_HEIGHT, Font, TypeSample, held_out_fonts, random_strings
 
 Progress = Callable[[str, int, int], None]
@@ -34,9 +37,11 @@ class Item:
     size: float | None = None
     """Size of the type in px per em, where it is known."""
     kind: str | None = None
-    """A name to group by: the built-in suite has "word" and "random"."""
+    """A name to group by: the built-in suites have "word", "random" and so on."""
     name: str = ""
     """File name, or the font it was rendered with."""
+    boxes: tuple[TextRegion, ...] = ()
+    """Where which text stands. An item with boxes is read box by box, one with a text alone as a whole."""
 
 
 class Word(NamedTuple):
@@ -90,12 +95,81 @@ def word_suite(
     return items
 
 
+# Each kind's images in turn: (H, W) and type sizes. A character's width over the longer side falls into each
+# of TokBench's bins [.02, .03), [.03, .04) and [.04, 1), with words on images 256 px wide. Sizes are few, so
+# that images of one size are encoded together.
+_STRIP, _WIDE, _LONG, _PAGE, _LARGE_PAGE = (32, 128), (32, 256), (32, 512), (256, 256), (512, 512)
+_WORDS = ((_STRIP, (12, 28)), (_WIDE, (10, 11)), (_STRIP, (12, 28)), (_WIDE, (15, 17)), (_WIDE, (21, 26)))
+_PAGES = ((_PAGE, (10, 14)), (_LARGE_PAGE, (14, 26)), (_PAGE, (14, 20)))
+_STYLED = ((_STRIP, (12, 24)), (_WIDE, (14, 24)), (_PAGE, (12, 20)))
+OCR_SUITE: dict[str, tuple[tuple[tuple[int, int], tuple[int, int]], ...]] = {
+    "word": _WORDS,
+    "random": _WORDS,
+    "line": ((_LONG, (14, 24)), (_WIDE, (11, 14)), (_WIDE, (15, 19))),
+    "page": _PAGES,
+    "receipt": _PAGES,
+    "table": _PAGES,
+    "colour": _STYLED,
+    "inverted": _STYLED,
+    "rotated": _STYLED,
+}
+
+
+def ocr_suite(
+    seed: int = 0,
+    kinds: Sequence[str] | None = None,
+    per_kind: int = 40,
+    *,
+    fonts: Sequence[Font] | None = None,
+) -> list[Item]:
+    """The built-in OCR-like suite: every kind of `typeset.KINDS`, in held-out fonts, of held-out words and
+    random strings that no training image shows (see `lexicon`), all drawn by `seed`.
+
+    There are `per_kind` images of each kind, and a quarter as many of those that hold dozens of texts (page,
+    receipt, table). Images of a kind do not depend on which other kinds are asked for.
+
+    Raises ValueError for an unknown kind, ImportError when the extra `demo` is missing.
+    """
+    kinds = KINDS if kinds is None else kinds
+    for kind in kinds:
+        if kind not in OCR_SUITE:
+            raise ValueError(f"kinds has {kind!r}, expected some of {', '.join(OCR_SUITE)}")
+    if per_kind < 1:
+        raise ValueError(f"per_kind is {per_kind}, expected at least 1")
+    lexicon, fonts = held_out_lexicon(), held_out_fonts() if fonts is None else fonts
+    items = []
+    for kind in dict.fromkeys(kinds):
+        rng = random.Random(f"ocr suite {kind} {seed}")
+        for i in range(per_kind if kind not in ("page", "receipt", "table") else -(-per_kind // 4)):
+            size, type_sizes = OCR_SUITE[kind][i % len(OCR_SUITE[kind])]
+            page = typeset(kind, rng, fonts=fonts, lexicon=lexicon, size=size, type_sizes=type_sizes)
+            items.append(_item(page, kind))
+    return items
+
+
+def scans() -> list[Item]:
+    """Photographed print with its transcript (see `scans`), a box for each word.
+
+    Raises ImportError when the extra `scans` is missing.
+    """
+    from .scans import scan_pages
+
+    return [_item(page, "scan") for page in scan_pages()]
+
+
+def _item(page: Page, kind: str) -> Item:
+    size = page.boxes[0].size if kind in STRIPS else None
+    return Item(page.image, page.text, size, kind, page.font, page.boxes)
+
+
 def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folder:
     """The images of an imagefolder: those that its ``metadata.jsonl`` names, else all image files below it.
 
     Each line of ``metadata.jsonl`` is an object with "file_name", and where they are known "text", "size" (px
-    per em) and "kind". An image that is missing or cannot be read is skipped and told in `skipped`; `limit`
-    takes the first so many.
+    per em), "kind", and "objects": {"bbox": [[x, y, width, height], ...], "text": ["...", ...]}, the boxes of
+    its texts in pixels (Hugging Face's imagefolder, COCO's order).
+    An image that is missing or cannot be read is skipped and told in `skipped`; `limit` takes the first so
+    many.
 
     Raises FileNotFoundError when there is no such folder or no image in it, and ValueError, naming the line,
     for metadata that is not as above, and when no image at all can be read.
@@ -118,7 +192,13 @@ def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folde
         except (OSError, ValueError) as error:
             skipped.append(f"{row.file_name}: {error}")
             continue
-        items.append(Item(image, row.text, row.size, row.kind, row.file_name))
+        for box in row.boxes:
+            if box.right > image.width or box.bottom > image.height:
+                raise ValueError(
+                    f"{row.where}: the box of {box.text!r} ends at {box.right:g}, {box.bottom:g}, outside of "
+                    f"the image, which has {image.width} x {image.height} pixels"
+                )
+        items.append(Item(image, row.text, row.size, row.kind, row.file_name, row.boxes))
     if not items:
         raise ValueError(f"none of the {len(skipped)} images in {folder} can be read; {skipped[0]}")
     return Folder(items, skipped)
@@ -185,6 +265,8 @@ class _ImageRow(NamedTuple):
     text: str | None = None
     size: float | None = None
     kind: str | None = None
+    boxes: tuple[TextRegion, ...] = ()
+    where: str = ""
 
 
 def _image_row(where: str, row: dict[str, Any]) -> _ImageRow:
@@ -192,7 +274,37 @@ def _image_row(where: str, row: dict[str, Any]) -> _ImageRow:
     size = _field(where, row, "size", (int, float))
     if size is not None and not 0 < size < float("inf"):
         raise ValueError(f'{where}: "size" is {size}, expected a positive number of pixels')
-    return _ImageRow(name, _field(where, row, "text", str), size, _field(where, row, "kind", str))
+    text, kind = _field(where, row, "text", str), _field(where, row, "kind", str)
+    return _ImageRow(name, text, size, kind, _boxes(where, row, size), where)
+
+
+def _boxes(where: str, row: dict[str, Any], size: float | None) -> tuple[TextRegion, ...]:
+    """The "objects" of a line. Those without a text of their own (of another kind than text) are left out."""
+    objects = _field(where, row, "objects", dict)
+    if objects is None:
+        return ()
+    places, texts = objects.get("bbox"), objects.get("text")
+    if not isinstance(places, list) or not isinstance(texts, list) or len(places) != len(texts):
+        raise ValueError(
+            f'{where}: "objects" is expected to hold the lists "bbox" and "text" of the same length'
+        )
+    boxes = []
+    for place, text in zip(places, texts):
+        numbers = isinstance(place, list) and len(place) == 4 and all(map(_is_number, place))
+        if not numbers or min(place[:2]) < 0 or min(place[2:]) <= 0:
+            raise ValueError(
+                f"{where}: a bbox is {json.dumps(place)}, expected [x, y, width, height] in pixels, the "
+                "first two at least 0, the others above 0"
+            )
+        text = _field(where, {"text": text}, "text", str)
+        if text is not None and text.strip():
+            x, y, width, height = map(float, place)
+            boxes.append(TextRegion(text, x, y, x + width, y + height, size))
+    return tuple(boxes)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _field(
@@ -202,7 +314,7 @@ def _field(
     if value is None and not required:
         return None
     if not isinstance(value, kind) or isinstance(value, bool):
-        expected = "a string" if kind is str else "a number"
+        expected = {str: "a string", dict: "an object"}.get(kind, "a number")  # type: ignore[arg-type]
         raise ValueError(f'{where}: "{name}" is {json.dumps(value)}, expected {expected}')
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f'{where}: "{name}" holds half of a surrogate pair, which is no character')

@@ -1,18 +1,19 @@
 """The judges: OCR engines that read a word or a line in an image.
 
-They need the extra ``ocr``. Neither fetches anything: RapidOCR's models lie in its wheel, Tesseract is used
-where it is installed with its program.
+They need the extras ``ocr`` and ``tesseract``. Neither fetches anything: RapidOCR's models lie in its wheel,
+Tesseract's English data come with the system's packages.
 """
 
 import logging
 import os
-import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -33,6 +34,8 @@ class Reader(Protocol):
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
         """What stands in each image, without white space at either end; "" where nothing is found.
+
+        Neither is asked about an image of one colour (see `is_blank`), in which Tesseract reads "OO".
 
         An image's reading does not depend on the other images.
         """
@@ -81,7 +84,7 @@ class RapidReader:
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
         """See `Reader.read`."""
         with ThreadPoolExecutor(self.threads) as pool:
-            return _collect(pool.map(self._read, images), on_read)
+            return _collect(pool.map(partial(_read_unless_blank, self._read), images), on_read)
 
     def _read(self, image: Image.Image) -> str:
         prepared = prepare(image, least_height=32, border=4)
@@ -91,36 +94,81 @@ class RapidReader:
 
 
 class TesseractReader:
-    """Tesseract through pytesseract, as one text line (psm 7): an independent and stricter judge.
+    """Tesseract through tesserocr, as one text line (psm 7): an independent and stricter judge.
 
-    White border of 10 px, enlarged by a whole number below 20 px of height.
+    White border of 10 px, enlarged by a whole number below 20 px of height. The English data are those of the
+    system (see `tessdata`); tesserocr's wheel brings the engine itself.
     """
 
     name = "tesseract"
 
     def __init__(self, threads: int | None = None) -> None:
-        """Raises ImportError when pytesseract or the program ``tesseract`` is missing."""
+        """`threads` images are read at a time (default: one per CPU of this process, at most 8).
+
+        Raises ImportError, naming the extra, without tesserocr, and FileNotFoundError without English data.
+        """
         try:
-            import pytesseract  # pyright: ignore[reportMissingImports]  an extra of its own
-        except ImportError:
-            raise ImportError("pytesseract is not installed: pip install 'earlyfusion[tesseract]'") from None
-        if not shutil.which(pytesseract.pytesseract.tesseract_cmd):
+            import tesserocr  # pyright: ignore[reportMissingImports]  an extra of its own
+        except ImportError as error:
             raise ImportError(
-                "pytesseract needs the program tesseract with its English data "
-                "(Debian: apt install tesseract-ocr; macOS: brew install tesseract)"
+                f"tesserocr cannot be used ({error}): pip install 'earlyfusion[tesseract]'"
+            ) from None
+        folder = tessdata()
+        if folder is None:
+            raise FileNotFoundError(
+                f"{ENGLISH} of Tesseract is not found (Debian: apt install tesseract-ocr-eng; macOS: brew "
+                "install tesseract; else name its folder in the environment variable TESSDATA_PREFIX)"
             )
-        self.version = str(pytesseract.get_tesseract_version())
+        self.version = str(tesserocr.tesseract_version()).split("\n")[0].removeprefix("tesseract").strip()
         self.threads = threads or min(8, _cpus())
-        self._image_to_string = pytesseract.image_to_string
+        self._mode = tesserocr.PSM.SINGLE_LINE
+        self._open = partial(tesserocr.PyTessBaseAPI, path=f"{folder}{os.sep}", lang="eng", psm=self._mode)
+        self._engines: list[Any] = []  # those that no thread uses now: an engine reads one image at a time
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
         """See `Reader.read`."""
         with ThreadPoolExecutor(self.threads) as pool:
-            return _collect(pool.map(self._read, images), on_read)
+            return _collect(pool.map(partial(_read_unless_blank, self._read), images), on_read)
 
     def _read(self, image: Image.Image) -> str:
-        prepared = prepare(image, least_height=20, border=10)
-        return str(self._image_to_string(prepared, lang="eng", config="--psm 7")).strip()
+        try:
+            engine = self._engines.pop()
+        except IndexError:
+            engine = self._open()
+            engine.SetVariable("debug_file", os.devnull)  # it writes warnings of its own to stderr
+        try:
+            engine.SetImage(prepare(image, least_height=20, border=10))
+            text = engine.GetUTF8Text()
+            engine.ClearAdaptiveClassifier()  # what it learned of this image is nothing to the next
+        finally:
+            engine.Clear()
+            self._engines.append(engine)
+        return text.strip()
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether no channel of the image spans more than 7 of its 255 levels: there is nothing to read."""
+    extrema = image.convert("RGB").getextrema()
+    return all(high - low < 8 for low, high in extrema)  # type: ignore[misc]  # a pair for each channel
+
+
+def _read_unless_blank(read: Callable[[Image.Image], str], image: Image.Image) -> str:
+    return "" if is_blank(image) else read(image)
+
+
+ENGLISH = "eng.traineddata"
+"""Tesseract's English data."""
+
+
+def tessdata() -> Path | None:
+    """The folder of Tesseract's English data: TESSDATA_PREFIX, or where systems put it; None without any."""
+    named = os.environ.get("TESSDATA_PREFIX")
+    folders = [Path(named), Path(named) / "tessdata"] if named else []
+    for prefix in (Path(sys.prefix), Path("/usr"), Path("/usr/local"), Path("/opt/homebrew")):
+        # Debian has a folder for each version of the format; the newest first.
+        folders += sorted((prefix / "share" / "tesseract-ocr").glob("*/tessdata"), reverse=True)
+        folders += [prefix / "share" / "tessdata", prefix / "share" / "tesseract" / "tessdata"]
+    return next((folder for folder in folders if (folder / ENGLISH).is_file()), None)
 
 
 READERS: dict[str, type[RapidReader] | type[TesseractReader]] = {
@@ -165,9 +213,19 @@ def prepare(image: Image.Image, *, least_height: int, border: int) -> Image.Imag
     return ImageOps.expand(image, border, "white")
 
 
+def missing() -> dict[str, str]:
+    """Why each reader that is not installed is not, by its name."""
+    reasons = {
+        "rapidocr": "rapidocr is not installed: pip install 'earlyfusion[ocr]'",
+        "tesseract": "tesserocr or Tesseract's English data are not installed: "
+        "pip install 'earlyfusion[tesseract]' (Debian: and apt install tesseract-ocr-eng)",
+    }
+    return {name: reason for name, reason in reasons.items() if not _is_installed(name)}
+
+
 def _is_installed(name: str) -> bool:
     if name == "tesseract":
-        return find_spec("pytesseract") is not None and shutil.which("tesseract") is not None
+        return find_spec("tesserocr") is not None and tessdata() is not None
     return find_spec("rapidocr") is not None and find_spec("onnxruntime") is not None
 
 

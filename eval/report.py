@@ -209,7 +209,7 @@ def _codes_table(scores: Mapping[str, Any]) -> str:
                 figure(one["psnr"], 2),
                 figure(one["ssim"]),
                 figure(one["l1"], 4),
-                f"{one['codebook_usage']:.0%} of {one['codebook_size']}",
+                f"{one['codebook_usage']:.0%} of {_codes(one)}",
                 figure(one["perplexity"], 0),
                 figure(tokens, 1),
                 figure(tokens * math.log2(one["codebook_size"]), 0),
@@ -304,7 +304,7 @@ def _run(results: Mapping[str, Any]) -> str:
             ", ".join(str(v) for v in (machine.get("cpu"), machine.get("cores"), machine.get("system")) if v),
         ),
         ("peak memory", f"{memory / 2**30:.1f} GiB" if memory else None),
-        ("image tokenizer", _maker(made, "image_tokenizer_parameters", "codebook_size", "codes")),
+        ("image tokenizer", _image_tokenizer(made)),
         ("text tokenizer", f"{made['text_pieces']} pieces" if "text_pieces" in made else None),
         ("transformer", _maker(made, "lm_parameters", "vocab_size", "tokens")),
         ("versions", ", ".join(f"{name} {v}" for name, v in results.get("versions", {}).items())),
@@ -314,6 +314,18 @@ def _run(results: Mapping[str, Any]) -> str:
     if stages:
         body.append(html.table(("stage", "seconds"), stages))
     return html.section("This run", *body, id="run")
+
+
+def _codes(one: Mapping[str, Any]) -> str:
+    """How many codes there are: K, or "n × K" with n of them at each position."""
+    n, K = one.get("codes_per_position", 1), one["codebook_size"]
+    return f"{K:,}" if n == 1 else f"{n} × {K:,}"
+
+
+def _image_tokenizer(made: Mapping[str, Any]) -> str | None:
+    if "image_tokenizer_parameters" not in made:
+        return None
+    return f"{count(made['image_tokenizer_parameters'])} parameters, {_codes(made)} codes"
 
 
 def _maker(made: Mapping[str, Any], parameters: str, size: str, unit: str) -> str | None:

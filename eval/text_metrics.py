@@ -20,6 +20,10 @@ PIXEL_EDGES = (0, 8, 10, 12, 13, 14, 15, 16, 20, 24, 32, 48)
 PIXEL_BINS: tuple[Bin, ...] = tuple(zip(PIXEL_EDGES, (*PIXEL_EDGES[1:], math.inf)))
 """Size of the type in pixels."""
 
+HEIGHT_EDGES = (0, 6, 8, 10, 12, 16, 20, 24, 32, 48)
+HEIGHT_BINS: tuple[Bin, ...] = tuple(zip(HEIGHT_EDGES, (*HEIGHT_EDGES[1:], math.inf)))
+"""Height of the glyphs in pixels, from the lowest to the highest that is inked."""
+
 
 class TextBox(NamedTuple):
     """One text in an image and what a reader made of it, before the tokenizer and after."""
@@ -35,6 +39,8 @@ class TextBox(NamedTuple):
     """Size of the type in pixels."""
     kind: str | None = None
     """A name to group by, such as "word" or "random"."""
+    glyph_height: float = math.nan
+    """Height of what is inked, in pixels; NaN where it was not measured."""
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -89,6 +95,45 @@ def tokbench(boxes: Sequence[TextBox]) -> dict[str, Any]:
 def by_pixels(boxes: Sequence[TextBox]) -> dict[str, Any]:
     """The same scores by the size of the type in pixels."""
     return binned_scores(boxes, lambda box: box.pixels, PIXEL_BINS)
+
+
+def by_glyph_height(boxes: Sequence[TextBox]) -> dict[str, Any]:
+    """The same scores by the height of the glyphs in pixels; boxes without one are dropped."""
+    return binned_scores(boxes, lambda box: box.glyph_height, HEIGHT_BINS)
+
+
+def read_scores(boxes: Sequence[TextBox]) -> dict[str, Any]:
+    """What one reader makes of the texts, before and after.
+
+    - "original", "reconstruction": {"t_acc", "t_ned"}: TokBench's, means of its bins; {"cer", "exact_match"}:
+      over all texts. T-ACC and T-NED are None where no bin holds a text that is read in the original.
+    - "items": all texts, "counted": those in T-ACC and T-NED, "dropped": those outside TokBench's bins,
+      "empty_bins": bins left out of the means, "bins": the scores in each.
+    - "without_bins": the scores over the texts of every size, T-ACC and T-NED too.
+    - "by_text_size", "by_glyph_height": the same bins, names and means by the size of the type and by the
+      height of the glyphs in px.
+    - "by_kind": the scores of each kind, without bins.
+    """
+    overall, binned = side_by_side(boxes), tokbench(boxes)
+    binned_mean = {name: binned.pop(name) for name in ("t_acc", "t_ned")}
+    # Those that count are read right in the original, in whichever bin: its T-ACC and T-NED are 1 there.
+    original_mean = {name: None if value is None else 1.0 for name, value in binned_mean.items()}
+    return {
+        "items": len(boxes),
+        "original": {**overall["original"], **original_mean},
+        "reconstruction": {**overall["reconstruction"], **binned_mean},
+        **binned,
+        "without_bins": overall,
+        "by_text_size": {"unit": "px per em where it is known, else px of ink height", **by_pixels(boxes)},
+        "by_glyph_height": {
+            "unit": "px of the text's box, without one of its ink",
+            **by_glyph_height(boxes),
+        },
+        "by_kind": {
+            kind: {"items": len(some), **side_by_side(some)}
+            for kind, some in grouped(boxes, lambda box: box.kind).items()
+        },
+    }
 
 
 def binned_scores(

@@ -1,8 +1,8 @@
 """Generation under the grammar of documents: pure functions over logits, and one loop.
 
-A document is text until ``begin_image``, then (where sizes vary) its rows and columns, then exactly h * w
-codes, then ``end_image``, and on. Every row of a batch carries its own state, so one row may be in text while
-its neighbour is inside an image.
+A document is text until ``begin_image``, then (where sizes vary) its rows and columns, then exactly h * w * n
+codes, slot after slot at each position, then ``end_image``, and on. Every row of a batch carries its own
+state, so one row may be in text while its neighbour is inside an image.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 from ..tokenizers.vocab import SharedVocab
 from .model import FusionLM
 
-TEXT, ROWS, COLUMNS, CODES, END, DONE = range(6)
-"""Where a row stands: what its next token may be."""
+TEXT, ROWS, COLUMNS, END, DONE, CODES = range(6)
+"""Where a row stands: what its next token may be. CODES is last: its masks go on, one for each slot."""
 
 Next = Literal["text", "image", "any"]
 Stop = Literal["eos", "length", "context", "image"]
@@ -61,7 +61,7 @@ class GrammarState:
     rows: Tensor
     """Rows of the image that is being written."""
     remaining: Tensor
-    """Codes that are still to come in it."""
+    """Codes that are still to come in it, of all slots."""
     images: Tensor
     """Images finished so far."""
 
@@ -74,7 +74,7 @@ def start_state(batch: int, device: torch.device) -> GrammarState:
 
 def advance(state: GrammarState, tokens: Tensor, vocab: SharedVocab) -> GrammarState:
     """The state after ``tokens`` (B,); rows that are done stay done."""
-    mode, rows, remaining = state.mode, state.rows, state.remaining
+    mode, rows, remaining, slots = state.mode, state.rows, state.remaining, vocab.codes_per_position
     new_mode, new_rows, new_remaining = mode.clone(), rows.clone(), remaining.clone()
     begins = (mode == TEXT) & (tokens == vocab.begin_image)
     if vocab.grid is not None:
@@ -83,11 +83,11 @@ def advance(state: GrammarState, tokens: Tensor, vocab: SharedVocab) -> GrammarS
         new_mode[mode == ROWS] = COLUMNS
         new_rows = torch.where(mode == ROWS, number, rows)
         sized = mode == COLUMNS
-        new_remaining = torch.where(sized, rows * number, remaining)
+        new_remaining = torch.where(sized, rows * number * slots, remaining)
     else:
         assert vocab.fixed_grid is not None
         sized = begins
-        new_remaining[sized] = vocab.fixed_grid[0] * vocab.fixed_grid[1]
+        new_remaining[sized] = vocab.fixed_grid[0] * vocab.fixed_grid[1] * slots
     new_mode[sized] = CODES
     new_remaining = torch.where(mode == CODES, remaining - 1, new_remaining)
     new_mode[(mode == CODES) & (new_remaining == 0)] = END
@@ -106,10 +106,12 @@ class Grammar:
         :raises ValueError: ``grid`` has no grid tokens, or differs from the vocabulary's fixed grid.
         """
         self.vocab = vocab
-        masks = torch.zeros(6, vocab.size, dtype=torch.bool, device=device)
+        self.slots = vocab.codes_per_position
+        masks = torch.zeros(CODES + self.slots, vocab.size, dtype=torch.bool, device=device)
         masks[TEXT] = vocab.mask("text").to(device)
         masks[TEXT, [vocab.eos, vocab.begin_image]] = True
-        masks[CODES] = vocab.mask("image").to(device)
+        for slot in range(self.slots):
+            masks[CODES + slot] = vocab.mask("image", slot).to(device)
         masks[END, vocab.end_image] = True
         masks[DONE, vocab.pad] = True
         if vocab.grid is None:
@@ -128,8 +130,15 @@ class Grammar:
             start, count = vocab.grid
             self.number[start : start + count] = torch.arange(1, count + 1, device=device)
         least = grid or vocab.fixed_grid or (1, 1)
-        self.least_image = (2 if vocab.grid is None else 4) + least[0] * least[1]
+        self.least_image = (2 if vocab.grid is None else 4) + least[0] * least[1] * self.slots
         self.least_columns = least[1]
+
+    def mask_of(self, state: GrammarState) -> Tensor:
+        """Which of ``masks`` holds in each row, (B,) int64: that of its mode, inside an image of its slot."""
+        if self.slots == 1:
+            return state.mode
+        # `remaining` falls from a multiple of n to 1, so the slot needs no state of its own.
+        return torch.where(state.mode == CODES, CODES + -state.remaining % self.slots, state.mode)
 
     def first_token(self, then: Next) -> Tensor:
         """What may begin the forced next modality, (V,) bool."""
@@ -147,11 +156,11 @@ class Grammar:
         :param room: (B,) tokens that may still be written.
         :param may_begin: (B,) whether a new image may begin.
         """
-        allowed = self.masks[state.mode]
+        allowed = self.masks[self.mask_of(state)]
         allowed[:, self.vocab.begin_image] &= may_begin & (room >= self.least_image)
-        # rows * columns codes, end_image and this token itself must fit, and for rows the column token too.
-        rows_fit = self.number * self.least_columns + 3 <= room[:, None]
-        columns_fit = state.rows[:, None] * self.number + 2 <= room[:, None]
+        # All codes, end_image and this token itself must fit, and for rows the column token too.
+        rows_fit = self.number * (self.least_columns * self.slots) + 3 <= room[:, None]
+        columns_fit = (state.rows * self.slots)[:, None] * self.number + 2 <= room[:, None]
         allowed &= (state.mode != ROWS)[:, None] | rows_fit
         return allowed & ((state.mode != COLUMNS)[:, None] | columns_fit)
 
@@ -283,11 +292,11 @@ def _check_prompts(tokens: Tensor, lengths: Tensor, limit: Tensor, grammar: Gram
     """Refuse prompts that begin no document, or that nothing legal fits behind, before any work is done."""
     vocab = grammar.vocab
     vocab.modality(tokens)  # refuses tokens outside 0..V-1
-    legal = Grammar(vocab, tokens.device).masks  # the images of a prompt may have any grid
+    legal = Grammar(vocab, tokens.device)  # the images of a prompt may have any grid
     state = start_state(len(tokens), tokens.device)
     for t in range(int(lengths.max())):
         here, inside = tokens[:, t], t < lengths
-        wrong = inside & ~legal[state.mode, here]
+        wrong = inside & ~legal.masks[legal.mask_of(state), here]
         if t == 0:
             wrong &= here != vocab.bos
         if bool(wrong.any()):

@@ -44,7 +44,8 @@ def image_tokenizer():
                 stem=4, channels=(8, 16), res_blocks=1, codebook_size=CODEBOOK_SIZE, codebook_dim=4
             )
         ).eval()
-        tokenizer.initialise_codebook(tokenizer.latents(torch.rand(4, 3, 32, 32) * 2 - 1))
+        latents = tokenizer.latents(torch.rand(4, 3, 32, 32) * 2 - 1).detach()
+        tokenizer.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 

@@ -1,7 +1,14 @@
 """Documents <-> tokens: strings and images in order, as one stream, and back.
 
 A document is `bos`, its segments, `eos`. Text is its tokens; an image is `begin_image`, rows, columns, its
-codes in the vocabulary's scan order, `end_image` (no rows and columns where it has one fixed grid).
+codes, `end_image` (no rows and columns where it has one fixed grid).
+
+The codes follow the vocabulary's scan over the positions, by rows or by columns; each position gives its n
+codes together, in the order of their slots. An image of 1 x 2 positions A, B with two codes each is
+
+    begin_image  "1"  "2"  A0  A1  B0  B1  end_image
+
+and takes 2 + 2 + h * w * n tokens.
 """
 
 from collections import defaultdict
@@ -17,7 +24,7 @@ from torch import Tensor
 from .files import atomic_folder
 from .pixels import Policy, fit, load_image, to_pil, to_tensor
 from .text import TextTokenizer
-from .vocab import IMAGE, TEXT, SharedVocab, text_runs
+from .vocab import SharedVocab, text_runs
 
 if TYPE_CHECKING:
     from .image import ImageTokenizer  # imported where it is used: its libraries take seconds to load
@@ -44,17 +51,18 @@ class ImagePart(NamedTuple):
 
     kind: Literal["image"]
     codes: Tensor
-    """Codes (h, w) int64."""
+    """Codes (h, w) int64; (h, w, n) with n > 1 codes per position."""
 
 
 Part = tuple[str, Tensor]
-"""("text", ids (n,)) or ("image", codes (h, w)); `TextPart` and `ImagePart` are such pairs."""
+"""("text", ids) or ("image", codes), shaped as in `TextPart` and `ImagePart`, which are such pairs."""
 
 
 def interleave(parts: Sequence[Part], vocab: SharedVocab, *, bos: bool = True, eos: bool = True) -> Tensor:
     """Parts -> tokens (T,) int64.
 
-    Raises ValueError for a grid that the vocabulary cannot say, and for ids and codes that it does not hold.
+    Raises ValueError for a grid that the vocabulary cannot say, for ids and codes that it does not hold, and
+    for another number of codes per position.
     """
     tokens = []
     if bos:
@@ -66,7 +74,7 @@ def interleave(parts: Sequence[Part], vocab: SharedVocab, *, bos: bool = True, e
         elif kind == "image":
             tokens += [
                 torch.tensor([vocab.begin_image, *_grid_tokens(values, vocab)]),
-                vocab.codes_to_tokens(values if vocab.scan == "rows" else values.T).flatten(),
+                vocab.codes_to_tokens(values if vocab.scan == "rows" else values.transpose(0, 1)).flatten(),
                 torch.tensor([vocab.end_image]),
             ]
         else:
@@ -88,7 +96,7 @@ def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> 
     if partial not in ("error", "drop"):
         raise ValueError(f"partial is {partial!r}, expected 'error' or 'drop'")
     tokens = tokens.cpu()
-    modality = vocab.modality(tokens).tolist()
+    is_text, slots = vocab.is_text(tokens).tolist(), vocab.slot(tokens).tolist()
     values = tokens.tolist()
     end = len(values)
     while end and values[end - 1] == vocab.pad:
@@ -99,12 +107,12 @@ def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> 
     position = 1 if end and values[0] == vocab.bos else 0
     while position < end:
         start = position
-        if modality[start] == TEXT:
-            while position < end and modality[position] == TEXT:
+        if is_text[start]:
+            while position < end and is_text[position]:
                 position += 1
             parts.append(TextPart("text", vocab.tokens_to_text(tokens[start:position])))
         elif values[start] == vocab.begin_image:
-            image = _read_image(tokens, modality, start, end, vocab)
+            image = _read_image(tokens, slots, start, end, vocab)
             if image is None:
                 if partial == "error":
                     raise ValueError(f"the image at token {start} is cut short: the document ends at {end}")
@@ -120,11 +128,16 @@ class DocumentTokenizer:
     """Both tokenizers and the vocabulary they share: documents <-> tokens."""
 
     def __init__(self, text: TextTokenizer, image: "ImageTokenizer", vocab: SharedVocab) -> None:
-        """Raises ValueError when `vocab` was made for another text tokenizer or another codebook."""
+        """Raises ValueError when `vocab` was made for another text tokenizer or other image codes."""
         if image.codebook_size != vocab.codebook_size:
             raise ValueError(
                 f"the image tokenizer has {image.codebook_size} codes, the vocabulary {vocab.codebook_size}: "
                 "they belong to different models"
+            )
+        if image.codes_per_position != vocab.codes_per_position:
+            raise ValueError(
+                f"the image tokenizer has {image.codes_per_position} codes per position, the vocabulary "
+                f"{vocab.codes_per_position}: they belong to different models"
             )
         if _runs(vocab) != text_runs(text.vocab_size, text.structural_ids):
             raise ValueError(
@@ -162,7 +175,7 @@ class DocumentTokenizer:
         return interleave(parts, self.vocab, bos=bos, eos=eos)
 
     def encode_images(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (3, H, W), sides multiples of the factor -> codes (h, w) int64 each, batched by size."""
+        """Images (3, H, W), sides multiples of the factor -> codes (h, w) or (h, w, n), batched by size."""
         return _batched(images, lambda image: image.shape, self.image.encode, self._device)
 
     def decode(self, tokens: Tensor, *, partial: Partial = "error") -> list[str | Tensor]:
@@ -221,10 +234,12 @@ class DocumentTokenizer:
 
 
 def _grid_tokens(codes: Tensor, vocab: SharedVocab) -> list[int]:
-    """What stands between begin_image and the codes (h, w)."""
-    if codes.ndim != 2 or not codes.numel():
-        raise ValueError(f"an image's codes have the shape {tuple(codes.shape)}, expected (rows, columns)")
-    rows, columns = codes.shape
+    """What stands between begin_image and the codes (h, w) or (h, w, n)."""
+    slots = (n,) if (n := vocab.codes_per_position) > 1 else ()
+    if codes.ndim != 2 + len(slots) or codes.shape[2:] != slots or not codes.numel():
+        expected = f"(rows, columns, {n}), {n} codes per position" if slots else "(rows, columns)"
+        raise ValueError(f"an image's codes have the shape {tuple(codes.shape)}, expected {expected}")
+    rows, columns = codes.shape[:2]
     if vocab.fixed_grid:
         if (rows, columns) != vocab.fixed_grid:
             expected = "{} x {}".format(*vocab.fixed_grid)
@@ -240,9 +255,12 @@ def _grid_tokens(codes: Tensor, vocab: SharedVocab) -> list[int]:
 
 
 def _read_image(
-    tokens: Tensor, modality: list[int], start: int, end: int, vocab: SharedVocab
+    tokens: Tensor, slots: list[int], start: int, end: int, vocab: SharedVocab
 ) -> ImagePart | None:
-    """The image whose begin_image stands at `start`; None when the document ends inside it."""
+    """The image whose begin_image stands at `start`; None when the document ends inside it.
+
+    `slots` is `vocab.slot` of the tokens.
+    """
     codes = start + 1
     if vocab.fixed_grid:
         rows, columns = vocab.fixed_grid
@@ -255,20 +273,24 @@ def _read_image(
         if len(sizes) < 2:
             return None
         rows, columns = (sizes - vocab.grid.start + 1).tolist()
-    stop = codes + rows * columns
+    n = vocab.codes_per_position
+    size = f"{rows} x {columns}" + (f" x {n}" if n > 1 else "")
+    stop = codes + rows * columns * n
     for position in range(codes, min(stop, end)):
-        if modality[position] != IMAGE:
+        slot = (position - codes) % n
+        if slots[position] != slot:
             raise ValueError(
-                f"the image at token {start} has {rows} x {columns} codes, but token {int(tokens[position])} "
-                f"at position {position} is none"
+                f"the image at token {start} has {size} codes, but token {int(tokens[position])} "
+                f"at position {position} is none" + (f" of slot {slot}" if n > 1 else "")
             )
     if stop >= end:
         return None
     if tokens[stop] != vocab.end_image:
-        raise ValueError(f"the image at token {start} does not end after its {rows} x {columns} codes")
-    grid = vocab.tokens_to_codes(tokens[codes:stop])
+        raise ValueError(f"the image at token {start} does not end after its {size} codes")
     by_rows = vocab.scan == "rows"
-    return ImagePart("image", grid.view(rows, columns) if by_rows else grid.view(columns, rows).T)
+    scanned = (rows, columns) if by_rows else (columns, rows)
+    grid = vocab.tokens_to_codes(tokens[codes:stop].view(*scanned, *([n] if n > 1 else [])))
+    return ImagePart("image", grid if by_rows else grid.transpose(0, 1))
 
 
 def _batched(

@@ -3,6 +3,10 @@
 Three numberings meet here and nowhere else: *text ids* (sentencepiece), *codes* 0..K-1 (image tokenizer) and
 *tokens* 0..V-1 (transformer). The layout is free as long as order is kept, so that the vocabularies of others
 can be expressed too, such as Chameleon's (https://arxiv.org/abs/2405.09818) with its codes at 4..8195.
+
+An image tokenizer may give several codes per position, one for each of its *slots* 0..n-1 (groups of
+channels, or residual stages). Each slot has tokens of its own: code c of slot g is *image id* g * K + c.
+With one code per position, image ids are the codes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +34,7 @@ ROLES = ("bos", "eos", "pad", "begin_image", "end_image")
 
 
 class Range(NamedTuple):
-    """Tokens token..token+count-1 stand, in order, for the text ids (or codes) id..id+count-1."""
+    """Tokens token..token+count-1 stand, in order, for the text ids (or image ids) id..id+count-1."""
 
     token: int
     id: int
@@ -66,14 +70,16 @@ class SharedVocab:
     text: tuple[Range, ...]
     """Tokens <-> text ids; sentencepiece's structural ids have no token."""
     image: tuple[Range, ...]
-    """Tokens <-> codes 0..K-1."""
+    """Tokens <-> image ids 0..n*K-1; a range may hold several slots, or a part of one."""
     grid: Grid | None = None
     """Rows and columns are written after begin_image with these tokens; None where `fixed_grid` is given."""
     fixed_grid: tuple[int, int] | None = None
     """(rows, columns) that every image has, unwritten; None where `grid` is given."""
     scan: Literal["rows", "columns"] = "rows"
-    """Order of an image's codes: row by row (raster, Chameleon's), or column by column, which keeps the codes
-    of a letter together in a line of type."""
+    """Order of an image's positions: row by row (raster, Chameleon's), or column by column, which keeps the
+    codes of a letter together in a line of type. The codes of one position stand together, in slot order."""
+    codes_per_position: int = 1
+    """n, the number of slots."""
 
     def __post_init__(self) -> None:
         for name in ("text", "image"):  # JSON has lists
@@ -91,10 +97,16 @@ class SharedVocab:
             raise ValueError(f"scan is {self.scan!r}, expected 'rows' or 'columns'")
         if (self.grid is None) == (self.fixed_grid is None):
             raise ValueError("exactly one of grid and fixed_grid is needed: is an image's size written?")
+        if self.codes_per_position < 1:
+            raise ValueError(f"codes_per_position is {self.codes_per_position}, expected 1 or more")
         for name in ("text", "image"):
             _check_order(name, getattr(self, name))
         if [r.id for r in self.image] != _ends(self.image)[:-1]:
             raise ValueError(f"image is {self.image}, expected the codes from 0 on without a gap")
+        if (ids := _ends(self.image)[-1]) % self.codes_per_position:
+            raise ValueError(
+                f"image holds {ids} ids, expected a multiple of codes_per_position, {self.codes_per_position}"
+            )
         taken = sorted((start, start + count, name) for name, start, count in self._parts())
         for first, second in pairwise(taken):
             if second[0] < first[1]:
@@ -111,11 +123,13 @@ class SharedVocab:
         max_grid: int | None = 64,
         fixed_grid: tuple[int, int] | None = None,
         scan: Literal["rows", "columns"] = "rows",
+        codes_per_position: int = 1,
     ) -> Self:
-        """The layout of this project: bos, eos, pad, begin_image, end_image, grid, text, codes.
+        """The layout of this project: bos, eos, pad, begin_image, end_image, grid, text, codes slot by slot.
 
         `text` is a tokenizer, or its (vocab_size, structural_ids). Images have up to `max_grid` rows and
-        columns of codes, or all of them `fixed_grid`, which then is not written and takes no tokens.
+        columns of positions, or all of them `fixed_grid`, which then is not written and takes no tokens.
+        `codebook_size` is that of each slot.
         """
         vocab_size, structural = text if isinstance(text, tuple) else (text.vocab_size, text.structural_ids)
         token = len(ROLES)
@@ -129,20 +143,22 @@ class SharedVocab:
         for start, count in text_runs(vocab_size, structural):
             ranges.append(Range(token, start, count))
             token += count
+        image_ids = codes_per_position * codebook_size
         return cls(
-            size=token + codebook_size,
+            size=token + image_ids,
             **{role: i for i, role in enumerate(ROLES)},
             text=tuple(ranges),
-            image=(Range(token, 0, codebook_size),),
+            image=(Range(token, 0, image_ids),),
             grid=grid,
             fixed_grid=fixed_grid,
             scan=scan,
+            codes_per_position=codes_per_position,
         )
 
     @property
     def codebook_size(self) -> int:
-        """K, the number of codes."""
-        return _ends(self.image)[-1]
+        """K, the number of codes of each slot."""
+        return _ends(self.image)[-1] // self.codes_per_position
 
     @property
     def text_vocab_size(self) -> int:
@@ -158,12 +174,40 @@ class SharedVocab:
         return _look_up(_tables(self, tokens.device).token_to_text, tokens, "token {} is not text")
 
     def codes_to_tokens(self, codes: "Tensor") -> "Tensor":
-        """Codes -> tokens, int64. Raises ValueError for a code outside 0..K-1."""
-        return _look_up(_tables(self, codes.device).code_to_token, codes, "image code {} has no token")
+        """Codes of any shape -> tokens, int64; with n > 1 the last axis holds a position's codes, (..., n).
+
+        Raises ValueError for a code outside 0..K-1, and for another last axis.
+        """
+        if self.codes_per_position == 1:
+            return self.image_ids_to_tokens(codes)
+        self._check_last_axis("codes", codes)
+        table = _tables(self, codes.device).image_id_to_token.view(self.codes_per_position, -1)
+        return _look_up(table, codes, "image code {} of slot {} has no token")
 
     def tokens_to_codes(self, tokens: "Tensor") -> "Tensor":
-        """Tokens -> codes, int64. Raises ValueError for a token that is not an image code."""
-        return _look_up(_tables(self, tokens.device).token_to_code, tokens, "token {} is not an image code")
+        """The inverse of `codes_to_tokens`: tokens of any shape, with n > 1 (..., n) -> codes, int64.
+
+        Raises ValueError for a token that is not an image code, or that stands in another slot than its own.
+        """
+        if self.codes_per_position == 1:
+            return self.tokens_to_image_ids(tokens)
+        self._check_last_axis("tokens", tokens)
+        tables = _tables(self, tokens.device)
+        return _look_up(tables.slot_token_to_code, tokens, "token {} is not an image code of slot {}")
+
+    def image_ids_to_tokens(self, ids: "Tensor") -> "Tensor":
+        """Image ids, g * K + c for code c of slot g -> tokens, int64. Raises ValueError outside 0..n*K-1."""
+        return _look_up(_tables(self, ids.device).image_id_to_token, ids, "image code {} has no token")
+
+    def tokens_to_image_ids(self, tokens: "Tensor") -> "Tensor":
+        """Tokens -> image ids, int64. Raises ValueError for a token that is not an image code."""
+        table = _tables(self, tokens.device).token_to_image_id
+        return _look_up(table, tokens, "token {} is not an image code")
+
+    def slot(self, tokens: "Tensor") -> "Tensor":
+        """The slot of each image code, -1 for other tokens, int64. Raises ValueError outside 0..V-1."""
+        error = f"token {{}} is outside 0..{self.size - 1}"
+        return _look_up(_tables(self, tokens.device).slot_plus_1, tokens, error) - 1
 
     def modality(self, tokens: "Tensor") -> "Tensor":
         """STRUCTURE, TEXT or IMAGE for each token, int64. Raises ValueError for a token outside 0..V-1."""
@@ -183,12 +227,20 @@ class SharedVocab:
         start, count = self.grid or (0, 0)
         return (tokens >= start) & (tokens < start + count)
 
-    def mask(self, role: str) -> "Tensor":
-        """Which tokens have `role` (text, image, grid, bos, eos, pad, begin_image, end_image), (V,) bool."""
+    def mask(self, role: str, slot: int | None = None) -> "Tensor":
+        """Which tokens have `role` (text, image, grid, bos, eos, pad, begin_image, end_image), (V,) bool.
+
+        With `slot`, only the image codes of that slot. Raises ValueError for another role or slot.
+        """
         import torch
 
         if role not in (*ROLES, "grid", "text", "image"):
             raise ValueError(f"role is {role!r}, expected one of {', '.join(ROLES)}, grid, text, image")
+        if slot is not None:
+            if role != "image" or not 0 <= slot < self.codes_per_position:
+                allowed = f"0..{self.codes_per_position - 1} of role 'image'"
+                raise ValueError(f"slot is {slot} of role {role!r}, expected one of {allowed}")
+            return self.slot(torch.arange(self.size)) == slot
         mask = torch.zeros(self.size, dtype=torch.bool)
         for name, start, count in self._parts():
             if name == role:
@@ -203,11 +255,15 @@ class SharedVocab:
         value["grid"] = self.grid and self.grid._asdict()
         value["fixed_grid"] = self.fixed_grid
         value["scan"] = self.scan
+        value["codes_per_position"] = self.codes_per_position
         write_json(Path(folder) / FILE, value)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read `folder`/vocab.json. Raises FileNotFoundError or ValueError, naming the file."""
+        """Read `folder`/vocab.json; one without codes_per_position is of an earlier version, which had one.
+
+        Raises FileNotFoundError or ValueError, naming the file.
+        """
         path = Path(folder) / FILE
         value = read_json(path, "a shared vocabulary")
         if value.pop("format", None) != FORMAT:
@@ -225,6 +281,14 @@ class SharedVocab:
         text, image = (tuple(Range(**r) for r in value.pop(name)) for name in ("text", "image"))
         grid = value.pop("grid")
         return cls(**roles, **value, text=text, image=image, grid=grid and Grid(**grid))
+
+    def _check_last_axis(self, name: str, values: "Tensor") -> None:
+        n = self.codes_per_position
+        if values.shape[-1:] != (n,):
+            raise ValueError(
+                f"{name} have the shape {tuple(values.shape)}, expected (..., {n}): this vocabulary has {n} "
+                "codes per position"
+            )
 
     def _parts(self) -> Iterator[tuple[str, int, int]]:
         """(role, first token, number of tokens) of everything that has a role."""
@@ -249,9 +313,11 @@ class _Tables(NamedTuple):
     """Look-up tables, -1 where there is nothing."""
 
     text_to_token: "Tensor"  # (text_vocab_size,)
-    code_to_token: "Tensor"  # (K,)
+    image_id_to_token: "Tensor"  # (n * K,)
     token_to_text: "Tensor"  # (V,)
-    token_to_code: "Tensor"  # (V,)
+    token_to_image_id: "Tensor"  # (V,)
+    slot_token_to_code: "Tensor"  # (n, V)
+    slot_plus_1: "Tensor"  # (V,), 0 where there is none
     modality: "Tensor"  # (V,)
 
 
@@ -267,23 +333,40 @@ def _tables(vocab: SharedVocab, device: "device") -> _Tables:
             forward[id : id + count] = torch.arange(token, token + count, device=device)
             backward[token : token + count] = torch.arange(id, id + count, device=device)
 
-    text_to_token, code_to_token = empty(vocab.text_vocab_size), empty(vocab.codebook_size)
-    token_to_text, token_to_code = empty(vocab.size), empty(vocab.size)
+    slots, size = vocab.codes_per_position, vocab.codebook_size
+    text_to_token, image_id_to_token = empty(vocab.text_vocab_size), empty(slots * size)
+    token_to_text, token_to_image_id = empty(vocab.size), empty(vocab.size)
     fill(text_to_token, token_to_text, vocab.text)
-    fill(code_to_token, token_to_code, vocab.image)
-    modality = TEXT * (token_to_text >= 0) + IMAGE * (token_to_code >= 0)
-    return _Tables(text_to_token, code_to_token, token_to_text, token_to_code, modality)
+    fill(image_id_to_token, token_to_image_id, vocab.image)
+    modality = TEXT * (token_to_text >= 0) + IMAGE * (token_to_image_id >= 0)
+    slot = token_to_image_id.div(size, rounding_mode="floor")  # (V,), -1 stays -1
+    own = slot == torch.arange(slots, device=device)[:, None]  # (n, V)
+    codes = torch.where(own, token_to_image_id % size, -1)
+    return _Tables(
+        text_to_token, image_id_to_token, token_to_text, token_to_image_id, codes, slot + 1, modality
+    )
 
 
 def _look_up(table: "Tensor", values: "Tensor", error: str) -> "Tensor":
-    """table[values]. Raises ValueError with `error`, "{}" being the first value that has no entry."""
+    """table[values], or with a table (n, ...) and values (..., n), row g of the table for values[..., g].
+
+    Raises ValueError with `error`, whose "{}" are the first value that has no entry, and its g.
+    """
     if values.is_floating_point() or values.dtype.itemsize == 1:  # PyTorch takes bool and uint8 for masks
         raise ValueError(f"expected a tensor of int64, got {values.dtype}")
     values = values.long()
-    inside = (values >= 0) & (values < len(table))
-    found = table[values.where(inside, 0)].where(inside, -1)
+    inside = (values >= 0) & (values < table.shape[-1])
+    places = values.where(inside, 0)
+    if table.ndim == 2:
+        import torch
+
+        found = table[torch.arange(len(table), device=table.device), places]
+    else:
+        found = table[places]
+    found = found.where(inside, -1)
     if bool((missing := found < 0).any()):
-        raise ValueError(error.format(int(values[missing][0])))
+        first = missing.nonzero()[0].tolist()
+        raise ValueError(error.format(int(values[tuple(first)]), *first[-1:]))
     return found
 
 

@@ -1,5 +1,6 @@
 """A network in a folder: ``config.json`` (the dataclass) and ``model.safetensors``, read strictly."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,19 @@ def save_network(network: nn.Module, config: Any, folder: Path, kind: str) -> No
         write_bytes(new / WEIGHTS, save_tensors(state))
 
 
-def load_network(network_class: type, config_class: type, folder: Path, kind: str) -> Any:
+def load_network(
+    network_class: type,
+    config_class: type,
+    folder: Path,
+    kind: str,
+    *,
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    renamed: Mapping[str, str] | None = None,
+) -> Any:
     """Build ``network_class(config_class(...))`` from ``folder`` and fill in its weights.
+
+    ``upgrade`` makes the fields of this version from an earlier one's, ``renamed`` maps beginnings of tensors'
+    names in earlier versions to today's.
 
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: another kind or format, an unknown or bad field, or weights of other names or shapes.
@@ -36,6 +48,7 @@ def load_network(network_class: type, config_class: type, folder: Path, kind: st
         raise ValueError(f"{path} is of kind {found!r}, expected {kind!r}")
     if (found := values.pop("format", None)) != FORMAT:
         raise ValueError(f"{path} has format {found}; this earlyfusion reads format {FORMAT}")
+    values = upgrade(values)
     names = {field.name for field in fields(config_class)}
     if unknown := sorted(set(values) - names):
         raise ValueError(f"{path} has the unknown field {unknown[0]!r}; known are {', '.join(sorted(names))}")
@@ -43,7 +56,7 @@ def load_network(network_class: type, config_class: type, folder: Path, kind: st
         network = network_class(config_class(**values))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    _fill(network, folder / WEIGHTS)
+    _fill(network, folder / WEIGHTS, renamed or {})
     return network
 
 
@@ -58,13 +71,15 @@ def _tensors(network: nn.Module) -> dict:
     return kept
 
 
-def _fill(network: nn.Module, path: Path) -> None:
+def _fill(network: nn.Module, path: Path, renamed: Mapping[str, str]) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: the weights belong there")
     try:
         state = load_tensors(path.read_bytes())
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+    for old, new in renamed.items():
+        state = {new + n.removeprefix(old) if n.startswith(old) else n: t for n, t in state.items()}
     wanted = _tensors(network)
     for name in sorted(set(wanted) | set(state)):
         if name not in state:

@@ -90,7 +90,7 @@ def _lightning(command: str, argv: list[str]) -> int:
     tune_malloc()
     from .lightning_cli import run
 
-    return run("lm" if command == "lm" else "image-tokenizer", argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

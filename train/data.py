@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,17 @@ from .loader import Batches, ordered_batches, shuffled_batches
 from .sources import base_folder, image_column, load_source, open_image, raw_images, undecoded
 
 CHUNK = 1000  # rows that are read from disk together
+OBJECTS = "objects"
+"""Column with the boxes of an image, as in Hugging Face's imagefolder: {"bbox": [[x, y, width, height]]}."""
+
+
+class ImageBatch(NamedTuple):
+    """Images of one size and where text stands in them."""
+
+    images: Tensor
+    """(B, 3, H, W) float32 in [-1, 1]."""
+    boxes: Tensor
+    """(N, 5) float32: number of the image in the batch, then left, top, right, bottom in pixels."""
 
 
 @dataclass
@@ -41,6 +52,8 @@ class ImageSet:
     """One line for each image that could not be read."""
     cache: dict[tuple[int, int], Tensor] | None = None
     """(H, W) -> uint8 (n, 3, H, W), in the order of the group; None when the set is too large for it."""
+    boxes: dict[int, np.ndarray] = field(default_factory=dict)
+    """Image -> (n, 4) left, top, right, bottom of its texts in pixels; images without any are left out."""
     _places: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -53,6 +66,16 @@ class ImageSet:
         assert self._places is not None
         size = self._size_of(int(samples[0]))
         return _to_float(self.cache[size][torch.from_numpy(self._places[samples])])
+
+    def batch(self, samples: np.ndarray) -> ImageBatch:
+        """The same with the boxes of their texts."""
+        found = [
+            np.insert(self.boxes[int(sample)], 0, place, axis=1)
+            for place, sample in enumerate(samples)
+            if int(sample) in self.boxes
+        ]
+        boxes = np.concatenate(found) if found else np.zeros((0, 5))
+        return ImageBatch(self.load(samples), torch.from_numpy(boxes.astype(np.float32)))
 
     def _size_of(self, sample: int) -> tuple[int, int]:
         return next(size for size, group in self.groups.items() if group[0] <= sample <= group[-1])
@@ -95,22 +118,38 @@ def read_images(
         column = image_column(dataset, column)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    dataset = undecoded(dataset.select_columns([column]), [column])
+    columns = [name for name in (column, OBJECTS) if name in dataset.column_names]
+    dataset = undecoded(dataset.select_columns(columns), [column])
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    boxes: dict[tuple[int, int], dict[int, np.ndarray]] = {}
     pixels: dict[tuple[int, int], list[Tensor]] | None = {}
     skipped: list[str] = []
     room = cache_mb * 2**20
     for start in range(0, len(dataset), CHUNK):
-        for row, cell in enumerate(dataset[start : start + CHUNK][column], start):
+        rows = dataset[start : start + CHUNK]
+        objects = rows.get(OBJECTS, [None] * len(rows[column]))
+        for row, (cell, texts) in enumerate(zip(rows[column], objects), start):
             for place, raw in enumerate(raw_images(cell, folder)):
                 if raw is None:
                     continue
                 try:
-                    image = fit(open_image(raw), factor, policy, max_side)
+                    stored = open_image(raw)
+                    image = fit(stored, factor, policy, max_side)
                 except (ValueError, FileNotFoundError) as error:
                     skipped.append(f"row {row}: {error}")
                     continue
                 size = (image.height, image.width)
+                try:
+                    fitted = image.size
+                    if policy == "pad":  # scaled alike on both sides, then white on the right and below
+                        limit = max_side // factor * factor if max_side else max(stored.size)
+                        scale = min(1.0, limit / max(stored.size))
+                        fitted = (stored.width * scale, stored.height * scale)
+                    corners = text_boxes(texts, stored.size, fitted)
+                except ValueError as error:
+                    raise ValueError(f"{name}, row {row}: {error}") from None
+                if len(corners):
+                    boxes.setdefault(size, {})[len(found.get(size, ()))] = corners
                 found.setdefault(size, []).append((row, place))
                 if pixels is not None:
                     pixels.setdefault(size, []).append(_to_bytes(image))
@@ -138,8 +177,28 @@ def read_images(
         max_side=max_side,
         skipped=skipped,
         cache=None if pixels is None else {size: torch.stack(pixels[size]) for size in sizes},
+        boxes={
+            int(groups[size][place]): corners
+            for size in sizes
+            for place, corners in boxes.get(size, {}).items()
+        },
         _places=np.concatenate([np.arange(len(found[size])) for size in sizes]),
     )
+
+
+def text_boxes(objects: Any, stored: tuple[int, int], fitted: tuple[float, float]) -> np.ndarray:
+    """The boxes of a row's ``objects`` in pixels of the fitted image, (n, 4): left, top, right, bottom.
+
+    :param stored: (width, height) of the image that the boxes were drawn on.
+    :raises ValueError: objects that are not {"bbox": [[x, y, width, height], ...]}.
+    """
+    try:
+        corners = np.array((objects or {}).get("bbox") or np.zeros((0, 4)), dtype=np.float64).reshape(-1, 4)
+    except (AttributeError, TypeError, ValueError):
+        expected = '{"bbox": [[x, y, width, height], ...], "text": [...]}'
+        raise ValueError(f"{OBJECTS} is {objects!r:.80}, expected {expected}") from None
+    corners[:, 2:] += corners[:, :2]
+    return corners * np.tile(np.array(fitted) / np.array(stored), 2)
 
 
 class ImageData(L.LightningDataModule):
@@ -233,7 +292,7 @@ class ImageData(L.LightningDataModule):
         return max(1, self.batch_pixels // (size[0] * size[1]))
 
     def train_dataloader(self) -> Batches:
-        """Batches (B, 3, H, W) float32 in [-1, 1], shuffled anew in each epoch."""
+        """``ImageBatch``es, shuffled anew in each epoch."""
         assert self.train_images is not None
         groups = list(self._train_groups.values())
         plan = partial(shuffled_batches, groups, [self.batch_size(s) for s in self._train_groups], self.seed)
@@ -276,7 +335,7 @@ class ImageData(L.LightningDataModule):
     def _batches(self, plan: Any, images: ImageSet) -> Batches:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return Batches(plan, images.load, num_workers=self.num_workers, rank=rank, world_size=world)
+        return Batches(plan, images.batch, num_workers=self.num_workers, rank=rank, world_size=world)
 
 
 def _always(batches: list[np.ndarray], _epoch: int) -> list[np.ndarray]:

@@ -87,7 +87,7 @@ def token_labels(tokenizer: DocumentTokenizer, tokens: Tensor) -> list[tuple[str
             piece = tokenizer.text.decode([int(vocab.tokens_to_text(token))])
             labels.append(("text", piece))
         elif image:
-            labels.append(("image", f"code {int(vocab.tokens_to_codes(token))}"))
+            labels.append(("image", f"code {int(vocab.tokens_to_image_ids(token)) % vocab.codebook_size}"))
         elif int(token) in roles:
             labels.append(("structure", roles[int(token)]))
         else:

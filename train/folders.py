@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..tokenizers.files import read_json
+from ..tokenizers.image_config import ImageTokenizerConfig, upgrade
 from ..tokenizers.text import FILE as TEXT
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import FILE as VOCAB
@@ -19,6 +20,8 @@ from ..tokenizers.vocab import SharedVocab
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+NETWORK = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+"""Beginnings of the names of an image tokenizer's weights, its codebooks left out."""
 
 
 def info(args: Namespace) -> None:
@@ -78,7 +81,8 @@ def _documents(folder: Path) -> Lines:
     yield "vocabulary", f"{vocab.size:,} tokens"
     yield "", ", ".join(f"{role} {getattr(vocab, role)}" for role in ("bos", "eos", "pad"))
     yield "", f"begin_image {vocab.begin_image}, end_image {vocab.end_image}, {_grid(vocab)}"
-    yield "", f"text {_ranges(vocab.text)}; image codes {_ranges(vocab.image)}"
+    slots = f", {n} codes per position" if (n := vocab.codes_per_position) > 1 else ""
+    yield "", f"text {_ranges(vocab.text)}; image codes {_ranges(vocab.image)}{slots}"
     yield from _text(folder)
     yield from _image(folder / "image", read_json(folder / "image" / CONFIG, "an image tokenizer's config"))
 
@@ -91,19 +95,19 @@ def _text(folder: Path) -> Lines:
 
 def _image(folder: Path, config: dict[str, Any]) -> Lines:
     try:
-        factor = config["stem"] * 2 ** (
-            len(config["channels"]) - 1
-        )  # ImageTokenizerConfig.factor, without torch
-        codes, width = config["codebook_size"], config["codebook_dim"]
-        bits = math.log2(codes) / factor**2
-        channels = ", ".join(map(str, config["channels"]))
-    except (KeyError, TypeError, ValueError) as error:
+        made = ImageTokenizerConfig(
+            **upgrade({name: value for name, value in config.items() if name not in ("format", "kind")})
+        )
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG} is no image tokenizer's config: {error}") from None
-    yield (
-        "images",
-        f"{factor} x {factor} pixels per code, {codes:,} codes of width {width}, {bits:.3g} bits per pixel",
-    )
-    yield "VQ-VAE", f"channels {channels}; {_weights(folder, ('encoder.', 'decoder.'))}"
+    factor, n = made.factor, made.codes_per_position
+    codes = f"{made.codebook_size:,} codes of width {made.codebook_dim}"
+    what = "code" if n == 1 else "position"
+    slots = "" if n == 1 else f"{n} codes per position, each of "
+    bits = n * math.log2(made.codebook_size) / factor**2
+    yield "images", f"{factor} x {factor} pixels per {what}, {slots}{codes}, {bits:.3g} bits per pixel"
+    channels = ", ".join(map(str, made.channels))
+    yield "VQ-VAE", f"channels {channels}; {_weights(folder, NETWORK)}"
 
 
 def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:

@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 
 from ..tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from . import image_losses
+from .adversary import Adversary, AdversaryConfig
+from .data import ImageBatch
 from .meters import CodebookUse, Means
+from .recogniser import Recogniser
 from .schedule import adamw, check_config, check_resumed, check_schedule, clip, warmup_stable_decay
+
+_LOCAL = ("self", "__class__", "weight", "needed", "what")
+"""Local names of ``__init__`` that are no settings."""
 
 
 class ImageTokenizerTraining(L.LightningModule):
@@ -38,7 +45,13 @@ class ImageTokenizerTraining(L.LightningModule):
         l1_weight: float = 1.0,
         mse_weight: float = 1.0,
         chroma_weight: float = 0.0,
+        edge_weight: float = 0.0,
+        text_weight: float = 0.0,
+        recogniser: str | None = None,
+        lpips_weight: float = 0.0,
+        lpips_backbone: str | None = None,
         commitment_weight: float = 1.0,
+        adversary: AdversaryConfig = AdversaryConfig(),
         init_from: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -59,13 +72,23 @@ class ImageTokenizerTraining(L.LightningModule):
             mse_weight: Weight of the mean squared error.
             chroma_weight: Weight of both errors of the colour alone, the channels less their mean. Black
                 type has no colour, and a codebook that mostly sees type leaves it out of pictures too.
-            commitment_weight: Weight of the latents' squared distance to their codes.
+            edge_weight: Weight of the mean absolute error of the grey image's first differences.
+            text_weight: Weight of the text-aware loss, the distance of a recogniser's features in the text
+                boxes of the images (column objects): see ``image_losses.text_distance``.
+            recogniser: Folder of that recogniser, as `earlyfusion recogniser fit` writes it.
+            lpips_weight: Weight of LPIPS.
+            lpips_backbone: File with the weights of its backbone, torchvision's AlexNet or VGG16.
+            commitment_weight: Weight of the latents' squared distance to their codes, and of whatever else
+                the quantizer asks for.
+            adversary: The adversarial loss; its weight 0 leaves it out.
             init_from: Folder of an image tokenizer whose weights to begin with.
             seed: Of the draw for k-means.
         """
         super().__init__()
         if isinstance(config, dict):  # from a checkpoint, which holds no classes
             config = ImageTokenizerConfig(**config)
+        if isinstance(adversary, dict):
+            adversary = AdversaryConfig(**adversary)
         check_schedule(lr, warmup_steps, max_steps, decay_fraction)
         if quantised_lr is not None:
             check_schedule(quantised_lr, warmup_steps, max_steps, decay_fraction)
@@ -75,23 +98,45 @@ class ImageTokenizerTraining(L.LightningModule):
             raise ValueError(
                 f"kmeans_latents must reach codebook_size ({config.codebook_size}), got {kmeans_latents}"
             )
-        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.save_hyperparameters({**settings, "config": asdict(config), "betas": list(betas)})
+        for weight, needed, what in (
+            (text_weight, recogniser, "recogniser: train one with `earlyfusion recogniser fit`"),
+            (lpips_weight, lpips_backbone, "lpips_backbone: a file with AlexNet's or VGG16's weights"),
+        ):
+            if weight and needed is None:
+                raise ValueError(f"{what.split(':')[0]} is missing, which its loss needs ({what})")
+        settings = {name: value for name, value in locals().items() if name not in _LOCAL}
+        self.save_hyperparameters(
+            {**settings, "config": asdict(config), "adversary": asdict(adversary), "betas": list(betas)}
+        )
         self.config, self.lr, self.betas, self.weight_decay = config, lr, tuple(betas), weight_decay
         self.quantised_lr = lr if quantised_lr is None else quantised_lr
         self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
         self.autoencoder_steps = autoencoder_steps
         self.kmeans_images, self.kmeans_latents, self.seed = kmeans_images, kmeans_latents, seed
-        self.l1_weight, self.mse_weight, self.chroma_weight = l1_weight, mse_weight, chroma_weight
-        self.commitment_weight = commitment_weight
+        self.weights = {
+            "l1": l1_weight,
+            "mse": mse_weight,
+            "chroma": chroma_weight,
+            "edge": edge_weight,
+            "text": text_weight,
+            "lpips": lpips_weight,
+            "commitment": commitment_weight,
+        }
+        """Of the terms of the loss; a term of weight 0 is not computed."""
         self.net = ImageTokenizer(config)
+        self.adversary = Adversary(adversary)
+        # In tuples, so that they are neither in the checkpoint nor moved and trained with the network.
+        self._recogniser = (
+            (Recogniser.load(recogniser).requires_grad_(False),) if text_weight and recogniser else ()
+        )
+        self._lpips = (_lpips(lpips_backbone),) if lpips_weight and lpips_backbone else ()
         self.codebook_ready = False
         """Whether the codebook was made: by k-means, or by the run that ``init_from`` comes from."""
         if init_from is not None:
             self._take_weights(init_from)
         self.means = Means()
-        self.train_use = CodebookUse(config.codebook_size)
-        self.validation_use = CodebookUse(config.codebook_size)
+        self.train_use = CodebookUse(config.codebook_size, config.codes_per_position)
+        self.validation_use = CodebookUse(config.codebook_size, config.codes_per_position)
         self.grad_norm: Tensor | None = None
         self._logged_step = 0
 
@@ -111,28 +156,51 @@ class ImageTokenizerTraining(L.LightningModule):
                 f"{positions} positions for codes: use fewer codes or more images"
             )
 
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
         """Make the codebook before the first quantised step."""
         if self.global_step >= self.autoencoder_steps and not self.codebook_ready:
             self._initialise_codebook()
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Images (B, 3, H, W) -> weighted loss (scalar)."""
-        output = self(batch, quantize=self.codebook_ready)
-        l1, mse = _errors(output.images, batch)
-        chroma = sum(_errors(_chroma(output.images), _chroma(batch)), torch.zeros_like(l1))
-        loss = (
-            self.l1_weight * l1
-            + self.mse_weight * mse
-            + self.chroma_weight * chroma
-            + self.commitment_weight * output.commitment_loss
-        )
-        for name, value in (("loss", loss), ("l1", l1), ("mse", mse), ("chroma", chroma)):
-            self.means.add(name, value)
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        """Images and their text boxes -> weighted loss (scalar)."""
+        output = self(batch.images, quantize=self.codebook_ready)
+        terms = self.terms(output.images, batch)
+        loss = self._weighted(terms)
+        if self.adversary.active(self.global_step):
+            loss = loss + self._adversarial(output.images, batch.images, loss)
         if output.codes is not None:
-            self.means.add("commitment", output.commitment_loss)
+            loss = loss + self.weights["commitment"] * output.quantizer_loss
+            self.means.add("commitment", output.quantizer_loss)
             self.train_use.update(output.codes)
+        for name, value in (("loss", loss), *terms.items()):
+            self.means.add(name, value)
         return loss
+
+    def terms(self, reconstruction: Tensor, batch: ImageBatch) -> dict[str, Tensor]:
+        """The terms of the loss that have a weight, and l1 and mse; unweighted scalars."""
+        images = batch.images
+        terms = {name: getattr(image_losses, name)(reconstruction, images) for name in ("l1", "mse")}
+        for name in ("chroma", "edge"):
+            if self.weights[name]:
+                terms[name] = getattr(image_losses, name)(reconstruction, images)
+        for recogniser in self._recogniser:
+            recogniser.to(images.device)
+            terms["text"] = image_losses.text_distance(recogniser, reconstruction, images, batch.boxes)
+        for distance in self._lpips:
+            terms["lpips"] = distance.to(images.device)(reconstruction, images).mean()
+        return terms
+
+    def _weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
+
+    def _adversarial(self, reconstruction: Tensor, images: Tensor, loss: Tensor) -> Tensor:
+        """A step of the discriminator, then the term for the image tokenizer."""
+        step = self.global_step
+        values = self.adversary.discriminator_step(images, reconstruction, step)
+        term, more = self.adversary.generator_loss(reconstruction, loss, self.net.last_layer, step)
+        for name, value in {**values, **more}.items():
+            self.means.add(f"adversary_{name}", value)
+        return term
 
     def configure_gradient_clipping(
         self,
@@ -160,11 +228,11 @@ class ImageTokenizerTraining(L.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in values.items()})
         self.log_dict(shown, prog_bar=True, logger=False)
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Errors per image, means over the whole set."""
         self._evaluate("validation", batch)
 
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+    def test_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """The same on the test images."""
         self._evaluate("test", batch)
 
@@ -176,11 +244,11 @@ class ImageTokenizerTraining(L.LightningModule):
         """Codebook usage and perplexity over the whole set."""
         self._log_use("test")
 
-    def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) -> their codes (B, h, w) and reconstructions (B, 3, H, W)."""
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) -> their codes (B, h, w) or (B, h, w, n) and reconstructions (B, 3, H, W)."""
         self._check_trained()
-        codes = self.net.encode(batch)
-        return {"images": batch, "codes": codes, "reconstructions": self.net.decode(codes)}
+        codes = self.net.encode(batch.images)
+        return {"images": batch.images, "codes": codes, "reconstructions": self.net.decode(codes)}
 
     def configure_optimizers(self) -> Any:
         """AdamW; warm-up, stable, decay, with a second warm-up after the codebook was made."""
@@ -197,6 +265,8 @@ class ImageTokenizerTraining(L.LightningModule):
         checkpoint["means"] = self.means.state_dict()
         checkpoint["codebook_ready"] = self.codebook_ready
         checkpoint["train_use"] = self.train_use.counts
+        if self.adversary.config.weight:
+            checkpoint["adversary"] = self.adversary.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse other settings than the checkpoint's.
@@ -210,6 +280,8 @@ class ImageTokenizerTraining(L.LightningModule):
                 self.train_use.counts.copy_(checkpoint["train_use"])
             self._logged_step = checkpoint["global_step"]
         self.codebook_ready = checkpoint["codebook_ready"]
+        if "adversary" in checkpoint:
+            self.adversary.load_state_dict(checkpoint["adversary"])
 
     def save_folder(self, folder: str | Path) -> None:
         """Write the tokenizer as a folder that ``ImageTokenizer.load`` reads."""
@@ -237,25 +309,27 @@ class ImageTokenizerTraining(L.LightningModule):
             )
         self.net.eval()
         batches = data.sample_images(self.kmeans_images, self.seed)
-        latents = torch.cat([self.net.latents(batch.to(self.device)) for batch in batches])
+        grids = [self.net.latents(batch.to(self.device)) for batch in batches]
+        latents = torch.cat([grid.movedim(1, -1).flatten(0, 2) for grid in grids])
         self.net.train()
         generator = torch.Generator().manual_seed(self.seed)
         chosen = torch.randperm(len(latents), generator=generator)[: self.kmeans_latents]
         self.net.initialise_codebook(latents[chosen.to(latents.device)])
         self.codebook_ready = True
 
-    def _evaluate(self, stage: str, batch: Tensor) -> None:
+    def _evaluate(self, stage: str, batch: ImageBatch) -> None:
         self._check_trained()
-        output = self(batch, quantize=self.codebook_ready)
+        output = self(batch.images, quantize=self.codebook_ready)
         images = output.images.clamp(-1, 1)
-        l1, mse = _errors(images, batch)
-        per_image = (images - batch).square().mean(dim=(1, 2, 3))
-        values = {"l1": l1, "mse": mse, "psnr": psnr(per_image).mean()}
+        per_image = (images - batch.images).square().mean(dim=(1, 2, 3))
+        values = {**self.terms(images, batch), "psnr": psnr(per_image).mean()}
+        if "text" in values and not len(batch.boxes):
+            del values["text"]
         self.log_dict(
             {f"{stage}/{name}": value for name, value in values.items()},
             on_step=False,
             on_epoch=True,
-            batch_size=len(batch),
+            batch_size=len(batch.images),
             sync_dist=True,
         )
         if output.codes is not None:
@@ -277,15 +351,10 @@ def _log_every(trainer: Any) -> int:
     return trainer.log_every_n_steps
 
 
-def _chroma(images: Tensor) -> Tensor:
-    """The channels (B, 3, H, W) less their mean: 0 where there is no colour."""
-    return images - images.mean(dim=1, keepdim=True)
+def _lpips(backbone: str) -> torch.nn.Module:
+    from ..eval.perceptual import lpips
 
-
-def _errors(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean absolute and mean squared error."""
-    difference = images - targets
-    return difference.abs().mean(), difference.square().mean()
+    return lpips(backbone).requires_grad_(False)
 
 
 def psnr(mse: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ from .fit import interruptible, loggers, quiet, read_checkpoint
 from .image_tokenizer import ImageTokenizerTraining
 from .lm import FusionLMTraining
 from .pictures import Predictions, Reconstructions, Samples
+from .recogniser_training import RecogniserTraining, TextBoxData
 from .schedule import check_resumed
 
-Kind = Literal["image-tokenizer", "lm"]
+Kind = Literal["image-tokenizer", "recogniser", "lm"]
 
 _DESCRIPTIONS = {
     "image-tokenizer": {
@@ -33,6 +34,12 @@ _DESCRIPTIONS = {
         "validate": "Reconstruct the validation images and print the errors.",
         "test": "The same as validate, logged as test.",
         "predict": "Images -> codes and reconstructions, below trainer.default_root_dir.",
+    },
+    "recogniser": {
+        "fit": "Train the recogniser, whose features measure how alike two images of text are, on rendered "
+        "text (`earlyfusion text-images`). Checkpoints, logs and the recogniser (model/) are written below "
+        "trainer.default_root_dir; --ckpt_path=last goes on after a stop.",
+        "validate": "Read the validation texts and print the errors.",
     },
     "lm": {
         "fit": "Train the transformer on the windows of `earlyfusion prepare`. Checkpoints, logs, samples "
@@ -52,7 +59,11 @@ _DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 20,
     "enable_model_summary": False,
 }
-_LINKED = {"image-tokenizer": ("max_steps",), "lm": ("max_steps", "tokenizer")}
+_LINKED = {
+    "image-tokenizer": ("max_steps",),
+    "recogniser": ("max_steps",),
+    "lm": ("max_steps", "tokenizer"),
+}
 """Fields of the model that other options give."""
 
 
@@ -63,9 +74,11 @@ def run(kind: Kind, argv: Sequence[str]) -> int:
     :raises FileNotFoundError: a file that an option names is missing.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    classes = (
-        (ImageTokenizerTraining, ImageData) if kind == "image-tokenizer" else (FusionLMTraining, TokenData)
-    )
+    classes = {
+        "image-tokenizer": (ImageTokenizerTraining, ImageData),
+        "recogniser": (RecogniserTraining, TextBoxData),
+        "lm": (FusionLMTraining, TokenData),
+    }[kind]
     stages = {
         stage: {
             "usage": f"earlyfusion {kind} {stage} --config FILE [options]",
@@ -125,7 +138,7 @@ class _Cli(LightningCLI):
             sources: Any = ("model.config.stem", "model.config.channels")
             parser.link_arguments(sources, "data.factor", compute_fn=_factor)
             parser.add_lightning_class_args(Reconstructions, "pictures")
-        else:
+        elif self.kind == "lm":
             parser.link_arguments("data.path", "model.tokenizer")
             parser.add_lightning_class_args(Samples, "samples")
 

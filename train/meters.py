@@ -5,6 +5,8 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..eval.codebook import code_counts, perplexity, usage
+
 
 class Means:
     """Weighted means of named tensors since they were last read; kept in checkpoints, so curves go on."""
@@ -47,22 +49,23 @@ class Means:
 
 
 class CodebookUse(Metric):
-    """How often each code was used: ``usage`` (share of codes used at all) and ``perplexity`` (exp of the
-    entropy: how many codes, equally used, would say as much)."""
+    """How often each code was used: ``usage`` (share of the codes that were used at all) and ``perplexity``
+    (exp of the entropy; over several codes per position the geometric mean of the slots), see
+    :mod:`..eval.codebook`."""
 
     full_state_update = False
     counts: Tensor
 
-    def __init__(self, codebook_size: int) -> None:
+    def __init__(self, codebook_size: int, codes_per_position: int = 1) -> None:
         super().__init__()
-        self.add_state("counts", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
+        zeros = torch.zeros(codes_per_position, codebook_size, dtype=torch.int64)
+        self.add_state("counts", zeros, dist_reduce_fx="sum")
 
     def update(self, codes: Tensor) -> None:
-        """Codes of any shape."""
-        self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
+        """Codes of any shape, with a last axis n where there are several per position."""
+        n, K = self.counts.shape
+        self.counts += code_counts(codes, K, n)
 
     def compute(self) -> dict[str, Tensor]:
-        """NaN as long as there was no code."""
-        share = self.counts / self.counts.sum()
-        entropy = -torch.xlogy(share, share).sum()
-        return {"usage": (self.counts > 0).float().mean(), "perplexity": entropy.exp()}
+        """float32; the perplexity is NaN as long as there was no code."""
+        return {"usage": usage(self.counts).float(), "perplexity": perplexity(self.counts).float()}

@@ -18,7 +18,9 @@ transformer writes both back.
 commands:
   demo               from nothing to a model, its samples and a report
   text-tokenizer     fit: a sentencepiece BPE on your texts
-  image-tokenizer    fit, validate, test, predict: the VQ-VAE, images <-> codes
+  text-images        rendered images of text with their boxes, to train on
+  image-tokenizer    fit, validate, test, predict: the VQ-VAE; encode, decode, import
+  recogniser         fit, validate: the network behind the text-aware loss
   prepare            documents of text and images -> packed windows of tokens
   lm                 fit, validate, test, predict: the transformer
   sample             continue a prompt of texts and images
@@ -101,7 +103,15 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="earlyfusion"
     )
-    for add in (_add_demo, _add_text_tokenizer, _add_prepare, _add_sample, _add_info, _add_eval):
+    for add in (
+        _add_demo,
+        _add_text_tokenizer,
+        _add_text_images,
+        _add_prepare,
+        _add_sample,
+        _add_info,
+        _add_eval,
+    ):
         add(commands)
     return parser
 
@@ -208,6 +218,90 @@ Writes OUT/text.model.""",
         default=16,
         help="characters of a piece at most; 1: single characters (default: %(default)s)",
     )
+
+
+def size(text: str) -> tuple[int, int] | None:
+    """HEIGHTxWIDTH in pixels, or "fit". (argparse names this function in its message.)"""
+    if text == "fit":
+        return None
+    height, width = map(number, text.split("x"))
+    return height, width
+
+
+def span(text: str) -> tuple[int, int]:
+    """SMALLEST-LARGEST, or one number for both. (argparse names this function in its message.)"""
+    first, _, last = text.partition("-")
+    return number(first), number(last or first)
+
+
+def names(text: str) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in text.split(",")]
+
+
+def _add_text_images(commands: Any) -> None:
+    def run(args: Namespace) -> None:
+        from .text_images import run
+
+        run(args)
+
+    parser = _add(
+        commands,
+        "text-images",
+        """\
+Render images of text in twenty faces, with the texts and their boxes: a data set for
+`image-tokenizer fit` and `recogniser fit`. No held-out word, random string or font of
+`earlyfusion eval` is in it. Writes OUT/train and OUT/validation, which shows other words.
+Needs the extra `demo`.
+
+kinds: word, random (one string), line, page, receipt, table; and any of these in a special
+style: colour, inverted, rotated.""",
+        """\
+  earlyfusion text-images --out runs/text-images
+  earlyfusion text-images --kinds page,receipt,colour --count 5000 --size 256x256 \\
+      --type-sizes 10-20 --out runs/pages""",
+        run,
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    parser.add_argument(
+        "--kinds",
+        metavar="KINDS",
+        type=names,
+        default=["word", "random", "line"],
+        help="names between commas, which take turns (default: word,random,line)",
+    )
+    parser.add_argument(
+        "--count", metavar="N", type=number, default=20_000, help="training images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--validation",
+        metavar="N",
+        type=int,
+        default=500,
+        help="validation images; 0: none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        metavar="HxW",
+        type=size,
+        default=(32, 128),
+        help="height and width in pixels, or `fit`: as large as the text needs (default: 32x128)",
+    )
+    parser.add_argument(
+        "--type-sizes",
+        metavar="A-B",
+        type=span,
+        default=(12, 28),
+        help="smallest and largest type, pixels per em (default: 12-28)",
+    )
+    parser.add_argument(
+        "--multiple",
+        metavar="N",
+        type=number,
+        default=16,
+        help="sides are multiples of it (default: %(default)s)",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all that is drawn (default: 0)")
 
 
 def _add_prepare(commands: Any) -> None:

@@ -54,11 +54,11 @@ class PrepareConfig:
     max_side: int | None = 256
     """Larger images are scaled down until their longer side has so many pixels."""
     max_grid: int = 64
-    """Largest number of rows or columns of codes that the vocabulary can say."""
+    """Largest number of rows or columns of positions that the vocabulary can say."""
     fixed_grid: tuple[int, int] | None = None
     """Rows and columns that all images have; they are then not written into the documents."""
     scan: Literal["rows", "columns"] = "rows"
-    """Order of an image's codes in the stream: rows (raster), or columns, which suits lines of type."""
+    """Order of an image's positions in the stream: rows (raster), or columns, which suits lines of type."""
     long_documents: Literal["split", "drop"] = "split"
     """Documents longer than a window: split between segments (and inside texts that are too long by
     themselves), or drop. An image that is too large for a window is dropped either way."""
@@ -110,6 +110,7 @@ def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, An
         max_grid=config.max_grid if config.fixed_grid is None else None,
         fixed_grid=config.fixed_grid,
         scan=config.scan,
+        codes_per_position=image.codes_per_position,
     )
     tokenizer = DocumentTokenizer(text, image, vocab)
     parts = _parts(config)

@@ -103,7 +103,7 @@ def prompt_as_seen(
         if isinstance(segment, str):
             segments.append(TextSegment(segment, prompt=True))
         else:
-            rows, columns = next(grids)
+            rows, columns = next(grids)[:2]  # the third axis holds a position's codes
             size = columns * factor, rows * factor
             segments.append(ImageSegment(segment.resize(size, Image.Resampling.LANCZOS), prompt=True))
     return segments

@@ -59,7 +59,7 @@ def test_an_unknown_reader_and_a_missing_one_are_one_line(monkeypatch):
     with pytest.raises(ValueError, match="'abbyy' is unknown, expected one of rapidocr, tesseract"):
         ocr.readers(["abbyy"])
     monkeypatch.setitem(sys.modules, "rapidocr", None)
-    monkeypatch.setitem(sys.modules, "pytesseract", None)
+    monkeypatch.setitem(sys.modules, "tesserocr", None)
     with pytest.raises(ValueError, match=r"'rapidocr' is not ready: .*pip install 'earlyfusion\[ocr\]'"):
         ocr.readers(["rapidocr"])
     with pytest.raises(
@@ -74,12 +74,38 @@ def test_without_engines_there_are_no_readers(monkeypatch):
     assert "earlyfusion[ocr]" in ocr.INSTALL
 
 
-def test_tesseract_reads_where_it_is_installed():
-    try:
-        reader = ocr.TesseractReader()
-    except ImportError:
-        pytest.skip("tesseract is not installed")
-    assert reader.read([strip("river").resize((256, 64)), Image.new("RGB", (64, 16), "white")]) == [
-        "river",
-        "",
-    ]
+@pytest.fixture(scope="module")
+def tesseract() -> ocr.TesseractReader:
+    pytest.importorskip("tesserocr")
+    if ocr.tessdata() is None:
+        pytest.skip("Tesseract's English data are not installed")
+    return ocr.TesseractReader()
+
+
+def test_tesseract_reads_type_and_nothing_on_a_blank_strip(tesseract, capfd):
+    done = []
+    images = [*map(strip, WORDS), strip("")]
+    assert tesseract.read(images, done.append) == [*WORDS, ""]
+    assert done == [1, 2, 3, 4, 5]
+    assert tesseract.name == "tesseract" and tesseract.version[0].isdigit()
+    assert tesseract.read([]) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_reading_by_tesseract_does_not_depend_on_the_others(tesseract):
+    images = [strip(word, width) for word, width in zip(WORDS, (48, 64, 96, 160))] * 5
+    assert tesseract.read(images) == [tesseract.read([image])[0] for image in images] == [*WORDS] * 5
+
+
+def test_tessdata_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path))
+    (tmp_path / "tessdata").mkdir()
+    (tmp_path / "tessdata" / "eng.traineddata").write_bytes(b"")
+    assert ocr.tessdata() == tmp_path / "tessdata"
+
+
+def test_missing_readers_are_named_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(ocr, "find_spec", lambda name: None)
+    reasons = ocr.missing()
+    assert list(reasons) == ["rapidocr", "tesseract"]
+    assert "earlyfusion[tesseract]" in reasons["tesseract"] and "tesseract-ocr-eng" in reasons["tesseract"]

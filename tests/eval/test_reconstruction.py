@@ -7,40 +7,47 @@ import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
 
-from earlyfusion.eval.items import Item
+from earlyfusion.eval.items import Item, TextRegion
+from earlyfusion.eval.passages import passages
+from earlyfusion.eval.perceptual import Perceptual
+from earlyfusion.eval.pixel_metrics import ssim
 from earlyfusion.eval.reconstruction import (
     evaluate_reconstruction,
+    flat_figures,
+    measure,
     reconstruct_pictures,
-    ssim,
-    table,
-    text_box,
 )
+from earlyfusion.eval.reconstruction_table import table
 from earlyfusion.tokenizers.pixels import to_pil, to_tensor
 
 
 class FakeTokenizer(nn.Module):
-    """Gives back what `change` makes of the images; every position has the code of its column."""
+    """Gives back what `change` makes of the images; every position has the code of its column, slot g of n
+    that code plus g."""
 
     factor, codebook_size = 8, 16
 
-    def __init__(self, change):
+    def __init__(self, change, codes_per_position=1):
         super().__init__()
-        self.change = change
+        self.change, self.codes_per_position = change, codes_per_position
         self.device = nn.Parameter(torch.zeros(1))
 
     def encode(self, images):
         self.images = images
         B, _, H, W = images.shape
-        return torch.arange(W // 8).expand(B, H // 8, W // 8)
+        codes = torch.arange(W // 8).remainder(16).expand(B, H // 8, W // 8)
+        n = self.codes_per_position
+        return codes if n == 1 else torch.stack([codes + slot for slot in range(n)], -1)
 
     def decode(self, codes):
-        assert codes.shape[1:] == (self.images.shape[2] // 8, self.images.shape[3] // 8)
+        assert codes.shape[1:3] == (self.images.shape[2] // 8, self.images.shape[3] // 8)
         return self.change(self.images)
 
 
-def fake_tokenizer(change=lambda images: images) -> Any:  # an ImageTokenizer as far as it is used
-    return FakeTokenizer(change)
+def fake_tokenizer(change=lambda images: images, n=1) -> Any:  # an ImageTokenizer as far as it is used
+    return FakeTokenizer(change, n)
 
 
 class FakeReader:
@@ -113,6 +120,16 @@ def test_pixel_metrics_equal_plain_torch():
     assert result["mse"] == pytest.approx(difference.square().mean().item(), rel=1e-4)
     assert result["psnr"] == pytest.approx(-10 * math.log10(difference.square().mean().item()), rel=1e-4)
     assert "ocr" not in result
+
+
+def test_several_codes_at_a_position_cost_several_times_the_bits():
+    one, three = (evaluate_reconstruction(fake_tokenizer(n=n), ITEMS[:1]) for n in (1, 3))
+    assert (one["codes_per_position"], three["codes_per_position"]) == (1, 3)
+    assert (one["tokens_per_image"], three["tokens_per_image"]) == (16, 48)
+    assert three["bits_per_pixel"] == 3 * one["bits_per_pixel"] == pytest.approx(3 * 4 * 16 / (64 * 16))
+    # 8 codes of 16 in each of three slots, all equally often; pooled they would be 10 of 16.
+    assert three["codebook_usage"] == one["codebook_usage"] == 8 / 16
+    assert three["perplexity"] == pytest.approx(8)
 
 
 def test_codes_are_counted_over_the_whole_set():
@@ -188,17 +205,135 @@ def test_ssim_has_no_value_below_three_pixels():
     assert ssim(*torch.rand(2, 1, 3, 2, 16)).isnan().all()
 
 
-def test_text_box_measures_the_ink(photo):
-    box = text_box(word_item("three", None), word_item("three").image, "", "")
-    assert box.relative_size == pytest.approx(30 / 5 / 64)
-    assert box.pixels == 10
+def test_a_text_takes_up_its_ink(photo):
+    item = word_item("three", None)
+    (text,) = passages([item], [item.image])
+    assert text.relative_size == pytest.approx(30 / 5 / 64)
+    assert text.pixels == text.glyph_height == 10 and text.crop is None
     twice = word_item("three").image.resize((128, 32))
-    assert text_box(word_item("three", 12), twice, "", "").pixels == 24
+    (text,) = passages([word_item("three", 12)], [twice])
+    assert (text.pixels, text.glyph_height) == (24, 20)
+    assert passages([Item(photo), Item(photo, "  ")], [photo, photo]) == []
 
 
 def test_no_images_is_an_error(image_tokenizer):
     with pytest.raises(ValueError, match="no images"):
         evaluate_reconstruction(image_tokenizer, [])
+
+
+def page_item(texts=("one", "three", "xq")) -> Item:
+    """A page with a box for each text, and one that reaches over the edge, and one outside."""
+    page = Image.new("RGB", (160, 96), (250, 240, 200))
+    boxes = []
+    for i, text in enumerate(texts):
+        left, top = 8 + 30 * i, 10 + 24 * i
+        page.paste(word_item(text).image.crop((2, 3, 2 + 6 * len(text), 13)), (left, top))
+        boxes.append(TextRegion(text, left, top, left + 6 * len(text), top + 10, 12.0))
+    return Item(page, None, None, "page", "page", tuple(boxes))
+
+
+def test_boxes_are_read_one_by_one_with_a_margin():
+    item = page_item()
+    texts = passages([item], [item.image])
+    assert [text.text for text in texts] == ["one", "three", "xq"]
+    assert texts[1].crop == (36, 32, 70, 46)  # (38, 34, 68, 44) and 2 px on each side
+    assert texts[1].relative_size == pytest.approx(30 / 5 / 160)
+    assert (texts[1].pixels, texts[1].glyph_height) == (12, 10)
+    reader = FakeReader([Item(text.picture(item.image), text.text) for text in texts])
+    scores = evaluate_reconstruction(fake_tokenizer(), [item], [reader])["ocr_by_reader"]["fake"]
+    assert (scores["items"], scores["counted"]) == (3, 3)
+    assert [row["bin"] for row in scores["by_glyph_height"]["bins"]] == ["[10, 12)"]
+    assert scores["by_kind"]["page"]["reconstruction"]["t_acc"] == 1
+
+
+def test_boxes_follow_their_image_to_another_size():
+    item = page_item(("one",))
+    (text,) = passages([item], [item.image.resize((320, 288))])
+    assert text.crop == (16 - 3, 30 - 3, 16 + 36 + 3, 30 + 30 + 3)
+    assert (text.pixels, text.glyph_height) == (36, 30)
+    (text,) = passages([item], [Image.new("RGB", (168, 104))], "pad")  # white behind it: nothing moves
+    assert text.crop == (6, 8, 28, 22)
+    (text,) = passages([item], [Image.new("RGB", (80, 56))], "pad")
+    assert text.crop == (2, 3, 15, 12)
+
+
+def test_boxes_outside_the_image_and_without_a_text_are_left_out():
+    image = Image.new("RGB", (32, 16))
+    boxes = (
+        TextRegion("over the edge", 20, -5, 90, 9),
+        TextRegion("outside", 40, 2, 60, 9),
+        TextRegion("  ", 2, 2, 9, 9),
+        TextRegion("flat", 2, 9, 20, 9),
+    )
+    (text,) = passages([Item(image, "all of it", boxes=boxes)], [image])
+    assert (text.text, text.crop) == ("over the edge", (18, 0, 32, 11))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_ceilings_stand_beside_with_the_same_scores_and_no_more_bits(n):
+    result = evaluate_reconstruction(fake_tokenizer(n=n), ITEMS, [FakeReader(ITEMS)], ceilings=True)
+    assert {"downscale", "jpeg"} <= set(result["ceilings"])
+    for row in result["ceilings"].values():
+        assert 0 <= row["bits_per_pixel"] <= result["bits_per_pixel"]
+        assert row["psnr"] < 40 and 0 < row["ssim"] < 1
+        assert row["ocr"]["original"] == result["ocr"]["original"]
+        assert row["ocr_by_reader"]["fake"]["items"] == 4
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_headline_for_a_log():
+    result = evaluate_reconstruction(fake_tokenizer(torch.ones_like), ITEMS, [FakeReader(ITEMS)])
+    flat = flat_figures(result)
+    assert flat["fake/t_acc"] == 0 and flat["fake/cer"] == 1
+    assert flat["psnr"] == result["psnr"] and flat["codebook_usage"] == 0.5
+    assert "lpips" not in flat and all(isinstance(value, float) for value in flat.values())
+    assert "psnr" not in flat_figures(evaluate_reconstruction(fake_tokenizer(), ITEMS))  # infinite
+
+
+class SquaredDistance(nn.Module):
+    """In the place of LPIPS."""
+
+    def forward(self, images, targets):
+        assert images.min() >= -1 and images.max() <= 1
+        return (images - targets).square().mean((1, 2, 3))
+
+
+class FirstPixel(nn.Module):
+    """In the place of Inception."""
+
+    num_features = 3
+
+    def forward(self, images):
+        return images[:, :, 4, 4].double()
+
+
+def test_lpips_and_rfid_of_every_row_where_there_are_weights():
+    extra = Perceptual(None, None)
+    extra.lpips = SquaredDistance()  # type: ignore[assignment]
+    extra.fid = FrechetInceptionDistance(FirstPixel(), normalize=True, reset_real_features=False)
+    noise = torch.Generator().manual_seed(0)
+    items = [Item(to_pil(torch.rand(3, 16, w, generator=noise) * 2 - 1)) for w in (16, 32, 32, 48)]
+    for _ in range(2):  # the second time it has forgotten the first
+        same = evaluate_reconstruction(fake_tokenizer(), items, perceptual=extra)
+        assert same["not_measured"] == {} and same["lpips"] == 0
+        assert same["rfid"] == pytest.approx(0, abs=1e-4)
+    other = evaluate_reconstruction(
+        fake_tokenizer(lambda x: (x * 4).clamp(-1, 1)), items, perceptual=extra, ceilings=True
+    )
+    for row in (other, *other["ceilings"].values()):
+        assert row["lpips"] > 0.01 and row["rfid"] > 0.001
+    nothing = evaluate_reconstruction(fake_tokenizer(), items)
+    assert nothing["lpips"] is None and nothing["rfid"] is None
+    assert all("no weights were given" in nothing["not_measured"][name] for name in ("lpips", "rfid"))
+
+
+def test_samples_for_the_eye():
+    measured = measure(fake_tokenizer(), ITEMS, [FakeReader(ITEMS, wrong=("word",))], ceilings=True)
+    first, last = measured.samples[0], measured.samples[-1]
+    assert first.readings == [("one", {"fake": ("one", "one")})] and first.t_ned("fake") == 1
+    assert last.t_ned("fake") is None  # not read in the original
+    assert first.psnr is None and first.reconstruction.tobytes() == ITEMS[0].image.tobytes()
+    assert set(first.ceilings) == set(measured.figures["ceilings"])
 
 
 def test_the_table_prints_every_figure():

@@ -1,7 +1,7 @@
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -36,7 +36,11 @@ MIXED = SharedVocab(
     image=((0, 0, 2), (7, 2, 2)),  # type: ignore[arg-type]
     grid=(21, 3),  # type: ignore[arg-type]
 )
-VOCABULARIES = {"grids": GRIDS, "fixed": FIXED, "mixed": MIXED}
+PAIRS = replace(MIXED, codes_per_position=2)
+TRIPLES = SharedVocab.build(
+    text=(6, (0,)), codebook_size=2, fixed_grid=(1, 2), scan="columns", codes_per_position=3
+)
+VOCABULARIES = {"grids": GRIDS, "fixed": FIXED, "mixed": MIXED, "pairs": PAIRS, "triples": TRIPLES}
 every_vocabulary = pytest.mark.parametrize("vocab", VOCABULARIES.values(), ids=VOCABULARIES.keys())
 
 
@@ -80,7 +84,8 @@ def tokens_of(vocab: SharedVocab, *parts: int | tuple[int, int], eos: bool = Fal
     made: list[tuple[str, Tensor]] = []
     for part in parts:
         if isinstance(part, tuple):
-            made.append(("image", torch.arange(part[0] * part[1]).view(part) % vocab.codebook_size))
+            shape = (*part, n) if (n := vocab.codes_per_position) > 1 else part
+            made.append(("image", torch.arange(part[0] * part[1] * n).view(shape) % vocab.codebook_size))
         else:
             made.append(("text", ids[torch.arange(part) % len(ids)]))
     tokens = interleave(made, vocab, eos=eos)
@@ -93,7 +98,7 @@ def only(results: list[Generated]) -> Generated:
 
 
 def grids_of(tokens: Tensor, vocab: SharedVocab) -> list[tuple[int, ...]]:
-    return [tuple(part.codes.shape) for part in split(tokens, vocab) if isinstance(part, ImagePart)]
+    return [tuple(part.codes.shape[:2]) for part in split(tokens, vocab) if isinstance(part, ImagePart)]
 
 
 # the grammar, against another one: a token is legal when the document can still be finished behind it
@@ -112,11 +117,12 @@ def finishable(tokens: list[int], vocab: SharedVocab, limit: int) -> bool:
     except ValueError:
         return False
     start = max(i for i, token in enumerate(tokens) if token == vocab.begin_image)
+    n = vocab.codes_per_position
     if vocab.grid is None:
         rows, columns = vocab.fixed_grid or (0, 0)
-        return start + 2 + rows * columns <= limit
+        return start + 2 + rows * columns * n <= limit
     numbers = [token - vocab.grid.start + 1 for token in tokens[start + 1 : start + 3]] + [1, 1]
-    return start + 4 + numbers[0] * numbers[1] <= limit
+    return start + 4 + numbers[0] * numbers[1] * n <= limit
 
 
 def legal_tokens(tokens: list[int], vocab: SharedVocab, limit: int) -> set[int]:
@@ -180,7 +186,7 @@ def case(vocab: SharedVocab, seed: int) -> Case:
     context = dice.randint(14, 40)
     prompts = []
     for _ in range(dice.randint(1, 3)):
-        grid = (dice.randint(1, 2), dice.randint(1, 3)) if vocab.grid else (2, 3)
+        grid = vocab.fixed_grid or (dice.randint(1, 2), dice.randint(1, 3 // vocab.codes_per_position))
         parts = dice.choice([(), (2,), (grid,), (1, grid), (grid, 1), (grid,)])
         cut = dice.choice([0, 1, 2, 3, 5]) if parts[-1:] == (grid,) else 0
         prompts.append(tokens_of(vocab, *parts, cut=min(cut, 2 + grid[0] * grid[1]))[: context - 9])
@@ -189,7 +195,7 @@ def case(vocab: SharedVocab, seed: int) -> Case:
         "then": dice.choice(["any", "text", "image"]),
         "max_images": dice.choice([None, None, 1, 2]),
         "stop_after_image": dice.choice([False, False, True]),
-        "grid": dice.choice([None, (1, 2), (2, 1)] if vocab.grid else [None, (2, 3)]),
+        "grid": dice.choice([None, (1, 2), (2, 1)] if vocab.grid else [None, vocab.fixed_grid]),
         "seed": seed,
         "text": dice.choice([Sampling(), GREEDY, Sampling(0.7, 3, 0.9)]),
         "image": dice.choice([Sampling(), GREEDY, Sampling(2.0, 0, 0.5)]),
@@ -283,8 +289,9 @@ def test_the_largest_image_that_fits_is_begun(room: int, grid: tuple[int, int], 
 
 @every_vocabulary
 def test_prompts_that_end_inside_an_image_are_finished(vocab: SharedVocab) -> None:
-    whole = tokens_of(vocab, 1, (2, 3))
-    image = 2 + 6 + (2 if vocab.grid else 0)
+    grid = vocab.fixed_grid or (2, 3)
+    whole = tokens_of(vocab, 1, grid)
+    image = 2 + grid[0] * grid[1] * vocab.codes_per_position + (2 if vocab.grid else 0)
     for cut in range(1, image):
         prompt = whole[:-cut]
         result = only(generate(Scripted(vocab, 60, at_random(vocab.size, cut)), vocab, [prompt],
@@ -293,9 +300,9 @@ def test_prompts_that_end_inside_an_image_are_finished(vocab: SharedVocab) -> No
         given = grids_of(result.tokens, vocab)[0]
         known = image - cut - 1  # tokens of the image behind begin_image
         if vocab.grid is None or known >= 2:
-            assert given == (2, 3) and len(result.tokens) == len(whole)
+            assert given == grid and len(result.tokens) == len(whole)
         elif known == 1:
-            assert given[0] == 2
+            assert given[0] == grid[0]
     short = whole[:-4]
     with pytest.raises(ValueError, match="3 new tokens after a prompt of .* are no room for an image"):
         generate(Scripted(vocab, 60, at_random(vocab.size, 0)), vocab, [short], max_new_tokens=3)

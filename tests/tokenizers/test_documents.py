@@ -1,10 +1,12 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, TextPart, interleave, split
+from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.pixels import to_pil, to_tensor
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
@@ -12,6 +14,8 @@ from earlyfusion.tokenizers.vocab import SharedVocab
 # bos 0, eos 1, pad 2, begin_image 3, end_image 4, "1" to "4" at 5..8, text ids 1..9 at 9..17, codes at 18..25
 VOCAB = SharedVocab.build(text=(10, (0,)), codebook_size=8, max_grid=4)
 FIXED = SharedVocab.build(text=(10, (0,)), codebook_size=8, fixed_grid=(2, 3))
+# two codes per position: those of slot 0 at 18..25, of slot 1 at 26..33
+PAIRS = SharedVocab.build(text=(10, (0,)), codebook_size=8, max_grid=4, codes_per_position=2)
 WIDE = torch.tensor([[0, 1, 2], [7, 6, 5]])
 TALL = torch.tensor([[3], [4]])
 
@@ -40,6 +44,46 @@ def test_a_fixed_grid_is_not_written() -> None:
     tokens = interleave([("image", WIDE)], FIXED)
     assert tokens.tolist() == [0, 3, *(FIXED.codes_to_tokens(WIDE).flatten().tolist()), 4, 1]
     assert same(split(tokens, FIXED), [image(WIDE)])
+
+
+def test_the_codes_of_a_position_stand_together_in_slot_order() -> None:
+    """The layout that the module's docstring tells."""
+    codes = torch.stack([WIDE, torch.tensor([[3, 3, 3], [0, 1, 2]])], dim=-1)  # (2, 3, 2)
+    by_rows = [0, 3, 6, 7, 18, 29, 19, 29, 20, 29, 25, 26, 24, 27, 23, 28, 4, 1]
+    by_columns = [0, 3, 6, 7, 18, 29, 25, 26, 19, 29, 24, 27, 20, 29, 23, 28, 4, 1]
+    columns = replace(PAIRS, scan="columns")
+    assert interleave([("image", codes)], PAIRS).tolist() == by_rows
+    assert interleave([("image", codes)], columns).tolist() == by_columns
+    example = torch.tensor([[[0, 1], [2, 3]]])  # A0 A1, B0 B1
+    assert interleave([("image", example)], PAIRS, bos=False, eos=False).tolist() == [
+        *(PAIRS.begin_image, 5, 6, 18, 27, 20, 29, PAIRS.end_image)
+    ]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("scan", ["rows", "columns"])
+@pytest.mark.parametrize("fixed_grid", [None, (2, 3)])
+def test_codes_come_back(n: int, scan, fixed_grid: tuple[int, int] | None) -> None:
+    vocab = SharedVocab.build(
+        text=(10, (0,)), codebook_size=8, max_grid=4, fixed_grid=fixed_grid, scan=scan, codes_per_position=n
+    )
+    generator = torch.Generator().manual_seed(n)
+    grids = [fixed_grid] * 3 if fixed_grid else [(2, 3), (1, 1), (4, 2)]
+    images = [image(torch.randint(8, (*g, n) if n > 1 else g, generator=generator)) for g in grids]
+    parts = [text(1, 2), images[0], images[1], text(3), images[2]]
+    tokens = interleave(parts, vocab)
+    written = 2 if fixed_grid else 4
+    assert len(tokens) == 2 + 3 + sum(written + part.codes.numel() for part in images)
+    assert same(split(tokens, vocab), parts)
+    kept = split(tokens[:-2], vocab, partial="drop")  # the last image lacks its end
+    assert same(kept, parts[:-1])
+    cut = interleave([images[0]], vocab, eos=False)
+    for end in range(2, len(cut)):
+        assert split(cut[:end], vocab, partial="drop") == []
+        with pytest.raises(
+            ValueError, match=f"the image at token 1 is cut short: the document ends at {end}"
+        ):
+            split(cut[:end], vocab)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +153,24 @@ def test_malformed_documents(tokens: list[int], message: str) -> None:
             split(torch.tensor(tokens), VOCAB, partial=partial)
 
 
+@pytest.mark.parametrize(
+    "tokens, message",
+    [
+        (
+            [0, 3, 5, 5, 26],
+            "image at token 1 has 1 x 1 x 2 codes, but token 26 at position 4 is none of slot 0",
+        ),
+        ([0, 3, 5, 6, 18, 26, 19, 19, 4], "token 19 at position 7 is none of slot 1"),
+        ([0, 3, 5, 5, 18, 4], "token 4 at position 5 is none of slot 1"),
+        ([0, 3, 5, 5, 18, 26, 18, 26, 4], "image at token 1 does not end after its 1 x 1 x 2 codes"),
+    ],
+)
+def test_codes_in_other_slots(tokens: list[int], message: str) -> None:
+    for partial in ("error", "drop"):
+        with pytest.raises(ValueError, match=message):
+            split(torch.tensor(tokens), PAIRS, partial=partial)
+
+
 def test_arguments_of_split() -> None:
     assert split(torch.empty(0, dtype=torch.int64), VOCAB) == []
     with pytest.raises(ValueError, match=r"expected one document \(T,\)"):
@@ -129,6 +191,10 @@ def test_arguments_of_split() -> None:
         (("image", torch.zeros(4)), VOCAB, r"shape \(4,\), expected \(rows, columns\)"),
         (("image", torch.zeros(0, 4)), VOCAB, r"shape \(0, 4\), expected"),
         (("image", TALL + 4), VOCAB, "image code 8 has no token"),
+        (("image", WIDE[..., None]), VOCAB, r"shape \(2, 3, 1\), expected \(rows, columns\)"),
+        (("image", WIDE), PAIRS, r"shape \(2, 3\), expected \(rows, columns, 2\), 2 codes per position"),
+        (("image", WIDE[..., None]), PAIRS, r"shape \(2, 3, 1\), expected \(rows, columns, 2\)"),
+        (("image", (TALL + 4)[..., None].expand(2, 1, 2)), PAIRS, "image code 8 of slot 0 has no token"),
         (("text", torch.tensor([0])), VOCAB, "text id 0 has no token"),
         (("sound", torch.tensor([0])), VOCAB, "kind 'sound', expected 'text' or 'image'"),
     ],
@@ -153,6 +219,47 @@ def test_documents_come_back(document_tokenizer: DocumentTokenizer, photo: Image
             codes = model.encode(to_tensor(source)[None])
             torch.testing.assert_close(decoded, model.decode(codes)[0])
             assert any(torch.equal(part[1], codes[0]) for part in split(tokens, document_tokenizer.vocab))
+
+
+@pytest.fixture
+def grouped(text_tokenizer: TextTokenizer) -> DocumentTokenizer:
+    """Two codes per position, each of 16."""
+    config = ImageTokenizerConfig(
+        stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4, groups=2
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        image = ImageTokenizer(config).eval()
+    vocab = SharedVocab.build(text=text_tokenizer, codebook_size=16, max_grid=16, codes_per_position=2)
+    return DocumentTokenizer(text_tokenizer, image, vocab)
+
+
+def test_documents_with_several_codes_per_position(
+    grouped: DocumentTokenizer, photo: Image.Image, tmp_path
+) -> None:
+    small = photo.crop((0, 0, 16, 8))
+    grouped.save(tmp_path)
+    loaded = DocumentTokenizer.load(tmp_path)
+    assert loaded.vocab == grouped.vocab
+    tokens = loaded.encode(["A red apple:", photo, small, " then"])
+    first, big, little, last = loaded.decode(tokens)
+    assert (first, last) == ("A red apple:", " then")
+    codes = [part[1] for part in split(tokens, loaded.vocab) if part[0] == "image"]
+    assert [tuple(c.shape) for c in codes] == [(4, 6, 2), (1, 2, 2)]
+    for source, decoded, one in ((photo, big, codes[0]), (small, little, codes[1])):
+        assert torch.equal(grouped.image.encode(to_tensor(source)[None])[0], one)
+        torch.testing.assert_close(decoded, grouped.image.decode(one[None])[0])
+
+
+def test_a_vocabulary_of_other_slots_is_refused(grouped: DocumentTokenizer) -> None:
+    single = SharedVocab.build(text=grouped.text, codebook_size=16)
+    with pytest.raises(
+        ValueError, match="image tokenizer has 2 codes per position, the vocabulary 1: they bel"
+    ):
+        DocumentTokenizer(grouped.text, grouped.image, single)
+    large = SharedVocab.build(text=grouped.text, codebook_size=32, codes_per_position=2)
+    with pytest.raises(ValueError, match="image tokenizer has 16 codes, the vocabulary 32: they belong"):
+        DocumentTokenizer(grouped.text, grouped.image, large)
 
 
 def test_adjacent_strings_are_one_text(document_tokenizer: DocumentTokenizer) -> None:

@@ -24,6 +24,10 @@ CHAMELEON = SharedVocab(
     fixed_grid=(32, 32),
 )
 
+# Two slots of three codes. In ODD, as others may have it: three ranges whose borders are not the slots'.
+PAIRS = SharedVocab.build(text=(6, (1, 4)), codebook_size=3, max_grid=3, codes_per_position=2)
+ODD = replace(PAIRS, size=25, image=(Range(13, 0, 1), Range(15, 1, 4), Range(24, 5, 1)))
+
 
 def test_layout_of_build() -> None:
     assert [SMALL.bos, SMALL.eos, SMALL.pad, SMALL.begin_image, SMALL.end_image] == [0, 1, 2, 3, 4]
@@ -65,6 +69,67 @@ def test_round_trips(vocab: SharedVocab) -> None:
     assert torch.equal(vocab.text_to_tokens(ids), text)
     assert (ids.diff() > 0).all()
     assert not (vocab.is_text(everything) & vocab.is_image(everything)).any()
+
+
+def test_each_slot_has_its_own_tokens() -> None:
+    assert PAIRS.image == (Range(12, 0, 6),)
+    assert (PAIRS.size, PAIRS.codebook_size, PAIRS.codes_per_position) == (18, 3, 2)
+    assert PAIRS.codes_to_tokens(torch.tensor([[0, 0], [2, 1]])).tolist() == [[12, 15], [14, 16]]
+    assert ODD.codes_to_tokens(torch.tensor([[0, 0], [1, 1], [2, 2]])).tolist() == [
+        [13, 17],
+        [15, 18],
+        [16, 24],
+    ]
+    assert ODD.slot(torch.arange(12, 25)).tolist() == [-1, 0, -1, 0, 0, 1, 1, -1, -1, -1, -1, -1, 1]
+    assert ODD.mask("image", slot=0).nonzero()[:, 0].tolist() == [13, 15, 16]
+    assert ODD.mask("image", slot=1).nonzero()[:, 0].tolist() == [17, 18, 24]
+    assert torch.equal(SMALL.mask("image", slot=0), SMALL.mask("image"))
+    assert SMALL.slot(torch.tensor([[11, 12], [15, 0]])).tolist() == [[-1, 0], [0, -1]]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_slots_round_trip(n: int) -> None:
+    vocab = SharedVocab.build(text=(6, (0,)), codebook_size=5, codes_per_position=n)
+    codes = torch.randint(5, (3, 2, 4, n), generator=torch.Generator().manual_seed(0))
+    codes = codes[..., 0] if n == 1 else codes
+    tokens = vocab.codes_to_tokens(codes)
+    assert tokens.shape == codes.shape and torch.equal(vocab.tokens_to_codes(tokens), codes)
+    ids = vocab.tokens_to_image_ids(tokens)
+    assert torch.equal(ids, codes if n == 1 else codes + 5 * torch.arange(n))
+    assert torch.equal(vocab.image_ids_to_tokens(ids), tokens)
+    everything = vocab.image_ids_to_tokens(torch.arange(5 * n))
+    assert torch.equal(everything, vocab.mask("image").nonzero()[:, 0])
+    assert torch.stack([vocab.mask("image", slot) for slot in range(n)]).sum(0).equal(vocab.mask("image"))
+
+
+@pytest.mark.parametrize(
+    "method, values, message",
+    [
+        ("codes_to_tokens", [[0, 3]], "image code 3 of slot 1 has no token"),  # nor that of the next slot
+        ("codes_to_tokens", [[3, 0]], "image code 3 of slot 0 has no token"),
+        ("codes_to_tokens", [[2, -1]], "image code -1 of slot 1 has no token"),
+        ("codes_to_tokens", [0, 1, 2], r"codes have the shape \(3,\), expected \(..., 2\): .* 2 codes per"),
+        ("codes_to_tokens", 1, r"codes have the shape \(\), expected \(..., 2\)"),
+        ("tokens_to_codes", [[12, 13]], "token 13 is not an image code of slot 1"),
+        ("tokens_to_codes", [[12, 15], [15, 15]], "token 15 is not an image code of slot 0"),
+        ("tokens_to_codes", [[11, 15]], "token 11 is not an image code of slot 0"),
+        ("tokens_to_codes", [12], r"tokens have the shape \(1,\), expected \(..., 2\)"),
+        ("image_ids_to_tokens", [6], "image code 6 has no token"),
+        ("tokens_to_image_ids", [11], "token 11 is not an image code"),
+        ("slot", [18], r"token 18 is outside 0\.\.17"),
+    ],
+)
+def test_slots_out_of_range(method: str, values: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(PAIRS, method)(torch.tensor(values))
+
+
+@pytest.mark.parametrize("role, slot", [("image", 2), ("image", -1), ("text", 0)])
+def test_masks_of_other_slots(role: str, slot: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"slot is {slot} of role '{role}', expected one of 0..1 of role 'image'"
+    ):
+        PAIRS.mask(role, slot)
 
 
 def test_masks_are_disjoint_and_agree_with_modality() -> None:
@@ -143,6 +208,8 @@ def test_integer_types_and_empty_tensors() -> None:
         ({"text": (Range(10, 0, 1), Range(8, 1, 2))}, "both ascend"),
         ({"image": (Range(12, 1, 3),)}, "codes from 0 on without a gap"),
         ({"image": (Range(12, 0, 1), Range(13, 2, 1))}, "codes from 0 on without a gap"),
+        ({"codes_per_position": 0}, "codes_per_position is 0, expected 1 or more"),
+        ({"codes_per_position": 3}, "image holds 4 ids, expected a multiple of codes_per_position, 3"),
     ],
 )
 def test_invalid_layouts(changes: dict, message: str) -> None:
@@ -157,6 +224,7 @@ def test_invalid_layouts(changes: dict, message: str) -> None:
         ({"max_grid": None}, "max_grid is None"),
         ({"text": (6, (6,))}, r"structural_ids are \[6\], expected ids in 0\.\.5"),
         ({"codebook_size": 0}, "expected at least one range"),
+        ({"codes_per_position": 0}, "codes_per_position is 0, expected 1 or more"),
         ({"text": (2, (0, 1))}, "expected at least one range"),
     ],
 )
@@ -165,13 +233,22 @@ def test_invalid_build(options: dict, message: str) -> None:
         SharedVocab.build(**{"text": (6, (0,)), "codebook_size": 4, **options})
 
 
-@pytest.mark.parametrize("vocab", [SMALL, CHAMELEON], ids=["small", "Chameleon"])
+@pytest.mark.parametrize("vocab", [SMALL, CHAMELEON, ODD], ids=["small", "Chameleon", "slots"])
 def test_save_and_load(vocab: SharedVocab, tmp_path) -> None:
     vocab.save(tmp_path)
     assert SharedVocab.load(tmp_path) == vocab
     assert hash(SharedVocab.load(tmp_path)) == hash(vocab)
     assert json.loads((tmp_path / "vocab.json").read_text())["format"] == 1
     assert pickle.loads(pickle.dumps(vocab)) == vocab
+
+
+def test_files_of_earlier_versions_have_one_code_per_position(tmp_path) -> None:
+    SMALL.save(tmp_path)
+    path = tmp_path / "vocab.json"
+    value = json.loads(path.read_text())
+    assert value.pop("codes_per_position") == 1
+    path.write_text(json.dumps(value))
+    assert SharedVocab.load(tmp_path) == SMALL
 
 
 @pytest.mark.parametrize(
@@ -185,6 +262,11 @@ def test_save_and_load(vocab: SharedVocab, tmp_path) -> None:
         (lambda value: value.update(text=[[8, 0, 1]]), "not a shared vocabulary"),
         (lambda value: value.update(size="16"), "not a shared vocabulary"),
         (lambda value: value.update(size=3), r"vocab\.json: tokens 0\.\.15 do not fit"),
+        (
+            lambda value: value.update(codes_per_position=3),
+            r"vocab\.json: image holds 4 ids, expected a mult",
+        ),
+        (lambda value: value.update(codes_per_position="2"), "not a shared vocabulary"),
     ],
 )
 def test_load_refuses_what_does_not_fit(tmp_path, change, message: str) -> None:

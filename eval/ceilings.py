@@ -1,0 +1,167 @@
+"""What the bits of the codes would buy elsewhere: the same image scaled down, as JPEG and as WebP.
+
+A ceiling is no competitor that was tuned for text; it says how much of a score the bit rate alone explains.
+Each takes an image and a budget in bits (those that its codes cost) and gives the best picture within it,
+"best" by mean squared error: no reader chooses.
+
+What is counted:
+
+- "downscale": the raw pixels of a smaller image, 24 bits each, 8 where the image is grey. Lanczos down,
+  bicubic up.
+- "jpeg": the entropy-coded bytes of a baseline JPEG (4:2:0, the standard Huffman tables), scaled down first
+  where that is better. Headers and tables are free: a decoder that knows them needs the quality, the scale
+  and the size, as the tokenizer's decoder knows its codebook and the grid.
+- "webp": the same with lossy WebP, less the 30 bytes of container and fixed frame header.
+
+Where not even the smallest fits, the picture is of one colour, the mean, and costs nothing.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, features
+
+SCALES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.18, 0.125)
+"""What a side is scaled by before JPEG or WebP."""
+BEST_QUALITY = 95
+WEBP_HEADER = 10
+"""Bytes of a VP8 frame's tag, start code and size."""
+
+
+class Ceiling(NamedTuple):
+    """A picture of the size of the original, and what it cost."""
+
+    image: Image.Image
+    bits: int
+    """Really spent, at most the budget."""
+    fits: bool
+    """False: nothing fits into the budget, and the picture is of one colour."""
+
+
+def downscale(image: Image.Image, bits: int) -> Ceiling:
+    """`image` (RGB) from so few pixels that they cost at most `bits`."""
+    grey = is_grey(image)
+    pixel_bits = 8 if grey else 24
+    pixels = bits // pixel_bits
+    if pixels < 1:
+        return _one_colour(image)
+    width, height = _shape(image.size, pixels)
+    small = (image.convert("L") if grey else image).resize((width, height), Image.Resampling.LANCZOS)
+    return Ceiling(_enlarged(small, image.size), pixel_bits * width * height, True)
+
+
+def jpeg(image: Image.Image, bits: int) -> Ceiling:
+    """The JPEG of `image` (RGB) nearest to it in at most `bits`."""
+    return _search(image, bits, _jpeg)
+
+
+def webp(image: Image.Image, bits: int) -> Ceiling:
+    """The WebP of `image` (RGB) nearest to it in at most `bits`."""
+    return _search(image, bits, _webp)
+
+
+def ceilings() -> dict[str, Callable[[Image.Image, int], Ceiling]]:
+    """Those that this Pillow can make, by name."""
+    found = {"downscale": downscale, "jpeg": jpeg}
+    return {**found, "webp": webp} if features.check("webp") else found
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether red, green and blue are equal in every pixel of `image` (RGB)."""
+    pixels = np.asarray(image)  # (H, W, 3)
+    return bool((pixels == pixels[..., :1]).all())
+
+
+Encoder = Callable[[Image.Image, int], tuple[int, bytes]]
+"""(image, quality 1..95) -> (bits that count, the file)."""
+
+
+def _search(image: Image.Image, bits: int, encode: Encoder) -> Ceiling:
+    """The best by squared error of all scales, each at the highest quality that fits."""
+    source = image.convert("L") if is_grey(image) else image
+    target = np.asarray(image, dtype=np.float32)
+    best, least = None, math.inf
+    for scale in SCALES:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        small = source
+        if (width, height) != image.size:
+            small = source.resize((width, height), Image.Resampling.LANCZOS)
+        found = _best_quality(small, bits, encode)
+        if found is None:
+            continue
+        spent, file, quality = found
+        with Image.open(io.BytesIO(file)) as decoded:
+            restored = _enlarged(decoded, image.size)
+        error = float(np.square(np.asarray(restored, dtype=np.float32) - target).mean())
+        if error < least:
+            best, least = Ceiling(restored, spent, True), error
+        if quality == BEST_QUALITY:
+            break  # smaller ones lose pixels and gain nothing
+    return best or _one_colour(image)
+
+
+def _best_quality(image: Image.Image, bits: int, encode: Encoder) -> tuple[int, bytes, int] | None:
+    """(bits, file, quality) of the highest quality that fits, by bisection; None where none does."""
+    spent, file = encode(image, 1)
+    if spent > bits:
+        return None
+    low, high, found = 2, BEST_QUALITY, (spent, file, 1)
+    while low <= high:
+        quality = (low + high) // 2
+        spent, file = encode(image, quality)
+        if spent <= bits:
+            found, low = (spent, file, quality), quality + 1
+        else:
+            high = quality - 1
+    return found
+
+
+def _jpeg(image: Image.Image, quality: int) -> tuple[int, bytes]:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, subsampling="4:2:0" if image.mode == "RGB" else -1)
+    data = file.getvalue()
+    return 8 * (len(data) - _scan_start(data) - 2), data  # less the end-of-image marker
+
+
+def _scan_start(data: bytes) -> int:
+    """Where the entropy-coded bytes of a baseline JPEG begin: behind the start-of-scan segment."""
+    place = 2
+    while True:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        place += 2 + length
+        if marker == 0xDA:
+            return place
+
+
+def _webp(image: Image.Image, quality: int) -> tuple[int, bytes]:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "WEBP", quality=quality, method=4)
+    data = file.getvalue()
+    assert data[12:16] == b"VP8 ", "a lossy WebP without metadata is a single VP8 chunk"
+    return 8 * (int.from_bytes(data[16:20], "little") - WEBP_HEADER), data
+
+
+def _shape(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """Sides in about the proportion of `size` with at most `pixels` pixels, and none above its own."""
+    width, height = size
+    if width * height <= pixels:
+        return size
+    rows = math.sqrt(pixels * height / width)
+    most = min(pixels, height)
+    counts = {min(max(1, math.floor(rows)), most), min(math.ceil(rows), most)}
+    shapes = [(min(pixels // n, width), n) for n in sorted(counts)]
+    return min(shapes, key=lambda shape: abs(math.log(shape[0] / shape[1] * height / width)))
+
+
+def _enlarged(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return image.convert("RGB")
+
+
+def _one_colour(image: Image.Image) -> Ceiling:
+    mean = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int)
+    return Ceiling(Image.new("RGB", image.size, tuple(mean.tolist())), 0, False)

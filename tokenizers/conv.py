@@ -1,0 +1,84 @@
+"""Convolutions that take the fastest way at inference on a CPU, and are ``nn.Conv2d`` everywhere else.
+
+Two things make a CPU slow at a convolutional tokenizer. Direct 3 x 3 convolutions do nine products where
+Winograd's algorithm (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308)
+does about two: PyTorch ships it for float32 with NNPACK, but never chooses it beside oneDNN. And bfloat16 is
+emulated, tens of times slower than float32, where the CPU has no instructions for it.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LARGEST_WINOGRAD = 2**27
+"""Numbers of the larger of input and output; NNPACK keeps a workspace of 14 bytes for each."""
+
+
+class Conv(nn.Conv2d):
+    """``nn.Conv2d`` with the same weights and results, up to the rounding of float32.
+
+    Without gradients on a CPU: 3 x 3 by Winograd's algorithm, and bfloat16 computed in float32 and rounded
+    once where the CPU only emulates it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not _at_inference(input):
+            return super().forward(input)
+        dtype = compute_dtype(input)
+        weight = self.weight.to(dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        x = input.to(dtype)
+        if self._suits_winograd(x):
+            nnpack: Any = torch._nnpack_spatial_convolution  # slower on a batch than image by image
+            weight = weight.contiguous()
+            images = [nnpack(image[None], weight, bias, padding=1) for image in x.contiguous()]
+            return (images[0] if len(images) == 1 else torch.cat(images)).to(input.dtype)
+        return self._conv_forward(x, weight, bias).to(input.dtype)
+
+    def _suits_winograd(self, x: Tensor) -> bool:
+        return (
+            self.kernel_size == (3, 3)
+            and self.stride == self.dilation == self.padding == (1, 1)
+            and self.groups == 1
+            and self.padding_mode == "zeros"
+            and x.dtype == torch.float32
+            and x.numel() > 0
+            and max(x[0].numel(), self.out_channels * x[0, 0].numel()) <= LARGEST_WINOGRAD
+            and _nnpack()
+        )
+
+
+def fast_layout(x: Tensor) -> Tensor:
+    """``x`` (B, C, H, W) in the memory format in which a network of :class:`Conv` is fastest."""
+    if not _at_inference(x) or (compute_dtype(x) == torch.float32 and _nnpack()):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)  # oneDNN's own order: nothing to be copied
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type in which to multiply matrices of ``x``: float32 for a bfloat16 that this CPU emulates."""
+    emulated = x.device.type == "cpu" and x.dtype == torch.bfloat16 and not _has_bfloat16()
+    return torch.float32 if emulated else x.dtype
+
+
+def _at_inference(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+@cache
+def _nnpack() -> bool:
+    available = getattr(torch, "_nnpack_available", None)  # also starts it
+    return available is not None and hasattr(torch, "_nnpack_spatial_convolution") and bool(available())
+
+
+@cache
+def _has_bfloat16() -> bool:
+    checks = (getattr(torch.cpu, n, None) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)

@@ -1,0 +1,217 @@
+"""The adversarial loss: a PatchGAN that looks at patches, with VQGAN's adaptive weight.
+
+PatchGAN: Isola et al., arXiv:1611.07004. Adaptive weight: Esser et al., arXiv:2012.09841, equation 7. The
+discriminator has its own optimiser and steps by hand inside ``training_step``, so that the training keeps one
+optimiser, Lightning's gradient clipping and its count of steps.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_ADAPTIVE_WEIGHT = 1e4
+"""Clamp of the adaptive weight; VQGAN's."""
+CLIP = 1.0
+"""Largest norm of the discriminator's gradient."""
+
+
+@dataclass(frozen=True)
+class AdversaryConfig:
+    """Hyper-parameters of :class:`Adversary`."""
+
+    weight: float = 0.0
+    """Weight of the adversarial loss beside the adaptive weight, which makes its gradient at the decoder's
+    last layer as large as that of the reconstruction loss; 0 = no adversary. VQGAN has 0.8."""
+    start: int = 5000
+    """Steps without it. It starts late: on images that are plainly wrong the discriminator wins at once."""
+    warmup: int = 500
+    """Steps over which the weight then grows to its value, while the discriminator learns."""
+    lr: float = 2e-4
+    """Learning rate of the discriminator."""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """AdamW's, of the discriminator; VQGAN's."""
+    channels: int = 64
+    """Width of the discriminator's first layer; every further layer doubles it, up to 8 times."""
+    layers: int = 3
+    """Layers that halve height and width: a judgement sees 16, 34, 70 px for 1, 2, 3 of them."""
+    seed: int = 0
+    """Of the discriminator's first weights; the training's random numbers are not touched."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("weight", "start", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"adversary.{name} must not be negative, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"adversary.lr must be positive, got {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"adversary.betas must be two numbers from 0 to below 1, got {self.betas}")
+        if self.channels < 8 or self.channels % 8:
+            raise ValueError(f"adversary.channels must be a multiple of 8, got {self.channels}")
+        if self.layers < 1:
+            raise ValueError(f"adversary.layers must be at least 1, got {self.layers}")
+
+
+class PatchDiscriminator(nn.Module):
+    """Images (B, 3, H, W) -> logits (B, 1, h, w), above 0 where a patch looks real.
+
+    taming-transformers' ``NLayerDiscriminator`` with GroupNorm for BatchNorm, which tiny batches and several
+    ranks would make unsteady. Images below 3 * 2^layers px are continued by their last row and column.
+    """
+
+    def __init__(self, channels: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        self.smallest_side = 3 * 2**layers
+        widths = [min(2**level, 8) * channels for level in range(layers + 1)]
+        modules: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for level in range(1, layers + 1):
+            stride = 2 if level < layers else 1
+            modules += [
+                nn.Conv2d(widths[level - 1], widths[level], 4, stride, 1, bias=False),
+                nn.GroupNorm(8, widths[level]),
+                nn.LeakyReLU(0.2),
+            ]
+        self.main = nn.Sequential(*modules, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        below, right = (max(0, self.smallest_side - side) for side in images.shape[-2:])
+        if below or right:
+            images = F.pad(images, (0, right, 0, below), mode="replicate")
+        return self.main(images)
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's: mean of max(0, 1 - real) and max(0, 1 + fake), halved (Lim and Ye,
+    arXiv:1705.02894); real and fake are logits of any shape."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
+    """|gradient of the reconstruction loss| / |gradient of the generator's loss| at ``last_layer``, the
+    weight of the decoder's last layer; clamped, and without a gradient (VQGAN, equation 7)."""
+    (reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+    (adversarial,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
+    weight = reconstruction.norm() / (adversarial.norm() + 1e-6)
+    return weight.clamp(0, MAX_ADAPTIVE_WEIGHT).detach()
+
+
+def last_layer(decoder: nn.Module) -> Tensor:
+    """The weight of the decoder's last convolution, which must be registered last.
+
+    :raises ValueError: there is none.
+    """
+    convolutions = [module for module in decoder.modules() if isinstance(module, nn.Conv2d)]
+    if not convolutions:
+        raise ValueError("the adaptive weight needs a decoder with a convolution as its last layer")
+    return convolutions[-1].weight
+
+
+class Adversary:
+    """The discriminator with its optimiser, and what the image tokenizer's loss gets from it.
+
+    In every training step first :meth:`discriminator_step`, then :meth:`generator_loss`: the other way round
+    the discriminator's weights would change under the generator's backward pass. No ``nn.Module``, so that
+    it is neither in the tokenizer's weights nor wrapped by DDP.
+    """
+
+    def __init__(self, config: AdversaryConfig) -> None:
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            self.network = PatchDiscriminator(config.channels, config.layers)
+        generator = torch.Generator().manual_seed(config.seed)
+        for module in self.network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), config.lr, config.betas)
+        self.network.requires_grad_(False)
+
+    def active(self, step: int) -> bool:
+        """Whether there is anything to do at ``step`` (0 is the first)."""
+        return self.config.weight > 0 and step >= self.config.start
+
+    def discriminator_step(self, images: Tensor, reconstruction: Tensor, step: int) -> dict[str, Tensor]:
+        """Teach the discriminator images (B, 3, H, W) from their reconstructions, which get no gradient.
+
+        :returns: figures to log: its loss and the mean logits of both.
+        """
+        if not self.active(step):
+            return {}
+        self._follow(images.device)
+        self.network.requires_grad_(True)
+        with torch.enable_grad(), self._autocast(images.device.type):
+            logits = self.network(torch.cat([images, reconstruction.detach()]))
+            real, fake = logits.float().chunk(2)
+            loss = hinge_loss(real, fake)
+        loss.backward()
+        self._average_gradients()
+        nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.network.requires_grad_(False)
+        means = {"d_loss": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
+        return {name: value.detach() for name, value in means.items()}
+
+    def generator_loss(
+        self, reconstruction: Tensor, reconstruction_loss: Tensor, last_layer: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What to add to the loss for ``reconstruction`` (B, 3, H, W), and figures to log.
+
+        :param reconstruction_loss: the other losses of the image, whose gradient is the measure.
+        :param last_layer: weight of the decoder's last layer (see :func:`last_layer`).
+        """
+        if not self.active(step):
+            return reconstruction.new_zeros(()), {}
+        self._follow(reconstruction.device)
+        with self._autocast(reconstruction.device.type):
+            loss = -self.network(reconstruction).float().mean()
+        adaptive = adaptive_weight(reconstruction_loss, loss, last_layer)
+        grown = min(1.0, (step - self.config.start + 1) / max(1, self.config.warmup))
+        values = {"g_loss": loss.detach(), "adaptive_weight": adaptive}
+        return self.config.weight * grown * adaptive * loss, values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, so that a checkpoint opens with ``weights_only=True``; empty as long as
+        the discriminator has not learned anything, since its seed says what it is."""
+        if not self.optimizer.state:
+            return {}
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        if state:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def _follow(self, device: torch.device) -> None:
+        """Go where the images are."""
+        if next(self.network.parameters()).device != device:
+            self.network.to(device)
+            self.optimizer.load_state_dict(
+                self.optimizer.state_dict()
+            )  # casts its state to the weights' device
+
+    @staticmethod
+    def _autocast(device: str) -> torch.autocast:
+        """The training's precision. The cache of casted weights would serve those from before the step, and
+        with their gradients; float16 would need a gradient scaler of its own."""
+        dtype = torch.get_autocast_dtype(device)
+        on = torch.is_autocast_enabled(device) and dtype == torch.bfloat16
+        return torch.autocast(device, dtype=dtype, enabled=on, cache_enabled=False)
+
+    def _average_gradients(self) -> None:
+        """Over the ranks, whose discriminators so stay equal."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+            gradient.copy_(mean.view_as(gradient))
