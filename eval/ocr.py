@@ -45,7 +45,7 @@ class Reader(Protocol):
 class RapidReader:
     """RapidOCR's recogniser (PaddleOCR's model, run by onnxruntime); a detector is not used.
 
-    A strip less than 32 px high is enlarged by a whole number, and each gets a white border of 4 px: on word
+    A strip less than 32 px high is enlarged by a whole number, and each gets a border of 4 px: on word
     images 16 px high that read best among the borders of 0 to 16 px and the enlargements tried.
     """
 
@@ -96,7 +96,7 @@ class RapidReader:
 class TesseractReader:
     """Tesseract through tesserocr, as one text line (psm 7): an independent and stricter judge.
 
-    White border of 10 px, enlarged by a whole number below 20 px of height. The English data are those of the
+    Border of 10 px, enlarged by a whole number below 20 px of height. The English data are those of the
     system (see `tessdata`); tesserocr's wheel brings the engine itself.
     """
 
@@ -205,12 +205,18 @@ def read_with(
 
 
 def prepare(image: Image.Image, *, least_height: int, border: int) -> Image.Image:
-    """The image in RGB and in a white border, enlarged by a whole number to at least `least_height` px."""
+    """The image in RGB and in a border, enlarged by a whole number to at least `least_height` px.
+
+    The border has the median colour of the outermost pixels: with a white one around light type on dark,
+    Tesseract reads half as many.
+    """
     image = image.convert("RGB")
+    pixels = np.asarray(image)  # (H, W, 3)
+    edge = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), axis=0)
     scale = -(-least_height // image.height)
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
-    return ImageOps.expand(image, border, "white")
+    return ImageOps.expand(image, border, tuple(int(value) for value in edge))
 
 
 def missing() -> dict[str, str]:

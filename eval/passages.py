@@ -12,9 +12,10 @@ from ..tokenizers.pixels import Policy
 from .items import Item, ink_box
 from .text_metrics import TextBox
 
-MARGIN = 0.1
-"""Margin of a crop on each side, in heights of the box: readers want some, and the next line is near."""
-LEAST_MARGIN = 2
+MARGIN = 0.05
+"""Margin of a crop on each side, in heights of the box. In more of it parts of the next line show: with 1 px
+both readers read more of the built-in suite than with 2, and with 4 px a tenth of it was lost."""
+LEAST_MARGIN = 1
 """The margin in px at least."""
 
 

@@ -32,8 +32,8 @@ def lpips(weights: str | Path) -> "LPIPS":
     """
     state = _state_dict(Path(weights))
     state = {name.removeprefix("features."): tensor for name, tensor in state.items()}
-    first = tuple(state["0.weight"].shape) if "0.weight" in state else None
-    kind = {(64, 3, 11, 11): "alex", (64, 3, 3, 3): "vgg"}.get(first or ())
+    first = list(state["0.weight"].shape) if "0.weight" in state else None
+    kind = "alex" if first == [64, 3, 11, 11] else "vgg" if first == [64, 3, 3, 3] else None
     if kind is None:
         raise ValueError(
             f"{weights} is no backbone for LPIPS: expected the state dict of torchvision's AlexNet or VGG16"
@@ -43,6 +43,9 @@ def lpips(weights: str | Path) -> "LPIPS":
 
 class LPIPS(nn.Module):
     """The distance of two batches of images, differentiable in both; the weights stay as they are."""
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, kind: str, backbone: dict[str, Tensor], name: str) -> None:
         """`kind` is "alex" or "vgg", `backbone` the weights by their layers' places ("0.weight", ...)."""

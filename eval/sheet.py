@@ -62,9 +62,8 @@ def ranking(samples: Sequence[Sample], readers: Sequence[str]) -> list[Sample]:
 
 def difference(sample: Sample) -> Image.Image:
     """Black where the reconstruction equals the original, twice the absolute difference elsewhere."""
-    return ImageChops.difference(sample.original, sample.reconstruction).point(
-        lambda value: min(255, 2 * value)
-    )
+    once = ImageChops.difference(sample.original, sample.reconstruction)
+    return ImageChops.add(once, once)
 
 
 Ranked = Sequence[tuple[int, Sample]]

@@ -133,9 +133,14 @@ class _Sheet:
         self.draw.text((x, baseline), text, fill=255, font=face, anchor="ls")
         left, top, right, bottom = face.getbbox(text, anchor="ls")
         size = round(self.em * face.size / self.face.size, 1)
-        left, right = math.floor(x + left), math.ceil(x + right)
-        top, bottom = math.floor(baseline + top), math.ceil(baseline + bottom)
-        self.boxes.append(TextRegion(text, left, top, right, bottom, size))
+        left, top = math.floor(x + left), math.floor(baseline + top)
+        around = left, top, math.ceil(x + right), math.ceil(baseline + bottom)
+        inked = self.ink.crop(
+            around
+        ).getbbox()  # Pillow's own box goes on to where the next letter would begin
+        if inked is not None:
+            box = left + inked[0], top + inked[1], left + inked[2], top + inked[3]
+            self.boxes.append(TextRegion(text, *box, size))
 
     def put_words(self, words: str, x: int, baseline: int) -> int:
         """Write words apart, each with a box of its own; returns where the last one ends."""

@@ -7,13 +7,14 @@ emulated, tens of times slower than float32, where the CPU has no instructions f
 """
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+SMALLEST_WINOGRAD = 400
+"""Positions from which it is the faster one: each call transforms the weights anew."""
 LARGEST_WINOGRAD = 2**27
-"""Numbers of the larger of input and output; NNPACK keeps a workspace of 14 bytes for each."""
+"""Numbers of the larger of input and output; NNPACK keeps a workspace of some 14 bytes for each."""
 
 
 class Conv(nn.Conv2d):
@@ -23,6 +24,9 @@ class Conv(nn.Conv2d):
     once where the CPU only emulates it.
     """
 
+    winograd = True
+    """Its rounding (1e-5 of the largest number) depends on where the image begins; False leaves it out."""
+
     def forward(self, input: Tensor) -> Tensor:
         if not _at_inference(input):
             return super().forward(input)
@@ -31,28 +35,31 @@ class Conv(nn.Conv2d):
         bias = None if self.bias is None else self.bias.to(dtype)
         x = input.to(dtype)
         if self._suits_winograd(x):
-            nnpack: Any = torch._nnpack_spatial_convolution  # slower on a batch than image by image
             weight = weight.contiguous()
-            images = [nnpack(image[None], weight, bias, padding=1) for image in x.contiguous()]
+            convolve = torch.ops.aten._nnpack_spatial_convolution  # slower on a batch than image by image
+            images = [convolve(image[None], weight, bias, [1, 1]) for image in x.contiguous()]
             return (images[0] if len(images) == 1 else torch.cat(images)).to(input.dtype)
         return self._conv_forward(x, weight, bias).to(input.dtype)
 
     def _suits_winograd(self, x: Tensor) -> bool:
         return (
-            self.kernel_size == (3, 3)
+            self.winograd
+            and x.ndim == 4
+            and x.numel() > 0
+            and self.kernel_size == (3, 3)
             and self.stride == self.dilation == self.padding == (1, 1)
             and self.groups == 1
             and self.padding_mode == "zeros"
             and x.dtype == torch.float32
-            and x.numel() > 0
+            and x[0, 0].numel() >= SMALLEST_WINOGRAD
             and max(x[0].numel(), self.out_channels * x[0, 0].numel()) <= LARGEST_WINOGRAD
             and _nnpack()
         )
 
 
-def fast_layout(x: Tensor) -> Tensor:
+def fast_layout(x: Tensor, winograd: bool = True) -> Tensor:
     """``x`` (B, C, H, W) in the memory format in which a network of :class:`Conv` is fastest."""
-    if not _at_inference(x) or (compute_dtype(x) == torch.float32 and _nnpack()):
+    if not _at_inference(x) or (winograd and compute_dtype(x) == torch.float32 and _nnpack()):
         return x
     return x.contiguous(memory_format=torch.channels_last)  # oneDNN's own order: nothing to be copied
 
@@ -75,7 +82,9 @@ def _at_inference(x: Tensor) -> bool:
 @cache
 def _nnpack() -> bool:
     available = getattr(torch, "_nnpack_available", None)  # also starts it
-    return available is not None and hasattr(torch, "_nnpack_spatial_convolution") and bool(available())
+    return (
+        available is not None and hasattr(torch.ops.aten, "_nnpack_spatial_convolution") and bool(available())
+    )
 
 
 @cache

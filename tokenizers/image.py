@@ -83,10 +83,16 @@ class ImageTokenizer(nn.Module):
         """Weight of the decoder's last convolution."""
         return [m for m in self.decoder.modules() if isinstance(m, nn.Conv2d)][-1].weight
 
-    def forward(self, images: Tensor, quantize: bool = True) -> ImageTokenizerOutput:
-        """Reconstruct ``images`` (B, 3, H, W); ``quantize=False`` is the plain autoencoder of the warm-up."""
+    def forward(self, images: Tensor, quantize: bool = True, noise: float = 0.0) -> ImageTokenizerOutput:
+        """Reconstruct ``images`` (B, 3, H, W).
+
+        :param quantize: False is the plain autoencoder of the warm-up.
+        :param noise: standard deviation of Gaussian noise on its latents.
+        """
         latents = self.latents(images)
         if not quantize:
+            if noise:
+                latents = self._on_sphere(latents + noise * torch.randn_like(latents))
             return ImageTokenizerOutput(self.reconstruct(latents), None, latents.new_zeros(()))
         with torch.autocast(latents.device.type, enabled=False):  # distances in bfloat16 choose other codes
             quantized = self.quantizer(latents.float())
@@ -98,7 +104,9 @@ class ImageTokenizer(nn.Module):
 
         :raises ValueError: H or W is no multiple of the factor (see :func:`..pixels.fit`).
         """
-        return self.quantizer.encode(self.latents(images).movedim(1, -1))
+        latents = self.latents(images).movedim(1, -1)
+        with torch.autocast(latents.device.type, enabled=False):  # as in forward
+            return self.quantizer.encode(latents.to(self.last_layer.dtype))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -123,11 +131,7 @@ class ImageTokenizer(nn.Module):
                 f"images must have the shape (B, 3, H, W) with H and W multiples of {self.factor}, got "
                 f"{tuple(images.shape)}; pixels.fit resizes or pads"
             )
-        latents = self.quant_conv(self.encoder(images))
-        if self.config.quantizer == "cosine":
-            groups = latents.unflatten(1, (self.config.groups, -1))
-            latents = F.normalize(groups, dim=2).flatten(1, 2)
-        return latents
+        return self._on_sphere(self.quant_conv(self.encoder(images)))
 
     def reconstruct(self, latents: Tensor) -> Tensor:
         """Latents (B, latent_dim, h, w) -> images (B, 3, H, W), not clamped."""
@@ -136,6 +140,12 @@ class ImageTokenizer(nn.Module):
     def initialise_codebook(self, latents: Tensor, iterations: int = 10) -> None:
         """Fit the quantizer to ``latents`` (N, latent_dim), N >= K: see ``Quantizer.initialise``."""
         self.quantizer.initialise(latents, iterations)
+
+    def _on_sphere(self, latents: Tensor) -> Tensor:
+        """Unit vectors per group for "cosine"; the other kinds take latents as they are."""
+        if self.config.quantizer != "cosine":
+            return latents
+        return F.normalize(latents.unflatten(1, (self.config.groups, -1)), dim=2).flatten(1, 2)
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""

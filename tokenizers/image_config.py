@@ -50,7 +50,7 @@ class ImageTokenizerConfig:
     rotation_trick: bool = True
     """Gradients pass the quantizer by a rotation (arXiv:2410.06424); False: straight through."""
     learnable_codebook: bool = False
-    """The codebook of "vq" and "cosine" learns by gradients, not as a moving average of its latents."""
+    """The codebook of "vq" learns by gradients, not as a moving average of its latents."""
     codebook_decay: float = 0.95
     """Decay of the codebook's exponential moving average."""
     dead_code_threshold: float = 0.002
@@ -86,9 +86,11 @@ class ImageTokenizerConfig:
                 f"residual is {self.residual}, which quantizer {self.quantizer!r} cannot do: take vq or "
                 "simvq, or groups"
             )
-        if self.learnable_codebook and self.quantizer not in ("vq", "cosine"):
-            raise ValueError(f"learnable_codebook is for vq and cosine, the quantizer is {self.quantizer!r}")
-        if self.quantizer == "lfq" and self.codebook_size & (self.codebook_size - 1):
+        if self.learnable_codebook and self.quantizer != "vq":
+            raise ValueError(f"learnable_codebook is for vq, the quantizer is {self.quantizer!r}")
+        if self.quantizer == "lfq" and (
+            self.codebook_size < 2 or self.codebook_size & self.codebook_size - 1
+        ):
             raise ValueError(f"codebook_size of lfq must be a power of two, got {self.codebook_size}")
         channels = {"fsq": len(self.fsq_levels), "lfq": self.codebook_size.bit_length() - 1}
         if self.codebook_dim < channels.get(self.quantizer, 0):

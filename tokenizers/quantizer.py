@@ -135,9 +135,14 @@ class Quantizer(nn.Module):
                 if isinstance(slot, FSQ | LFQ):
                     _fit_projections(slot, left)
                     continue
-                cosine = self.config.quantizer == "cosine"
-                means, bins = kmeans(left[None], K, num_iters=iterations, use_cosine_sim=cosine)
-                self._set(slot, means[0], bins[0] * (K / len(left)))  # mean use 1, as at the start
+                # "ibq" takes the code of the largest product: the directions count, so all get one length.
+                by_angle = self.config.quantizer in ("cosine", "ibq")
+                seen = F.normalize(left, dim=1) if by_angle else left
+                means, bins = kmeans(seen[None], K, num_iters=iterations, use_cosine_sim=by_angle)
+                centres = means[0]
+                if isinstance(slot, IBQ):
+                    centres = centres * (left @ centres.T).amax(1).mean().clamp(min=1e-6)
+                self._set(slot, centres, bins[0] * (K / len(left)))  # mean use 1, as at the start
                 left = left - _codebook(slot)[_nearest(slot, left)]
 
     def _set(self, slot: nn.Module, centres: Tensor, use: Tensor) -> None:
@@ -168,12 +173,15 @@ class Quantizer(nn.Module):
 
 def _slot(config: ImageTokenizerConfig) -> nn.Module:
     K, width = config.codebook_size, config.codebook_dim
+    # Among several codes of a group the rotation is of their sum; a rotation of what is left over would also
+    # lose digits where its code points the other way.
+    rotation = config.rotation_trick and config.residual == 1
     if config.quantizer == "fsq":
         return FSQ(list(config.fsq_levels), dim=width)
     if config.quantizer == "lfq":
         return LFQ(codebook_size=K, dim=width, commitment_loss_weight=0.25, has_projections=True)
     if config.quantizer == "simvq":
-        return SimVQ(width, K, rotation_trick=config.rotation_trick)
+        return SimVQ(width, K, rotation_trick=rotation)
     if config.quantizer == "ibq":
         return IBQ(width, K)
     return VectorQuantize(
@@ -182,7 +190,7 @@ def _slot(config: ImageTokenizerConfig) -> nn.Module:
         decay=config.codebook_decay,
         threshold_ema_dead_code=config.dead_code_threshold,  # type: ignore[arg-type]  # only compared
         use_cosine_sim=config.quantizer == "cosine",
-        rotation_trick=config.rotation_trick,
+        rotation_trick=rotation,
         learnable_codebook=config.learnable_codebook,
         ema_update=not config.learnable_codebook,
     )
@@ -204,7 +212,8 @@ def _nearest(slot: nn.Module, latents: Tensor) -> Tensor:
         codes = slot(latents[None])[1][0].long()
         slot.train(training)
         return codes
-    codebook = _codebook(slot)
+    precise = torch.promote_types(latents.dtype, torch.float32)
+    latents, codebook = latents.to(precise), _codebook(slot).to(precise)
     if isinstance(slot, IBQ):
         return (latents @ codebook.T).argmax(1)
     # By squared distance; for unit vectors that is the one with the largest cosine.

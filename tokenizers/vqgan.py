@@ -47,9 +47,10 @@ class Encoder(nn.Module):
         self.mid = Middle(width, config.mid_attention, config.norm)
         self.norm_out = build_norm(config.norm, width)
         self.conv_out = conv3x3(width, config.z_channels)
+        self.winograd = choose_convolutions(self, config.norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.conv_in(fast_layout(self.unshuffle(images)))
+        x = self.conv_in(fast_layout(self.unshuffle(images), self.winograd))
         for level in self.down:
             x = level(x)
         return self.conv_out(activate(self.norm_out, self.mid(x)))
@@ -75,9 +76,10 @@ class Decoder(nn.Module):
         self.norm_out = build_norm(config.norm, width)
         self.conv_out = conv3x3(width, 3 * config.stem**2)
         self.shuffle = nn.PixelShuffle(config.stem)
+        self.winograd = choose_convolutions(self, config.norm)
 
     def forward(self, latents: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(fast_layout(latents)))
+        x = self.mid(self.conv_in(fast_layout(latents, self.winograd)))
         for level in reversed(self.up):
             x = level(x)
         return self.shuffle(self.conv_out(activate(self.norm_out, x)))
@@ -181,6 +183,15 @@ class Upsample(nn.Module):
 def conv3x3(width: int, out: int) -> Conv:
     """A convolution that keeps height and width."""
     return Conv(width, out, 3, padding=1)
+
+
+def choose_convolutions(network: nn.Module, norm: Norm) -> bool:
+    """Whether ``network`` may use Winograd's algorithm: not where a page is to be the sum of its tiles, since
+    its rounding is another in every tile."""
+    for layer in network.modules():
+        if isinstance(layer, Conv):
+            layer.winograd = norm != "layer"
+    return norm != "layer"
 
 
 def build_norm(kind: Norm, channels: int) -> nn.Module:

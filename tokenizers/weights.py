@@ -36,8 +36,8 @@ def load_network(
 ) -> Any:
     """Build ``network_class(config_class(...))`` from ``folder`` and fill in its weights.
 
-    ``upgrade`` makes the fields of this version from an earlier one's, ``renamed`` maps beginnings of tensors'
-    names in earlier versions to today's.
+    ``upgrade`` makes the fields of this version from an earlier one's, ``renamed`` maps beginnings of
+    tensors' names in earlier versions to today's.
 
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: another kind or format, an unknown or bad field, or weights of other names or shapes.

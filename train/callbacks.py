@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 
+from .ema import averaged
 from .logs import CsvLog
 
 MODEL = "model"
@@ -67,7 +68,8 @@ class ModelFolder(Callback):
 
     def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and not _rehearsal(trainer):
-            pl_module.save_folder(Path(trainer.default_root_dir) / MODEL)
+            with averaged(trainer, pl_module):
+                pl_module.save_folder(Path(trainer.default_root_dir) / MODEL)
 
 
 class RandomStates(Callback):

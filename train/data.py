@@ -3,8 +3,9 @@
 Both shuffle by a seed and go on exactly where a stopped run was (see ``loader``).
 """
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from ..tokenizers.pixels import Policy, fit
+from .crops import cut, window_size
 from .loader import Batches, ordered_batches, shuffled_batches
 from .sources import base_folder, image_column, load_source, open_image, raw_images, undecoded
 
@@ -67,15 +69,15 @@ class ImageSet:
         size = self._size_of(int(samples[0]))
         return _to_float(self.cache[size][torch.from_numpy(self._places[samples])])
 
-    def batch(self, samples: np.ndarray) -> ImageBatch:
-        """The same with the boxes of their texts."""
-        found = [
-            np.insert(self.boxes[int(sample)], 0, place, axis=1)
-            for place, sample in enumerate(samples)
-            if int(sample) in self.boxes
-        ]
-        boxes = np.concatenate(found) if found else np.zeros((0, 5))
-        return ImageBatch(self.load(samples), torch.from_numpy(boxes.astype(np.float32)))
+    def batch(self, samples: np.ndarray, crop: tuple[int, int] | None = None, seed: int = 0) -> ImageBatch:
+        """The same with the boxes of their texts; of each image a window of the size ``crop``, drawn by
+        ``seed`` and the samples, so that an image has another one in another batch."""
+        images, none = self.load(samples), np.zeros((0, 4))
+        boxes = [self.boxes.get(int(sample), none) for sample in samples]
+        if crop is not None and crop != tuple(images.shape[2:]):
+            images, boxes = cut(images, boxes, crop, np.random.default_rng([seed, *samples.tolist()]))
+        rows = np.concatenate([np.insert(some, 0, place, axis=1) for place, some in enumerate(boxes)])
+        return ImageBatch(images, torch.from_numpy(rows.astype(np.float32)))
 
     def _size_of(self, sample: int) -> tuple[int, int]:
         return next(size for size, group in self.groups.items() if group[0] <= sample <= group[-1])
@@ -212,6 +214,7 @@ class ImageData(L.LightningDataModule):
         batch_pixels: int = 65536,
         policy: Policy = "resize",
         max_side: int | None = 256,
+        crop: tuple[int, int] | None = None,
         column: str | None = None,
         validation_share: float = 0.02,
         cache_mb: int = 1024,
@@ -226,6 +229,8 @@ class ImageData(L.LightningDataModule):
             batch_pixels: Pixels of a batch: small images come in large batches.
             policy: How an image gets sides that are multiples of the factor: resize or pad (with white).
             max_side: Larger images are scaled down until their longer side has so many pixels.
+            crop: (height, width) of the windows that are cut from larger training images, around one of their
+                text boxes (column objects) where they have any; multiples of the factor.
             column: Column of the images; default: image, else images.
             validation_share: Part of the training images that is held out when there is no validation set.
             cache_mb: Keep the decoded images in memory when they need no more than so many MiB.
@@ -237,6 +242,9 @@ class ImageData(L.LightningDataModule):
             raise ValueError(f"batch_pixels must be positive, got {batch_pixels}")
         if not 0 < validation_share < 1:
             raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}")
+        if crop is not None and (min(crop) < 1 or any(side % factor for side in crop)):
+            raise ValueError(f"crop must be two positive multiples of {factor} (height, width), got {crop}")
+        self.crop = None if crop is None else (crop[0], crop[1])
         self.train, self.validation, self.factor = train, validation, factor
         self.batch_pixels, self.max_side, self.column = batch_pixels, max_side, column
         self.policy: Policy = policy
@@ -284,7 +292,8 @@ class ImageData(L.LightningDataModule):
     @property
     def positions(self) -> int:
         """Codes that the training images have together."""
-        pixels = sum(size[0] * size[1] * len(group) for size, group in self._train_groups.items())
+        windows = {size: window_size(size, self.crop) for size in self._train_groups}
+        pixels = sum(math.prod(windows[size]) * len(group) for size, group in self._train_groups.items())
         return pixels // self.factor**2
 
     def batch_size(self, size: tuple[int, int]) -> int:
@@ -295,15 +304,16 @@ class ImageData(L.LightningDataModule):
         """``ImageBatch``es, shuffled anew in each epoch."""
         assert self.train_images is not None
         groups = list(self._train_groups.values())
-        plan = partial(shuffled_batches, groups, [self.batch_size(s) for s in self._train_groups], self.seed)
-        return self._batches(plan, self.train_images)
+        sizes = [self.batch_size(window_size(size, self.crop)) for size in self._train_groups]
+        plan = partial(shuffled_batches, groups, sizes, self.seed)
+        return self._batches(plan, partial(self.train_images.batch, crop=self.crop, seed=self.seed))
 
     def val_dataloader(self) -> Batches:
         """The validation images, in order."""
         assert self.validation_images is not None
         groups = list(self._validation_groups.values())
         batches = ordered_batches(groups, [self.batch_size(s) for s in self._validation_groups])
-        return self._batches(partial(_always, batches), self.validation_images)
+        return self._batches(partial(_always, batches), self.validation_images.batch)
 
     def test_dataloader(self) -> Batches:
         """The validation images."""
@@ -314,15 +324,17 @@ class ImageData(L.LightningDataModule):
         return self.val_dataloader()
 
     def sample_images(self, count: int, seed: int = 0) -> Iterator[Tensor]:
-        """``count`` training images drawn without replacement (all when there are fewer), in batches of one
-        size each, for a first look at the latents."""
+        """``count`` training images drawn without replacement (all when there are fewer), cut as in training,
+        in batches of one size each, for a first look at the latents."""
         assert self.train_images is not None, "setup() was not called"
         everything = np.concatenate(list(self._train_groups.values()))
         rng = np.random.default_rng([seed, 2])
         chosen = rng.choice(everything, min(count, len(everything)), replace=False)
         groups = [group[np.isin(group, chosen)] for group in self._train_groups.values()]
-        sizes = [self.batch_size(size) for size in self._train_groups]
-        yield from map(self.train_images.load, ordered_batches(groups, sizes))
+        sizes = [self.batch_size(window_size(size, self.crop)) for size in self._train_groups]
+        for samples in ordered_batches(groups, sizes):
+            if len(samples):
+                yield self.train_images.batch(samples, self.crop, seed).images
 
     def examples(self, count: int, seed: int = 0) -> list[Tensor]:
         """``count`` validation images (3, H, W), always the same ones, to look at."""
@@ -332,10 +344,10 @@ class ImageData(L.LightningDataModule):
         chosen = rng.choice(everything, min(count, len(everything)), replace=False)
         return [self.validation_images.load(np.array([i]))[0] for i in chosen]
 
-    def _batches(self, plan: Any, images: ImageSet) -> Batches:
+    def _batches(self, plan: Any, load: Callable[[np.ndarray], ImageBatch]) -> Batches:
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return Batches(plan, images.batch, num_workers=self.num_workers, rank=rank, world_size=world)
+        return Batches(plan, load, num_workers=self.num_workers, rank=rank, world_size=world)
 
 
 def _always(batches: list[np.ndarray], _epoch: int) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from ..tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from . import image_losses
 from .adversary import Adversary, AdversaryConfig
 from .data import ImageBatch
+from .ema import WeightEMA
 from .meters import CodebookUse, Means
 from .recogniser import Recogniser
 from .schedule import adamw, check_config, check_resumed, check_schedule, clip, warmup_stable_decay
@@ -40,6 +41,7 @@ class ImageTokenizerTraining(L.LightningModule):
         max_steps: int = -1,
         decay_fraction: float = 0.4,
         autoencoder_steps: int = 300,
+        latent_noise: float = 0.0,
         kmeans_images: int = 4096,
         kmeans_latents: int = 32768,
         l1_weight: float = 1.0,
@@ -52,6 +54,7 @@ class ImageTokenizerTraining(L.LightningModule):
         lpips_backbone: str | None = None,
         commitment_weight: float = 1.0,
         adversary: AdversaryConfig = AdversaryConfig(),
+        ema_decay: float = 0.0,
         init_from: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -66,6 +69,8 @@ class ImageTokenizerTraining(L.LightningModule):
             max_steps: Steps in all; the command takes it from trainer.max_steps.
             decay_fraction: Last part of the steps, over which the learning rate falls to 0.
             autoencoder_steps: First steps without quantisation; then k-means makes the codebook.
+            latent_noise: Standard deviation of the noise on the latents during those steps: the network
+                learns to bear noise before it meets the quantizer's. For "cosine", whose latents are unit vectors.
             kmeans_images: Training images whose latents k-means sees.
             kmeans_latents: Latents drawn from them.
             l1_weight: Weight of the mean absolute error.
@@ -81,6 +86,7 @@ class ImageTokenizerTraining(L.LightningModule):
             commitment_weight: Weight of the latents' squared distance to their codes, and of whatever else
                 the quantizer asks for.
             adversary: The adversarial loss; its weight 0 leaves it out.
+            ema_decay: Decay of the average of the weights that is validated and saved; 0 = no average.
             init_from: Folder of an image tokenizer whose weights to begin with.
             seed: Of the draw for k-means.
         """
@@ -92,11 +98,18 @@ class ImageTokenizerTraining(L.LightningModule):
         check_schedule(lr, warmup_steps, max_steps, decay_fraction)
         if quantised_lr is not None:
             check_schedule(quantised_lr, warmup_steps, max_steps, decay_fraction)
+        if latent_noise < 0:
+            raise ValueError(f"latent_noise must not be negative, got {latent_noise}")
         if autoencoder_steps < 0:
             raise ValueError(f"autoencoder_steps must not be negative, got {autoencoder_steps}")
         if kmeans_latents < config.codebook_size:
             raise ValueError(
                 f"kmeans_latents must reach codebook_size ({config.codebook_size}), got {kmeans_latents}"
+            )
+        if adversary.weight and adversary.start < autoencoder_steps:
+            raise ValueError(
+                f"adversary.start is {adversary.start}, expected at least autoencoder_steps, "
+                f"{autoencoder_steps}"
             )
         for weight, needed, what in (
             (text_weight, recogniser, "recogniser: train one with `earlyfusion recogniser fit`"),
@@ -111,7 +124,7 @@ class ImageTokenizerTraining(L.LightningModule):
         self.config, self.lr, self.betas, self.weight_decay = config, lr, tuple(betas), weight_decay
         self.quantised_lr = lr if quantised_lr is None else quantised_lr
         self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
-        self.autoencoder_steps = autoencoder_steps
+        self.autoencoder_steps, self.latent_noise = autoencoder_steps, latent_noise
         self.kmeans_images, self.kmeans_latents, self.seed = kmeans_images, kmeans_latents, seed
         self.weights = {
             "l1": l1_weight,
@@ -123,6 +136,7 @@ class ImageTokenizerTraining(L.LightningModule):
             "commitment": commitment_weight,
         }
         """Of the terms of the loss; a term of weight 0 is not computed."""
+        self.ema_decay = ema_decay
         self.net = ImageTokenizer(config)
         self.adversary = Adversary(adversary)
         # In tuples, so that they are neither in the checkpoint nor moved and trained with the network.
@@ -140,9 +154,9 @@ class ImageTokenizerTraining(L.LightningModule):
         self.grad_norm: Tensor | None = None
         self._logged_step = 0
 
-    def forward(self, images: Tensor, quantize: bool = True) -> Any:
+    def forward(self, images: Tensor, quantize: bool = True, noise: float = 0.0) -> Any:
         """``ImageTokenizer.forward``."""
-        return self.net(images, quantize=quantize)
+        return self.net(images, quantize=quantize, noise=noise)
 
     def on_train_start(self) -> None:
         """A new run that begins with a plain autoencoder makes its codebook anew."""
@@ -163,7 +177,7 @@ class ImageTokenizerTraining(L.LightningModule):
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Images and their text boxes -> weighted loss (scalar)."""
-        output = self(batch.images, quantize=self.codebook_ready)
+        output = self(batch.images, quantize=self.codebook_ready, noise=self.latent_noise)
         terms = self.terms(output.images, batch)
         loss = self._weighted(terms)
         if self.adversary.active(self.global_step):
@@ -259,6 +273,10 @@ class ImageTokenizerTraining(L.LightningModule):
         optimizer = adamw(self.net, self.lr, self.betas, 1e-8, self.weight_decay)  # type: ignore[arg-type]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_callbacks(self) -> Any:
+        """The average of the weights, from the first quantised step on."""
+        return [WeightEMA(self.ema_decay, self.autoencoder_steps)] if self.ema_decay else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the curves need to go on."""

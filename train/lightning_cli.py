@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from .bench import Bench
 from .callbacks import CHECKPOINT, Checkpoints, Curves, ModelFolder, RandomStates, StepBar
 from .cpu import best_cpu_precision
 from .data import ImageData, TokenData
@@ -138,6 +139,7 @@ class _Cli(LightningCLI):
             sources: Any = ("model.config.stem", "model.config.channels")
             parser.link_arguments(sources, "data.factor", compute_fn=_factor)
             parser.add_lightning_class_args(Reconstructions, "pictures")
+            parser.add_lightning_class_args(Bench, "bench")
         elif self.kind == "lm":
             parser.link_arguments("data.path", "model.tokenizer")
             parser.add_lightning_class_args(Samples, "samples")

@@ -5,8 +5,14 @@ Standard library alone: a command's implementation is imported in its `run`, whe
 
 import argparse
 from argparse import Namespace
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
+
+from .arguments import Parser, UsageError, add, number, sub_commands
+from .eval_options import add_eval
+from .image_options import CODES, add_codes, add_text_images
+from .lightning_help import LIGHTNING, STAGES, stages
+
+__all__ = ["LIGHTNING", "STAGES", "UsageError", "build_parser", "for_lightning", "stages", "sub_commands"]
 
 DEMO = "runs/demo"
 """Where `make demo` and `earlyfusion demo` write."""
@@ -36,62 +42,14 @@ examples:
 `earlyfusion COMMAND --help` tells more. A mistake gives one line and exit code 2;
 EARLYFUSION_DEBUG=1 adds Python's traceback."""
 
-STAGES = ("fit", "validate", "test", "predict")
 
-LIGHTNING = {
-    "image-tokenizer": """\
-usage: earlyfusion image-tokenizer {fit,validate,test,predict} --config FILE [options]
-
-Train the image tokenizer (a VQ-VAE), or run a trained one over images. A Lightning CLI:
-every field of a config file is an option too. Configs to begin with: train/configs/.
-
-  fit         train; writes checkpoints, logs, pictures and the tokenizer folder
-  validate    reconstruct the validation images and print the errors
-  test        the same as validate, logged as test
-  predict     images -> codes and reconstructions, as files
-
-examples:
-  earlyfusion image-tokenizer fit --config image_tokenizer.yaml --data.train=my/images
-  earlyfusion image-tokenizer fit --config image_tokenizer.yaml --model.config.codebook_size=4096
-  earlyfusion image-tokenizer fit --config image_tokenizer.yaml --ckpt_path=last   # go on
-
-`earlyfusion image-tokenizer fit --help` lists the options (it loads Lightning: some seconds).""",
-    "lm": """\
-usage: earlyfusion lm {fit,validate,test,predict} --config FILE [options]
-
-Train the transformer on the windows of `earlyfusion prepare`, or measure a trained one. A
-Lightning CLI: every field of a config file is an option too. Configs to begin with:
-train/configs/.
-
-  fit         train; writes checkpoints, logs, samples and the model folder
-  validate    print the losses on the validation windows, by modality
-  test        the same as validate, logged as test
-  predict     losses of every token of the validation windows, as files
-
-examples:
-  earlyfusion lm fit --config lm.yaml --data.path=runs/tokens
-  earlyfusion lm fit --config lm.yaml --trainer.max_steps=20000
-  earlyfusion lm fit --config lm.yaml --ckpt_path=last                             # go on
-
-`earlyfusion lm fit --help` lists the options (it loads Lightning: some seconds).""",
-}
-"""Commands whose options Lightning reads, with their help."""
-
-
-class UsageError(Exception):
-    """A command line that cannot be understood."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells a mistake as one line, and keeps the line breaks of descriptions."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UsageError, which names the command to ask for help."""
-        raise UsageError(f"{message} (see `{self.prog} --help`)")
+def for_lightning(argv: list[str]) -> bool:
+    """Whether Lightning reads this command's options, and not `build_parser`."""
+    return (
+        bool(argv)
+        and argv[0] in LIGHTNING
+        and not (argv[0] == CODES[0] and argv[1:2] and argv[1] in CODES[1])
+    )
 
 
 def build_parser() -> Parser:
@@ -103,38 +61,18 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="earlyfusion"
     )
-    for add in (
+    for add_command in (
         _add_demo,
         _add_text_tokenizer,
-        _add_text_images,
+        add_text_images,
+        add_codes,
         _add_prepare,
         _add_sample,
         _add_info,
-        _add_eval,
+        add_eval,
     ):
-        add(commands)
+        add_command(commands)
     return parser
-
-
-def sub_commands(parser: argparse.ArgumentParser) -> list[str]:
-    """The names of a parser's sub-commands."""
-    return [n for a in parser._actions if isinstance(a, argparse._SubParsersAction) for n in a.choices]
-
-
-def _add(commands: Any, name: str, description: str, examples: str = "", run: Any = None) -> Parser:
-    """A sub-command whose help shows `description` and `examples`."""
-    epilog = f"examples:\n{examples}" if examples else None
-    parser = commands.add_parser(name, description=description, epilog=epilog)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def number(text: str) -> int:
-    """A whole number above 0. (argparse names this function in its message: "invalid number value: '0'".)"""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def _add_demo(commands: Any) -> None:
@@ -146,7 +84,7 @@ def _add_demo(commands: Any) -> None:
 
         run(args.out, seed=args.seed, budget=args.budget)
 
-    parser = _add(
+    parser = add(
         commands,
         "demo",
         """\
@@ -175,10 +113,8 @@ def _add_text_tokenizer(commands: Any) -> None:
 
         fit(args)
 
-    group = _add(
-        commands, "text-tokenizer", "The text tokenizer. It has one command, `fit`, which trains it."
-    )
-    parser = _add(
+    group = add(commands, "text-tokenizer", "The text tokenizer. It has one command, `fit`, which trains it.")
+    parser = add(
         group.add_subparsers(dest="stage", metavar="fit", required=True),
         "fit",
         """\
@@ -220,97 +156,13 @@ Writes OUT/text.model.""",
     )
 
 
-def size(text: str) -> tuple[int, int] | None:
-    """HEIGHTxWIDTH in pixels, or "fit". (argparse names this function in its message.)"""
-    if text == "fit":
-        return None
-    height, width = map(number, text.split("x"))
-    return height, width
-
-
-def span(text: str) -> tuple[int, int]:
-    """SMALLEST-LARGEST, or one number for both. (argparse names this function in its message.)"""
-    first, _, last = text.partition("-")
-    return number(first), number(last or first)
-
-
-def names(text: str) -> list[str]:
-    """Names between commas."""
-    return [name.strip() for name in text.split(",")]
-
-
-def _add_text_images(commands: Any) -> None:
-    def run(args: Namespace) -> None:
-        from .text_images import run
-
-        run(args)
-
-    parser = _add(
-        commands,
-        "text-images",
-        """\
-Render images of text in twenty faces, with the texts and their boxes: a data set for
-`image-tokenizer fit` and `recogniser fit`. No held-out word, random string or font of
-`earlyfusion eval` is in it. Writes OUT/train and OUT/validation, which shows other words.
-Needs the extra `demo`.
-
-kinds: word, random (one string), line, page, receipt, table; and any of these in a special
-style: colour, inverted, rotated.""",
-        """\
-  earlyfusion text-images --out runs/text-images
-  earlyfusion text-images --kinds page,receipt,colour --count 5000 --size 256x256 \\
-      --type-sizes 10-20 --out runs/pages""",
-        run,
-    )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
-    parser.add_argument(
-        "--kinds",
-        metavar="KINDS",
-        type=names,
-        default=["word", "random", "line"],
-        help="names between commas, which take turns (default: word,random,line)",
-    )
-    parser.add_argument(
-        "--count", metavar="N", type=number, default=20_000, help="training images (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--validation",
-        metavar="N",
-        type=int,
-        default=500,
-        help="validation images; 0: none (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--size",
-        metavar="HxW",
-        type=size,
-        default=(32, 128),
-        help="height and width in pixels, or `fit`: as large as the text needs (default: 32x128)",
-    )
-    parser.add_argument(
-        "--type-sizes",
-        metavar="A-B",
-        type=span,
-        default=(12, 28),
-        help="smallest and largest type, pixels per em (default: 12-28)",
-    )
-    parser.add_argument(
-        "--multiple",
-        metavar="N",
-        type=number,
-        default=16,
-        help="sides are multiples of it (default: %(default)s)",
-    )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all that is drawn (default: 0)")
-
-
 def _add_prepare(commands: Any) -> None:
     def run(args: Namespace) -> None:
         from .prepare import run
 
         run(args.config)
 
-    parser = _add(
+    parser = add(
         commands,
         "prepare",
         """\
@@ -330,7 +182,7 @@ def _add_sample(commands: Any) -> None:
 
         sample(args)
 
-    parser = _add(
+    parser = add(
         commands,
         "sample",
         """\
@@ -399,7 +251,7 @@ def _add_info(commands: Any) -> None:
 
         info(args)
 
-    parser = _add(
+    parser = add(
         commands,
         "info",
         "Say in a few lines what a folder is: an image, text or document tokenizer, or a model.",
@@ -407,87 +259,3 @@ def _add_info(commands: Any) -> None:
         run,
     )
     parser.add_argument("folder", metavar="FOLDER", help="a folder that another command wrote")
-
-
-def _add_eval(commands: Any) -> None:
-    group = _add(
-        commands,
-        "eval",
-        """\
-Measure, print a table and write JSON.
-
-  reconstruction    how much of images, and of the text in them, survives the tokenizer
-  reading           image of a word -> its letters, by the model
-  writing           word -> image, by the model, read by OCR engines""",
-        """\
-  earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
-  earlyfusion eval reading --help""",
-    )
-    kinds = group.add_subparsers(dest="what", metavar="{reconstruction,reading,writing}", required=True)
-    images: Option = (
-        "--images",
-        "DIR",
-        "imagefolder: images, and metadata.jsonl with file_name and text",
-    )
-    _add_measurement(
-        kinds,
-        "reconstruction",
-        """\
-Encode and decode images and compare: L1, MSE, PSNR, SSIM, codebook usage, bits per pixel;
-where the texts in the images are known and the extra `ocr` is installed, also what OCR
-engines read before and after (T-ACC, T-NED, CER, by text size). Without --images: held-out
-words and random strings in held-out fonts (extra `demo`).""",
-        """\
-  earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
-  earlyfusion eval reconstruction runs/image-tokenizer --images photos --out photos.json""",
-        ("MODEL_OR_TOKENIZER", "a model folder, or any tokenizer folder that holds an image tokenizer"),
-        images,
-    )
-    _add_measurement(
-        kinds,
-        "reading",
-        """\
-Show the model images of words and let it write the letters, greedily: exact match and
-character error rate. Without --images: the built-in held-out words (extra `demo`).""",
-        """\
-  earlyfusion eval reading runs/demo/model --out reading.json
-  earlyfusion eval reading runs/demo/model --images words --out words.json""",
-        ("MODEL", "model folder"),
-        images,
-    )
-    _add_measurement(
-        kinds,
-        "writing",
-        """\
-Let the model write words as images and OCR engines read them: exact match and character
-error rate. Needs the extra `ocr`. Without --words: the built-in held-out words (extra
-`demo`).""",
-        """\
-  earlyfusion eval writing runs/demo/model --out writing.json
-  earlyfusion eval writing runs/demo/model --words names.jsonl --out names.json""",
-        ("MODEL", "model folder"),
-        ("--words", "FILE", 'JSON lines with "text"'),
-    )
-
-
-Option = tuple[str, str, str]
-"""Flag, metavar, help."""
-
-
-def _add_measurement(
-    kinds: Any, name: str, description: str, examples: str, model: tuple[str, str], data: Option
-) -> None:
-    def run(args: Namespace) -> None:
-        from ..eval import commands
-
-        measure: Callable[[Namespace], None] = getattr(commands, name)
-        measure(args)
-
-    parser = _add(kinds, name, description, examples, run)
-    parser.add_argument("model", metavar=model[0], help=model[1])
-    parser.add_argument(data[0], metavar=data[1], help=data[2])
-    parser.add_argument("--out", metavar="FILE", required=True, help="JSON file to write")
-    parser.add_argument("--limit", metavar="N", type=number, help="take the first N (default: all)")
-    parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="of the built-in words and of sampling (default: 0)"
-    )

@@ -17,6 +17,7 @@ from ..fusion_lm.generate import Next, Sampling, generate
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import write_text
 from ..tokenizers.pixels import to_pil
+from .ema import averaged
 from .image_tokenizer import ImageTokenizerTraining
 from .lm import FusionLMTraining
 
@@ -109,9 +110,10 @@ class Reconstructions(Callback):
         net = pl_module.net
         net.eval()
         cells = []
-        for image in self._images:
-            again = net(image[None].to(pl_module.device), quantize=pl_module.codebook_ready).images[0]
-            cells.append([to_pil(image), to_pil(again.cpu())])
+        with averaged(trainer, pl_module):
+            for image in self._images:
+                again = net(image[None].to(pl_module.device), quantize=pl_module.codebook_ready).images[0]
+                cells.append([to_pil(image), to_pil(again.cpu())])
         net.train()
         _save(trainer, "reconstructions", picture_sheet(cells))
 

@@ -113,7 +113,7 @@ def train_cell(cell: Cell, out: Path, budget: float | None) -> dict[str, Any]:
     torch.manual_seed(cell.seed)
     config = ImageTokenizerConfig(**{**NETWORK, **cell.config})
     settings = {"lr": 2e-3, "warmup_steps": 100, "decay_fraction": 0.4, "seed": cell.seed, **cell.training}
-    share = settings.pop("autoencoder_share", 0.0)
+    share, crop = settings.pop("autoencoder_share", 0.0), settings.pop("crop", None)
     if settings.get("text_weight"):
         settings["recogniser"] = str(out / "recogniser-0/model")
     probe = ImageTokenizerTraining(config, max_steps=1, autoencoder_steps=0, **settings)
@@ -129,6 +129,7 @@ def train_cell(cell: Cell, out: Path, budget: float | None) -> dict[str, Any]:
         str(out / "text/validation"),
         factor=config.factor,
         batch_pixels=BATCH_PIXELS,
+        crop=crop,
         seed=cell.seed,
     )
     folder = out / "cells" / cell.key.replace(" ", "-").replace(",", "")
@@ -159,7 +160,7 @@ _CONFIG_COLUMNS = ("quantizer", "norm", "codebook_size", "groups", "residual", "
 
 
 def operations_of_a_step(training: Any) -> int:
-    """Floating-point operations of one quantised step's forward and backward pass on a batch, as torch counts."""
+    """Operations of one quantised step on a batch, forwards and backwards, as torch counts them."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

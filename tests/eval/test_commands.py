@@ -3,6 +3,7 @@ import sys
 from argparse import Namespace
 
 import pytest
+from PIL import Image
 
 from earlyfusion.eval import commands, ocr
 from earlyfusion.eval.split import demo_words
@@ -30,7 +31,10 @@ def image_dir(shades, tmp_path):
 
 
 def arguments(model, out, **changes) -> Namespace:
-    return Namespace(**{"model": str(model), "out": str(out), "limit": None, "seed": 0, **changes})
+    """What `train/options.py` gives."""
+    defaults = {"limit": None, "seed": 0, "suite": "words", "kinds": None, "per_kind": 40}
+    defaults |= {"ceilings": False, "sheet": None, "lpips_weights": None, "fid_weights": None}
+    return Namespace(**{"model": str(model), "out": str(out), **defaults, **changes})
 
 
 def test_reconstruction_of_a_folder(model_folder, image_dir, tmp_path, monkeypatch, capsys):
@@ -42,9 +46,12 @@ def test_reconstruction_of_a_folder(model_folder, image_dir, tmp_path, monkeypat
         results.append({k: v for k, v in json.loads(out.read_text()).items() if k != "model"})
     assert results[0] == results[1] == results[2]
     assert results[0]["images"] == 6 and len(results[0]["skipped"]) == 1 and "ocr" not in results[0]
+    assert results[0]["images_skipped"] == 1
+    assert set(results[0]["not_measured"]) == {"lpips", "rfid", "rapidocr", "tesseract"}
     printed = capsys.readouterr()
     assert "Reconstruction of 6 images" in printed.out and f"written to {out}" in printed.out
     assert "earlyfusion: skipped broken.png" in printed.err
+    assert "LPIPS not measured" in printed.out and "1 images skipped" in printed.out
     assert "text scores are left out" in printed.err and "earlyfusion[ocr]" in printed.err
 
 
@@ -57,6 +64,49 @@ def test_reconstruction_of_the_built_in_words_with_the_reader(model_folder, tmp_
     assert set(result["ocr"]["reconstruction"]) == {"t_acc", "t_ned", "cer", "exact_match"}
     assert result["ocr"]["original"]["exact_match"] > 0.5  # the reader reads the words in type
     assert result["data"] == "held-out words, seed 0"
+
+
+def test_reconstruction_of_the_ocr_suite_with_ceilings_and_a_sheet(model_folder, tmp_path, capsys):
+    pytest.importorskip("rapidocr")
+    out, sheet = tmp_path / "r.json", tmp_path / "new" / "sheet.png"
+    commands.reconstruction(
+        arguments(
+            model_folder,
+            out,
+            images=None,
+            suite="ocr",
+            kinds=["word", "inverted"],
+            per_kind=4,
+            ceilings=True,
+            sheet=str(sheet),
+        )
+    )
+    result = json.loads(out.read_text())
+    reader = result["ocr_by_reader"]["rapidocr"]
+    assert result["data"] == "OCR suite, seed 0" and set(reader["by_kind"]) == {"word", "inverted"}
+    assert reader["original"]["exact_match"] > 0.5 > reader["reconstruction"]["exact_match"]
+    assert {"downscale", "jpeg"} <= set(result["ceilings"])
+    with Image.open(sheet) as image:
+        assert image.width > 1000
+    printed = capsys.readouterr().out
+    assert "jpeg, equal bits" in printed and f"sheet written to {sheet}" in printed
+
+
+def test_a_sheet_that_cannot_be_written_is_refused_at_once(model_folder, tmp_path):
+    for sheet in ("sheet.gif", "folder.png"):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match="--sheet"):
+            commands.reconstruction(
+                arguments(model_folder, tmp_path / "r.json", images=None, sheet=str(tmp_path / sheet))
+            )
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_weights_that_are_not_there_are_one_line(model_folder, tmp_path):
+    for name in ("lpips_weights", "fid_weights"):
+        options = {"images": None, name: str(tmp_path / "none.pth")}
+        with pytest.raises(FileNotFoundError, match="none.pth not found"):
+            commands.reconstruction(arguments(model_folder, tmp_path / "r.json", **options))
 
 
 def test_reading_of_a_folder(model_folder, image_dir, tmp_path, capsys):

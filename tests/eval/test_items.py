@@ -1,10 +1,25 @@
+import importlib.util
 import json
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from earlyfusion.eval.items import Word, images_from_folder, ink_box, word_suite, words_from_file
+from earlyfusion.eval.items import (
+    TextRegion,
+    Word,
+    images_from_folder,
+    ink_box,
+    ocr_suite,
+    scans,
+    word_suite,
+    words_from_file,
+)
+from earlyfusion.eval.lexicon import kept_for_measuring
+from earlyfusion.eval.split import demo_words
+from earlyfusion.eval.typeset import KINDS, PAGES
 from earlyfusion.eval.words import SIZES
 
 
@@ -129,3 +144,127 @@ def test_the_default_suite_has_at_least_500_held_out_words():
     items = word_suite(0)
     assert sum(i.kind == "word" for i in items) >= 500
     assert 0.3 <= sum(i.kind == "random" for i in items) / len(items) <= 0.5
+
+
+def test_objects_of_the_metadata_become_boxes(folder: Path):
+    objects = {"bbox": [[1, 2, 10, 5.5], [20, 3, 8, 8], [0, 0, 4, 4]], "text": ["one", "two", None]}
+    write_lines(
+        folder / "metadata.jsonl",
+        {"file_name": "a.png", "size": 7, "objects": {**objects, "category": [0, 0, 1]}},
+        {"file_name": "deep/b.jpg", "objects": {"bbox": [], "text": []}},
+    )
+    items, _ = images_from_folder(folder)
+    assert items[0].boxes == (
+        TextRegion("one", 1, 2, 11, 7.5, 7),
+        TextRegion("two", 20, 3, 28, 11, 7),
+    )
+    assert items[0].text is None and items[1].boxes == ()
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        ("[]", 'line 2: "objects" is \\[\\], expected an object'),
+        ('{"bbox": [[0, 0, 4, 4]]}', 'line 2: "objects" is expected to hold the lists "bbox" and "text"'),
+        ('{"bbox": [[0, 0, 4, 4]], "text": []}', "of the same length"),
+        ('{"bbox": [[0, 0, 4]], "text": ["x"]}', "line 2: a bbox is \\[0, 0, 4\\], expected"),
+        ('{"bbox": [[0, 0, 4, "4"]], "text": ["x"]}', "line 2: a bbox is"),
+        ('{"bbox": [[0, 0, 0, 4]], "text": ["x"]}', "line 2: a bbox is"),
+        ('{"bbox": [[-1, 0, 4, 4]], "text": ["x"]}', "line 2: a bbox is"),
+        ('{"bbox": [[0, 0, NaN, 4]], "text": ["x"]}', "line 2: a bbox is"),
+        ('{"bbox": [[0, 0, 4, 4]], "text": [3]}', 'line 2: "text" is 3, expected a string'),
+        ('{"bbox": [[40, 0, 9, 4]], "text": ["x"]}', "line 2: the box of 'x' ends at 49, 4, outside"),
+    ],
+)
+def test_malformed_boxes_are_one_clear_line(folder: Path, objects: str, message: str):
+    line = f'{{"file_name": "a.png", "objects": {objects}}}'
+    write_lines(folder / "metadata.jsonl", {"file_name": "deep/b.jpg"}, line)
+    with pytest.raises(ValueError, match=message) as caught:
+        images_from_folder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_odd_images_are_read_and_broken_ones_skipped_with_a_reason(tmp_path: Path, photo: Image.Image):
+    photo.convert("P").save(tmp_path / "palette.png")
+    photo.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    photo.convert("LA").save(tmp_path / "la.png")
+    photo.convert("1").save(tmp_path / "bilevel.tif")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "sixteen.png")
+    photo.save(tmp_path / "animated.gif", save_all=True, append_images=[photo.rotate(90)])
+    photo.resize((1, 1)).save(tmp_path / "one.png")
+    photo.resize((5000, 1)).save(tmp_path / "long.png")
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.png").write_bytes(b"")
+    photo.save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-300])
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    bomb = Image.new("1", (14_000, 13_000))
+    bomb.save(tmp_path / "bomb.png")
+    items, skipped = images_from_folder(tmp_path)
+    sizes = {item.name: item.image.size for item in items}
+    assert {"palette.png", "cmyk.jpg", "la.png", "bilevel.tif", "sixteen.png", "animated.gif"} <= set(sizes)
+    assert sizes["one.png"] == (1, 1) and sizes["long.png"] == (5000, 1)
+    assert all(item.image.mode == "RGB" for item in items)
+    sixteen = next(item.image for item in items if item.name == "sixteen.png")
+    assert sixteen.getpixel((0, 0)) == (round(40_000 / 257),) * 3
+    reasons = dict(line.split(": ", 1) for line in skipped)
+    assert set(reasons) == {"text.png", "empty.png", "cut.png", "float.tif", "bomb.png"}
+    assert "pixels" in reasons["bomb.png"] and "floating-point" in reasons["float.tif"]
+    assert len(items) + len(skipped) == 13
+
+
+# the OCR-like suite
+
+
+def test_ocr_suite_covers_all_kinds_and_is_reproducible():
+    items = ocr_suite(0, per_kind=4)
+    again = ocr_suite(0, ["line", "word"], per_kind=4)
+    assert Counter(item.kind for item in items) == {k: 1 if k in PAGES else 4 for k in KINDS}
+    by_kind = {kind: [i for i in items if i.kind == kind] for kind in ("line", "word")}
+    for item, other in zip(by_kind["line"] + by_kind["word"], again, strict=True):
+        assert item.boxes == other.boxes and item.image.tobytes() == other.image.tobytes()
+    assert ocr_suite(1, ["word"], 4)[0].boxes != by_kind["word"][0].boxes
+    assert all(item.boxes and item.text for item in items)
+    assert {item.name for item in items} <= {"Lato", "Caladea"}
+    assert all(not side % 16 for item in items for side in item.image.size)
+
+
+def test_ocr_suite_fills_tokbenchs_bins_with_words():
+    counts: Counter[float] = Counter()
+    for item in ocr_suite(0, ["word", "random", "line"], per_kind=20):
+        for box in item.boxes:
+            size = (box.right - box.left) / len(box.text) / max(item.image.size)
+            counts[next((low for low in (0.04, 0.03, 0.02) if size >= low), 0.0)] += 1
+    assert min(counts[low] for low in (0.02, 0.03, 0.04)) >= 8
+    assert counts[0.0] <= 6  # too small to count
+
+
+def test_ocr_suite_is_of_held_out_words_and_strings_kept_for_measuring():
+    held_out = set(demo_words().held_out)
+    for item in ocr_suite(0, ["word", "random"], per_kind=20):
+        text = str(item.text)
+        assert text.lower() in held_out if item.kind == "word" else kept_for_measuring(text)
+
+
+def test_ocr_suite_refuses_what_it_does_not_have():
+    with pytest.raises(ValueError, match="kinds has 'poem', expected some of word"):
+        ocr_suite(0, ["word", "poem"])
+    with pytest.raises(ValueError, match="per_kind is 0"):
+        ocr_suite(0, per_kind=0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="needs the extra `scans`")
+def test_scans_have_a_box_around_each_word():
+    (item,) = scans()
+    assert item.kind == "scan" and len(item.boxes) == len(str(item.text).split()) == 47
+    grey = np.asarray(item.image.convert("L"), dtype=float)
+    for box in item.boxes:
+        inside = grey[round(box.top) : round(box.bottom), round(box.left) : round(box.right)]
+        assert np.percentile(inside, 90) - inside.min() > 50, box  # ink on paper
+        assert 0.2 < (box.right - box.left) / len(box.text) / (box.bottom - box.top) < 1.5, box
+
+
+def test_a_missing_package_of_scans_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="earlyfusion\\[scans\\]"):
+        scans()

@@ -46,13 +46,24 @@ def test_rapidocr_needs_no_network(reader, monkeypatch):
     assert ocr.RapidReader().read([strip("hello")]) == ["hello"]
 
 
-def test_prepare_enlarges_by_whole_numbers_and_adds_a_white_border():
-    image = Image.new("L", (10, 16), 0)
+def test_prepare_enlarges_by_whole_numbers_and_adds_a_border_of_the_background():
+    image = Image.new("L", (10, 16), 255)
+    image.paste(0, (1, 1, 9, 15))
     prepared = ocr.prepare(image, least_height=33, border=4)
     assert (prepared.mode, prepared.size) == ("RGB", (10 * 3 + 8, 16 * 3 + 8))
     assert prepared.getpixel((0, 0)) == prepared.getpixel((37, 55)) == (255, 255, 255)
     assert prepared.getpixel((20, 20)) == (0, 0, 0)
     assert ocr.prepare(image, least_height=16, border=0).size == (10, 16)
+    dark = ocr.prepare(Image.new("RGB", (10, 16), (0, 0, 90)), least_height=16, border=3)
+    assert dark.getcolors() == [(16 * 22, (0, 0, 90))]
+
+
+@pytest.mark.parametrize("name", ["rapidocr", "tesseract"])
+def test_light_type_on_a_dark_ground_is_read_too(name, request):
+    reader = request.getfixturevalue({"rapidocr": "reader"}.get(name, name))
+    image = Image.new("RGB", (100, 32), (20, 40, 90))
+    ImageDraw.Draw(image).text((4, 16), "river", (250, 240, 200), ImageFont.load_default(24), anchor="lm")
+    assert reader.read([image]) == ["river"]
 
 
 def test_an_unknown_reader_and_a_missing_one_are_one_line(monkeypatch):

@@ -14,7 +14,7 @@ from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.train import folders
 from earlyfusion.train.cli import EXTRAS, explain, main
-from earlyfusion.train.options import LIGHTNING, build_parser, sub_commands
+from earlyfusion.train.options import LIGHTNING, build_parser, for_lightning, sub_commands
 from earlyfusion.train.sample import is_image
 from earlyfusion.train.samples import ImageSegment, Sample, TextSegment, write_samples
 from earlyfusion.train.text_tokenizer import read_texts
@@ -73,14 +73,17 @@ def test_every_help_is_quick_and_imports_nothing_heavy():
         "demo",
         "text-tokenizer",
         "text-tokenizer fit",
+        "text-images",
         "prepare",
         "sample",
         "info",
         "eval",
         "image-tokenizer",
+        "recogniser",
         "lm",
     ]
     lines += [f"eval {what}" for what in ("reconstruction", "reading", "writing")]
+    lines += [f"image-tokenizer {what}" for what in ("encode", "decode", "import")]
     code = f"""
 import sys, time
 from earlyfusion.train.cli import main
@@ -124,6 +127,14 @@ def test_an_unknown_command_lists_the_commands(fails):
         ("demo --budget huge", "'huge'"),
         ("demo --buget quick", "--buget"),
         ("lm fti", "'fti'"),
+        ("image-tokenizer encod", "expected one of: fit, validate, test, predict, encode, decode, import"),
+        ("image-tokenizer encode x --out y", "--model"),
+        ("image-tokenizer decode x --model m --out y --tile 0", "--tile"),
+        ("image-tokenizer import", "CHECKPOINT"),
+        ("recogniser predict", "expected one of: fit, validate"),
+        ("text-images", "--out"),
+        ("eval reconstruction m --out x --suite poems", "'poems'"),
+        ("eval reconstruction m --out x --per-kind 0", "--per-kind"),
         ("eval", "reconstruction,reading,writing"),
         ("eval reding x", "'reding'"),
         ("eval reading model", "--out"),
@@ -138,8 +149,30 @@ def test_an_unknown_command_lists_the_commands(fails):
 def test_a_mistaken_option_is_one_line_that_names_the_help(fails, argv, expected):
     line = fails(*argv.split())
     assert expected in line
-    if not argv.startswith("lm"):
+    if "expected one of: fit" not in line:
         assert f"`earlyfusion {argv.split()[0]}" in line and "--help`" in line
+
+
+def test_the_options_of_the_reconstruction_bench():
+    parse = build_parser().parse_args
+    args = parse("eval reconstruction m --out x".split())
+    assert (args.suite, args.kinds, args.per_kind, args.ceilings, args.sheet) == (
+        "words",
+        None,
+        40,
+        True,
+        None,
+    )
+    assert args.lpips_weights is None and args.fid_weights is None
+    args = parse("eval reconstruction m --out x --suite ocr --kinds word,line --no-ceilings".split())
+    assert (args.suite, args.kinds, args.ceilings) == ("ocr", ["word", "line"], False)
+
+
+def test_lightning_gets_its_own_commands_alone():
+    assert for_lightning(["image-tokenizer", "fit"]) and for_lightning(["image-tokenizer"])
+    assert for_lightning(["recogniser", "validate", "--config", "x"]) and for_lightning(["lm", "encode"])
+    assert not for_lightning(["image-tokenizer", "encode", "x"]) and not for_lightning([])
+    assert not for_lightning(["sample", "fit"])
 
 
 def test_interrupting_is_one_line(monkeypatch, capsys):

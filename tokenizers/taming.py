@@ -1,0 +1,198 @@
+"""VQ checkpoints in the layout of taming-transformers, read as image tokenizers.
+
+Three writers share the layout: taming's own VQGAN (``{"state_dict": ...}`` with the weights of its losses
+beside), Meta's Chameleon (the same), and LlamaGen (arXiv:2406.06525: ``{"model": ...}``, the same network
+under other names, codes compared as unit vectors). The shapes and names of the tensors tell the config.
+"""
+
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .image import ImageTokenizer
+from .image_config import ImageTokenizerConfig
+
+CHAMELEON = "model.vqmodel."
+"""Prefix of the image tokenizer in a Chameleon model of ``transformers``."""
+WRAPPERS = ("ema", "model", "state_dict")
+"""Entries of a checkpoint that hold the weights; LlamaGen's own order of preference."""
+UNUSED = re.compile(
+    r"loss\.|quantize\.codebook_used$|quantize\.embedding\.(cluster_size|embed_avg)$|model_ema\.|epoch$"
+)
+"""Weights of the losses (discriminator, LPIPS) and statistics of training."""
+
+State = dict[str, Tensor]
+
+
+def load_taming(path: str | Path, **overrides: Any) -> ImageTokenizer:
+    """The image tokenizer in the checkpoint ``path`` (.ckpt, .pt, .pth, .bin or .safetensors), to evaluate.
+
+    ``overrides`` are fields of ``ImageTokenizerConfig``, for what no tensor tells: ``quantizer="vq"`` for a
+    LlamaGen model without unit vectors, ``"cosine"`` for a taming model with them.
+
+    :raises FileNotFoundError: no such file.
+    :raises ValueError: it holds pickled objects besides tensors, another network, or no decoder.
+    """
+    path = Path(path)
+    return from_state(_read(path), str(path), **overrides)
+
+
+def from_state(state: State, where: str = "the state dict", **overrides: Any) -> ImageTokenizer:
+    """The image tokenizer of tensors in taming's or LlamaGen's names; ``where`` names them in errors.
+
+    :raises ValueError: as :func:`load_taming`.
+    """
+    if any(name.startswith(CHAMELEON) for name in state):
+        state = {k.removeprefix(CHAMELEON): v for k, v in state.items() if k.startswith(CHAMELEON)}
+    llamagen = any(name.startswith("encoder.conv_blocks.") for name in state)
+    state = {name: tensor for name, tensor in state.items() if not UNUSED.match(name)}
+    if llamagen:
+        state = _taming_names(state)
+    config = _config(state, where, "cosine" if llamagen else "vq")
+    try:
+        config = replace(config, **overrides)
+    except TypeError:
+        raise ValueError(f"{sorted(overrides)} are not all fields of ImageTokenizerConfig") from None
+    if config.quantizer not in ("vq", "cosine"):
+        raise ValueError(f"quantizer is {config.quantizer!r}; a checkpoint of this layout has vq or cosine")
+    tokenizer = ImageTokenizer(config)
+    codebook = state.pop("quantize.embedding.weight").float()
+    if config.quantizer == "cosine":
+        codebook = torch.nn.functional.normalize(codebook, dim=-1)
+    _fill(tokenizer, state, codebook, where)
+    return tokenizer.eval()
+
+
+def _read(path: Path) -> State:
+    """The tensors in a file, whatever they are wrapped in."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: a VQ checkpoint is expected there")
+    try:
+        if path.suffix == ".safetensors":
+            value: Any = load_file(path)
+        else:
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise ValueError(
+            f"{path} holds {f'a pickled {found[1]}' if found else 'pickled objects'}, and only tensors are "
+            "read from a file; if you trust it, save its weights alone: "
+            f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.ckpt')"
+        ) from None
+    except (RuntimeError, EOFError, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is no readable PyTorch checkpoint: {line}") from None
+    for name in WRAPPERS:
+        if isinstance(value, dict) and isinstance(value.get(name), dict):
+            value = value[name]
+            break
+    if not isinstance(value, dict) or not any(isinstance(tensor, Tensor) for tensor in value.values()):
+        raise ValueError(
+            f"{path} holds no state dict, neither bare nor under one of {', '.join(map(repr, WRAPPERS))}"
+        )
+    return {str(name): tensor for name, tensor in value.items() if isinstance(tensor, Tensor)}
+
+
+def _taming_names(state: State) -> State:
+    """LlamaGen's names as taming's: ``conv_blocks.{i}.res`` in the order of execution, ``mid.{i}``."""
+    last = max(int(m[1]) for m in (re.match(r"encoder\.conv_blocks\.(\d+)\.", name) for name in state) if m)
+    middle = ("block_1", "attn_1", "block_2")
+
+    def level(match: re.Match[str]) -> str:
+        part, index = match[1], int(match[2])
+        return f"encoder.down.{index}." if part == "encoder" else f"decoder.up.{last - index}."
+
+    renamed = {}
+    for name, tensor in state.items():
+        new = re.sub(r"^(encoder|decoder)\.conv_blocks\.(\d+)\.", level, name)
+        new = re.sub(r"^((?:encoder\.down|decoder\.up)\.\d+)\.res\.", r"\1.block.", new)
+        new = re.sub(r"^(encoder|decoder)\.mid\.([0-2])\.", lambda m: f"{m[1]}.mid.{middle[int(m[2])]}.", new)
+        renamed[new] = tensor
+    return renamed
+
+
+def _config(state: State, where: str, quantizer: Any) -> ImageTokenizerConfig:
+    """What the names and shapes say."""
+    if "quantize.embed.weight" in state:
+        raise ValueError(f"{where} has a Gumbel-softmax quantizer, which is not supported: only VQ is")
+    if "encoder.conv_in.weight" not in state:
+        raise ValueError(f"{where} is no VQ model in taming's layout: it lacks 'encoder.conv_in.weight'")
+    if not any(name.startswith("decoder.") for name in state):
+        raise ValueError(
+            f"{where} lacks the decoder (the Chameleon port of transformers leaves it out): take Meta's "
+            "own vqgan.ckpt"
+        )
+
+    def shape(name: str) -> torch.Size:
+        if name not in state:
+            raise ValueError(f"{where} lacks the tensor {name!r} of taming's layout")
+        return state[name].shape
+
+    levels = _count(state, r"encoder\.down\.(\d+)\.")
+    channels = tuple(shape(f"encoder.down.{level}.block.0.conv1.weight")[0] for level in range(levels))
+    start, pixels = shape("encoder.conv_in.weight")[:2]
+    if pixels != 3 or not channels or start != channels[0]:
+        raise ValueError(
+            f"{where}: encoder.conv_in makes {start} channels of {pixels}, expected {channels[0]} of 3"
+            if channels
+            else f"{where} has no levels (encoder.down.*)"
+        )
+    codes, width = shape("quantize.embedding.weight")
+    z_channels = shape("encoder.conv_out.weight")[0]
+    if shape("quant_conv.weight")[:2] != (width, z_channels):
+        raise ValueError(
+            f"{where}: quant_conv has the shape {tuple(shape('quant_conv.weight'))}, expected {width} of "
+            f"{z_channels} channels"
+        )
+    try:
+        return ImageTokenizerConfig(
+            architecture="vqgan",
+            stem=1,
+            channels=channels,
+            res_blocks=_count(state, r"encoder\.down\.0\.block\.(\d+)\."),
+            z_channels=z_channels,
+            attention_levels=tuple(n for n in range(levels) if f"encoder.down.{n}.attn.0.q.weight" in state),
+            mid_attention="encoder.mid.attn_1.q.weight" in state,
+            quantizer=quantizer,
+            codebook_size=codes,
+            codebook_dim=width,
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _count(state: State, pattern: str) -> int:
+    """One more than the largest number that ``pattern`` finds in the names."""
+    found = (re.match(pattern, name) for name in state)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _fill(tokenizer: ImageTokenizer, state: State, codebook: Tensor, where: str) -> None:
+    """Every weight of the network, and the codebook with all codes equally alive."""
+    wanted = {k: v for k, v in tokenizer.state_dict().items() if not k.startswith("quantizer.")}
+    for name in sorted(set(wanted) | set(state)):
+        if name not in state:
+            raise ValueError(f"{where} lacks the tensor {name!r}")
+        if name not in wanted:
+            raise ValueError(f"{where} holds the tensor {name!r}, for which this network has no place")
+        if state[name].shape != wanted[name].shape:
+            shapes = tuple(state[name].shape), tuple(wanted[name].shape)
+            raise ValueError(f"{where}: {name} has the shape {shapes[0]}, expected {shapes[1]}")
+    book = {
+        "embed": codebook[None],
+        "embed_avg": codebook[None],
+        "cluster_size": torch.ones(1, len(codebook)),
+        "initted": torch.tensor(True),
+    }
+    for name in tokenizer.quantizer.state_dict():
+        state[f"quantizer.{name}"] = book[name.rpartition(".")[2]]
+    tokenizer.load_state_dict(state)

@@ -1,0 +1,138 @@
+"""The options of `earlyfusion eval`."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from .arguments import Parser, add, names, number
+
+
+def add_eval(commands: Any) -> None:
+    group = add(
+        commands,
+        "eval",
+        """\
+Measure, print a table and write JSON.
+
+  reconstruction    how much of images, and of the text in them, survives the tokenizer
+  reading           image of a word -> its letters, by the model
+  writing           word -> image, by the model, read by OCR engines""",
+        """\
+  earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
+  earlyfusion eval reading --help""",
+    )
+    kinds = group.add_subparsers(dest="what", metavar="{reconstruction,reading,writing}", required=True)
+    images: Option = (
+        "--images",
+        "DIR",
+        "imagefolder: images, and metadata.jsonl with file_name and text",
+    )
+    parser = _add_measurement(
+        kinds,
+        "reconstruction",
+        """\
+Encode and decode images and compare: L1, MSE, PSNR, SSIM, codebook usage, bits per pixel;
+where the texts in the images are known and the extra `ocr` is installed, also what OCR
+engines read before and after (T-ACC, T-NED, CER, by text size), and what they read in
+JPEG, WebP and scaled-down images of equal bits.
+
+Without --images, a built-in suite (--suite), in held-out fonts and words (extra `demo`):
+words    words and random strings, black on white
+ocr      words, random strings, lines, pages, receipts, tables, in colour, light on dark,
+         rotated; --kinds chooses among them
+scans    photographed print (extra `scans`)
+
+With --images, metadata.jsonl has a line for each image: {"file_name": "a.png", "text": "..."},
+or, where texts have places, "objects": {"bbox": [[x, y, width, height], ...], "text": [...]}.""",
+        """\
+  earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
+  earlyfusion eval reconstruction runs/demo/model --suite ocr --kinds line,page \\
+      --sheet sheet.html --out ocr.json
+  earlyfusion eval reconstruction runs/image-tokenizer --images photos --out photos.json""",
+        ("MODEL_OR_TOKENIZER", "a model folder, or any tokenizer folder that holds an image tokenizer"),
+        images,
+    )
+    _add_reconstruction(parser)
+    _add_measurement(
+        kinds,
+        "reading",
+        """\
+Show the model images of words and let it write the letters, greedily: exact match and
+character error rate. Without --images: the built-in held-out words (extra `demo`).""",
+        """\
+  earlyfusion eval reading runs/demo/model --out reading.json
+  earlyfusion eval reading runs/demo/model --images words --out words.json""",
+        ("MODEL", "model folder"),
+        images,
+    )
+    _add_measurement(
+        kinds,
+        "writing",
+        """\
+Let the model write words as images and OCR engines read them: exact match and character
+error rate. Needs the extra `ocr`. Without --words: the built-in held-out words (extra
+`demo`).""",
+        """\
+  earlyfusion eval writing runs/demo/model --out writing.json
+  earlyfusion eval writing runs/demo/model --words names.jsonl --out names.json""",
+        ("MODEL", "model folder"),
+        ("--words", "FILE", 'JSON lines with "text"'),
+    )
+
+
+def _add_reconstruction(parser: Parser) -> None:
+    parser.add_argument(
+        "--suite",
+        choices=("words", "ocr", "scans"),
+        default="words",
+        help="images where --images names none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kinds", metavar="KINDS", type=names, help="of the suite ocr: names between commas (default: all)"
+    )
+    parser.add_argument(
+        "--per-kind",
+        metavar="N",
+        type=number,
+        default=40,
+        help="images of each kind of the suite ocr, pages a quarter as many (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-ceilings",
+        dest="ceilings",
+        action="store_false",
+        help="leave out the JPEG, WebP and scaled-down images of equal bits",
+    )
+    parser.add_argument(
+        "--sheet", metavar="FILE", help="write the pictures too, sorted from worst to best: .html or .png"
+    )
+    parser.add_argument(
+        "--lpips-weights", metavar="FILE", help="a backbone's weights for LPIPS; without: left out"
+    )
+    parser.add_argument(
+        "--fid-weights", metavar="FILE", help="Inception's weights for FID; without: left out"
+    )
+
+
+Option = tuple[str, str, str]
+"""Flag, metavar, help."""
+
+
+def _add_measurement(
+    kinds: Any, name: str, description: str, examples: str, model: tuple[str, str], data: Option
+) -> Parser:
+    def run(args: Namespace) -> None:
+        from ..eval import commands
+
+        measure: Callable[[Namespace], None] = getattr(commands, name)
+        measure(args)
+
+    parser = add(kinds, name, description, examples, run)
+    parser.add_argument("model", metavar=model[0], help=model[1])
+    parser.add_argument(data[0], metavar=data[1], help=data[2])
+    parser.add_argument("--out", metavar="FILE", required=True, help="JSON file to write")
+    parser.add_argument("--limit", metavar="N", type=number, help="take the first N (default: all)")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="of the built-in words and of sampling (default: 0)"
+    )
+    return parser
