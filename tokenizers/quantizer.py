@@ -6,7 +6,7 @@ Slot g * residual + r is code r of group g; codes of slot s are 0..K-1 whatever 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +96,7 @@ class Quantizer(nn.Module):
                 if i + 1 < len(slots):
                     left = left - _codebook(slot)[code]
         n = len(codes)
-        return torch.stack(codes, dim=-1).view(*latents.shape[:-1], *((n,) if n > 1 else ()))
+        return torch.stack(codes, dim=-1).view((*latents.shape[:-1], *((n,) if n > 1 else ())))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -145,12 +145,12 @@ class Quantizer(nn.Module):
                 self._set(slot, centres, bins[0] * (K / len(left)))  # mean use 1, as at the start
                 left = left - _codebook(slot)[_nearest(slot, left)]
 
-    def _set(self, slot: nn.Module, centres: Tensor, use: Tensor) -> None:
+    def _set(self, slot: Any, centres: Tensor, use: Tensor) -> None:
         """Make ``centres`` (K, codebook_dim) the codebook of one slot."""
-        if isinstance(slot, SimVQ):
+        if self.config.quantizer == "simvq":
             slot.frozen_codebook.copy_(centres)
             torch.nn.init.eye_(slot.code_transform.weight)
-        elif isinstance(slot, IBQ):
+        elif self.config.quantizer == "ibq":
             slot.codebook.copy_(centres)
         else:
             book = slot._codebook
@@ -160,8 +160,9 @@ class Quantizer(nn.Module):
             book.embed_avg.copy_((centres * use[:, None])[None])
             book.initted.fill_(True)
 
-    def _groups(self) -> list[list[nn.Module]]:
-        slots, depth = list(self.slots), self.config.residual
+    def _groups(self) -> list[list[Any]]:
+        slots: list[Any] = list(self.slots)
+        depth = self.config.residual
         return [slots[i : i + depth] for i in range(0, len(slots), depth)]
 
     def _pass(self, latents: Tensor, quantized: Tensor) -> Tensor:
@@ -196,15 +197,15 @@ def _slot(config: ImageTokenizerConfig) -> nn.Module:
     )
 
 
-def _codebook(slot: nn.Module) -> Tensor:
+def _codebook(slot: Any) -> Tensor:
     """The codes of one slot as latents (K, codebook_dim)."""
     if isinstance(slot, FSQ | LFQ):
-        codes = slot.implicit_codebook if isinstance(slot, FSQ) else slot.codebook
+        codes = _values(slot)
         return slot.project_out(codes)
     return slot.codebook
 
 
-def _nearest(slot: nn.Module, latents: Tensor) -> Tensor:
+def _nearest(slot: Any, latents: Tensor) -> Tensor:
     """Codes (N,) of latents (N, codebook_dim)."""
     if isinstance(slot, FSQ | LFQ):
         training = slot.training
@@ -220,7 +221,12 @@ def _nearest(slot: nn.Module, latents: Tensor) -> Tensor:
     return torch.addmm(codebook.square().sum(1), latents, codebook.T, alpha=-2).argmin(1)
 
 
-def _fit_projections(slot: FSQ | LFQ, latents: Tensor) -> None:
+def _values(slot: Any) -> Tensor:
+    """The codes of "fsq" and "lfq" before project_out."""
+    return getattr(slot, "implicit_codebook" if isinstance(slot, FSQ) else "codebook")
+
+
+def _fit_projections(slot: Any, latents: Tensor) -> None:
     """project_in: the principal components with unit variance; project_out: back by least squares."""
     if not slot.has_projections:
         return
@@ -230,7 +236,7 @@ def _fit_projections(slot: FSQ | LFQ, latents: Tensor) -> None:
     into = axes[:kept] / (spread[:kept, None] / math.sqrt(len(latents))).clamp(min=1e-6)
     slot.project_in.weight.copy_(into)
     slot.project_in.bias.copy_(-into @ mean)
-    codes = slot.implicit_codebook if isinstance(slot, FSQ) else slot.codebook
+    codes = _values(slot)
     chosen = codes[_nearest(slot, latents)]
     ones = torch.ones(len(chosen), 1, device=latents.device)
     back = torch.linalg.lstsq(torch.cat([chosen, ones], 1), latents).solution  # (kept + 1, codebook_dim)

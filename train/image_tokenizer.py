@@ -70,7 +70,8 @@ class ImageTokenizerTraining(L.LightningModule):
             decay_fraction: Last part of the steps, over which the learning rate falls to 0.
             autoencoder_steps: First steps without quantisation; then k-means makes the codebook.
             latent_noise: Standard deviation of the noise on the latents during those steps: the network
-                learns to bear noise before it meets the quantizer's. For "cosine", whose latents are unit vectors.
+                learns to bear noise before it meets the quantizer's. For "cosine", whose latents are unit
+                vectors.
             kmeans_images: Training images whose latents k-means sees.
             kmeans_latents: Latents drawn from them.
             l1_weight: Weight of the mean absolute error.

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ RECOGNISER_STEPS = 2_500
 BATCH_PIXELS = 16_384
 STEPS = 2_500
 """Steps of the reference cell, whose operations are everyone's budget."""
-REFERENCE = "plain lr 2e-3"
+REFERENCE = "plain lr 2e-03"
 TEST_SEED, TEST_PER_KIND = 11, 100
 KINDS = ("word", "random", "line")
 
@@ -54,23 +54,77 @@ class Cell:
         return f"{self.name}, seed {self.seed}"
 
 
-NETWORK: dict[str, Any] = {"stem": 4, "channels": (64, 128), "res_blocks": 1, "codebook_dim": 16}
-PLAIN: dict[str, Any] = {"quantizer": "vq", "norm": "group", "codebook_size": 2048}
+NETWORK: dict[str, Any] = {"stem": 4, "channels": (64, 128), "res_blocks": 1}
+PLAIN: dict[str, Any] = {"quantizer": "vq", "norm": "group", "codebook_size": 2048, "codebook_dim": 16}
 """The plain recipe: one VQ codebook, L1 + MSE, quantised from the first step."""
-WARM = {"autoencoder_share": 0.2, "quantised_lr": 3e-3}
+OURS: dict[str, Any] = {"quantizer": "cosine", "norm": "layer", "codebook_size": 2048, "codebook_dim": 8}
+WARM: dict[str, Any] = {"autoencoder_share": 0.2, "quantised_lr": 3e-3}
 """First a plain autoencoder, then k-means makes the codebook."""
-OURS: dict[str, Any] = {"quantizer": "cosine", "norm": "layer", "codebook_size": 2048}
+RECIPE: dict[str, Any] = {**WARM, "crop": (32, 64), "latent_noise": 0.15}
 
 
 def cells() -> list[Cell]:
-    """All cells, the ones that decide first."""
+    """All cells, those that decide first."""
     out: list[Cell] = []
 
-    def add(part: str, name: str, config: dict, training: dict, seeds: int = 1) -> None:
-        out.extend(Cell(part, name, config, training, seed) for seed in range(seeds))
+    def add(part: str, name: str, config: dict, training: dict, *seeds: int) -> None:
+        out.extend(Cell(part, name, config, training, seed) for seed in seeds or (0,))
 
-    for lr in ("1e-3", "2e-3", "4e-3"):
-        add("plain", f"plain lr {lr}", PLAIN, {"lr": float(lr)})
+    # As many trials for the learning rate and the codebook of the one as of the other.
+    for lr in (1e-3, 2e-3, 4e-3):
+        add("trial plain", f"plain lr {lr:.0e}", PLAIN, {"lr": lr})
+        add("trial ours", f"ours lr {lr:.0e}", OURS, {**RECIPE, "lr": lr, "quantised_lr": 1.5 * lr})
+    for what, change in (
+        ("decay .99", {"codebook_decay": 0.99}),
+        ("dim 8 or 16", {}),
+        ("learnable", {"learnable_codebook": True}),
+    ):
+        width = {"codebook_dim": 24 - PLAIN["codebook_dim"]} if "dim" in what else {}
+        add("trial plain", f"plain {what}", {**PLAIN, **change, **width}, {})
+        width = {"codebook_dim": 24 - OURS["codebook_dim"]} if "dim" in what else {}
+        if what != "learnable":
+            add("trial ours", f"ours {what}", {**OURS, **change, **width}, RECIPE)
+    add("trial ours", "ours vq learnable", {**OURS, "quantizer": "vq", "learnable_codebook": True}, RECIPE)
+
+    # From the plain recipe to ours, one change after the other.
+    network, training = dict(PLAIN), {}
+    for what, config, more in (
+        ("+ warm-up", {}, WARM),
+        ("+ cosine", {"quantizer": "cosine"}, {}),
+        ("+ layer norm", {"norm": "layer"}, {}),
+        ("+ 8 dimensions", {"codebook_dim": 8}, {}),
+        ("+ crops", {}, {"crop": (32, 64)}),
+    ):
+        network, training = {**network, **config}, {**training, **more}
+        add("ladder", what, network, training)
+
+    add("quantizer", "simvq", {**OURS, "quantizer": "simvq"}, RECIPE)
+    add("quantizer", "vq", {**OURS, "quantizer": "vq"}, RECIPE)
+    fsq = {"quantizer": "fsq", "fsq_levels": (8, 8, 8, 4)}
+    add("quantizer", "fsq", {**OURS, **fsq}, RECIPE)
+    add("quantizer", "lfq", {**OURS, "quantizer": "lfq", "codebook_dim": 16}, RECIPE)
+    add("quantizer", "ibq", {**OURS, "quantizer": "ibq"}, RECIPE)
+    add("quantizer", "straight through", {**OURS, "rotation_trick": False}, RECIPE)
+    add("quantizer", "2 groups", {**OURS, "groups": 2, "codebook_size": 45}, RECIPE)
+    add("quantizer", "2 residual", {**OURS, "quantizer": "vq", "residual": 2, "codebook_size": 45}, RECIPE)
+    deep = {"channels": (64, 128, 192)}
+    add("quantizer", "f16, 4 groups", {**OURS, **deep, "groups": 4}, RECIPE)
+
+    for weight in (0.1, 0.3, 1.0):
+        add("loss", f"text {weight}", OURS, {**RECIPE, "text_weight": weight})
+    add("loss", "edge 0.5", OURS, {**RECIPE, "edge_weight": 0.5})
+    add("loss", "l1 alone", OURS, {**RECIPE, "mse_weight": 0.0})
+    add("loss", "mse alone", OURS, {**RECIPE, "l1_weight": 0.0})
+    add("loss", "weights' average .99", OURS, {**RECIPE, "ema_decay": 0.99})
+    add("loss", "adversary 0.5", OURS, {**RECIPE, "adversary_weight": 0.5})
+
+    add("rate", "ours @ 0.125", {**OURS, "codebook_size": 256}, RECIPE)
+    add("rate", "ours 2 groups @ 0.25", {**OURS, "codebook_size": 256, "groups": 2}, RECIPE)
+    add("rate", "ours 2 groups @ 0.34", {**OURS, "groups": 2}, RECIPE)
+    add("rate", "plain @ 0.125", {**PLAIN, "codebook_size": 256}, {})
+    fine = {"channels": (64,), "res_blocks": 2}  # 4 pixels a code
+    add("rate", "plain f4 @ 0.25", {**PLAIN, **fine, "codebook_size": 16}, {})
+    add("rate", "plain f4 @ 0.3125", {**PLAIN, **fine, "codebook_size": 32}, {})
     return out
 
 
@@ -97,7 +151,7 @@ def prepare(out: Path) -> None:
             )
 
 
-def train_cell(cell: Cell, out: Path, budget: float | None) -> dict[str, Any]:
+def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     """Train, measure, and return the row."""
     from earlyfusion.train.cpu import tune_malloc
 
@@ -105,6 +159,7 @@ def train_cell(cell: Cell, out: Path, budget: float | None) -> dict[str, Any]:
     import torch
 
     from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+    from earlyfusion.train.adversary import AdversaryConfig
     from earlyfusion.train.data import ImageData
     from earlyfusion.train.fit import fit_image_tokenizer
     from earlyfusion.train.image_tokenizer import ImageTokenizerTraining
@@ -116,11 +171,11 @@ def train_cell(cell: Cell, out: Path, budget: float | None) -> dict[str, Any]:
     share, crop = settings.pop("autoencoder_share", 0.0), settings.pop("crop", None)
     if settings.get("text_weight"):
         settings["recogniser"] = str(out / "recogniser-0/model")
-    probe = ImageTokenizerTraining(config, max_steps=1, autoencoder_steps=0, **settings)
-    operations = operations_of_a_step(probe)
-    if budget is None:
-        budget = STEPS * operations
-    steps = round(budget / operations)
+    against = settings.pop("adversary_weight", 0.0)
+    small = AdversaryConfig(weight=against, start=0, warmup=0, channels=32, layers=2)
+    probe = ImageTokenizerTraining(config, max_steps=1, autoencoder_steps=0, adversary=small, **settings)
+    steps = round(budget / operations_of_a_step(probe, share_of_adversary=0.5))
+    settings["adversary"] = replace(small, start=steps // 2, warmup=steps // 10)
     training = ImageTokenizerTraining(
         config, max_steps=steps, autoencoder_steps=round(share * steps), **settings
     )
@@ -159,8 +214,11 @@ def train_cell(cell: Cell, out: Path, budget: float | None) -> dict[str, Any]:
 _CONFIG_COLUMNS = ("quantizer", "norm", "codebook_size", "groups", "residual", "channels", "rotation_trick")
 
 
-def operations_of_a_step(training: Any) -> int:
-    """Operations of one quantised step on a batch, forwards and backwards, as torch counts them."""
+def operations_of_a_step(training: Any, share_of_adversary: float = 0.0) -> float:
+    """Operations of one quantised step on a batch, forwards and backwards, as torch counts them.
+
+    :param share_of_adversary: part of the steps in which the adversary works, if there is one.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -174,7 +232,13 @@ def operations_of_a_step(training: Any) -> int:
         terms = training.terms(output.images, ImageBatch(images, boxes))
         loss = torch.stack(list(terms.values())).sum() + output.quantizer_loss
         loss.backward()
-    return counter.get_total_flops()
+    operations = counter.get_total_flops()
+    if training.adversary.active(0):
+        made = training(images).images
+        with FlopCounterMode(display=False) as counter:
+            training._adversarial(made, images, (made - images).abs().mean()).backward()
+        operations += share_of_adversary * counter.get_total_flops()
+    return operations
 
 
 def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
@@ -287,6 +351,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="working folder")
     parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each")
     parser.add_argument("--parts", help="run these parts alone, separated by commas")
+    parser.add_argument("--best", help="recipe whose T-ACC is held against the plain one's")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.command == "run":
@@ -295,7 +360,7 @@ def main() -> None:
     if args.command == "plot":
         from plot import plot
 
-        plot()
+        plot(args.best)
         return
     import json
 
