@@ -36,6 +36,7 @@ class Bench(Callback):
         self.every, self.kinds, self.per_kind, self.seed = every, tuple(kinds), per_kind, seed
         self._items: list[Item] | None = None
         self._readers: list[Reader] = []
+        self._measured = 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,8 +46,9 @@ class Bench(Callback):
         due = self.every and (step % self.every == 0 or step == trainer.max_steps)
         if not due or not trainer.is_global_zero or not isinstance(pl_module, ImageTokenizerTraining):
             return
-        if not pl_module.codebook_ready:
+        if not pl_module.codebook_ready or step == self._measured:  # a step may accumulate several batches
             return
+        self._measured = step
         if self._items is None:
             self._prepare()
         if not self._items:

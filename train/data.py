@@ -195,7 +195,13 @@ def text_boxes(objects: Any, stored: tuple[int, int], fitted: tuple[float, float
     :raises ValueError: objects that are not {"bbox": [[x, y, width, height], ...]}.
     """
     try:
-        corners = np.array((objects or {}).get("bbox") or np.zeros((0, 4)), dtype=np.float64).reshape(-1, 4)
+        corners = np.array((objects or {}).get("bbox") or np.zeros((0, 4)), dtype=np.float64)
+        if (
+            corners.shape != (len(corners), 4)
+            or not np.isfinite(corners).all()
+            or corners[:, 2:].min(initial=0) < 0
+        ):
+            raise ValueError
     except (AttributeError, TypeError, ValueError):
         expected = '{"bbox": [[x, y, width, height], ...], "text": [...]}'
         raise ValueError(f"{OBJECTS} is {objects!r:.80}, expected {expected}") from None

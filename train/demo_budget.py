@@ -73,7 +73,9 @@ FULL = DemoBudget(
         interleaved=1_500,
         typed=500,
     ),
-    image=ImageTokenizerConfig(stem=4, channels=(64, 128), res_blocks=1, codebook_size=2048, codebook_dim=16),
+    image=ImageTokenizerConfig(
+        stem=4, channels=(64, 128), res_blocks=1, norm="layer", codebook_size=2048, codebook_dim=8
+    ),
     image_batch_pixels=16_384,
     image_training={
         "lr": 2e-3,
@@ -81,7 +83,9 @@ FULL = DemoBudget(
         "warmup_steps": 100,
         "max_steps": 5_000,
         "autoencoder_steps": 800,
+        "latent_noise": 0.15,
         "chroma_weight": 1.0,
+        "text_weight": 0.4,
     },
     lm=FusionLMConfig(context_length=192, n_layers=4, width=128, n_heads=4, n_kv_heads=4, ffn_width=352),
     lm_batch_size=5,
@@ -110,7 +114,9 @@ QUICK = DemoBudget(
         test_words=500,
         test_large=30,
     ),
-    image=ImageTokenizerConfig(stem=4, channels=(64, 128), res_blocks=1, codebook_size=512, codebook_dim=16),
+    image=ImageTokenizerConfig(
+        stem=4, channels=(64, 128), res_blocks=1, norm="layer", codebook_size=512, codebook_dim=8
+    ),
     image_batch_pixels=16_384,
     image_training={
         "lr": 2e-3,
@@ -118,7 +124,9 @@ QUICK = DemoBudget(
         "warmup_steps": 50,
         "max_steps": 900,
         "autoencoder_steps": 250,
+        "latent_noise": 0.15,
         "chroma_weight": 1.0,
+        "text_weight": 0.4,
     },
     lm=FusionLMConfig(context_length=192, n_layers=4, width=128, n_heads=4, n_kv_heads=4, ffn_width=352),
     lm_batch_size=5,
@@ -143,7 +151,9 @@ TINY = DemoBudget(
         test_words=10,
         test_large=4,
     ),
-    image=ImageTokenizerConfig(stem=4, channels=(16, 32), res_blocks=1, codebook_size=64, codebook_dim=8),
+    image=ImageTokenizerConfig(
+        stem=4, channels=(16, 32), res_blocks=1, norm="layer", codebook_size=64, codebook_dim=8
+    ),
     image_batch_pixels=8_192,
     image_training={
         "lr": 2e-3,
@@ -151,6 +161,8 @@ TINY = DemoBudget(
         "max_steps": 8,
         "autoencoder_steps": 4,
         "kmeans_images": 64,
+        "latent_noise": 0.15,
+        "text_weight": 0.4,
     },
     lm=FusionLMConfig(context_length=256, n_layers=1, width=32, n_heads=2, n_kv_heads=2, ffn_width=64),
     lm_batch_size=4,

@@ -55,6 +55,7 @@ from ..eval.words import (
     train_fonts,
 )
 from ..tokenizers.files import atomic_folder, write_bytes, write_text
+from .text_images import OBJECTS
 
 TRAIN, VALIDATION = "train", "validation"
 IMAGES, DOCUMENTS = "images", "documents"
@@ -275,10 +276,15 @@ def write_corpus(
 
 
 def image_set(images: Iterable[tuple[bytes, str | None]]) -> Dataset:
-    """Images (PNG) and the text in them -> a data set with the columns ``image`` and ``text``."""
+    """Images (PNG) and the text in them -> a data set with the columns ``image``, ``text`` and ``objects``,
+    whose only box is the whole of an image with text."""
     rows = list(images)
-    features = Features({"image": Image(), "text": Value("string")})
-    return _dataset(features, image=[_stored(data) for data, _ in rows], text=[text for _, text in rows])
+    return _dataset(
+        Features({"image": Image(), "text": Value("string"), "objects": OBJECTS}),
+        image=[_stored(data) for data, _ in rows],
+        text=[text for _, text in rows],
+        objects=[_whole(data, text) for data, text in rows],
+    )
 
 
 def document_set(documents: Iterable[Document]) -> Dataset:
@@ -330,6 +336,13 @@ def png(image: PILImage.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _whole(data: bytes, text: str | None) -> dict[str, list]:
+    if text is None:
+        return {"bbox": [], "text": []}
+    width, height = PILImage.open(io.BytesIO(data)).size
+    return {"bbox": [[0.0, 0.0, width, height]], "text": [text]}
 
 
 def _stored(data: bytes) -> dict[str, Any]:

@@ -17,11 +17,8 @@ from .adversary import Adversary, AdversaryConfig
 from .data import ImageBatch
 from .ema import WeightEMA
 from .meters import CodebookUse, Means
-from .recogniser import Recogniser
+from .recogniser import SHIPPED, Recogniser
 from .schedule import adamw, check_config, check_resumed, check_schedule, clip, warmup_stable_decay
-
-_LOCAL = ("self", "__class__", "weight", "needed", "what")
-"""Local names of ``__init__`` that are no settings."""
 
 
 class ImageTokenizerTraining(L.LightningModule):
@@ -81,7 +78,8 @@ class ImageTokenizerTraining(L.LightningModule):
             edge_weight: Weight of the mean absolute error of the grey image's first differences.
             text_weight: Weight of the text-aware loss, the distance of a recogniser's features in the text
                 boxes of the images (column objects): see ``image_losses.text_distance``.
-            recogniser: Folder of that recogniser, as `earlyfusion recogniser fit` writes it.
+            recogniser: Folder of that recogniser, as `earlyfusion recogniser fit` writes it; default: the one
+                that comes with the package.
             lpips_weight: Weight of LPIPS.
             lpips_backbone: File with the weights of its backbone, torchvision's AlexNet or VGG16.
             commitment_weight: Weight of the latents' squared distance to their codes, and of whatever else
@@ -112,13 +110,12 @@ class ImageTokenizerTraining(L.LightningModule):
                 f"adversary.start is {adversary.start}, expected at least autoencoder_steps, "
                 f"{autoencoder_steps}"
             )
-        for weight, needed, what in (
-            (text_weight, recogniser, "recogniser: train one with `earlyfusion recogniser fit`"),
-            (lpips_weight, lpips_backbone, "lpips_backbone: a file with AlexNet's or VGG16's weights"),
-        ):
-            if weight and needed is None:
-                raise ValueError(f"{what.split(':')[0]} is missing, which its loss needs ({what})")
-        settings = {name: value for name, value in locals().items() if name not in _LOCAL}
+        if lpips_weight and lpips_backbone is None:
+            raise ValueError(
+                f"lpips_weight is {lpips_weight}, which needs lpips_backbone: a file with the weights of "
+                "torchvision's AlexNet or VGG16"
+            )
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.save_hyperparameters(
             {**settings, "config": asdict(config), "adversary": asdict(adversary), "betas": list(betas)}
         )
@@ -142,7 +139,7 @@ class ImageTokenizerTraining(L.LightningModule):
         self.adversary = Adversary(adversary)
         # In tuples, so that they are neither in the checkpoint nor moved and trained with the network.
         self._recogniser = (
-            (Recogniser.load(recogniser).requires_grad_(False),) if text_weight and recogniser else ()
+            (Recogniser.load(recogniser or SHIPPED).requires_grad_(False),) if text_weight else ()
         )
         self._lpips = (_lpips(lpips_backbone),) if lpips_weight and lpips_backbone else ()
         self.codebook_ready = False

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from ..tokenizers.weights import load_network, save_network
 
 KIND = "recogniser"
+SHIPPED = Path(__file__).parents[1] / "pretrained" / KIND
+"""The recogniser that comes with the package, trained by ``earlyfusion recogniser fit`` on the images of
+``earlyfusion text-images``: benchmarks/tokenizer/README.md has the commands and its figures."""
 CHARACTERS = "".join(map(chr, range(32, 127)))
 """Printable ASCII."""
 BLANK = 0

@@ -1,5 +1,6 @@
 """Training of the recogniser: strips around the text boxes of rendered images, CTC, character error rate."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -82,6 +83,7 @@ class RecogniserTraining(L.LightningModule):
             self.net.load_state_dict(net.state_dict())
         self.means = Means()
         self.grad_norm: Tensor | None = None
+        self._logged_step = 0
         self._read = [0, 0, 0, 0]  # texts, read exactly, characters, edits
 
     def forward(self, strips: Tensor) -> Tensor:
@@ -109,8 +111,9 @@ class RecogniserTraining(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means since the last log entry."""
-        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if self.global_step % _log_every(self.trainer) or self.global_step == self._logged_step:
             return
+        self._logged_step = self.global_step
         values = self.means.read()
         if self.grad_norm is not None:
             values["grad_norm"] = float(self.grad_norm)
@@ -150,7 +153,9 @@ class RecogniserTraining(L.LightningModule):
         """
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_resumed(checkpoint["hyper_parameters"], self.hparams, checkpoint["global_step"])
-            self.means.load_state_dict(checkpoint["means"], self.device)
+            if checkpoint["global_step"] % _log_every(self.trainer):  # else they were logged since
+                self.means.load_state_dict(checkpoint["means"], self.device)
+            self._logged_step = checkpoint["global_step"]
 
     def save_folder(self, folder: str | Path) -> None:
         """Write the recogniser as a folder that ``Recogniser.load`` reads."""
@@ -172,6 +177,10 @@ class RecogniserTraining(L.LightningModule):
 
     def _lr_factor(self, step: int) -> float:
         return warmup_stable_decay(step, self.max_steps, self.warmup_steps, self.decay_fraction)
+
+
+def _log_every(trainer: Any) -> int:
+    return trainer.log_every_n_steps
 
 
 class TextBoxData(L.LightningDataModule):
@@ -265,7 +274,7 @@ class Strips:
 
     @classmethod
     def read(cls, source: str, split: str, longest: int, limit: int | None = None) -> Self:
-        """Those of a data set on disk.
+        """Those of a data set on disk. Images that cannot be read are left out, with a warning.
 
         Raises ValueError where there are no boxes with texts.
         """
@@ -278,16 +287,29 @@ class Strips:
             )
         dataset = undecoded(dataset.select_columns([column, OBJECTS]), [column])
         folder = base_folder(source)
-        images = []
-        for row in dataset.select(range(min(len(dataset), limit or len(dataset)))):
+        found: list[tuple[np.ndarray, str]] = []
+        skipped: list[str] = []
+        for number, row in enumerate(dataset.select(range(min(len(dataset), limit or len(dataset))))):
             assert isinstance(row, dict)
-            raw = raw_images(row[column], folder)[0]
-            if raw is not None:
-                images.append((open_image(raw).convert("L"), row[OBJECTS]))
-        strips = cls.around(images, longest)
-        if not strips.groups:
+            raw = next(iter(raw_images(row[column], folder)), None)
+            if raw is None:
+                continue
+            try:
+                image = open_image(raw)
+            except (ValueError, FileNotFoundError) as error:
+                skipped.append(f"row {number}: {error}")
+                continue
+            try:
+                found += [pair for pair in _strips(image, row[OBJECTS]) if pair[0].shape[1] <= longest]
+            except ValueError as error:
+                raise ValueError(f"{source}, row {number}: {error}") from None
+        if skipped:
+            warnings.warn(
+                f"{source}: skipped {len(skipped)} images that cannot be read; {skipped[0]}", stacklevel=2
+            )
+        if not found:
             raise ValueError(f"{source} has no text box of at most {longest} px with a text")
-        return strips
+        return cls(found)
 
     def load(self, samples: np.ndarray) -> TextBatch:
         """Strips of one width."""
@@ -299,7 +321,10 @@ class Strips:
 def _strips(image: Image.Image, objects: Any) -> Iterator[tuple[np.ndarray, str]]:
     """The strip of each text in an image."""
     grey = np.asarray(image.convert("L"))
-    for box, text in zip(text_boxes(objects, image.size, image.size), (objects or {}).get("text") or ()):
+    boxes, texts = text_boxes(objects, image.size, image.size), (objects or {}).get("text") or ()
+    if texts and len(texts) != len(boxes):
+        raise ValueError(f"{OBJECTS} has {len(texts)} texts for {len(boxes)} boxes, expected one for each")
+    for box, text in zip(boxes, texts):
         if text:
             yield _strip(grey, box), text
 

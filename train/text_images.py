@@ -23,15 +23,9 @@ from ..tokenizers.files import atomic_folder, write_json
 disable_progress_bars()  # the command shows its own
 
 TRAIN, VALIDATION = "train", "validation"
-FEATURES = Features(
-    {
-        "image": Image(),
-        "text": Value("string"),
-        "objects": {"bbox": List(List(Value("float32"), length=4)), "text": List(Value("string"))},
-        "kind": Value("string"),
-    }
-)
-"""`objects` as in Hugging Face's imagefolder: [x, y, width, height] in pixels (COCO), and the texts there."""
+OBJECTS = {"bbox": List(List(Value("float32"), length=4)), "text": List(Value("string"))}
+"""As in Hugging Face's imagefolder: [x, y, width, height] in pixels (COCO), and the texts there."""
+FEATURES = Features({"image": Image(), "text": Value("string"), "objects": OBJECTS, "kind": Value("string")})
 
 Progress = Callable[[str, int, int], None]
 

@@ -93,7 +93,7 @@ def script(tmp_path_factory):
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """|mean difference|^2 + trace(Ca + Cb - 2 sqrt(Ca Cb))."""
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    roots = np.sqrt(np.linalg.eigvals(ca @ cb).astype(complex)).real.sum()
+    roots = np.real(np.sqrt(np.linalg.eigvals(ca @ cb).astype(complex))).sum()
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * roots)
 
 

@@ -10,11 +10,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List
+from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
+from PIL import ImageDraw
+from torch import Tensor
 
 from earlyfusion.tokenizers.pixels import to_tensor
-from earlyfusion.train.data import ImageData, TokenData, Windows, read_images
+from earlyfusion.train.data import ImageData, TokenData, Windows, read_images, text_boxes
 from earlyfusion.train.loader import Batches, shuffled_batches
 from earlyfusion.train.sources import load_source
 
@@ -71,17 +73,18 @@ def test_ranks_share_the_batches_and_the_state_fits_other_numbers_of_ranks():
 def test_images_come_in_batches_of_one_size_by_pixels(image_folder: Path):
     data = ImageData(str(image_folder), batch_pixels=16 * 16 * 8, validation_share=0.25)
     data.setup("fit")
-    shapes = [tuple(batch.shape) for batch in data.train_dataloader()]
+    shapes = [tuple(batch.images.shape) for batch in data.train_dataloader()]
     assert {shape[2:] for shape in shapes} == {(16, 16), (16, 24), (16, 40)}
     for count, channels, height, width in shapes:
         assert channels == 3
         assert count <= max(1, 16 * 16 * 8 // (height * width))
-    held_out = sum(len(batch) for batch in data.val_dataloader())
+    held_out = sum(len(batch.images) for batch in data.val_dataloader())
     assert held_out == 12
     assert sum(shape[0] for shape in shapes) == 48 - held_out
     batch = next(iter(data.train_dataloader()))
-    assert batch.dtype == torch.float32
-    assert -1 <= float(batch.min()) < float(batch.max()) <= 1
+    assert batch.images.dtype == torch.float32
+    assert -1 <= float(batch.images.min()) < float(batch.images.max()) <= 1
+    assert batch.boxes.shape == (0, 5)  # no column objects
 
 
 def test_cached_images_are_those_on_the_disk(image_folder: Path):
@@ -110,6 +113,125 @@ def test_lists_of_images_with_gaps_and_images_that_cannot_be_read(photo: PilImag
 def test_large_images_are_scaled_down(photo: PilImage.Image):
     dataset = Dataset.from_dict({"image": [photo, photo]}, Features(image=Image()))
     assert list(read_images(dataset, factor=8, max_side=24).groups) == [(16, 24)]
+
+
+OBJECTS = {"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
+
+
+def marked(size: tuple[int, int], boxes: list[tuple[int, int, int, int]]) -> PilImage.Image:
+    """White, with black bars where the boxes (x, y, width, height) are."""
+    image = PilImage.new("RGB", size, "white")
+    for x, y, width, height in boxes:
+        ImageDraw.Draw(image).rectangle((x, y, x + width - 1, y + height - 1), fill="black")
+    return image
+
+
+def boxed(*rows: tuple[tuple[int, int], list[tuple[int, int, int, int]]]) -> Dataset:
+    """A data set whose images show their boxes, after Hugging Face's imagefolder."""
+    objects = [{"bbox": [list(box) for box in boxes], "text": ["x"] * len(boxes)} for _, boxes in rows]
+    images = [marked(size, boxes) for size, boxes in rows]
+    return Dataset.from_dict({"image": images, "objects": objects}, Features(image=Image(), objects=OBJECTS))
+
+
+def seen(image: Tensor) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of what is dark in (3, H, W): edges where it is half dark."""
+    darkness = (1 - image.mean(0)) / 2
+    x, y = darkness.amax(0), darkness.amax(1)
+    return tuple(
+        float(edge)
+        for edge in (
+            (x > 0.5).nonzero().min(),
+            (y > 0.5).nonzero().min(),
+            (x > 0.5).nonzero().max() + 1,
+            (y > 0.5).nonzero().max() + 1,
+        )
+    )
+
+
+@pytest.mark.parametrize("cache_mb", [64, 0])
+@pytest.mark.parametrize("policy", ["resize", "pad"])
+@pytest.mark.parametrize("max_side", [None, 32])
+def test_boxes_are_where_the_text_is(policy: Any, max_side: int | None, cache_mb: int):
+    """Sides that do not divide are bent by `resize`; `pad` keeps the place; both may be scaled down."""
+    box = (13, 9, 21, 14)
+    dataset = boxed(((60, 42), [box]), ((64, 32), []), ((60, 42), [(30, 20, 12, 18)]))
+    images = read_images(dataset, factor=8, policy=policy, max_side=max_side, cache_mb=cache_mb)
+    found = 0
+    for group in images.groups.values():
+        batch = images.batch(group)
+        for number, *corners in batch.boxes.tolist():
+            found += 1
+            assert corners == pytest.approx(seen(batch.images[int(number)]), abs=1)
+    assert found == 2
+    if policy == "pad" and max_side is None:  # to the pixel
+        (boxes,) = (images.batch(group).boxes for size, group in images.groups.items() if size == (48, 64))
+        assert boxes.tolist() == [[0, 13, 9, 34, 23], [1, 30, 20, 42, 38]]
+
+
+def test_boxes_follow_their_images_into_the_batches():
+    """Every batch numbers its own images, however they are shuffled; images without boxes are among them."""
+    rows: list[Any] = [((32, 16), [(i % 20, i % 9, 5, 4), (20, 10, 3, 3)][: i % 3]) for i in range(24)]
+    data = ImageData(boxed(*rows), factor=8, batch_pixels=32 * 16 * 5, validation_share=0.2)
+    data.setup("fit")
+    for loader in (data.train_dataloader(), data.train_dataloader(), data.val_dataloader()):
+        for batch in loader:
+            assert batch.boxes.dtype == torch.float32 and batch.boxes.shape[1] == 5
+            expected = torch.ones(batch.images.shape[0], 16, 32)
+            for number, left, top, right, bottom in batch.boxes.int().tolist():
+                expected[number, top:bottom, left:right] = -1
+            assert torch.equal(batch.images.mean(1), expected)
+
+
+def test_boxes_that_are_none():
+    assert text_boxes(None, (10, 10), (10, 10)).shape == (0, 4)
+    assert text_boxes({"bbox": [], "text": []}, (10, 10), (10, 10)).shape == (0, 4)
+    assert text_boxes({"bbox": [[1, 2, 3, 4]]}, (10, 20), (20, 10)).tolist() == [[2, 1, 8, 3]]
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        {"bbox": [[1, 2, 3]]},
+        {"bbox": [[1, 2, 3, 4], [1, 2]]},
+        {"bbox": [[1, 2, 3, 4, 5, 6, 7, 8]]},
+        {"bbox": [1, 2, 3, 4]},
+        {"bbox": [[1, 2, -3, 4]]},
+        {"bbox": [[1, 2, None, 4]]},
+        {"bbox": [[1, 2, float("inf"), 4]]},
+        {"bbox": "here"},
+        {"bbox": 7},
+        [{"bbox": [1, 2, 3, 4]}],
+        "here",
+    ],
+)
+def test_objects_that_are_no_boxes(objects: Any):
+    expected = r"objects is .*, expected \{\"bbox\": \[\[x, y, width, height\], \.\.\.\]"
+    with pytest.raises(ValueError, match=expected) as caught:
+        text_boxes(objects, (10, 10), (10, 10))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_with_bad_objects_is_named(photo: PilImage.Image):
+    objects = [{"bbox": [[1.0, 2.0, 3.0, 4.0]]}, {"bbox": [[1.0, 2.0]]}]
+    features = Features(image=Image(), objects={"bbox": List(List(Value("float32")))})
+    dataset = Dataset.from_dict({"image": [photo, photo], "objects": objects}, features)
+    with pytest.raises(ValueError, match="^the data set, row 1: objects is"):
+        read_images(dataset, factor=8)
+
+
+def test_boxes_of_an_imagefolder(tmp_path: Path):
+    """As Hugging Face's imagefolder has them: metadata.jsonl with the column objects."""
+    marked((40, 24), [(8, 4, 10, 6)]).save(tmp_path / "a.png")
+    PilImage.new("RGB", (40, 24), "white").save(tmp_path / "b.png")
+    lines = [
+        {"file_name": "a.png", "objects": {"bbox": [[8, 4, 10, 6]], "text": ["word"]}},
+        {"file_name": "b.png", "objects": {"bbox": [], "text": []}},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    images = read_images(tmp_path, factor=8)
+    batch = images.batch(images.groups[24, 40])
+    assert len(batch.boxes) == 1
+    assert tuple(batch.boxes[0, 1:].tolist()) == seen(batch.images[int(batch.boxes[0, 0])])
 
 
 def test_sources_of_many_kinds(tmp_path: Path, image_folder: Path, photo: PilImage.Image):
