@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import unshuffle
+from .conv import Conv
 from .image_config import ImageTokenizerConfig, upgrade
 from .quantizer import Quantizer
 from .weights import load_network, save_network
@@ -46,8 +47,8 @@ class ImageTokenizer(nn.Module):
             from . import vqgan
 
             self.encoder, self.decoder = vqgan.build_encoder(config), vqgan.build_decoder(config)
-            self.quant_conv = nn.Conv2d(config.z_channels, config.latent_dim, 1)
-            self.post_quant_conv = nn.Conv2d(config.latent_dim, config.z_channels, 1)
+            self.quant_conv = Conv(config.z_channels, config.latent_dim, 1)
+            self.post_quant_conv = Conv(config.latent_dim, config.z_channels, 1)
         else:
             self.encoder, self.decoder = unshuffle.build_encoder(config), unshuffle.build_decoder(config)
             self.quant_conv = self.post_quant_conv = nn.Identity()

@@ -23,9 +23,9 @@ class ImageTokenizerConfig:
     """Width of each level; every level after the first halves height and width once more."""
     res_blocks: int = 2
     """Residual blocks per level, in the encoder and in the decoder (vqgan: one more there)."""
-    norm: Norm = "group"
-    """"group": GroupNorm, whose statistics go over the whole image. "layer": each position by itself, so that
-    a code depends on its neighbourhood alone and a page is exactly the sum of its tiles."""
+    norm: Norm = "layer"
+    """"layer": each position by itself, so that a code depends on its neighbourhood alone and a page is
+    exactly the sum of its tiles. "group": GroupNorm, whose statistics go over the whole image."""
     z_channels: int = 256
     """Channels between vqgan's encoder and its quant_conv; unshuffle has none."""
     attention_levels: tuple[int, ...] = ()
@@ -39,7 +39,7 @@ class ImageTokenizerConfig:
     codes learn through a softmax (arXiv:2412.02692)."""
     codebook_size: int = 1024
     """K, the number of codes; each of several codes per position has its own K."""
-    codebook_dim: int = 16
+    codebook_dim: int = 8
     """Width of a codebook vector."""
     groups: int = 1
     """Parts of a latent that are quantised each by its own codebook (product quantisation)."""
@@ -126,6 +126,8 @@ class ImageTokenizerConfig:
 
 
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """A config.json of an earlier version as this one writes it: `cosine` became a kind of quantizer."""
+    """A config.json of an earlier version as this one writes it: `cosine` became a kind of quantizer, and
+    every norm was GroupNorm."""
+    values = {"norm": "group", **values}
     cosine = values.pop("cosine", None)
     return values if cosine is None else {"quantizer": "cosine" if cosine else "vq", **values}
