@@ -149,7 +149,7 @@ def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     """The images to measure, and where they are from.
 
     `args.images` is the user's folder. Without one `args.suite`, where the command has it: "words", "ocr"
-    (with `args.kinds`, None for all, and `args.per_kind`) or "scans".
+    (with `args.kinds`, None for all, and `args.per_kind`), "words64" or "scans".
     """
     from .items import images_from_folder
 
@@ -166,10 +166,15 @@ def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
 
             items = ocr_suite(args.seed, args.kinds, args.per_kind)
             return items[: args.limit], {"data": f"OCR suite, seed {args.seed}", **none}
+        if suite == "words64":
+            from .items import words64_suite
+
+            items = words64_suite(args.seed, args.per_kind)
+            return items[: args.limit], {"data": f"words64 suite, seed {args.seed}", **none}
         if suite == "scans":
             from .items import scans
 
-            return scans()[: args.limit], {"data": "public-domain scans", **none}
+            return scans()[: args.limit], {"data": "photographed page of scikit-image", **none}
     except ImportError as error:
         raise ImportError(f"{error} (for the built-in images; or give --images DIR)") from None
     return _suite(args, "--images DIR"), {"data": f"held-out words, seed {args.seed}", **none}

@@ -147,6 +147,22 @@ def ocr_suite(
     return items
 
 
+def words64_suite(seed: int = 0, per_kind: int = 40) -> list[Item]:
+    """What the preset words64 is for: `per_kind` held-out words and as many random strings, on strips of
+    32 x 128 px each, in held-out fonts of 14 to 28 px.
+
+    Raises ImportError when the extra `demo` is missing.
+    """
+    lexicon, fonts = held_out_lexicon(), held_out_fonts()
+    items = []
+    for kind in ("word", "random"):
+        rng = random.Random(f"words64 suite {kind} {seed}")
+        for _ in range(per_kind):
+            page = typeset(kind, rng, fonts=fonts, lexicon=lexicon, size=_STRIP, type_sizes=(14, 28))
+            items.append(_item(page, kind))
+    return items
+
+
 def scans() -> list[Item]:
     """Photographed print with its transcript (see `scans`), a box for each word.
 

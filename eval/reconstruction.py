@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import Policy, fit, to_pil, to_tensor
+from ..tokenizers.tiles import decode_tiled, encode_tiled
 from .ceilings import ceilings as all_ceilings
 from .codebook import code_counts, perplexity, usage
 from .items import Item, Progress
@@ -26,7 +27,7 @@ from .pixel_metrics import PixelScores, see_originals
 from .text_metrics import grouped, mean, read_scores, t_ned
 
 BATCH_PIXELS = 2**21
-"""Pixels of a batch at most: pages go one by one where words go by the dozen."""
+"""Pixels of a batch at most: pages go one by one where words go by the dozen, larger ones in tiles."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,14 @@ def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
 
 @torch.no_grad()
 def reconstruct(tokenizer: ImageTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) in [-1, 1] -> (images of the same shape, codes (B, h, w[, n])), on the CPU."""
+    """Images (B, 3, H, W) in [-1, 1] -> (images of the same shape, codes (B, h, w[, n])), on the CPU.
+
+    A single image of more than `BATCH_PIXELS` goes in tiles (see `tokenizers.tiles`).
+    """
     device = next(tokenizer.parameters()).device
+    if len(images) == 1 and images.shape[2] * images.shape[3] > BATCH_PIXELS:
+        codes = encode_tiled(tokenizer, images.to(device))
+        return decode_tiled(tokenizer, codes).float().cpu(), codes.cpu()
     codes = tokenizer.encode(images.to(device))
     return tokenizer.decode(codes).float().cpu(), codes.cpu()
 

@@ -70,29 +70,27 @@ def _ceilings_table(result: dict[str, Any]) -> Table:
 
 
 def _reader_table(reader: str, scores: dict[str, Any], ceilings: dict[str, dict[str, Any]]) -> Table:
-    text = Table(f"{reader} {scores['version']}", "texts", "counted", "T-ACC", "T-NED", box=SIMPLE_HEAD)
+    names = ("texts", "counted", "T-ACC", "T-NED", "exact", "CER")
+    text = Table(f"{reader} {scores['version']}", *names, box=SIMPLE_HEAD)
     text.pad_edge, text.collapse_padding = False, True
-    for name in ("exact", "CER"):
-        text.add_column(f"{name}\nbefore, after")
     text.columns[0].no_wrap = True
     for column in text.columns[1:]:
         column.justify = "right"
     text.add_row("all, mean of bins", *_cells(scores))
     for name, row in ceilings.items():
-        text.add_row(f"  {name}, equal bits", *_cells(row))
+        text.add_row(f"  as {name}", *_cells(row))
     text.add_row("all, without bins", str(scores["items"]), *_cells(scores["without_bins"])[1:])
     for row in scores["bins"]:
         text.add_row(f"  size {row['bin']}", *_cells(row))
-    for row in scores["by_text_size"]["bins"]:
-        text.add_row(f"  type {row['bin']} px", *_cells(row))
     for row in scores["by_glyph_height"]["bins"]:
         text.add_row(f"  glyphs {row['bin']} px", *_cells(row))
     for kind, row in scores["by_kind"].items():
         text.add_row(f"  {escape(kind)}", *_cells(row))
     text.caption = (
         "size: width of a character / longer side of the image\n"
-        "type: px per em; glyphs: height in px\n"
-        "T-ACC, T-NED: of the counted texts, those read right before"
+        "glyphs: height of a text's box, or of its ink; as ...: of equal bits\n"
+        "T-ACC, T-NED: of the counted texts, those read right before\n"
+        "exact, CER: of all texts, before and after"
     )
     if scores["empty_bins"]:
         text.caption = f"empty: {', '.join(scores['empty_bins'])}\n{text.caption}"

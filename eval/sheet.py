@@ -16,8 +16,10 @@ from . import html
 from .reconstruction import Sample
 
 SUFFIXES = (".png", ".html")
-CELL, COLUMNS, GAP, LINE = 420, 3, 16, 17
-"""Width of a cell, cells in a row, space between them, height of a line of text, in px."""
+CELL, COLUMNS, GAP, LINE = 640, 2, 24, 17
+"""Width of a cell, columns of cells, space between them, height of a line of text, in px."""
+LABEL, ACROSS = 96, 3
+"""Space for the name beside a wide picture, in px; narrow pictures side by side."""
 INK, SOFT, FRAME, PAPER, RIGHT, WRONG = "#1d2330", "#5d6678", "#d5dae3", "#ffffff", "#0a7d4f", "#c02b3c"
 TEXTS = 6
 """Texts that are listed of an image, the worst first."""
@@ -72,19 +74,20 @@ Ranked = Sequence[tuple[int, Sample]]
 
 def png_sheet(samples: Ranked, readers: Sequence[str], title: str) -> Image.Image:
     """The sheet as one picture, RGB; green and red mark what was read right and wrong."""
-    cells = [_cell(rank, sample, readers) for rank, sample in samples]
-    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
-    width = GAP + COLUMNS * (CELL + GAP)
-    heights = [max(cell.height for cell in row) + GAP for row in rows]
-    sheet = Image.new("RGB", (width, 3 * GAP + sum(heights)), PAPER)
-    draw = ImageDraw.Draw(sheet)
     order = f"; by {readers[0]}'s T-NED, then PSNR" if readers else "; by PSNR"
-    draw.text((GAP, GAP), title + order + f". {_legend()}", fill=SOFT, font=_face(14))
-    y = 3 * GAP
-    for row, height in zip(rows, heights):
-        for column, cell in enumerate(row):
-            sheet.paste(cell, (GAP + column * (CELL + GAP), y))
-        y += height
+    columns: list[list[tuple[int, Image.Image]]] = [[] for _ in range(COLUMNS)]
+    bottoms = [3 * GAP] * COLUMNS
+    for rank, sample in samples:
+        cell = _cell(rank, sample, readers)
+        shortest = bottoms.index(min(bottoms))
+        columns[shortest].append((bottoms[shortest], cell))
+        bottoms[shortest] += cell.height + GAP
+    sheet = Image.new("RGB", (GAP + COLUMNS * (CELL + GAP), max(bottoms)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), f"{title}{order}. {_legend()}", fill=SOFT, font=_face(14))
+    for i, column in enumerate(columns):
+        for y, cell in column:
+            sheet.paste(cell, (GAP + i * (CELL + GAP), y))
     return sheet
 
 
@@ -141,26 +144,27 @@ def _worst_texts(sample: Sample, readers: Sequence[str]) -> list[tuple[str, dict
 
 
 def _cell(rank: int, sample: Sample, readers: Sequence[str]) -> Image.Image:
-    """The pictures of a sample, stacked or side by side as the space allows, and the readings under them."""
+    """The pictures of a sample, wide ones stacked and others in rows, and the readings under them."""
     pictures = list(_pictures(sample).items())
     width, height = sample.original.size
-    side_by_side = (CELL - (len(pictures) - 1) * 4) // len(pictures)
-    stack = width > 2 * height or len(pictures) > 3
-    room = (CELL - 110) if stack else side_by_side
+    stacked = width > 2 * height
+    across = 1 if stacked else ACROSS
+    room = CELL - LABEL if stacked else CELL // ACROSS - 6
     scale = min(4.0, room / width)
     scale = float(int(scale)) if scale >= 1 else scale  # whole pixels where it grows
     size = max(1, round(width * scale)), max(1, round(height * scale))
     resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    step = size[1] + (4 if stacked else LINE + 4)
+    above = step * -(-len(pictures) // across)
     lines = _lines(rank, sample, readers)
-    above = (size[1] + 4) * len(pictures) if stack else size[1] + 4
     cell = Image.new("RGB", (CELL, above + 4 + LINE * len(lines)), PAPER)
     draw = ImageDraw.Draw(cell)
     for i, (name, picture) in enumerate(pictures):
-        x, y = (0, i * (size[1] + 4)) if stack else (i * (side_by_side + 4), 0)
+        x, y = i % across * (size[0] + 6), i // across * step
         cell.paste(picture.resize(size, resample), (x, y))
         draw.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), outline=FRAME)
-        if stack:
-            draw.text((x + size[0] + 6, y + size[1] // 2), name, fill=SOFT, font=_face(12), anchor="lm")
+        place = (x + size[0] + 6, y + size[1] // 2 - 7) if stacked else (x, y + size[1] + 1)
+        draw.text(place, name, fill=SOFT, font=_face(12))
     for i, line in enumerate(lines):
         x = 0
         for text, colour in line:
@@ -173,18 +177,18 @@ def _lines(rank: int, sample: Sample, readers: Sequence[str]) -> list[list[tuple
     """Lines of coloured pieces of text."""
     lines = [[(_headline(rank, sample, readers), SOFT)]]
     for text, read in _worst_texts(sample, readers):
-        lines.append([(_short(text), INK)])
+        line = [(_short(text), INK)]
         for name, (before, after) in read.items():
-            line = [(f"    {name}: ", SOFT), (_short(after) or "nothing", RIGHT if after == text else WRONG)]
+            line += [(f"   {name} ", SOFT), (_short(after) or "nothing", RIGHT if after == text else WRONG)]
             if before != text:
-                line.append((f"   before: {_short(before) or 'nothing'}", SOFT))
-            lines.append(line)
+                line.append((f" (before: {_short(before) or 'nothing'})", SOFT))
+        lines.append(line)
     if (more := len(sample.readings) - TEXTS) > 0:
         lines.append([(f"and {more} more texts", SOFT)])
     return lines
 
 
-def _short(text: str, most: int = 44) -> str:
+def _short(text: str, most: int = 24) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

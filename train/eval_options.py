@@ -37,7 +37,8 @@ engines read before and after (T-ACC, T-NED, CER, by text size), and what they r
 JPEG, WebP and scaled-down images of equal bits.
 
 Without --images, a built-in suite (--suite), in held-out fonts and words (extra `demo`):
-words    words and random strings, black on white
+words    words and random strings, black on white, on strips 16 px high
+words64  the same on strips of 32 x 128 px
 ocr      words, random strings, lines, pages, receipts, tables, in colour, light on dark,
          rotated; --kinds chooses among them
 scans    photographed print (extra `scans`)
@@ -83,7 +84,7 @@ error rate. Needs the extra `ocr`. Without --words: the built-in held-out words 
 def _add_reconstruction(parser: Parser) -> None:
     parser.add_argument(
         "--suite",
-        choices=("words", "ocr", "scans"),
+        choices=("words", "words64", "ocr", "scans"),
         default="words",
         help="images where --images names none (default: %(default)s)",
     )
@@ -95,7 +96,7 @@ def _add_reconstruction(parser: Parser) -> None:
         metavar="N",
         type=number,
         default=40,
-        help="images of each kind of the suite ocr, pages a quarter as many (default: %(default)s)",
+        help="images of each kind of ocr and words64, pages a quarter as many (default: %(default)s)",
     )
     parser.add_argument(
         "--no-ceilings",

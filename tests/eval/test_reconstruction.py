@@ -1,5 +1,6 @@
 import json
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from earlyfusion.eval import reconstruction
 from earlyfusion.eval.items import Item, TextRegion
 from earlyfusion.eval.passages import passages
 from earlyfusion.eval.perceptual import Perceptual
@@ -20,7 +22,9 @@ from earlyfusion.eval.reconstruction import (
     reconstruct_pictures,
 )
 from earlyfusion.eval.reconstruction_table import table
+from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.pixels import to_pil, to_tensor
+from earlyfusion.tokenizers.tiles import encode_tiled
 
 
 class FakeTokenizer(nn.Module):
@@ -155,6 +159,19 @@ def test_batching_by_size_changes_nothing(image_tokenizer, photo):
         (alone,) = reconstruct_pictures(image_tokenizer, [picture])
         assert got.size == picture.size
         assert (to_tensor(got) - to_tensor(alone)).abs().max() < 0.02  # one step of 255
+
+
+def test_a_page_too_large_for_a_batch_goes_in_tiles(photo, monkeypatch):
+    config = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, norm="layer")
+    tokenizer = ImageTokenizer(config).eval()
+    page = photo.resize((160, 96))
+    seen = []
+    (whole,) = reconstruct_pictures(tokenizer, [page], batch=lambda _, x, y, codes: seen.append(codes))
+    monkeypatch.setattr(reconstruction, "BATCH_PIXELS", 96 * 96)
+    monkeypatch.setattr(reconstruction, "encode_tiled", partial(encode_tiled, tile=64))
+    (tiled,) = reconstruct_pictures(tokenizer, [page], batch=lambda _, x, y, codes: seen.append(codes))
+    assert torch.equal(*seen)
+    assert (to_tensor(tiled) - to_tensor(whole)).abs().max() < 0.02  # one step of 255
 
 
 def test_a_real_tokenizer_takes_images_of_any_size(image_tokenizer, photo):
@@ -346,7 +363,7 @@ def test_the_table_prints_every_figure():
     for expected in ("PSNR", "50.0% of 16", "fake 1"):
         assert expected in text
     for expected in (
-        "type [12, 13) px",
+        "glyphs [10, 12) px",
         "size [0.04, 1)",
         "[red]odd",
         "empty: [0.02, 0.03)",

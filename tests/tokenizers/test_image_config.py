@@ -66,17 +66,19 @@ def test_bad_settings_are_named(fields: dict[str, Any], message: str) -> None:
 def test_every_kind_can_be_built(quantizer: str) -> None:
     from earlyfusion.tokenizers.quantizer import Quantizer
 
-    fields: dict[str, Any] = {"fsq_levels": (8, 8)} if quantizer == "fsq" else {}
+    fields: dict[str, Any] = {"quantizer": quantizer, "codebook_size": 64, "codebook_dim": 16}
+    if quantizer == "fsq":
+        fields["fsq_levels"] = (8, 8)
     for groups in (1, 3):
-        config = ImageTokenizerConfig(quantizer=quantizer, codebook_size=64, groups=groups, **fields)
+        config = ImageTokenizerConfig(groups=groups, **fields)
         assert Quantizer(config).codebook.shape == (groups * 64, groups * 16)
     if quantizer in ("vq", "simvq"):
-        config = ImageTokenizerConfig(quantizer=quantizer, codebook_size=64, groups=3, residual=2)
+        config = ImageTokenizerConfig(groups=3, residual=2, **fields)
         assert Quantizer(config).codebook.shape == (6 * 64, 3 * 16)
 
 
 def test_what_follows_from_the_fields() -> None:
-    config = ImageTokenizerConfig(stem=2, channels=(8, 16, 24), quantizer="vq", groups=3, residual=2)
+    config = ImageTokenizerConfig(stem=2, channels=(8, 16, 24), quantizer="vq", codebook_dim=16, groups=3, residual=2)
     assert (config.factor, config.codes_per_position, config.latent_dim) == (8, 6, 48)
     assert ImageTokenizerConfig(stem=1, channels=(8,)).factor == 1
 
@@ -88,6 +90,8 @@ def test_json_gives_the_same_config_back() -> None:
 
 
 @pytest.mark.parametrize(("cosine", "kind"), [(True, "cosine"), (False, "vq")])
-def test_the_field_of_earlier_versions(cosine: bool, kind: str) -> None:
-    assert upgrade({"stem": 4, "cosine": cosine}) == {"stem": 4, "quantizer": kind}
-    assert upgrade({"stem": 4}) == {"stem": 4}
+def test_the_fields_of_earlier_versions(cosine: bool, kind: str) -> None:
+    """`cosine` became a kind of quantizer; GroupNorm was the only norm."""
+    assert upgrade({"stem": 4, "cosine": cosine}) == {"stem": 4, "norm": "group", "quantizer": kind}
+    today = {"stem": 4, "norm": "layer", "quantizer": "simvq"}
+    assert upgrade(dict(today)) == today

@@ -184,7 +184,7 @@ def test_a_failing_save_leaves_the_folder_alone(folder: Path, monkeypatch: pytes
 @pytest.mark.parametrize("kind", ["cosine", "vq"])
 def test_a_folder_of_an_earlier_version(kind: str, tmp_path: Path) -> None:
     """With the field `cosine`, without those that came later, and with one quantizer that had no slots."""
-    tokenizer = build(kind)
+    tokenizer = build(kind, norm="group")
     tokenizer.save(tmp_path)
     earlier = ("stem", "channels", "res_blocks", "codebook_size", "codebook_dim", "codebook_decay")
     earlier += ("dead_code_threshold", "kind", "format")

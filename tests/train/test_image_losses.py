@@ -18,7 +18,7 @@ def recogniser() -> Recogniser:
     """Untrained, in evaluation mode."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Recogniser(RecogniserConfig(channels=(8, 12, 8), characters="ab")).eval()
+        return Recogniser(RecogniserConfig(channels=(8, 12, 8), characters="ab")).eval().requires_grad_(False)
 
 
 def boxes(*rows: tuple[int, float, float, float, float]) -> Tensor:
@@ -153,7 +153,6 @@ def test_the_order_of_images_and_boxes_does_not_matter(recogniser: Recogniser) -
 
 
 def test_the_gradient_goes_to_the_reconstruction_alone(recogniser: Recogniser) -> None:
-    recogniser.requires_grad_(False)
     wanted, found = images().requires_grad_(), images(seed=1).requires_grad_()
     before = {name: tensor.clone() for name, tensor in recogniser.state_dict().items()}
     text_distance(recogniser, found, wanted, boxes((0, 8, 8, 40, 24))).backward()
