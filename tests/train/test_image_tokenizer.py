@@ -1,18 +1,24 @@
 """Training of the image tokenizer: its stages, its checkpoints, and a run that is stopped and goes on."""
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, Features, Image, List, Value
 from lightning.pytorch.callbacks import Callback
+from PIL import Image as PilImage
+from PIL import ImageDraw
 
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from earlyfusion.train.data import ImageData
+from earlyfusion.train.adversary import AdversaryConfig
+from earlyfusion.train.data import ImageBatch, ImageData
 from earlyfusion.train.fit import fit_image_tokenizer
 from earlyfusion.train.image_tokenizer import ImageTokenizerTraining, psnr
 from earlyfusion.train.logs import read_metrics
+from earlyfusion.train.recogniser import Recogniser, RecogniserConfig
 from earlyfusion.train.schedule import warmup_stable_decay
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4)
@@ -27,7 +33,9 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int):
         learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.steps.append((trainer.global_step, float(outputs["loss"]), float(batch.sum()), learning_rate))
+        self.steps.append(
+            (trainer.global_step, float(outputs["loss"]), float(batch.images.sum()), learning_rate)
+        )
         if trainer.global_step == self.stop:
             raise KeyboardInterrupt
 
@@ -35,7 +43,8 @@ class Watch(Callback):
 def training(**changes: Any) -> ImageTokenizerTraining:
     torch.manual_seed(0)
     settings = {"lr": 2e-3, "max_steps": STEPS, "warmup_steps": 3, "autoencoder_steps": AUTOENCODER}
-    return ImageTokenizerTraining(CONFIG, **{**settings, "kmeans_latents": 256, **changes})
+    settings |= {"config": CONFIG, "kmeans_latents": 256, "text_weight": 0.0}
+    return ImageTokenizerTraining(**{**settings, **changes})
 
 
 def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **options: Any) -> Path:
@@ -45,6 +54,33 @@ def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **o
     return fit_image_tokenizer(
         module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options
     )
+
+
+@pytest.fixture(scope="module")
+def text_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 images of 32 x 16 px with a word and its box, one in four without any."""
+    rows: dict[str, list] = {"image": [], "objects": []}
+    for number in range(48):
+        image = PilImage.new("RGB", (32, 16), (255, 255 - 3 * number, 255))
+        text = f"w{number}" if number % 4 else ""
+        ImageDraw.Draw(image).text((4, 2), text, fill="black")
+        box = [[4.0, 2.0, 6.0 * len(text), 11.0]] if text else []
+        rows["image"].append(image)
+        rows["objects"].append({"bbox": box, "text": [text] if text else []})
+    objects = {"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
+    folder = tmp_path_factory.mktemp("texts") / "set"
+    Dataset.from_dict(rows, Features(image=Image(), objects=objects)).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained recogniser."""
+    folder = tmp_path_factory.mktemp("recogniser") / "model"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Recogniser(RecogniserConfig(channels=(8, 8, 8))).save(folder)
+    return folder
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, image_folder: Path):
@@ -63,6 +99,41 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, ima
     assert read_metrics(tmp_path / "stopped") == read_metrics(tmp_path / "straight")
     weights = [ImageTokenizer.load(tmp_path / n / "model").state_dict() for n in ("straight", "stopped")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("stop", [12, 17])  # before and after the adversary begins
+def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_images: Path, recogniser: Path):
+    """The adversary's network and optimiser, the average of the weights and the noise are in the checkpoint."""
+    adversary = AdversaryConfig(weight=0.5, start=12, warmup=4, channels=8, layers=1)
+    settings = {"edge_weight": 0.5, "chroma_weight": 0.5, "text_weight": 0.3, "ema_decay": 0.9}
+    settings |= {"recogniser": str(recogniser), "adversary": adversary, "latent_noise": 0.1}
+    straight, first, second = Watch(), Watch(stop), Watch()
+    modules = [training(**settings) for _ in range(3)]
+    train(text_images, tmp_path / "straight", straight, module=modules[0])
+    with pytest.raises(KeyboardInterrupt):
+        train(text_images, tmp_path / "stopped", first, module=modules[1])
+    train(text_images, tmp_path / "stopped", second, module=modules[2])
+    begun = second.steps[0][0]
+    assert begun == stop // 5 * 5 + 1
+    assert first.steps[: begun - 1] + second.steps == straight.steps
+    assert read_metrics(tmp_path / "stopped") == read_metrics(tmp_path / "straight")
+    weights = [ImageTokenizer.load(tmp_path / n / "model").state_dict() for n in ("straight", "stopped")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    discriminators = [module.adversary.network.state_dict() for module in (modules[0], modules[2])]
+    assert all(torch.equal(tensor, discriminators[1][name]) for name, tensor in discriminators[0].items())
+    untrained = training(**settings).adversary.network.state_dict()
+    assert not all(torch.equal(tensor, untrained[name]) for name, tensor in discriminators[0].items())
+
+    curves = read_metrics(tmp_path / "straight")
+    terms = ("l1", "mse", "chroma", "edge", "text", "commitment")
+    assert {f"train/{name}" for name in terms} <= set(curves)
+    assert {f"validation/{name}" for name in ("l1", "mse", "chroma", "edge", "text", "psnr")} <= set(curves)
+    figures = ("d_loss", "g_loss", "logits_real", "logits_fake", "adaptive_weight")
+    for name in figures:  # from step 12 on, counted from 0
+        assert [step for step, _ in curves[f"train/adversary_{name}"]] == [15, 19, 23]
+    checkpoint = torch.load(tmp_path / "stopped/last.ckpt", weights_only=True)
+    assert set(checkpoint["adversary"]) == {"network", "optimizer"}
+    assert all(name.startswith("net.") for name in checkpoint["state_dict"])  # no recogniser, no adversary
 
 
 def test_what_a_run_writes(tmp_path: Path, image_folder: Path):
@@ -123,7 +194,13 @@ def test_the_codebook_is_made_once_after_the_autoencoder(tmp_path: Path, image_f
             made.append(self.global_step)
             super()._initialise_codebook()
 
-    module = Counting(CONFIG, max_steps=STEPS, autoencoder_steps=AUTOENCODER, kmeans_latents=256)
+    options = {
+        "max_steps": STEPS,
+        "autoencoder_steps": AUTOENCODER,
+        "kmeans_latents": 256,
+        "text_weight": 0.0,
+    }
+    module = Counting(CONFIG, **options)
     train(image_folder, tmp_path, module=module)
     assert made == [AUTOENCODER]
 
@@ -141,6 +218,28 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, image_folder: Path):
     other = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
     with pytest.raises(ValueError, match="has config.codebook_size=16, not 32"):
         ImageTokenizerTraining(other, init_from=str(folder))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"quantizer": "vq", "residual": 2},
+        {"quantizer": "vq", "learnable_codebook": True},
+        {"quantizer": "simvq", "groups": 2},
+        {"quantizer": "fsq", "fsq_levels": (4, 4)},
+        {"quantizer": "lfq"},
+        {"quantizer": "ibq", "groups": 2},
+    ],
+    ids=lambda fields: fields["quantizer"],
+)
+def test_every_quantizer_trains(fields: dict[str, Any], tmp_path: Path, image_folder: Path):
+    config = dataclasses.replace(CONFIG, **fields)
+    folder = train(image_folder, tmp_path, module=training(config=config))
+    curves = read_metrics(tmp_path)
+    assert curves["train/mse"][-1][1] < 0.7 * curves["train/mse"][0][1]
+    assert 0 < curves["validation/codebook_usage"][-1][1] <= 1
+    assert 1 <= curves["validation/codebook_perplexity"][-1][1] <= 16
+    assert ImageTokenizer.load(folder).config == config
 
 
 def test_learning_rate():
@@ -162,6 +261,80 @@ def test_settings_that_make_no_sense():
         training(decay_fraction=2)
     with pytest.raises(ValueError, match="kmeans_latents must reach codebook_size"):
         training(kmeans_latents=3)
+    with pytest.raises(ValueError, match="latent_noise must not be negative, got -0.1"):
+        training(latent_noise=-0.1)
+    late = AdversaryConfig(weight=0.5, start=AUTOENCODER - 1)
+    with pytest.raises(ValueError, match="adversary.start is 7, expected at least autoencoder_steps, 8"):
+        training(adversary=late)
+    with pytest.raises(ValueError, match="lpips_weight is 0.5, which needs lpips_backbone: a file with the"):
+        training(lpips_weight=0.5)
+    with pytest.raises(FileNotFoundError, match=r"nowhere.config\.json not found"):
+        training(text_weight=0.5, recogniser="nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        training(lpips_weight=0.5, lpips_backbone="nowhere.pth")
+
+
+def batch(count: int = 2) -> ImageBatch:
+    images = torch.rand(count, 3, 16, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return ImageBatch(images, torch.tensor([[0.0, 4, 0, 28, 16]]))
+
+
+def test_only_terms_with_a_weight_are_computed(recogniser: Path, monkeypatch: pytest.MonkeyPatch):
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("computed without a weight")
+
+    for name in ("chroma", "edge", "text_distance"):
+        monkeypatch.setattr(f"earlyfusion.train.image_losses.{name}", forbidden)
+    terms = training().terms(batch().images * 0.9, batch())
+    assert set(terms) == {"l1", "mse"}  # these two are always logged
+    with pytest.raises(AssertionError, match="computed without"):
+        training(edge_weight=0.1).terms(batch().images, batch())
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms(recogniser: Path):
+    weights = {"l1": 0.5, "mse": 2.0, "chroma": 0.25, "edge": 3.0, "text": 0.7}
+    settings: dict[str, Any] = {f"{name}_weight": value for name, value in weights.items()}
+    module = training(**settings, recogniser=str(recogniser), commitment_weight=0.3)
+    module.codebook_ready = True
+    values = batch()
+    with torch.no_grad():
+        module.net.initialise_codebook(module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2))
+        output = module.net.eval()(values.images)
+        terms = module.terms(output.images, values)
+        assert set(terms) == set(weights) and all(value > 0 for value in terms.values())
+        expected = sum(weights[name] * float(value) for name, value in terms.items())
+        assert float(module._weighted(terms)) == pytest.approx(expected)
+
+
+def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogniser: Path):
+    module = training(text_weight=1.0, recogniser=str(recogniser))
+    (network,) = module._recogniser
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    train(text_images, tmp_path, module=module)
+    assert not network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+    assert not any(p is q for p in network.parameters() for q in module.parameters())
+    assert read_metrics(tmp_path)["train/text"][-1][1] > 0
+
+
+def test_the_recogniser_of_the_package_is_the_default():
+    (network,) = training(text_weight=0.4)._recogniser
+    assert network.classes("a ~") and not network.training
+    module = training(text_weight=0.4)
+    far = module.terms(-batch().images, batch())["text"]
+    near = module.terms(batch().images * 0.9, batch())["text"]
+    assert near < 0.5 * far
+
+
+def test_noise_is_for_the_warm_up_alone():
+    module = training()
+    images = batch().images
+    with torch.no_grad():
+        assert not torch.equal(
+            module(images, quantize=False, noise=0.3).images, module(images, quantize=False).images
+        )
+        assert torch.equal(module.eval()(images, noise=0.3).images, module(images).images)
 
 
 def test_data_of_another_factor_is_refused(tmp_path: Path, image_folder: Path):
