@@ -57,10 +57,12 @@ class Cell:
 NETWORK: dict[str, Any] = {"stem": 4, "channels": (64, 128), "res_blocks": 1}
 PLAIN: dict[str, Any] = {"quantizer": "vq", "norm": "group", "codebook_size": 2048, "codebook_dim": 16}
 """The plain recipe: one VQ codebook, L1 + MSE, quantised from the first step."""
-OURS: dict[str, Any] = {"quantizer": "cosine", "norm": "layer", "codebook_size": 2048, "codebook_dim": 8}
+TUNED: dict[str, Any] = {**PLAIN, "codebook_decay": 0.99, "codebook_dim": 8}
+"""The plain recipe after its trials."""
+OURS: dict[str, Any] = {**TUNED, "quantizer": "cosine", "norm": "layer"}
 WARM: dict[str, Any] = {"autoencoder_share": 0.2, "quantised_lr": 3e-3}
 """First a plain autoencoder, then k-means makes the codebook."""
-RECIPE: dict[str, Any] = {**WARM, "crop": (32, 64), "latent_noise": 0.15}
+RECIPE: dict[str, Any] = {**WARM, "crop": (32, 64), "latent_noise": 0.15, "text_weight": 0.7}
 
 
 def cells() -> list[Cell]:
@@ -73,58 +75,51 @@ def cells() -> list[Cell]:
     # As many trials for the learning rate and the codebook of the one as of the other.
     for lr in (1e-3, 2e-3, 4e-3):
         add("trial plain", f"plain lr {lr:.0e}", PLAIN, {"lr": lr})
+    add("trial plain", "plain decay .99", {**PLAIN, "codebook_decay": 0.99}, {})
+    add("trial plain", "plain dim 8", {**PLAIN, "codebook_dim": 8}, {})
+    add("trial plain", "plain learnable", {**PLAIN, "learnable_codebook": True}, {})
+    add("leader", "plain, tuned", TUNED, {}, 0, 1, 2)
+    add("leader", "ours", OURS, RECIPE, 0, 1, 2)
+    for lr in (1e-3, 4e-3):
         add("trial ours", f"ours lr {lr:.0e}", OURS, {**RECIPE, "lr": lr, "quantised_lr": 1.5 * lr})
-    for what, change in (
-        ("decay .99", {"codebook_decay": 0.99}),
-        ("dim 8 or 16", {}),
-        ("learnable", {"learnable_codebook": True}),
-    ):
-        width = {"codebook_dim": 24 - PLAIN["codebook_dim"]} if "dim" in what else {}
-        add("trial plain", f"plain {what}", {**PLAIN, **change, **width}, {})
-        width = {"codebook_dim": 24 - OURS["codebook_dim"]} if "dim" in what else {}
-        if what != "learnable":
-            add("trial ours", f"ours {what}", {**OURS, **change, **width}, RECIPE)
-    add("trial ours", "ours vq learnable", {**OURS, "quantizer": "vq", "learnable_codebook": True}, RECIPE)
+    add("trial ours", "ours decay .95", {**OURS, "codebook_decay": 0.95}, RECIPE)
+    add("trial ours", "ours dim 16", {**OURS, "codebook_dim": 16}, RECIPE)
+    add("trial ours", "ours learnable vq", {**OURS, "quantizer": "vq", "learnable_codebook": True}, RECIPE)
 
-    # From the plain recipe to ours, one change after the other.
-    network, training = dict(PLAIN), {}
+    # From the tuned plain recipe to ours, one change after the other.
+    network, training = dict(TUNED), {}
     for what, config, more in (
         ("+ warm-up", {}, WARM),
         ("+ cosine", {"quantizer": "cosine"}, {}),
         ("+ layer norm", {"norm": "layer"}, {}),
-        ("+ 8 dimensions", {"codebook_dim": 8}, {}),
         ("+ crops", {}, {"crop": (32, 64)}),
+        ("+ noise", {}, {"latent_noise": 0.15}),
     ):
         network, training = {**network, **config}, {**training, **more}
         add("ladder", what, network, training)
 
-    add("quantizer", "simvq", {**OURS, "quantizer": "simvq"}, RECIPE)
-    add("quantizer", "vq", {**OURS, "quantizer": "vq"}, RECIPE)
     fsq = {"quantizer": "fsq", "fsq_levels": (8, 8, 8, 4)}
-    add("quantizer", "fsq", {**OURS, **fsq}, RECIPE)
-    add("quantizer", "lfq", {**OURS, "quantizer": "lfq", "codebook_dim": 16}, RECIPE)
-    add("quantizer", "ibq", {**OURS, "quantizer": "ibq"}, RECIPE)
-    add("quantizer", "straight through", {**OURS, "rotation_trick": False}, RECIPE)
-    add("quantizer", "2 groups", {**OURS, "groups": 2, "codebook_size": 45}, RECIPE)
-    add("quantizer", "2 residual", {**OURS, "quantizer": "vq", "residual": 2, "codebook_size": 45}, RECIPE)
     deep = {"channels": (64, 128, 192)}
-    add("quantizer", "f16, 4 groups", {**OURS, **deep, "groups": 4}, RECIPE)
-
-    for weight in (0.1, 0.3, 1.0):
-        add("loss", f"text {weight}", OURS, {**RECIPE, "text_weight": weight})
-    add("loss", "edge 0.5", OURS, {**RECIPE, "edge_weight": 0.5})
-    add("loss", "l1 alone", OURS, {**RECIPE, "mse_weight": 0.0})
-    add("loss", "mse alone", OURS, {**RECIPE, "l1_weight": 0.0})
-    add("loss", "weights' average .99", OURS, {**RECIPE, "ema_decay": 0.99})
-    add("loss", "adversary 0.5", OURS, {**RECIPE, "adversary_weight": 0.5})
-
-    add("rate", "ours @ 0.125", {**OURS, "codebook_size": 256}, RECIPE)
-    add("rate", "ours 2 groups @ 0.25", {**OURS, "codebook_size": 256, "groups": 2}, RECIPE)
-    add("rate", "ours 2 groups @ 0.34", {**OURS, "groups": 2}, RECIPE)
-    add("rate", "plain @ 0.125", {**PLAIN, "codebook_size": 256}, {})
     fine = {"channels": (64,), "res_blocks": 2}  # 4 pixels a code
-    add("rate", "plain f4 @ 0.25", {**PLAIN, **fine, "codebook_size": 16}, {})
-    add("rate", "plain f4 @ 0.3125", {**PLAIN, **fine, "codebook_size": 32}, {})
+    add("quantizer", "fsq", {**OURS, **fsq}, RECIPE)
+    add("quantizer", "vq", {**OURS, "quantizer": "vq"}, RECIPE)
+    add("quantizer", "2 groups", {**OURS, "groups": 2, "codebook_size": 45}, RECIPE)
+    add("rate", "ours @ 0.125", {**OURS, "codebook_size": 256}, RECIPE)
+    add("rate", "plain @ 0.125", {**TUNED, "codebook_size": 256}, {})
+    add("rate", "ours @ 0.34", {**OURS, "groups": 2}, RECIPE)
+    add("rate", "plain, 4 px a code @ 0.3125", {**TUNED, **fine, "codebook_size": 32}, {})
+    add("loss", "text 2.0", OURS, {**RECIPE, "text_weight": 2.0})
+    add("loss", "edge 0.5", OURS, {**RECIPE, "edge_weight": 0.5})
+    add("quantizer", "simvq", {**OURS, "quantizer": "simvq"}, RECIPE)
+    add("quantizer", "ibq", {**OURS, "quantizer": "ibq"}, RECIPE)
+    add("loss", "adversary 0.5", OURS, {**RECIPE, "adversary_weight": 0.5})
+    add("quantizer", "lfq", {**OURS, "quantizer": "lfq", "codebook_dim": 16}, RECIPE)
+    add("quantizer", "f16, 4 groups", {**OURS, **deep, "groups": 4}, RECIPE)
+    add("quantizer", "straight through", {**OURS, "rotation_trick": False}, RECIPE)
+    add("quantizer", "2 residual", {**OURS, "quantizer": "vq", "residual": 2, "codebook_size": 45}, RECIPE)
+    add("loss", "weights' average .99", OURS, {**RECIPE, "ema_decay": 0.99})
+    add("loss", "l1 alone", OURS, {**RECIPE, "mse_weight": 0.0})
+    add("rate", "ours, 4 px a code @ 0.3125", {**OURS, **fine, "codebook_size": 32}, RECIPE)
     return out
 
 
@@ -169,7 +164,8 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     config = ImageTokenizerConfig(**{**NETWORK, **cell.config})
     settings = {"lr": 2e-3, "warmup_steps": 100, "decay_fraction": 0.4, "seed": cell.seed, **cell.training}
     share, crop = settings.pop("autoencoder_share", 0.0), settings.pop("crop", None)
-    if settings.get("text_weight"):
+    settings = {"text_weight": 0.0, "latent_noise": 0.0, **settings}
+    if settings["text_weight"]:
         settings["recogniser"] = str(out / "recogniser-0/model")
     against = settings.pop("adversary_weight", 0.0)
     small = AdversaryConfig(weight=against, start=0, warmup=0, channels=32, layers=2)
@@ -211,7 +207,10 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     return row | measure(tokenizer, out)
 
 
-_CONFIG_COLUMNS = ("quantizer", "norm", "codebook_size", "groups", "residual", "channels", "rotation_trick")
+_CONFIG_COLUMNS = (
+    *("quantizer", "norm", "codebook_size", "codebook_dim", "codebook_decay", "groups", "residual"),
+    *("channels", "rotation_trick", "learnable_codebook"),
+)
 
 
 def operations_of_a_step(training: Any, share_of_adversary: float = 0.0) -> float:
