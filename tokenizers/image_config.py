@@ -51,7 +51,7 @@ class ImageTokenizerConfig:
     """Gradients pass the quantizer by a rotation (arXiv:2410.06424); False: straight through."""
     learnable_codebook: bool = False
     """The codebook of "vq" learns by gradients, not as a moving average of its latents."""
-    codebook_decay: float = 0.95
+    codebook_decay: float = 0.99
     """Decay of the codebook's exponential moving average."""
     dead_code_threshold: float = 0.002
     """A code whose moving-average use per batch falls below this becomes a current latent; 0 = never."""

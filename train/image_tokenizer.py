@@ -45,7 +45,7 @@ class ImageTokenizerTraining(L.LightningModule):
         mse_weight: float = 1.0,
         chroma_weight: float = 0.0,
         edge_weight: float = 0.0,
-        text_weight: float = 0.4,
+        text_weight: float = 0.7,
         recogniser: str | None = None,
         lpips_weight: float = 0.0,
         lpips_backbone: str | None = None,

@@ -168,7 +168,7 @@ def test_a_page_too_large_for_a_batch_goes_in_tiles(photo, monkeypatch):
     seen = []
     (whole,) = reconstruct_pictures(tokenizer, [page], batch=lambda _, x, y, codes: seen.append(codes))
     monkeypatch.setattr(reconstruction, "BATCH_PIXELS", 96 * 96)
-    monkeypatch.setattr(reconstruction, "encode_tiled", partial(encode_tiled, tile=64))
+    monkeypatch.setattr(reconstruction, "encode_tiled", partial(encode_tiled, tile=96))
     (tiled,) = reconstruct_pictures(tokenizer, [page], batch=lambda _, x, y, codes: seen.append(codes))
     assert torch.equal(*seen)
     assert (to_tensor(tiled) - to_tensor(whole)).abs().max() < 0.02  # one step of 255
