@@ -56,8 +56,11 @@ class Cell:
 
 NETWORK: dict[str, Any] = {"stem": 4, "channels": (64, 128), "res_blocks": 1}
 PLAIN: dict[str, Any] = {
-    **{"quantizer": "vq", "norm": "group"},
-    **{"codebook_size": 2048, "codebook_dim": 16, "codebook_decay": 0.95},
+    "quantizer": "vq",
+    "norm": "group",
+    "codebook_size": 2048,
+    "codebook_dim": 16,
+    "codebook_decay": 0.95,
 }
 """The plain recipe: one VQ codebook, L1 + MSE, quantised from the first step."""
 TUNED: dict[str, Any] = {**PLAIN, "codebook_decay": 0.99, "codebook_dim": 8}

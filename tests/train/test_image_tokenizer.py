@@ -103,7 +103,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, ima
 
 @pytest.mark.parametrize("stop", [12, 17])  # before and after the adversary begins
 def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_images: Path, recogniser: Path):
-    """The adversary's network and optimiser, the average of the weights and the noise are in the checkpoint."""
+    """Adversary, average of the weights, noise: what they need is in the checkpoint."""
     adversary = AdversaryConfig(weight=0.5, start=12, warmup=4, channels=8, layers=1)
     settings = {"edge_weight": 0.5, "chroma_weight": 0.5, "text_weight": 0.3, "ema_decay": 0.9}
     settings |= {"recogniser": str(recogniser), "adversary": adversary, "latent_noise": 0.1}
