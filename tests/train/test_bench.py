@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from earlyfusion.eval.items import Item
@@ -63,11 +64,10 @@ def train(images: Path, run: Path, *callbacks: Any, **changes: Any) -> Path:
     return fit_image_tokenizer(module, data, run, **options)
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_its_figures_are_those_of_the_command(
-    ema_decay: float, tmp_path: Path, image_folder: Path, items: list[Item], judges: list[Knowing]
+    tmp_path: Path, image_folder: Path, items: list[Item], judges: list[Knowing]
 ) -> None:
-    folder = train(image_folder, tmp_path, Bench(every=4), ema_decay=ema_decay)
+    folder = train(image_folder, tmp_path, Bench(every=4))
     curves = read_metrics(tmp_path)
     # not at step 4, which has no codebook yet; in the rows of the training's own figures
     assert [step for step, _ in curves["bench/psnr"]] == [7, 11]
@@ -78,6 +78,28 @@ def test_its_figures_are_those_of_the_command(
     expected = evaluate_reconstruction(ImageTokenizer.load(folder), items, judges)
     for name in ("psnr", "ssim", "codebook_usage", "perplexity"):
         assert curves[f"bench/{name}"][-1][1] == pytest.approx(expected[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_it_looks_at_the_averaged_weights(
+    ema_decay: float, tmp_path: Path, image_folder: Path, judges: list[Knowing], monkeypatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    raw: list[torch.Tensor] = []
+
+    def look(net: ImageTokenizer, items: list[Item], readers: list[Knowing]) -> dict[str, Any]:
+        seen.append(net.last_layer.detach().clone())
+        return evaluate_reconstruction(net, items, readers)
+
+    class Raw(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            if trainer.global_step % 4 == 0 and pl_module.codebook_ready:
+                raw.append(pl_module.net.last_layer.detach().clone())
+
+    monkeypatch.setattr(bench, "evaluate_reconstruction", look)
+    train(image_folder, tmp_path, Bench(every=4), Raw(), ema_decay=ema_decay)
+    assert len(seen) == len(raw) == 2
+    assert [torch.equal(*pair) for pair in zip(seen, raw)] == [not ema_decay] * 2
 
 
 def test_the_training_does_not_notice(tmp_path: Path, image_folder: Path, judges: list[Knowing]) -> None:
