@@ -1,5 +1,5 @@
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportOperatorIssue=false
 import re
 from collections.abc import Callable
 
@@ -220,8 +220,9 @@ def test_the_last_layer_is_the_last_convolution() -> None:
     before = tokenizer.reconstruct(tokenizer.latents(images))
     with torch.no_grad():
         tokenizer.last_layer.mul_(2)
-        bias = next(m.bias for m in reversed(list(tokenizer.decoder)) if isinstance(m, torch.nn.Conv2d))
-        bias.mul_(2)
+        last = [m for m in tokenizer.decoder.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+        assert last.bias is not None
+        last.bias.mul_(2)
     torch.testing.assert_close(tokenizer.reconstruct(tokenizer.latents(images)), 2 * before)
 
 

@@ -78,7 +78,8 @@ def test_every_kind_can_be_built(quantizer: str) -> None:
 
 
 def test_what_follows_from_the_fields() -> None:
-    config = ImageTokenizerConfig(stem=2, channels=(8, 16, 24), quantizer="vq", codebook_dim=16, groups=3, residual=2)
+    codes: dict[str, Any] = {"quantizer": "vq", "codebook_dim": 16, "groups": 3, "residual": 2}
+    config = ImageTokenizerConfig(stem=2, channels=(8, 16, 24), **codes)
     assert (config.factor, config.codes_per_position, config.latent_dim) == (8, 6, 48)
     assert ImageTokenizerConfig(stem=1, channels=(8,)).factor == 1
 

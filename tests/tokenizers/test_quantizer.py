@@ -1,6 +1,7 @@
 """Quantizers of every kind: codes, their vectors, gradients, and the library's own classes as witnesses."""
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false
 from typing import Any
 
 import pytest

@@ -30,6 +30,23 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def text_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 images of 32 x 16 px with a word and its box, one in four without any."""
+    rows: dict[str, list] = {"image": [], "objects": []}
+    for number in range(48):
+        image = PilImage.new("RGB", (32, 16), (255, 255 - 3 * number, 255))
+        text = f"w{number}" if number % 4 else ""
+        ImageDraw.Draw(image).text((4, 2), text, fill="black")
+        box = [[4.0, 2.0, 6.0 * len(text), 11.0]] if text else []
+        rows["image"].append(image)
+        rows["objects"].append({"bbox": box, "text": [text] if text else []})
+    objects = {"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
+    folder = tmp_path_factory.mktemp("texts") / "set"
+    Dataset.from_dict(rows, Features(image=Image(), objects=objects)).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer_folders(
     tmp_path_factory: pytest.TempPathFactory, text_tokenizer, image_tokenizer
 ) -> tuple[Path, Path]:

@@ -12,13 +12,14 @@ from earlyfusion.tokenizers.image import ImageTokenizer
 from earlyfusion.train.cli import main
 from earlyfusion.train.logs import read_metrics
 from earlyfusion.train.prepare import read_config
+from earlyfusion.train.recogniser import Recogniser
 
 CONFIGS = Path(__file__).parents[2] / "train/configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
 
 
 def kind(file: Path) -> str:
-    return "lm" if file.name.startswith("lm") else "image-tokenizer"
+    return next((k for k in ("lm", "recogniser") if file.name.startswith(k)), "image-tokenizer")
 
 
 def overrides(file: Path, images: Path, prepared: Path, run: Path) -> list[str]:
@@ -73,6 +74,39 @@ def test_image_tokenizer_commands(tmp_path: Path, image_folder: Path, prepared: 
     assert len(list(written.glob("*.png"))) == len((written / "codes.jsonl").read_text().splitlines()) == 12
     assert main(["image-tokenizer", "validate", *measured]) == 2
     assert "no codebook yet: give a --ckpt_path" in capsys.readouterr().err
+
+
+def test_recogniser_commands(tmp_path: Path, text_images: Path, capsys):
+    """The recogniser is trained, looked at, and taken for the text-aware loss."""
+    run = tmp_path / "recogniser"
+    command = [
+        "recogniser",
+        "fit",
+        "--config",
+        str(CONFIGS / "recogniser.yaml"),
+        f"--data.train={text_images}",
+    ]
+    command += [f"--data.validation={text_images}", "--data.batch_size=12", "--model.config.channels=[8,8,8]"]
+    command += ["--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.log_every_n_steps=3"]
+    command += ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={run}"]
+    assert main(command) == 0
+    assert Recogniser.load(run / "model").config.channels == (8, 8, 8)
+    curves = read_metrics(run)
+    assert [step for step, _ in curves["train/loss"]] == [2, 5]
+    assert {"validation/loss", "validation/cer", "validation/exact"} <= set(curves)
+    torch.load(run / "last.ckpt", weights_only=True)
+    measured = ["--data.train", str(text_images), "--data.validation", str(text_images), "--ckpt_path=last"]
+    measured += ["--trainer.default_root_dir", str(run), "--trainer.accelerator=cpu"]
+    capsys.readouterr()
+    assert main(["recogniser", "validate", *measured, "--trainer.enable_progress_bar=false"]) == 0
+    assert "validation/cer" in capsys.readouterr().out
+
+    command = overrides(CONFIGS / "image_tokenizer_debug.yaml", text_images, tmp_path, tmp_path / "images")
+    command += ["--model.text_weight=0.5", f"--model.recogniser={run / 'model'}"]
+    assert main(command) == 0
+    assert read_metrics(tmp_path / "images")["train/text"][-1][1] > 0
+    assert main([*command, f"--model.recogniser={tmp_path}"]) == 2
+    assert "config.json not found" in capsys.readouterr().err
 
 
 def test_lm_commands(tmp_path: Path, image_folder: Path, prepared: Path, capsys):

@@ -137,15 +137,11 @@ def seen(image: Tensor) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of what is dark in (3, H, W): edges where it is half dark."""
     darkness = (1 - image.mean(0)) / 2
     x, y = darkness.amax(0), darkness.amax(1)
-    return tuple(
-        float(edge)
-        for edge in (
-            (x > 0.5).nonzero().min(),
-            (y > 0.5).nonzero().min(),
-            (x > 0.5).nonzero().max() + 1,
-            (y > 0.5).nonzero().max() + 1,
-        )
+    (left, right), (top, bottom) = (
+        ((float(places.min()), float(places.max() + 1)))
+        for places in ((x > 0.5).nonzero(), (y > 0.5).nonzero())
     )
+    return left, top, right, bottom
 
 
 @pytest.mark.parametrize("cache_mb", [64, 0])

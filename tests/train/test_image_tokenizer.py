@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
 from lightning.pytorch.callbacks import Callback
-from PIL import Image as PilImage
-from PIL import ImageDraw
 
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.adversary import AdversaryConfig
@@ -54,23 +51,6 @@ def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **o
     return fit_image_tokenizer(
         module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options
     )
-
-
-@pytest.fixture(scope="module")
-def text_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 images of 32 x 16 px with a word and its box, one in four without any."""
-    rows: dict[str, list] = {"image": [], "objects": []}
-    for number in range(48):
-        image = PilImage.new("RGB", (32, 16), (255, 255 - 3 * number, 255))
-        text = f"w{number}" if number % 4 else ""
-        ImageDraw.Draw(image).text((4, 2), text, fill="black")
-        box = [[4.0, 2.0, 6.0 * len(text), 11.0]] if text else []
-        rows["image"].append(image)
-        rows["objects"].append({"bbox": box, "text": [text] if text else []})
-    objects = {"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
-    folder = tmp_path_factory.mktemp("texts") / "set"
-    Dataset.from_dict(rows, Features(image=Image(), objects=objects)).save_to_disk(str(folder))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +288,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(recogniser: Path):
 
 def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogniser: Path):
     module = training(text_weight=1.0, recogniser=str(recogniser))
-    (network,) = module._recogniser
+    network = module._recogniser[0]
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     train(text_images, tmp_path, module=module)
     assert not network.training
@@ -319,7 +299,7 @@ def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogn
 
 
 def test_the_recogniser_of_the_package_is_the_default():
-    (network,) = training(text_weight=0.4)._recogniser
+    network = training(text_weight=0.4)._recogniser[0]
     assert network.classes("a ~") and not network.training
     module = training(text_weight=0.4)
     far = module.terms(-batch().images, batch())["text"]

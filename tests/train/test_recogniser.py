@@ -275,10 +275,11 @@ class Watch(Callback):
 
 
 def train(source: Path, run: Path, *callbacks: Callback, module: Any = None, **options: Any) -> Path:
+    module = module or training()
     data: Any = TextBoxData(str(source), batch_size=8)
     options = {"log_every": 5, "validate_every": 9, "checkpoint_steps": 5, **options}
     options |= {"progress": False, "tensorboard": False, "callbacks": callbacks}
-    return fit(module or training(), data, run, **options)
+    return fit(module, data, run, **options)
 
 
 def test_it_learns_to_read(tmp_path: Path, text_folder: Path) -> None:
