@@ -52,7 +52,8 @@ def text_distance(recogniser: Recogniser, reconstruction: Tensor, original: Tens
     total = reconstruction.new_zeros(())
     for found, target in zip(recogniser.features(reconstruction[chosen]), wanted, strict=True):
         distance = (F.normalize(found, dim=1) - F.normalize(target, dim=1)).square().sum(dim=1)
-        weight = F.adaptive_avg_pool2d(inside, distance.shape[-2:])
+        height, width = distance.shape[-2:]
+        weight = F.adaptive_avg_pool2d(inside, (height, width))
         total = total + (distance * weight).sum() / weight.sum().clamp(min=1e-6)
     return total
 

@@ -75,7 +75,7 @@ def run(kind: Kind, argv: Sequence[str]) -> int:
     :raises FileNotFoundError: a file that an option names is missing.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    classes = {
+    classes: dict[str, tuple[type, type]] = {
         "image-tokenizer": (ImageTokenizerTraining, ImageData),
         "recogniser": (RecogniserTraining, TextBoxData),
         "lm": (FusionLMTraining, TokenData),

@@ -288,7 +288,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(recogniser: Path):
 
 def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogniser: Path):
     module = training(text_weight=1.0, recogniser=str(recogniser))
-    network = module._recogniser[0]
+    network = next(iter(module._recogniser))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     train(text_images, tmp_path, module=module)
     assert not network.training
@@ -299,7 +299,7 @@ def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogn
 
 
 def test_the_recogniser_of_the_package_is_the_default():
-    network = training(text_weight=0.4)._recogniser[0]
+    network = next(iter(training(text_weight=0.4)._recogniser))
     assert network.classes("a ~") and not network.training
     module = training(text_weight=0.4)
     far = module.terms(-batch().images, batch())["text"]
