@@ -75,11 +75,12 @@ def run(kind: Kind, argv: Sequence[str]) -> int:
     :raises FileNotFoundError: a file that an option names is missing.
     """
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    classes: dict[str, tuple[type, type]] = {
+    by_kind: dict[str, tuple[type, type]] = {
         "image-tokenizer": (ImageTokenizerTraining, ImageData),
         "recogniser": (RecogniserTraining, TextBoxData),
         "lm": (FusionLMTraining, TokenData),
-    }[kind]
+    }
+    model, data = by_kind[kind]
     stages = {
         stage: {
             "usage": f"earlyfusion {kind} {stage} --config FILE [options]",
@@ -89,7 +90,7 @@ def run(kind: Kind, argv: Sequence[str]) -> int:
     }
     with quiet(), interruptible():
         try:
-            _Cli(kind, list(argv), *classes, {"prog": f"earlyfusion {kind}", **stages})
+            _Cli(kind, list(argv), model, data, {"prog": f"earlyfusion {kind}", **stages})
         except argparse.ArgumentError as error:
             raise ValueError(_one_line(str(error))) from None
     return 0
