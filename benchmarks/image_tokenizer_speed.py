@@ -256,6 +256,7 @@ def ours(reference: Any) -> tuple[ImageTokenizer, dict[str, Tensor]]:
     channels = tuple(state["encoder.conv_in.weight"].shape[0] * n for n in MULTIPLIERS)
     config = ImageTokenizerConfig(
         architecture="vqgan",
+        norm="group",
         stem=1,
         channels=channels,
         z_channels=state["encoder.conv_out.weight"].shape[0],

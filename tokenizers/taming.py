@@ -156,6 +156,7 @@ def _config(state: State, where: str, quantizer: Any) -> ImageTokenizerConfig:
     try:
         return ImageTokenizerConfig(
             architecture="vqgan",
+            norm="group",
             stem=1,
             channels=channels,
             res_blocks=_count(state, r"encoder\.down\.0\.block\.(\d+)\."),

@@ -32,6 +32,7 @@ def taming_state(*, attention: tuple[int, ...] = (2,), channels: tuple[int, ...]
     """Tensors under taming's names, with random values (the names: tests/tokenizers/test_vqgan.py)."""
     config = ImageTokenizerConfig(
         architecture="vqgan",
+        norm="group",
         stem=1,
         channels=channels,
         res_blocks=1,

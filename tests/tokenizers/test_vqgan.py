@@ -31,7 +31,8 @@ def plain() -> ModuleType:
 
 def build(seed: int = 0, **fields) -> ImageTokenizer:
     """A random tokenizer whose norms and biases are random too, with 64 codes among its latents."""
-    settings = {"architecture": "vqgan", "stem": 1, "res_blocks": 1, "z_channels": 16, "channels": (32, 64)}
+    settings = {"architecture": "vqgan", "norm": "group", "stem": 1, "res_blocks": 1, "z_channels": 16}
+    settings["channels"] = (32, 64)
     settings |= {"quantizer": "vq", "codebook_size": 64, "codebook_dim": 8, **fields}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -87,7 +88,12 @@ def test_the_encoder_is_that_of_transformers(plain: ModuleType) -> None:
 def test_names_and_shapes_are_tamings() -> None:
     state = ImageTokenizer(
         ImageTokenizerConfig(
-            architecture="vqgan", stem=1, channels=(32, 64), res_blocks=2, attention_levels=(1,)
+            architecture="vqgan",
+            norm="group",
+            stem=1,
+            channels=(32, 64),
+            attention_levels=(1,),
+            codebook_dim=16,
         )
     ).state_dict()
     for name, shape in {
