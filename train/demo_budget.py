@@ -61,6 +61,18 @@ class DemoBudget:
         return {name: value for name, value in asdict(self).items() if name != "seconds"}
 
 
+NETWORK: dict[str, Any] = {
+    "stem": 4,
+    "channels": (64, 128),
+    "res_blocks": 1,
+    "norm": "group",
+    "codebook_dim": 16,
+    "codebook_decay": 0.95,
+}
+"""Not the defaults: those keep more of the text (77 % of the held-out texts, not 64 %), but in codes that
+are harder to learn. With them the transformer of the same budget wrote 29 % of the held-out words, not 42 %, and
+19 of 64 drawings came out, not 50: benchmarks/tokenizer/demo_with_defaults.json."""
+
 FULL = DemoBudget(
     name="full",
     corpus=CorpusConfig(
@@ -73,9 +85,7 @@ FULL = DemoBudget(
         interleaved=1_500,
         typed=500,
     ),
-    image=ImageTokenizerConfig(
-        stem=4, channels=(64, 128), res_blocks=1, norm="layer", codebook_size=2048, codebook_dim=8
-    ),
+    image=ImageTokenizerConfig(**NETWORK, codebook_size=2048),
     image_batch_pixels=16_384,
     image_training={
         "lr": 2e-3,
@@ -83,9 +93,9 @@ FULL = DemoBudget(
         "warmup_steps": 100,
         "max_steps": 5_000,
         "autoencoder_steps": 800,
-        "latent_noise": 0.15,
+        "latent_noise": 0.0,
         "chroma_weight": 1.0,
-        "text_weight": 0.7,
+        "text_weight": 0.0,
     },
     lm=FusionLMConfig(context_length=192, n_layers=4, width=128, n_heads=4, n_kv_heads=4, ffn_width=352),
     lm_batch_size=5,
@@ -114,9 +124,7 @@ QUICK = DemoBudget(
         test_words=500,
         test_large=30,
     ),
-    image=ImageTokenizerConfig(
-        stem=4, channels=(64, 128), res_blocks=1, norm="layer", codebook_size=512, codebook_dim=8
-    ),
+    image=ImageTokenizerConfig(**NETWORK, codebook_size=512),
     image_batch_pixels=16_384,
     image_training={
         "lr": 2e-3,
@@ -124,9 +132,9 @@ QUICK = DemoBudget(
         "warmup_steps": 50,
         "max_steps": 900,
         "autoencoder_steps": 250,
-        "latent_noise": 0.15,
+        "latent_noise": 0.0,
         "chroma_weight": 1.0,
-        "text_weight": 0.7,
+        "text_weight": 0.0,
     },
     lm=FusionLMConfig(context_length=192, n_layers=4, width=128, n_heads=4, n_kv_heads=4, ffn_width=352),
     lm_batch_size=5,
