@@ -70,7 +70,7 @@ NETWORK: dict[str, Any] = {
     "codebook_decay": 0.95,
 }
 """Not the defaults: those keep more of the text (77 % of the held-out texts, not 64 %), but in codes that
-are harder to learn. With them the transformer of the same budget wrote 29 % of the held-out words, not 42 %, and
+are harder to learn. With them the same transformer wrote 29 % of the held-out words, not 42 %, and
 19 of 64 drawings came out, not 50: benchmarks/tokenizer/demo_with_defaults.json."""
 
 FULL = DemoBudget(
