@@ -155,7 +155,8 @@ def test_images_of_a_batch_do_not_meet() -> None:
     images = noise(3, 48)
     together = tokenizer.latents(images)
     for i in range(3):
-        assert near(tokenizer.latents(images[i : i + 1]), together[i : i + 1], 1e-5)
+        # Winograd's rounding depends on how the threads share the work; a neighbour would change far more.
+        assert near(tokenizer.latents(images[i : i + 1]), together[i : i + 1])
 
 
 @torch.no_grad()
