@@ -85,8 +85,7 @@ def _read(path: Path) -> State:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(
             f"{path} holds {f'a pickled {found[1]}' if found else 'pickled objects'}, and only tensors are "
-            "read from a file; if you trust it, save its weights alone: "
-            f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.ckpt')"
+            "read from a file: give one with the state dict alone, saved where the checkpoint was made"
         ) from None
     except (RuntimeError, EOFError, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]

@@ -48,13 +48,13 @@ def test_lpips_is_differentiable_and_frozen(weights):
 
 
 def test_lpips_reads_safetensors_too(weights, tmp_path):
-    save_file(torch.load(weights), tmp_path / "w.safetensors")
+    save_file(torch.load(weights, weights_only=True), tmp_path / "w.safetensors")
     a, b = torch.rand(2, 1, 3, 32, 32)
     assert torch.equal(lpips(tmp_path / "w.safetensors")(a, b), lpips(weights)(a, b))
 
 
 def test_weights_that_do_not_fit_are_one_line(weights, tmp_path):
-    state = torch.load(weights)
+    state = torch.load(weights, weights_only=True)
     name = list(state)[-3]
     torch.save({n: t for n, t in state.items() if n != name}, tmp_path / "cut.pth")
     torch.save({"0.weight": torch.zeros(3)}, tmp_path / "other.pth")
