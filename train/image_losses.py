@@ -61,10 +61,9 @@ def text_distance(recogniser: Recogniser, reconstruction: Tensor, original: Tens
 def box_mask(boxes: Tensor, shape: torch.Size) -> Tensor:
     """(B, H, W): 1 in the pixels whose centre lies in a box of their image, 0 elsewhere."""
     B, _, H, W = shape
-    mask = torch.zeros(B, H, W, device=boxes.device)
     x, y = (torch.arange(side, device=boxes.device) + 0.5 for side in (W, H))
-    for box in boxes:
-        left, top, right, bottom = box[1:]
-        inside = ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
-        mask[int(box[0])].masked_fill_(inside, 1.0)
-    return mask
+    left, top, right, bottom = boxes[:, 1:, None].unbind(1)  # (N, 1) each
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    inside = (rows[:, :, None] & columns[:, None]).float()  # (N, H, W)
+    mask = torch.zeros(B, H, W, device=boxes.device)
+    return mask.index_add(0, boxes[:, 0].long(), inside).clamp(max=1)  # no loop: it would wait for a GPU
