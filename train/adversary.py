@@ -100,17 +100,6 @@ def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_la
     return weight.clamp(0, MAX_ADAPTIVE_WEIGHT).detach()
 
 
-def last_layer(decoder: nn.Module) -> Tensor:
-    """The weight of the decoder's last convolution, which must be registered last.
-
-    :raises ValueError: there is none.
-    """
-    convolutions = [module for module in decoder.modules() if isinstance(module, nn.Conv2d)]
-    if not convolutions:
-        raise ValueError("the adaptive weight needs a decoder with a convolution as its last layer")
-    return convolutions[-1].weight
-
-
 class Adversary:
     """The discriminator with its optimiser, and what the image tokenizer's loss gets from it.
 
@@ -164,7 +153,7 @@ class Adversary:
         """What to add to the loss for ``reconstruction`` (B, 3, H, W), and figures to log.
 
         :param reconstruction_loss: the other losses of the image, whose gradient is the measure.
-        :param last_layer: weight of the decoder's last layer (see :func:`last_layer`).
+        :param last_layer: weight of the decoder's last layer, ``ImageTokenizer.last_layer``.
         """
         if not self.active(step):
             return reconstruction.new_zeros(()), {}
