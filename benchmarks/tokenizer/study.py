@@ -110,14 +110,16 @@ def cells() -> list[Cell]:
         network, training = {**network, **config}, {**training, **more}
         add("ladder", what, network, training)
 
+    quiet = {**RECIPE, "latent_noise": 0.0}
+    add("leader", "ours without noise", OURS, quiet, 0, 1, 2)
     fsq = {"quantizer": "fsq", "fsq_levels": (8, 8, 8, 4)}
     deep = {"channels": (64, 128, 192)}
     fine = {"channels": (64,), "res_blocks": 2}  # 4 pixels a code
     add("quantizer", "fsq", {**OURS, **fsq}, RECIPE)
     add("quantizer", "vq", {**OURS, "quantizer": "vq"}, RECIPE)
     add("quantizer", "2 groups", {**OURS, "groups": 2, "codebook_size": 45}, RECIPE)
-    add("rate", "ours @ 0.125", {**OURS, "codebook_size": 256}, RECIPE)
-    add("rate", "plain @ 0.125", {**PLAIN, "codebook_size": 256}, {})
+    add("rate", "ours @ 0.125", {**OURS, "codebook_size": 256}, RECIPE, 0, 1, 2)
+    add("rate", "plain @ 0.125", {**PLAIN, "codebook_size": 256}, {}, 0, 1, 2)
     add("rate", "ours @ 0.34", {**OURS, "groups": 2}, RECIPE)
     add("rate", "plain, 4 px a code @ 0.3125", {**PLAIN, **fine, "codebook_size": 32}, {})
     add("loss", "text 2.0", OURS, {**RECIPE, "text_weight": 2.0})
