@@ -1,4 +1,9 @@
-"""The loss: next-token cross-entropy with z-loss, split by modality. Training and evaluation share it."""
+"""The loss: next-token cross-entropy with z-loss, split by modality. Training and evaluation share it.
+
+The logits of a whole batch over a large vocabulary are the largest tensor of a training (16 windows of 4,096
+tokens over 65,536: 17 GB in float32). They never exist here: tokens are taken in chunks, what is kept of each
+is its negative log-likelihood and log Z, and the backward pass computes a chunk's logits again.
+"""
 
 from typing import Any, NamedTuple
 
@@ -10,6 +15,26 @@ IGNORE = -100
 """Target value of positions where nothing is to be learned (document borders, padding)."""
 MODALITIES = ("structure", "text", "image")
 """Names of the values that ``SharedVocab.modality`` returns."""
+CHUNK = {"cpu": 2**23, "cuda": 2**27}
+"""Logits that exist at once, by device; measured in benchmarks/lm_speed.py."""
+
+
+class TokenLosses(NamedTuple):
+    """One value for each token, differentiable."""
+
+    nll: Tensor
+    """Negative log-likelihood of the target, nats (N,), at least float32."""
+    log_z: Tensor
+    """Logarithm of the softmax's normaliser (N,)."""
+
+
+class TokenStatistics(NamedTuple):
+    """One value for each token, without gradients."""
+
+    entropy: Tensor
+    """Entropy of the prediction over the whole vocabulary, nats (N,)."""
+    in_modality: Tensor
+    """Negative log-likelihood under the softmax over the tokens of the target's own modality (N,)."""
 
 
 class LossTerms(NamedTuple):
@@ -19,50 +44,181 @@ class LossTerms(NamedTuple):
     """Nats per token, all modalities (scalar)."""
     z: Tensor
     """Mean of log(Z)^2, Z the softmax's normaliser (scalar); PaLM, arXiv:2204.02311, section 5."""
+    nll_sums: Tensor
+    """Cross-entropy summed over the tokens of each modality (3,), for weights by modality."""
     by_modality: Tensor
     """Mean cross-entropy per modality (3,), in the order of ``MODALITIES``; NaN where there is no token."""
     counts: Tensor
     """Target tokens per modality (3,) int64."""
+    log_z: Tensor
+    """Mean of log(Z) (scalar)."""
+    nll: Tensor
+    """Cross-entropy of each token, nats (B, T), 0 where none counts."""
+    entropy: Tensor | None = None
+    """Mean entropy of the predictions per modality of the target (3,), where it was asked for."""
+    in_modality: Tensor | None = None
+    """Mean cross-entropy within the target's modality (3,), where it was asked for. ``by_modality`` less this
+    is the probability that leaks to the other modalities, in nats."""
 
 
-class _NllAndLogZ(torch.autograd.Function):
-    """Negative log-likelihood and log Z per row, with a gradient of three passes over the logits.
+def capped(logits: Tensor, soft_cap: float | None) -> Tensor:
+    """Logits bounded to (-cap, cap) by cap * tanh(logits / cap) (Gemma 2, arXiv:2408.00118, section 2)."""
+    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
 
-    d nll / d logits = softmax - one_hot(target); d log_z / d logits = softmax.
+
+class _Chunked(torch.autograd.Function):
+    """Negative log-likelihood and log Z of hidden (N, C) @ weight.T (C, V), a chunk of rows at a time.
+
+    d nll / d logits = softmax - one_hot(target); d log_z / d logits = softmax. Products run in ``dtype``,
+    sums in float32. When everything fits into one chunk its logits are kept, and nothing is computed twice.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Logits (N, V) float32 and targets (N,) -> nll (N,), log_z (N,)."""
-        log_z = logits.logsumexp(dim=-1)
-        ctx.save_for_backward(logits, targets, log_z)
-        return log_z - logits.gather(1, targets[:, None])[:, 0], log_z
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        soft_cap: float | None,
+        rows: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """-> nll (N,), log_z (N,)."""
+        by = weight.to(dtype)
+        nll, log_z, logits = [], [], None
+        for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
+            logits = capped(_precise(h.to(dtype) @ by.T), soft_cap)
+            z = logits.logsumexp(dim=-1)
+            nll.append(z - logits.gather(1, target[:, None])[:, 0])
+            log_z.append(z)
+        ctx.soft_cap, ctx.rows, ctx.dtype = soft_cap, rows, dtype
+        normaliser = torch.cat(log_z)
+        kept = logits if len(log_z) == 1 else None
+        ctx.save_for_backward(hidden, weight, targets, normaliser, kept)
+        return torch.cat(nll), normaliser
 
     @staticmethod
-    def backward(ctx: Any, nll_grad: Tensor, log_z_grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """Gradient of the logits (N, V)."""
-        logits, targets, log_z = ctx.saved_tensors
-        grad = (logits - log_z[:, None]).exp_().mul_((nll_grad + log_z_grad)[:, None])
-        return grad.scatter_add_(1, targets[:, None], -nll_grad[:, None]), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of hidden (N, C) and weight (V, C)."""
+        nll_grad, log_z_grad = gradients
+        hidden, weight, targets, log_z, kept = ctx.saved_tensors
+        by = weight.to(ctx.dtype)
+        hidden_grad = torch.empty_like(hidden)
+        weight_grad = None
+        for start in range(0, len(hidden), ctx.rows):
+            chunk = slice(start, start + ctx.rows)
+            h = hidden[chunk].to(ctx.dtype)
+            logits = capped(_precise(h @ by.T), ctx.soft_cap) if kept is None else kept
+            grad = (logits - log_z[chunk, None]).exp_().mul_((nll_grad + log_z_grad)[chunk, None])
+            grad.scatter_add_(1, targets[chunk, None], -nll_grad[chunk, None])
+            if ctx.soft_cap is not None:
+                grad.mul_(1 - (logits / ctx.soft_cap).square())
+            grad = grad.to(ctx.dtype)
+            hidden_grad[chunk] = grad @ by
+            part = grad.T @ h
+            weight_grad = _precise(part) if weight_grad is None else weight_grad.add_(part)
+        assert weight_grad is not None
+        return hidden_grad, weight_grad.to(weight.dtype), None, None, None, None
 
 
-def next_token_loss(logits: Tensor, targets: Tensor, modality: Tensor | None = None) -> LossTerms:
-    """Cross-entropy of ``logits`` (B, T, V) against ``targets`` (B, T), which are already shifted.
+def token_losses(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    soft_cap: float | None = None,
+    chunk: int | None = None,
+) -> TokenLosses:
+    """Negative log-likelihood and log Z of every token, without its logits ever standing in memory together.
 
-    :param targets: int64 in 0..V-1, or ``IGNORE``; every mean runs over the other tokens, not over rows.
+    :param hidden: (N, C), what the output projection is applied to.
+    :param weight: (V, C), the output projection.
+    :param targets: (N,) int64 in 0..V-1.
+    :param soft_cap: see :func:`capped`.
+    :param chunk: logits that exist at once; None: :data:`CHUNK`. Under autocast products run in its type.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    rows = _rows(weight, device, chunk)
+    return TokenLosses(*_Chunked.apply(hidden, weight, targets, soft_cap, rows, dtype))
+
+
+@torch.no_grad()
+def token_statistics(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    vocab_modality: Tensor,
+    soft_cap: float | None = None,
+    chunk: int | None = None,
+) -> TokenStatistics:
+    """Entropy of every prediction, and the cross-entropy within the target's modality.
+
+    :param vocab_modality: (V,) int64 modality of each token; the others as in :func:`token_losses`.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    by, rows = weight.to(dtype), _rows(weight, device, chunk)
+    entropy, in_modality = [], []
+    for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
+        logits = capped(_precise(h.to(dtype) @ by.T), soft_cap)
+        log_p = logits.log_softmax(dim=-1)
+        entropy.append(-(log_p.exp() * log_p).sum(dim=-1))
+        other = vocab_modality[None, :] != vocab_modality[target][:, None]
+        log_z = log_p.masked_fill(other, float("-inf")).logsumexp(dim=-1)
+        in_modality.append(log_z - log_p.gather(1, target[:, None])[:, 0])
+    return TokenStatistics(torch.cat(entropy), torch.cat(in_modality))
+
+
+def next_token_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    modality: Tensor | None = None,
+    vocab_modality: Tensor | None = None,
+    soft_cap: float | None = None,
+    chunk: int | None = None,
+) -> LossTerms:
+    """Cross-entropy of hidden (B, T, C) through ``weight`` (V, C) against ``targets``, already shifted.
+
+    :param targets: (B, T) int64 in 0..V-1, or ``IGNORE``; means run over the other tokens, not over rows.
     :param modality: (B, T) int64 modality of each target; None counts everything as structure (0).
+    :param vocab_modality: (V,) int64 modality of each token; with it entropy and in-modality losses are
+        measured.
+    :param soft_cap: bound of the logits, see :func:`capped`.
+    :param chunk: logits that exist at once, see :func:`token_losses`.
     """
-    logits, targets = logits.flatten(0, 1).float(), targets.flatten()
+    shape = targets.shape
+    hidden, targets = hidden.flatten(0, 1), targets.flatten()
     counted = targets != IGNORE
-    nll, log_z = _NllAndLogZ.apply(logits, targets.clamp(min=0))  # (B * T,)
-    nll = torch.where(counted, nll, 0.0)
-    total = counted.sum()
+    targets = targets.clamp(min=0)
+    nll, log_z = token_losses(hidden, weight, targets, soft_cap, chunk)  # (B * T,)
+    nll, log_z = torch.where(counted, nll, 0.0), torch.where(counted, log_z, 0.0)
+    total = counted.sum().clamp(min=1)
     group = torch.zeros_like(targets) if modality is None else modality.flatten()
     one_hot = F.one_hot(group, len(MODALITIES)) * counted[:, None]  # (B * T, 3)
-    counts = one_hot.sum(0)
+    counts, one_hot = one_hot.sum(0), one_hot.to(nll.dtype)
+    nll_sums = nll @ one_hot
+    entropy = in_modality = None
+    if vocab_modality is not None:
+        statistics = token_statistics(hidden.detach(), weight, targets, vocab_modality, soft_cap, chunk)
+        entropy, in_modality = ((torch.where(counted, s, 0.0) @ one_hot) / counts for s in statistics)
     return LossTerms(
-        cross_entropy=nll.sum() / total.clamp(min=1),
-        z=torch.where(counted, log_z.square(), 0.0).sum() / total.clamp(min=1),
-        by_modality=(nll.detach() @ one_hot.to(nll.dtype)) / counts,
+        cross_entropy=nll.sum() / total,
+        z=log_z.square().sum() / total,
+        nll_sums=nll_sums,
+        by_modality=nll_sums.detach() / counts,
         counts=counts,
+        log_z=log_z.detach().sum() / total,
+        nll=nll.detach().view(shape),
+        entropy=entropy,
+        in_modality=in_modality,
     )
+
+
+def _precise(x: Tensor) -> Tensor:
+    """float32, or float64 where it is that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _rows(weight: Tensor, device: str, chunk: int | None) -> int:
+    return max(1, (chunk or CHUNK.get(device, CHUNK["cuda"])) // len(weight))

@@ -2,21 +2,27 @@
 
 Read top to bottom: configuration, cache, attention with QK-norm and rotary positions, SwiGLU, block, model.
 Architecture: Chameleon (arXiv:2405.09818, section 2.3), that is Llama 2 (RMSNorm, SwiGLU, RoPE, grouped-query
-attention) with QK-norm, here a LayerNorm over each head's query and key with a gain and bias per head.
+attention) with QK-norm, here a LayerNorm over each head's query and key with a gain and bias per head, and
+for the 34B model with norms after attention and feed-forward instead of before them.
 """
 
 from dataclasses import dataclass
+from functools import cache as once
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.utils.checkpoint import checkpoint
 
 from ..tokenizers.weights import load_network, save_network
-from .loss import LossTerms, next_token_loss
+from .loss import LossTerms, capped, next_token_loss
 
 KIND = "fusion_lm"
+QK_NORMS = ("layer", "rms", "none")
+NORM_PLACEMENTS = ("pre", "reordered")
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,14 @@ class FusionLMConfig:
     """Key and value heads; fewer than n_heads is grouped-query attention."""
     ffn_width: int = 704
     """Hidden width of the SwiGLU feed-forward."""
-    qk_norm: bool = True
-    """LayerNorm on queries and keys, per head, before the rotary embedding."""
+    qk_norm: Literal["layer", "rms", "none"] = "layer"
+    """Norm of queries and keys, per head, before the rotary embedding: layer (LayerNorm, as Chameleon), rms
+    (RMSNorm), none."""
+    norm_placement: Literal["pre", "reordered"] = "pre"
+    """pre: x + f(norm(x)), as Chameleon 7B; reordered: x + norm(f(x)), as Chameleon 34B (Swin Transformer V2,
+    arXiv:2111.09883)."""
+    logit_soft_cap: float | None = None
+    """Bounds the logits to (-cap, cap), by cap * tanh(logits / cap); null: off."""
     tie_embeddings: bool = False
     """Share the input embedding with the output projection."""
     dropout: float = 0.0
@@ -58,6 +70,11 @@ class FusionLMConfig:
             raise ValueError(f"width must be an even multiple of n_heads = {self.n_heads}, got {self.width}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads must divide n_heads = {self.n_heads}, got {self.n_kv_heads}")
+        for name, allowed in (("qk_norm", QK_NORMS), ("norm_placement", NORM_PLACEMENTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if self.logit_soft_cap is not None and not self.logit_soft_cap > 0:
+            raise ValueError(f"logit_soft_cap must be positive, or null, got {self.logit_soft_cap}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
@@ -65,6 +82,13 @@ class FusionLMConfig:
     def head_width(self) -> int:
         """D = C / H."""
         return self.width // self.n_heads
+
+
+def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of :class:`FusionLMConfig` from those of an earlier version: qk_norm was true or false."""
+    older = {True: "layer", False: "none"}
+    norm = values.get("qk_norm")
+    return {**values, "qk_norm": older[norm]} if isinstance(norm, bool) else values
 
 
 class KVCache:
@@ -98,6 +122,8 @@ class Positions(NamedTuple):
     sin: Tensor
     mask: Tensor | None
     """True where a query may look, (B or 1, 1, T, S); None means plain causal attention."""
+    blocks: BlockMask | None = None
+    """The same for FlexAttention, which skips the blocks that nobody looks at."""
 
 
 def rope_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -118,17 +144,29 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class HeadNorm(nn.Module):
-    """LayerNorm over the head width D with a gain and a bias per head: weight and bias (H, D)."""
+    """Norm over the head width D, parameters per head: LayerNorm with gain and bias, or RMSNorm with gain.
 
-    def __init__(self, n_heads: int, head_width: int, eps: float):
+    weight and bias are (H, D).
+    """
+
+    def __init__(self, kind: Literal["layer", "rms"], n_heads: int, head_width: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n_heads, head_width))
-        self.bias = nn.Parameter(torch.zeros(n_heads, head_width))
+        self.bias = nn.Parameter(torch.zeros(n_heads, head_width)) if kind == "layer" else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, H, D)."""
+        if self.bias is None:
+            return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.weight
         return F.layer_norm(x, x.shape[-1:], eps=self.eps) * self.weight + self.bias
+
+
+def head_norm(config: FusionLMConfig, n_heads: int) -> nn.Module:
+    """What ``config.qk_norm`` asks for."""
+    if config.qk_norm == "none":
+        return nn.Identity()
+    return HeadNorm(config.qk_norm, n_heads, config.head_width, config.norm_eps)
 
 
 class Attention(nn.Module):
@@ -140,24 +178,44 @@ class Attention(nn.Module):
         C, H, Hkv, D = config.width, config.n_heads, config.n_kv_heads, config.head_width
         self.qkv = nn.Linear(C, (H + 2 * Hkv) * D, bias=False)
         self.out = nn.Linear(H * D, C, bias=False)
-        self.q_norm = HeadNorm(H, D, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = HeadNorm(Hkv, D, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm, self.k_norm = head_norm(config, H), head_norm(config, Hkv)
 
-    def forward(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
+    def queries_keys_values(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, C) -> q (B, H, T, D), k and v (B, Hkv, T, D), normalised and rotated."""
         B, T, _ = x.shape
         H, Hkv, D = self.config.n_heads, self.config.n_kv_heads, self.config.head_width
         q, k, v = self.qkv(x).view(B, T, H + 2 * Hkv, D).split([H, Hkv, Hkv], dim=2)
         q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
-        q, k = rotate(q, positions.cos, positions.sin), rotate(k, positions.cos, positions.sin)
+        # Norms come out in float32 under autocast, and attention wants one type.
+        q = rotate(q, positions.cos, positions.sin).to(v.dtype)
+        return q, rotate(k, positions.cos, positions.sin).to(v.dtype), v
+
+    def forward(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        B, T, C = x.shape
+        q, k, v = self.queries_keys_values(x, positions)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        causal = positions.mask is None and T > 1
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=positions.mask, is_causal=causal, enable_gqa=H != Hkv
-        )
-        return self.out(y.transpose(1, 2).reshape(B, T, H * D))
+        grouped = self.config.n_heads != self.config.n_kv_heads
+        if positions.blocks is not None:
+            y = _flex()(q, k, v, block_mask=positions.blocks, enable_gqa=grouped)
+        else:
+            causal = positions.mask is None and T > 1
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=positions.mask, is_causal=causal, enable_gqa=grouped
+            )
+        return self.out(y.transpose(1, 2).reshape(B, T, C))
+
+
+@once
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
+
+
+def _flex() -> Any:
+    """FlexAttention is fast only when it is compiled; inside a compiled network it is so already."""
+    return flex_attention if torch.compiler.is_compiling() else _compiled_flex()
 
 
 class FeedForward(nn.Module):
@@ -175,7 +233,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block."""
+    """Residual block: attention, then feed-forward, with norms before them or after them."""
 
     def __init__(self, config: FusionLMConfig, layer: int):
         super().__init__()
@@ -184,9 +242,13 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.ffn = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.reordered = config.norm_placement == "reordered"
 
     def forward(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
+        if self.reordered:
+            x = x + self.attention_norm(self.dropout(self.attention(x, positions, cache)))
+            return x + self.ffn_norm(self.dropout(self.ffn(x)))
         x = x + self.dropout(self.attention(self.attention_norm(x), positions, cache))
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
@@ -203,6 +265,11 @@ class FusionLM(nn.Module):
         self.blocks = nn.ModuleList([Block(config, layer) for layer in range(config.n_layers)])
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.activation_checkpointing = False
+        """Keep only the inputs of the blocks for the backward pass, and compute the rest of a block again."""
+        self.attention_backend: Literal["auto", "sdpa", "flex"] = "auto"
+        """How packed documents attend: flex (FlexAttention, fast on GPUs, no backward on CPUs), sdpa (any
+        device, with a (B, 1, T, T) mask), auto: by device."""
         self.reset_parameters()
         if config.tie_embeddings:
             self.lm_head.weight = self.embedding.weight
@@ -225,6 +292,7 @@ class FusionLM(nn.Module):
         documents: Tensor | None = None,
         targets: Tensor | None = None,
         modality: Tensor | None = None,
+        vocab_modality: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor | LossTerms:
         """One forward for training, evaluation and generation.
@@ -234,6 +302,8 @@ class FusionLM(nn.Module):
             along T; no token attends across a border and positions restart there. None: one document a row.
         :param targets: (B, T) int64, the token after each token, -100 where nothing is to be learned.
         :param modality: (B, T) int64, the modality of each target (``SharedVocab.modality``).
+        :param vocab_modality: (V,) int64, the modality of each token; with it the loss terms have entropies
+            and in-modality losses too, which cost a second product with ``lm_head``.
         :param cache: keys and values of the tokens before these; extended in place.
         :returns: logits (B, T, V), or with ``targets`` the :class:`LossTerms`.
         :raises ValueError: the sequence is longer than ``context_length`` or than what the cache still holds,
@@ -251,13 +321,16 @@ class FusionLM(nn.Module):
         positions = self._positions(tokens, documents, start)
         x = self.embedding(tokens)  # (B, T, C)
         for block in self.blocks:
-            x = block(x, positions, cache)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, positions, cache, use_reentrant=False)
+            else:
+                x = block(x, positions, cache)
         if cache is not None:
             cache.filled += tokens.shape[1]
-        logits = self.lm_head(self.norm(x))
+        x, cap = self.norm(x), self.config.logit_soft_cap
         if targets is None:
-            return logits
-        return next_token_loss(logits, targets, modality)
+            return capped(self.lm_head(x), cap)
+        return next_token_loss(x, self.lm_head.weight, targets, modality, vocab_modality, cap)
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""
@@ -269,23 +342,38 @@ class FusionLM(nn.Module):
 
         :raises FileNotFoundError: a file is missing.  :raises ValueError: the files do not fit together.
         """
-        return load_network(cls, FusionLMConfig, Path(folder), KIND).eval()
+        return load_network(cls, FusionLMConfig, Path(folder), KIND, upgrade=upgrade).eval()
 
     def _positions(self, tokens: Tensor, documents: Tensor | None, start: int) -> Positions:
         T = tokens.shape[1]
         index = torch.arange(start, start + T, device=tokens.device)
-        mask = None
+        mask = blocks = None
         if documents is not None:
             border = documents.diff(dim=1, prepend=documents[:, :1] - 1) != 0
             first = torch.where(border, index, 0).cummax(dim=1).values  # (B, T) where each document begins
-            mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(
-                T, T, dtype=torch.bool, device=tokens.device
-            ).tril()
             index = index - first
+            flex = tokens.is_cuda if self.attention_backend == "auto" else self.attention_backend == "flex"
+            if flex:
+                blocks = _document_blocks(documents)
+            else:
+                mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(
+                    T, T, dtype=torch.bool, device=tokens.device
+                ).tril()
         elif start and T > 1:
             seen = torch.arange(start + T, device=tokens.device)
             mask = (seen <= index[:, None])[None, None]
         cos, sin = rope_tables(index, self.config.head_width, self.config.rope_theta)
         if documents is None:
             return Positions(cos[None, None], sin[None, None], mask)
-        return Positions(cos[:, None], sin[:, None], mask)
+        return Positions(cos[:, None], sin[:, None], mask, blocks)
+
+
+@torch.compiler.disable
+def _document_blocks(documents: Tensor) -> BlockMask:
+    """Causal attention within each document of packed windows (B, T), as FlexAttention wants it."""
+
+    def visible(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (documents[b, query] == documents[b, key])
+
+    B, T = documents.shape
+    return create_block_mask(visible, B, None, T, T, device=documents.device.type)

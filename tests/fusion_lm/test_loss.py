@@ -1,8 +1,10 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from earlyfusion.fusion_lm.loss import IGNORE, MODALITIES, next_token_loss
+from earlyfusion.fusion_lm.loss import IGNORE, MODALITIES, LossTerms, next_token_loss, token_losses
 from earlyfusion.tokenizers.vocab import IMAGE, STRUCTURE, TEXT
 
 B, T, V = 3, 7, 11
@@ -20,13 +22,20 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return logits, targets, modality
 
 
+def loss(logits: Tensor, targets: Tensor, modality: Tensor | None = None, **options) -> LossTerms:
+    """The loss of given logits: the output projection is the identity."""
+    return next_token_loss(
+        logits, torch.eye(logits.shape[-1], dtype=logits.dtype), targets, modality, **options
+    )
+
+
 def test_the_modalities_have_the_numbers_of_the_vocabulary() -> None:
     assert [MODALITIES[n] for n in (STRUCTURE, TEXT, IMAGE)] == ["structure", "text", "image"]
 
 
 def test_cross_entropy_is_torchs() -> None:
     logits, targets, modality = batch()
-    terms = next_token_loss(logits, targets, modality)
+    terms = loss(logits, targets, modality)
     torch.testing.assert_close(
         terms.cross_entropy.double(),
         F.cross_entropy(logits.flatten(0, 1), targets.flatten()),
@@ -46,13 +55,13 @@ def test_cross_entropy_is_torchs() -> None:
 def test_means_run_over_tokens_not_rows() -> None:
     logits, targets, _ = batch()
     rows = [F.cross_entropy(logits[row], targets[row]) for row in range(2)]
-    terms = next_token_loss(logits, targets)
+    terms = loss(logits, targets)
     assert abs(rows[0] - rows[1]) > 0.1
     torch.testing.assert_close(
         terms.cross_entropy.double(), (7 * rows[0] + 4 * rows[1]) / 11, atol=1e-6, rtol=0
     )
     # rows of nothing, and the way that tokens are laid out in rows, change nothing
-    again = next_token_loss(logits[:2].reshape(1, 14, V), targets[:2].reshape(1, 14))
+    again = loss(logits[:2].reshape(1, 14, V), targets[:2].reshape(1, 14))
     torch.testing.assert_close(again.cross_entropy, terms.cross_entropy)
     torch.testing.assert_close(again.z, terms.z)
 
@@ -66,9 +75,9 @@ def test_z_is_the_mean_square_of_the_counted_normalisers() -> None:
         if int(targets[b, t]) != IGNORE
     ]
     assert len(squares) == 11
-    terms = next_token_loss(logits, targets)
+    terms = loss(logits, targets)
     torch.testing.assert_close(float(terms.z), sum(squares) / 11, atol=1e-5, rtol=1e-6)
-    shifted = next_token_loss(logits + 2, targets)  # it sees what the cross-entropy does not
+    shifted = loss(logits + 2, targets)  # it sees what the cross-entropy does not
     torch.testing.assert_close(shifted.cross_entropy, terms.cross_entropy)
     assert shifted.z > terms.z + 1
 
@@ -76,7 +85,7 @@ def test_z_is_the_mean_square_of_the_counted_normalisers() -> None:
 def test_gradients_are_those_of_the_formula() -> None:
     logits, targets, modality = batch()
     mine, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    terms = next_token_loss(mine, targets, modality)
+    terms = loss(mine, targets, modality)
     (terms.cross_entropy + 0.1 * terms.z).backward()
     counted = theirs[targets != IGNORE]
     z = counted.logsumexp(-1).square().mean()
@@ -89,18 +98,18 @@ def test_gradients_are_those_of_the_formula() -> None:
 
 def test_what_is_ignored_cannot_disturb() -> None:
     logits, targets, modality = batch()
-    expected = next_token_loss(logits, targets, modality)
+    expected = loss(logits, targets, modality)
     wild = logits.clone()
     wild[targets == IGNORE] = 1e4
     modality[targets == IGNORE] = 2
-    for a, b in zip(next_token_loss(wild, targets, modality), expected, strict=True):
+    for a, b in zip(loss(wild, targets, modality), expected, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_a_batch_of_nothing_is_zero_and_trains_nothing() -> None:
     logits, targets, _ = batch()
     logits.requires_grad_()
-    terms = next_token_loss(logits, torch.full_like(targets, IGNORE))
+    terms = loss(logits, torch.full_like(targets, IGNORE))
     assert terms.cross_entropy == 0 and terms.z == 0 and terms.counts.tolist() == [0, 0, 0]
     assert terms.by_modality.isnan().all()
     (terms.cross_entropy + terms.z).backward()
@@ -109,7 +118,7 @@ def test_a_batch_of_nothing_is_zero_and_trains_nothing() -> None:
 
 def test_a_modality_that_does_not_occur_has_no_mean() -> None:
     logits, targets, _ = batch()
-    terms = next_token_loss(logits, targets)  # no modality given: all of it is structure
+    terms = loss(logits, targets)  # no modality given: all of it is structure
     assert terms.counts.tolist() == [11, 0, 0]
     torch.testing.assert_close(terms.by_modality[0], terms.cross_entropy)
     assert terms.by_modality[1:].isnan().all()
@@ -118,12 +127,132 @@ def test_a_modality_that_does_not_occur_has_no_mean() -> None:
 def test_half_precision_is_summed_in_float32() -> None:
     logits, targets, modality = batch()
     half = logits.bfloat16()
-    terms = next_token_loss(half, targets, modality)
+    terms = loss(half, targets, modality)
     assert terms.cross_entropy.dtype == terms.z.dtype == terms.by_modality.dtype == torch.float32
-    for a, b in zip(terms, next_token_loss(half.float(), targets, modality), strict=True):
-        assert torch.equal(a, b)
+    for a, b in zip(terms, loss(half.float(), targets, modality), strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
 
 
 def test_large_logits_stay_finite() -> None:
-    terms = next_token_loss(torch.tensor([[[3e4, -3e4, 0.0]]]), torch.tensor([[1]]))
+    terms = loss(torch.tensor([[[3e4, -3e4, 0.0]]]), torch.tensor([[1]]))
     assert float(terms.cross_entropy) == 6e4 and float(terms.z) == 9e8
+
+
+# in chunks
+
+HIDDEN = 6
+
+
+def projected() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden (B, T, C) and weight (V, C) in double, targets and modality as in `batch`."""
+    _, targets, modality = batch()
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(B, T, HIDDEN, generator=generator, dtype=torch.float64)
+    return hidden, torch.randn(V, HIDDEN, generator=generator, dtype=torch.float64), targets, modality
+
+
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("chunk", [V, 4 * V, 8 * V, 1000 * V])  # 21 tokens: 1, 4, 8 and all of them at once
+def test_chunks_have_the_value_and_the_gradient_of_plain_torch(chunk: int, soft_cap: float | None) -> None:
+    hidden, weight, targets, modality = projected()
+    mine = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    plain = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    terms = next_token_loss(*mine, targets, modality, soft_cap=soft_cap, chunk=chunk)
+    logits = (plain[0] @ plain[1].T).flatten(0, 1)
+    if soft_cap:
+        logits = soft_cap * (logits / soft_cap).tanh()
+    counted = targets.flatten() != IGNORE
+    nll = F.cross_entropy(logits, targets.flatten(), reduction="none", ignore_index=IGNORE)
+    z = logits.logsumexp(-1)[counted].square().mean()
+    sums = torch.stack([nll[(modality.flatten() == m) & counted].sum() for m in range(3)])
+    torch.testing.assert_close(terms.cross_entropy, nll[counted].mean())
+    torch.testing.assert_close(terms.z, z)
+    torch.testing.assert_close(terms.nll_sums, sums)
+    torch.testing.assert_close(terms.nll, nll.view(B, T))
+    weights = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    (terms.nll_sums @ weights + 0.3 * terms.z).backward()
+    (sums @ weights + 0.3 * z).backward()
+    for a, b in zip(mine, plain, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_gradients_per_token_are_those_of_finite_differences() -> None:
+    hidden, weight, targets, _ = projected()
+    flat = hidden.flatten(0, 1)[:5].requires_grad_()
+    chosen = targets.clamp(min=0).flatten()[:5]
+    torch.autograd.gradcheck(
+        lambda h, w: token_losses(h, w, chosen, 3.0, 2 * V), (flat, weight.requires_grad_())
+    )
+
+
+def test_torchs_own_chunked_loss_agrees() -> None:
+    options = getattr(F, "LinearCrossEntropyOptions", None)
+    own = getattr(F, "linear_cross_entropy", None)
+    if own is None:
+        pytest.skip("this torch has no linear_cross_entropy")
+    hidden, weight, targets, _ = (x.float() if x.is_floating_point() else x for x in projected())
+    mine, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    more = {"options": options()} if options else {}
+    expected = own(theirs.flatten(0, 1), weight, targets.flatten(), ignore_index=IGNORE, **more)
+    terms = next_token_loss(mine, weight, targets, chunk=4 * V)
+    torch.testing.assert_close(terms.cross_entropy, expected)
+    terms.cross_entropy.backward()
+    expected.backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_the_logits_of_all_tokens_never_exist() -> None:
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            for tensor in made if isinstance(made, tuple | list) else [made]:
+                if isinstance(tensor, Tensor):
+                    self.numbers = max(self.numbers, tensor.numel())
+            return made
+
+    hidden, weight = torch.randn(2, 50, 4, requires_grad=True), torch.randn(300, 4, requires_grad=True)
+    targets = torch.randint(300, (2, 50))
+    largest = {}
+    for chunk in (3000, 300_000):
+        with Largest() as seen:
+            terms = next_token_loss(hidden, weight, targets, chunk=chunk)
+            (terms.cross_entropy + terms.z).backward()
+        largest[chunk] = seen.numbers
+    assert largest == {3000: 3000, 300_000: 100 * 300}
+
+
+def test_entropy_and_what_stays_in_the_modality() -> None:
+    hidden, weight, targets, _ = projected()
+    vocab_modality = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2])
+    targets[0, :3] = torch.tensor([0, 3, 7])  # all three occur
+    modality = vocab_modality[targets.clamp(min=0)]
+    terms = next_token_loss(hidden, weight, targets, modality, vocab_modality, chunk=2 * V)
+    assert terms.entropy is not None and terms.in_modality is not None
+    p = (hidden @ weight.T).softmax(-1)
+    for m in range(3):
+        chosen = (targets != IGNORE) & (modality == m)
+        assert chosen.any()
+        of = p[chosen]
+        torch.testing.assert_close(terms.entropy[m], torch.special.entr(of).sum(-1).mean())
+        within = of[:, vocab_modality == m].sum(-1)
+        target = of.gather(1, targets[chosen][:, None])[:, 0]
+        torch.testing.assert_close(terms.in_modality[m], -(target / within).log().mean())
+        # what leaks is the probability of the other modalities
+        torch.testing.assert_close(terms.by_modality[m] - terms.in_modality[m], -within.log().mean())
+
+
+def test_under_autocast_products_are_bfloat16_and_gradients_are_not() -> None:
+    hidden, weight, targets, _ = (x.float() if x.is_floating_point() else x for x in projected())
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+    exact = next_token_loss(hidden, weight, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = next_token_loss(hidden, weight, targets, chunk=4 * V)
+        plain = F.linear(hidden, weight)
+    assert plain.dtype == torch.bfloat16 and terms.cross_entropy.dtype == torch.float32
+    expected = F.cross_entropy(plain.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+    torch.testing.assert_close(terms.cross_entropy, expected)
+    assert terms.cross_entropy != exact.cross_entropy
+    terms.cross_entropy.backward()
+    assert weight.grad is not None and weight.grad.dtype == torch.float32
