@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..fusion_lm.folder import TOKENIZER, save_model
 from ..fusion_lm.loss import IGNORE, MODALITIES, LossTerms
-from ..fusion_lm.model import FusionLM, FusionLMConfig
+from ..fusion_lm.model import FusionLM, FusionLMConfig, upgrade
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .meters import Means
 from .muon import muon
-from .schedule import adamw, check_config, check_resumed, check_schedule, clip, warmup_stable_decay
+from .schedule import adamw, check_config, check_resumed, check_schedule, clip, lr_factor
 
 
 class Targets(NamedTuple):
@@ -40,8 +40,8 @@ def targets_of(tokens: Tensor, documents: Tensor, vocab: SharedVocab) -> Targets
 class FusionLMTraining(L.LightningModule):
     """Trains a ``FusionLM``, which stands in ``self.net``."""
 
-    may_differ = ("tokenizer",)
-    """Settings that a run may go on with when they changed: the folder may have moved."""
+    may_differ = ("tokenizer", "compile", "activation_checkpointing")
+    """Settings that a run may go on with when they changed: they do not change what is learned."""
 
     def __init__(
         self,
@@ -54,10 +54,15 @@ class FusionLMTraining(L.LightningModule):
         warmup_steps: int = 100,
         max_steps: int = -1,
         decay_fraction: float = 0.4,
+        schedule: Literal["wsd", "cosine", "exponential"] = "wsd",
+        final_lr: float = 0.1,
         z_loss_weight: float = 1e-4,
+        modality_weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         muon_lr: float | None = None,
         rows_from_codebook: bool = True,
         init_from: str | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
         """
         Args:
@@ -69,16 +74,21 @@ class FusionLMTraining(L.LightningModule):
             weight_decay: AdamW's, on matrices only: no norms, no biases.
             warmup_steps: Steps until the learning rate is reached.
             max_steps: Steps in all; the command takes it from trainer.max_steps.
-            decay_fraction: Last part of the steps, over which the learning rate falls to 0.
+            decay_fraction: Last part of the steps, over which the learning rate falls to 0 (schedule wsd).
+            schedule: After the warm-up: wsd (constant, then linear to 0), cosine, exponential (Chameleon's).
+            final_lr: Where cosine and exponential end, as a part of lr.
             z_loss_weight: Weight of the mean of log(Z)^2, which keeps the logits from drifting.
+            modality_weights: Weights of the targets that are structure, text and images in the loss.
             muon_lr: Learning rate of Muon, which then updates the matrices of the blocks; null: AdamW.
             rows_from_codebook: Begin with alike embeddings for codes that look alike (start_from_codebook).
             init_from: Model folder whose weights to begin with.
+            activation_checkpointing: Compute each block again in the backward pass: less memory, more time.
+            compile: Compile the network (torch.compile), which takes minutes once and pays on GPUs.
         """
         super().__init__()
         if isinstance(config, dict):  # from a checkpoint, which holds no classes
-            config = FusionLMConfig(**config)
-        check_schedule(lr, warmup_steps, max_steps, decay_fraction)
+            config = FusionLMConfig(**upgrade(config))
+        check_schedule(lr, warmup_steps, max_steps, decay_fraction, schedule, final_lr)
         self.tokenizer_folder = tokenizer_folder(tokenizer)
         self.vocab = SharedVocab.load(self.tokenizer_folder)
         if config.vocab_size not in (0, self.vocab.size):
@@ -89,12 +99,24 @@ class FusionLMTraining(L.LightningModule):
         config = replace(config, vocab_size=self.vocab.size)
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.save_hyperparameters(
-            {**settings, "tokenizer": str(tokenizer), "config": asdict(config), "betas": list(betas)}
+            {
+                **settings,
+                "tokenizer": str(tokenizer),
+                "config": asdict(config),
+                "betas": list(betas),
+                "modality_weights": list(modality_weights),
+            }
         )
         self.config, self.lr, self.betas, self.eps = config, lr, tuple(betas), eps
         self.weight_decay, self.z_loss_weight = weight_decay, z_loss_weight
         self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
+        check_modality_weights(modality_weights)
+        self.schedule, self.final_lr = schedule, final_lr
+        self.register_buffer("modality_weights", torch.tensor(modality_weights), persistent=False)
         self.net = FusionLM(config)
+        self.net.activation_checkpointing = activation_checkpointing
+        if compile:
+            self.net.compile()  # in place: names of the weights stay
         self.muon_lr = muon_lr
         self.trained = False
         """Whether the weights are those of a run."""
@@ -105,6 +127,8 @@ class FusionLMTraining(L.LightningModule):
         self.means = Means()
         self.validation_means = Means()
         self.grad_norm: Tensor | None = None
+        self.lr_now = 0.0
+        """Learning rate of the last step; Lightning has set the next one when it is logged."""
         self._logged_step = 0
         self._tokens = 0
         self._since = time.perf_counter()
@@ -126,7 +150,7 @@ class FusionLMTraining(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Windows -> cross-entropy plus weighted z-loss (scalar)."""
         terms = self._terms(batch)
-        loss = terms.cross_entropy + self.z_loss_weight * terms.z
+        loss = weighted_mean(terms, self.modality_weights) + self.z_loss_weight * terms.z
         self._add(self.means, terms)
         self._tokens += batch["tokens"].numel() * self.trainer.world_size
         return loss
@@ -139,6 +163,7 @@ class FusionLMTraining(L.LightningModule):
     ) -> None:
         """Clip by the norm, which is logged."""
         self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
+        self.lr_now = optimizer.param_groups[0]["lr"]
 
     def on_train_start(self) -> None:
         """Begin to measure the speed."""
@@ -152,7 +177,7 @@ class FusionLMTraining(L.LightningModule):
         values = self.means.read()
         if self.grad_norm is not None:
             values["grad_norm"] = float(self.grad_norm)
-        values["lr"] = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
+        values["lr"] = self.lr_now
         now = time.perf_counter()
         values["tokens_per_second"] = self._tokens / max(1e-9, now - self._since)
         self._tokens, self._since = 0, now
@@ -182,12 +207,7 @@ class FusionLMTraining(L.LightningModule):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Windows -> ``losses`` (B, T), nats of each next token, 0 where none counts, and ``windows``."""
         self._check_trained()
-        targets = targets_of(batch["tokens"], batch["documents"], self.vocab)
-        logits = self(batch["tokens"], documents=batch["documents"])
-        losses = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.tokens.flatten(), ignore_index=IGNORE, reduction="none"
-        )
-        return {"losses": losses.view_as(targets.tokens), "windows": batch["windows"]}
+        return {"losses": self._terms(batch).nll, "windows": batch["windows"]}
 
     def configure_optimizers(self) -> Any:
         """AdamW, with Muon where ``muon_lr`` is given; warm-up, stable, decay."""
@@ -202,7 +222,9 @@ class FusionLMTraining(L.LightningModule):
             optimizer = muon(self.net, self.lr, self.muon_lr, **common)  # type: ignore[arg-type]
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: warmup_stable_decay(step, self.max_steps, self.warmup_steps, self.decay_fraction),
+            lambda step: lr_factor(
+                self.schedule, step, self.max_steps, self.warmup_steps, self.decay_fraction, self.final_lr
+            ),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -263,6 +285,24 @@ class FusionLMTraining(L.LightningModule):
         check_config(folder, net.config, self.config)
         self.net.load_state_dict(net.state_dict())
         self.trained = True
+
+
+def check_modality_weights(weights: tuple[float, float, float]) -> None:
+    """Raises ValueError for weights that give no mean."""
+    if len(weights) != len(MODALITIES) or min(weights) < 0 or not sum(weights) > 0:
+        raise ValueError(
+            f"modality_weights must be {len(MODALITIES)} numbers, none negative and not all 0, "
+            f"for {', '.join(MODALITIES)}; got {list(weights)}"
+        )
+
+
+def weighted_mean(terms: LossTerms, weights: Tensor) -> Tensor:
+    """Mean cross-entropy (scalar) of the targets, each with the weight of its modality (3,).
+
+    With equal weights it is ``terms.cross_entropy``; a batch without any target of positive weight gives 0.
+    """
+    total = (weights * terms.counts).sum()
+    return (weights * terms.nll_sums).sum() / torch.where(total > 0, total, 1.0)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What both trainings share: the learning rate over the steps, the optimiser's groups, and the refusal to go
 on from a checkpoint with other settings."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -8,17 +9,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+SCHEDULES = ("wsd", "cosine", "exponential")
+"""How the learning rate goes on after the warm-up, see :func:`lr_factor`."""
 NEW_RUN = "start a new run (init_from takes over the weights), or give the old value to go on"
 
 
+def lr_factor(
+    schedule: str, step: int, max_steps: int, warmup_steps: int, decay_fraction: float, final_lr: float
+) -> float:
+    """Factor of the learning rate at ``step`` (0 is the first) under one of ``SCHEDULES``.
+
+    ``decay_fraction`` is that of wsd, which ends at 0; ``final_lr`` is where cosine and exponential end, as a
+    fraction of the peak. All reach their end at ``max_steps``, one step after the last.
+
+    :raises ValueError: there is no such schedule.
+    """
+    if schedule == "wsd":
+        return warmup_stable_decay(step, max_steps, warmup_steps, decay_fraction)
+    if schedule == "cosine":
+        return warmup_cosine(step, max_steps, warmup_steps, final_lr)
+    if schedule == "exponential":
+        return warmup_exponential(step, max_steps, warmup_steps, final_lr)
+    raise ValueError(f"schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
+
+
 def warmup_stable_decay(step: int, max_steps: int, warmup_steps: int, decay_fraction: float) -> float:
-    """Factor of the learning rate at ``step`` (0 is the first): linear warm-up, then 1, then linear to 0 over
-    the last ``decay_fraction`` of the steps (Zhai et al., arXiv:2106.04560; Hu et al., arXiv:2404.06395)."""
-    warm = min(1.0, (step + 1) / max(1, warmup_steps))
-    return warm * min(1.0, (max_steps - step) / max(1.0, max_steps * decay_fraction))
+    """Linear warm-up, then 1, then linear to 0 over the last ``decay_fraction`` of the steps (Zhai et al.,
+    arXiv:2106.04560; Hu et al., arXiv:2404.06395)."""
+    warm = _warm(step, warmup_steps)
+    if decay_fraction == 0:  # also at max_steps, where a finished run that is extended goes on
+        return warm
+    return warm * min(1.0, max(0.0, max_steps - step) / max(1.0, max_steps * decay_fraction))
 
 
-def check_schedule(lr: float, warmup_steps: int, max_steps: int, decay_fraction: float) -> None:
+def warmup_cosine(step: int, max_steps: int, warmup_steps: int, final_lr: float = 0.0) -> float:
+    """Linear warm-up, then half a cosine from 1 to ``final_lr`` (Loshchilov and Hutter, arXiv:1608.03983)."""
+    share = (1 + math.cos(math.pi * _progress(step, max_steps, warmup_steps))) / 2
+    return _warm(step, warmup_steps) * (final_lr + (1 - final_lr) * share)
+
+
+def warmup_exponential(step: int, max_steps: int, warmup_steps: int, final_lr: float) -> float:
+    """Linear warm-up, then an exponential decay from 1 to ``final_lr`` (Chameleon, arXiv:2405.09818, section
+    2.3, decays "to 0", which no exponential reaches)."""
+    return _warm(step, warmup_steps) * final_lr ** _progress(step, max_steps, warmup_steps)
+
+
+def _warm(step: int, warmup_steps: int) -> float:
+    return min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+def _progress(step: int, max_steps: int, warmup_steps: int) -> float:
+    """0 at the end of the warm-up, 1 at ``max_steps``."""
+    return min(1.0, max(0.0, (step - warmup_steps) / max(1, max_steps - warmup_steps)))
+
+
+def check_schedule(
+    lr: float,
+    warmup_steps: int,
+    max_steps: int,
+    decay_fraction: float,
+    schedule: str = "wsd",
+    final_lr: float = 0.1,
+) -> None:
     """Raises ValueError, naming the field, for settings that no schedule has."""
     if not lr > 0:
         raise ValueError(f"lr must be positive, got {lr}")
@@ -28,6 +80,12 @@ def check_schedule(lr: float, warmup_steps: int, max_steps: int, decay_fraction:
         raise ValueError(f"max_steps must be positive, got {max_steps}")
     if not 0 <= decay_fraction <= 1:
         raise ValueError(f"decay_fraction must lie between 0 and 1, got {decay_fraction}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
+    if not 0 <= final_lr <= 1:
+        raise ValueError(f"final_lr is a fraction of lr, between 0 and 1, got {final_lr}")
+    if schedule == "exponential" and final_lr == 0:
+        raise ValueError("final_lr must be above 0 for schedule=exponential, which never reaches 0: try 0.01")
 
 
 def check_resumed(
@@ -35,17 +93,26 @@ def check_resumed(
 ) -> None:
     """Refuse to go on from a checkpoint whose settings ``old`` are not ``new``.
 
-    Lightning would silently keep the checkpoint's learning rate. ``max_steps`` may change as long as ``step``
-    lies before the decay of both schedules: up to there they are the same.
+    Lightning would silently keep the checkpoint's learning rate. Under wsd ``max_steps`` may change as long as
+    ``step`` lies before the decay of both: up to there they are the same. Under the others every step after
+    the warm-up would have had another learning rate.
 
     :raises ValueError: a setting differs; the message names it, both values and what to do.
     """
+    if "schedule" in new:  # checkpoints from before there was a choice
+        old = {"schedule": "wsd", **old}
     for name in sorted(set(new) & set(old) - {"init_from", *free}):
         before, now = _plain(old[name]), _plain(new[name])
         if before == now:
             continue
         if name == "max_steps":
+            schedule = new.get("schedule", "wsd")
             fraction = float(new.get("decay_fraction", 0))
+            if schedule != "wsd":
+                raise ValueError(
+                    f"the checkpoint was trained with max_steps={before}, now it is {now}, and with "
+                    f"schedule={schedule} every learning rate so far depends on it: {NEW_RUN}"
+                )
             if step <= min(before, now) * (1 - fraction):
                 continue
             raise ValueError(
@@ -80,7 +147,8 @@ def _plain(value: Any) -> Any:
 def weight_decay_groups(
     network: nn.Module, parameters: Iterable[nn.Parameter], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Two groups of ``parameters``: matrices and filters, which decay, and norms and biases, which do not."""
+    """Two groups of ``parameters``: matrices, filters and embeddings, which decay (as in GPT-3, Llama and
+    Chameleon), and norms and biases, which do not."""
     # QK-norm has a gain and a bias per head, (H, D): two axes, and still no matrix.
     layers = [module for module in network.modules() if "Norm" in type(module).__name__]
     norms = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
@@ -96,17 +164,8 @@ def weight_decay_groups(
 def adamw(
     network: nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW that decays matrices and filters only: no norms, no biases."""
-    # QK-norm has a gain and a bias per head, (H, D): two axes, and still no matrix.
-    norms = {
-        id(p) for m in network.modules() if "Norm" in type(m).__name__ for p in m.parameters(recurse=False)
-    }
-    groups = [
-        {"params": [], "weight_decay": weight_decay},
-        {"params": [], "weight_decay": 0.0},
-    ]
-    for parameter in network.parameters():
-        groups[parameter.ndim < 2 or id(parameter) in norms]["params"].append(parameter)
+    """AdamW with the groups of :func:`weight_decay_groups`."""
+    groups = weight_decay_groups(network, network.parameters(), weight_decay)
     device = next(network.parameters()).device.type
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device in ("cpu", "cuda"))
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -474,6 +475,9 @@ def test_a_config_that_does_not_fit(build, tmp_path: Path, values: dict, message
         ({"n_kv_heads": 3}, "n_kv_heads must divide n_heads = 4, got 3"),
         ({"n_kv_heads": 8}, "n_kv_heads must divide n_heads = 4, got 8"),
         ({"dropout": 1.0}, "dropout must lie in [0, 1), got 1.0"),
+        ({"qk_norm": "batch"}, "qk_norm is 'batch', expected one of layer, rms, none"),
+        ({"norm_placement": "post"}, "norm_placement is 'post', expected one of pre, reordered"),
+        ({"logit_soft_cap": 0.0}, "logit_soft_cap must be positive, or null, got 0.0"),
     ],
 )
 def test_bad_settings_are_named(fields: dict, message: str) -> None:
@@ -489,6 +493,7 @@ def test_a_model_needs_a_vocabulary() -> None:
 # FlexAttention
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: no g++ here")
 @pytest.mark.parametrize("n_kv_heads", HEADS[:2])
 def test_flex_attention_is_the_same_attention(build, n_kv_heads: int) -> None:
     """Forward on the CPU; its gradients are tested on a GPU."""

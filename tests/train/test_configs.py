@@ -1,6 +1,8 @@
 """Every YAML parses; the ones for debugging run from end to end through the commands."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ import yaml
 from PIL import Image
 
 from earlyfusion.fusion_lm.folder import load_model
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.image import ImageTokenizer
 from earlyfusion.train.cli import main
+from earlyfusion.train.demo_budget import FULL
 from earlyfusion.train.logs import read_metrics
 from earlyfusion.train.prepare import read_config
 from earlyfusion.train.recogniser import Recogniser
@@ -39,6 +43,70 @@ def test_every_config_parses(file: Path, capsys: pytest.CaptureFixture):
     given = yaml.safe_load(file.read_text())
     assert printed["model"]["lr"] == given["model"]["lr"]
     assert printed["trainer"]["max_steps"] == given["trainer"]["max_steps"]
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Parsed, with the fields of its transformer as `FusionLMConfig`."""
+    values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    return {**values, "config": FusionLMConfig(**values["model"]["config"])}
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("lm_chameleon7b", 7013.7), ("lm_chameleon34b", 34294.3)],  # the released "30B" is the paper's 34B
+)
+def test_chameleons_sizes(name: str, millions: float):
+    config = preset(name)["config"]
+    with torch.device("meta"):
+        network = FusionLM(config)
+    assert all(p.is_meta for p in network.parameters())
+    count = sum(p.numel() for p in network.parameters())
+    assert round(count / 1e6, 1) == millions
+    transformers = pytest.importorskip("transformers")
+    other = transformers.ChameleonConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.width,
+        intermediate_size=config.ffn_width,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_kv_heads,
+        swin_norm=config.norm_placement == "reordered",
+        vq_config={"base_channels": 32, "channel_multiplier": [1], "resolution": 8, "embed_dim": 8},
+        vocabulary_map={"IMGIMGAZ": 4, "<image>": 5},
+    )
+    with torch.device("meta"):
+        theirs = transformers.ChameleonForConditionalGeneration(other)
+    assert sum(p.numel() for n, p in theirs.named_parameters() if ".vqmodel." not in n) == count
+
+
+def test_chameleons_recipe():
+    """Chameleon, section 2.3: what both models share, and what they do not."""
+    seven, large = (preset(f"lm_chameleon{n}b") for n in (7, 34))
+    for one in (seven, large):
+        training = one["model"]
+        assert (training["lr"], training["warmup_steps"], training["schedule"]) == (1e-4, 4000, "exponential")
+        assert (training["betas"], training["eps"], training["weight_decay"]) == ([0.9, 0.95], 1e-5, 0.1)
+        assert training["z_loss_weight"] == 1e-5 and one["trainer"]["gradient_clip_val"] == 1.0
+        assert one["config"].qk_norm == "layer" and one["config"].context_length == 4096
+    assert (seven["config"].norm_placement, seven["config"].dropout) == ("pre", 0.1)
+    assert (large["config"].norm_placement, large["config"].dropout) == ("reordered", 0.0)
+    assert (seven["config"].n_kv_heads, large["config"].n_kv_heads) == (32, 8)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("lm_small", 28, 34), ("lm", 135, 165)])
+def test_sizes_of_the_other_presets(name: str, low: float, high: float):
+    """Millions of parameters, with a vocabulary of some thousand pieces and as many codes."""
+    config = replace(preset(name)["config"], vocab_size=12_000)
+    with torch.device("meta"):
+        count = sum(p.numel() for p in FusionLM(config).parameters())
+    assert low < count / 1e6 < high
+
+
+def test_the_demos_preset_is_the_demos():
+    given, training = preset("lm_demo"), dict(FULL.lm_training)
+    assert given["config"] == FULL.lm and given["data"]["batch_size"] == FULL.lm_batch_size
+    assert given["trainer"]["max_steps"] == training.pop("max_steps")
+    assert {k: v for k, v in given["model"].items() if k != "config"} == training
 
 
 def test_image_tokenizer_commands(tmp_path: Path, image_folder: Path, prepared: Path, capsys):
