@@ -566,3 +566,20 @@ def test_a_folder_of_the_first_version_still_loads(build, older: bool, today: st
     again = FusionLM.load(tmp_path)
     assert again.config == model.config
     assert torch.equal(logits_of(again, random_tokens(1, 8)), logits_of(model, random_tokens(1, 8)))
+
+
+@pytest.mark.parametrize("qk_norm", ["layer", "rms", "none"])
+def test_bfloat16_by_autocast(build, qk_norm: str) -> None:
+    """Products in bfloat16, weights, gradients and the loss in float32, close to float32's own."""
+    model = build(qk_norm=qk_norm, n_kv_heads=2).train()
+    tokens, documents, targets = pack(WINDOWS)
+    exact = model(tokens, documents, targets).cross_entropy
+    kinds = []
+    model.blocks[1].attention.out.register_forward_hook(lambda _, x, y: kinds.append((x[0].dtype, y.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model(tokens, documents, targets)
+    assert kinds == [(torch.bfloat16, torch.bfloat16)]
+    assert terms.cross_entropy.dtype == torch.float32
+    assert 0 < float((terms.cross_entropy - exact).detach().abs()) < 0.1
+    terms.cross_entropy.backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
