@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .items import Item, Progress, Word
 
 
+WITHOUT_TEXT = "none of the images comes with a transcript, so that no OCR was run"
+
+
 def reconstruction(args: Namespace) -> None:
     """Measure the image tokenizer in the folder `args.model`; without an OCR engine, the pixels alone.
 
@@ -41,8 +44,8 @@ def reconstruction(args: Namespace) -> None:
     tokenizer = ImageTokenizer.load(image_folder(args.model)).to(device)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     items, source = _images(args)
-    judges = readers()
     with_text = any(item.text or item.boxes for item in items)
+    judges = readers() if with_text else []
     if not judges and with_text:
         _tell(f"the text scores are left out: {INSTALL}")
     with progress_bars() as progress:
@@ -50,12 +53,11 @@ def reconstruction(args: Namespace) -> None:
             tokenizer, items, judges, ceilings=args.ceilings, perceptual=perceptual, progress=progress
         )
     result = {**measured.figures, **source}
-    if with_text:
-        result["not_measured"] = {**result["not_measured"], **missing()}
+    result["not_measured"] |= missing() if with_text else {"text": WITHOUT_TEXT}
     if args.sheet is not None:
         from .sheet import write_sheet
 
-        write_sheet(args.sheet, measured.samples, [judge.name for judge in judges] if with_text else [])
+        write_sheet(args.sheet, measured.samples, [judge.name for judge in judges])
     _finish(args, result, table(result))
     if args.sheet is not None:
         print(f"sheet written to {args.sheet}")
@@ -149,7 +151,7 @@ def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     """The images to measure, and where they are from.
 
     `args.images` is the user's folder. Without one `args.suite`, where the command has it: "words", "ocr"
-    (with `args.kinds`, None for all, and `args.per_kind`), "words64" or "scans".
+    (with `args.kinds`, None for all, and `args.per_kind`), "words64", "openmoji" or "scans".
     """
     from .items import images_from_folder
 
@@ -171,6 +173,11 @@ def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
 
             items = words64_suite(args.seed, args.per_kind)
             return items[: args.limit], {"data": f"words64 suite, seed {args.seed}", **none}
+        if suite == "openmoji":
+            from .items import openmoji_suite
+
+            items = openmoji_suite(args.seed, args.per_kind)
+            return items[: args.limit], {"data": f"OpenMoji, held-out concepts, seed {args.seed}", **none}
         if suite == "scans":
             from .items import scans
 

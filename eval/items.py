@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..tokenizers.pixels import load_image
 from .lexicon import held_out_lexicon
-from .split import demo_words
+from .openmoji import render_drawing
+from .split import demo_concepts, demo_words
 from .typeset import KINDS, STRIPS, Page, TextRegion, typeset
 from .words import SIZES, STRIP_HEIGHT, Font, TypeSample, held_out_fonts, random_strings
 
@@ -161,6 +162,21 @@ def words64_suite(seed: int = 0, per_kind: int = 40) -> list[Item]:
             page = typeset(kind, rng, fonts=fonts, lexicon=lexicon, size=_STRIP, type_sizes=(14, 28))
             items.append(_item(page, kind))
     return items
+
+
+def openmoji_suite(seed: int = 0, per_kind: int = 40, *, size: int = 64) -> list[Item]:
+    """OpenMoji's drawings of held-out concepts (see `split`) on white, `size` px a side: `per_kind` of them,
+    or as many as there are, drawn by `seed`. No text stands in them.
+
+    Raises ImportError when the extra `demo` is missing.
+    """
+    drawings = [
+        (concept.name, stem)
+        for concept in demo_concepts().held_out
+        for stem in dict.fromkeys(concept.drawings)
+    ]
+    random.Random(f"openmoji suite {seed}").shuffle(drawings)
+    return [Item(render_drawing(stem, size), kind="picture", name=name) for name, stem in drawings[:per_kind]]
 
 
 def scans() -> list[Item]:

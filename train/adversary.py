@@ -101,15 +101,21 @@ def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_la
 
 
 class Adversary:
-    """The discriminator with its optimiser, and what the image tokenizer's loss gets from it.
+    """The discriminator with its optimiser, and what the image tokenizer's loss gets from it. Both are there
+    only where the loss has a weight.
 
     In every training step first :meth:`discriminator_step`, then :meth:`generator_loss`: the other way round
     the discriminator's weights would change under the generator's backward pass. No ``nn.Module``, so that
     it is neither in the tokenizer's weights nor wrapped by DDP.
     """
 
+    network: PatchDiscriminator
+    optimizer: torch.optim.AdamW
+
     def __init__(self, config: AdversaryConfig) -> None:
         self.config = config
+        if not config.weight:
+            return
         with torch.random.fork_rng(devices=[]):
             self.network = PatchDiscriminator(config.channels, config.layers)
         generator = torch.Generator().manual_seed(config.seed)
@@ -168,13 +174,13 @@ class Adversary:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values, so that a checkpoint opens with ``weights_only=True``; empty as long as
         the discriminator has not learned anything, since its seed says what it is."""
-        if not self.optimizer.state:
+        if not self.config.weight or not self.optimizer.state:
             return {}
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
-        if state:
+        """The inverse of ``state_dict``; a discriminator that has no weight here is left out."""
+        if state and self.config.weight:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
 

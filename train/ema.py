@@ -87,14 +87,20 @@ class WeightEMA(Callback):
         if self._average is not None:
             self._average = [a.to(p.device) for a, p in zip(self._average, net.parameters(), strict=True)]
 
+    def follow(self, trainer: L.Trainer, training: Any) -> None:
+        """Take in the weights of the last step, unless that is done: once a step of the optimiser, however
+        many batches it accumulates and whichever callback asks first."""
+        if not trainer.training or self._raw is not None or self._step >= trainer.global_step:
+            return
+        self._step = trainer.global_step
+        if self._step > self.start:
+            self.update(training)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Once a step of the optimiser, however many batches it accumulates."""
-        if self._step < trainer.global_step:
-            self._step = trainer.global_step
-            if self._step > self.start:
-                self.update(pl_module)
+        """At the latest here."""
+        self.follow(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the average."""
@@ -117,6 +123,7 @@ class WeightEMA(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
         """``state_dict`` gets the average, which is what is loaded where nothing is trained."""
+        self.follow(trainer, pl_module)
         if self._average is None:
             return
         net: Any = pl_module.net
@@ -155,11 +162,13 @@ class WeightEMA(Callback):
 
 
 def averaged(trainer: L.Trainer, training: L.LightningModule) -> AbstractContextManager[None]:
-    """Within, ``training.net`` holds its averaged weights, if this fit averages them and has begun to.
+    """Within, ``training.net`` holds its averaged weights, if this fit averages them and has begun to: those
+    of the last step, wherever in the order of the callbacks the one stands that asks.
 
     For callbacks that save the network or draw what it makes.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightEMA):
+            callback.follow(trainer, training)
             return callback.averaged(training)
     return nullcontext()

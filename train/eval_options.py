@@ -36,12 +36,14 @@ where the texts in the images are known and the extra `ocr` is installed, also w
 engines read before and after (T-ACC, T-NED, CER, by text size), and what they read in
 JPEG, WebP and scaled-down images of equal bits.
 
-Without --images, a built-in suite (--suite), in held-out fonts and words (extra `demo`):
-words    words and random strings, black on white, on strips 16 px high
-words64  the same on strips of 32 x 128 px
-ocr      words, random strings, lines, pages, receipts, tables, in colour, light on dark,
-         rotated; --kinds chooses among them
-scans    photographed print (extra `scans`)
+Without --images, a built-in suite (--suite), of held-out words in held-out fonts, or of
+held-out pictures (extra `demo`):
+words     words and random strings, black on white, on strips 16 px high
+words64   the same on strips of 32 x 128 px
+ocr       words, random strings, lines, pages, receipts, tables, in colour, light on dark,
+          rotated; --kinds chooses among them
+openmoji  drawings on 64 x 64 px, of things that the demo holds out of its training
+scans     photographed print (extra `scans`)
 
 With --images, metadata.jsonl has a line for each image: {"file_name": "a.png", "text": "..."},
 or, where texts have places, "objects": {"bbox": [[x, y, width, height], ...], "text": [...]}.""",
@@ -84,7 +86,7 @@ error rate. Needs the extra `ocr`. Without --words: the built-in held-out words 
 def _add_reconstruction(parser: Parser) -> None:
     parser.add_argument(
         "--suite",
-        choices=("words", "words64", "ocr", "scans"),
+        choices=("words", "words64", "ocr", "openmoji", "scans"),
         default="words",
         help="images where --images names none (default: %(default)s)",
     )
@@ -96,7 +98,8 @@ def _add_reconstruction(parser: Parser) -> None:
         metavar="N",
         type=number,
         default=40,
-        help="images of each kind of ocr and words64, pages a quarter as many (default: %(default)s)",
+        help="images of each kind of ocr and words64, pages a quarter as many; pictures of openmoji, at most "
+        "all 30 (default: %(default)s)",
     )
     parser.add_argument(
         "--no-ceilings",

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -16,16 +15,17 @@ from . import image_losses
 from .adversary import Adversary, AdversaryConfig
 from .data import ImageBatch
 from .ema import WeightEMA
-from .meters import CodebookUse, Means
+from .logged_training import LoggedTraining
+from .meters import CodebookUse
 from .recogniser import SHIPPED, Recogniser
-from .schedule import adamw, check_config, check_resumed, check_schedule, clip, warmup_stable_decay
+from .schedule import adamw, check_config, check_schedule, warmup_stable_decay
 
 
-class ImageTokenizerTraining(L.LightningModule):
+class ImageTokenizerTraining(LoggedTraining):
     """Trains an ``ImageTokenizer``, which stands in ``self.net``."""
 
-    may_differ = ()
-    """Settings that a run may go on with when they changed."""
+    net: ImageTokenizer
+    shown = ("loss", "psnr")
 
     def __init__(
         self,
@@ -146,11 +146,8 @@ class ImageTokenizerTraining(L.LightningModule):
         """Whether the codebook was made: by k-means, or by the run that ``init_from`` comes from."""
         if init_from is not None:
             self._take_weights(init_from)
-        self.means = Means()
         self.train_use = CodebookUse(config.codebook_size, config.codes_per_position)
         self.validation_use = CodebookUse(config.codebook_size, config.codes_per_position)
-        self.grad_norm: Tensor | None = None
-        self._logged_step = 0
 
     def forward(self, images: Tensor, quantize: bool = True, noise: float = 0.0) -> Any:
         """``ImageTokenizer.forward``."""
@@ -214,31 +211,14 @@ class ImageTokenizerTraining(L.LightningModule):
             self.means.add(f"adversary_{name}", value)
         return term
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by the norm, which is logged."""
-        self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
-
-    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        """Log the means since the last log entry."""
-        if self.global_step % _log_every(self.trainer) or self.global_step == self._logged_step:
-            return
-        self._logged_step = self.global_step
-        values = self.means.read()
+    def read_figures(self) -> dict[str, float]:
+        """The means, their PSNR, and the use of the codebook once there is one."""
+        values = super().read_figures()
         values["psnr"] = psnr(torch.tensor(values["mse"])).item()
         if int(self.train_use.counts.sum()):
             values |= {f"codebook_{name}": float(v) for name, v in self.train_use.compute().items()}
             self.train_use.reset()
-        if self.grad_norm is not None:
-            values["grad_norm"] = float(self.grad_norm)
-        values["lr"] = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
-        shown = {"loss": values["loss"], "psnr": values["psnr"]}
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
-        self.log_dict(shown, prog_bar=True, logger=False)
+        return values
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Errors per image, means over the whole set."""
@@ -277,8 +257,8 @@ class ImageTokenizerTraining(L.LightningModule):
         return [WeightEMA(self.ema_decay, self.autoencoder_steps)] if self.ema_decay else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the curves need to go on."""
-        checkpoint["means"] = self.means.state_dict()
+        """Keep what the curves, the codebook and the discriminator need to go on."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["codebook_ready"] = self.codebook_ready
         checkpoint["train_use"] = self.train_use.counts
         if self.adversary.config.weight:
@@ -289,15 +269,15 @@ class ImageTokenizerTraining(L.LightningModule):
 
         Raises ValueError.
         """
-        if self._trainer is not None and self.trainer.state.fn == "fit":
-            check_resumed(checkpoint["hyper_parameters"], self.hparams, checkpoint["global_step"])
-            if checkpoint["global_step"] % _log_every(self.trainer):  # else they were logged since
-                self.means.load_state_dict(checkpoint["means"], self.device)
-                self.train_use.counts.copy_(checkpoint["train_use"])
-            self._logged_step = checkpoint["global_step"]
+        super().on_load_checkpoint(checkpoint)
         self.codebook_ready = checkpoint["codebook_ready"]
         if "adversary" in checkpoint:
             self.adversary.load_state_dict(checkpoint["adversary"])
+
+    def load_figures(self, checkpoint: dict[str, Any]) -> None:
+        """The means, and the use of the codebook."""
+        super().load_figures(checkpoint)
+        self.train_use.counts.copy_(checkpoint["train_use"])
 
     def save_folder(self, folder: str | Path) -> None:
         """Write the tokenizer as a folder that ``ImageTokenizer.load`` reads."""
@@ -361,10 +341,6 @@ class ImageTokenizerTraining(L.LightningModule):
         if int(self.validation_use.counts.sum()):
             self.log_dict({f"{stage}/codebook_{n}": v for n, v in self.validation_use.compute().items()})
         self.validation_use.reset()
-
-
-def _log_every(trainer: Any) -> int:
-    return trainer.log_every_n_steps
 
 
 def _lpips(backbone: str) -> torch.nn.Module:

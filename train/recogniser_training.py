@@ -17,9 +17,9 @@ from torch import Tensor
 from ..eval.text_metrics import edit_distance
 from .data import OBJECTS, text_boxes
 from .loader import Batches, ordered_batches, shuffled_batches
-from .meters import Means
+from .logged_training import LoggedTraining
 from .recogniser import BLANK, Recogniser, RecogniserConfig, degrade
-from .schedule import adamw, check_config, check_resumed, check_schedule, clip, warmup_stable_decay
+from .schedule import adamw, check_config, check_schedule, warmup_stable_decay
 from .sources import base_folder, image_column, load_source, open_image, raw_images, undecoded
 
 HEIGHT = Recogniser.height
@@ -35,11 +35,10 @@ class TextBatch(NamedTuple):
     texts: list[str]
 
 
-class RecogniserTraining(L.LightningModule):
+class RecogniserTraining(LoggedTraining):
     """Trains a ``Recogniser``, which stands in ``self.net``."""
 
-    may_differ = ()
-    """Settings that a run may go on with when they changed."""
+    net: Recogniser
 
     def __init__(
         self,
@@ -81,9 +80,6 @@ class RecogniserTraining(L.LightningModule):
             net = Recogniser.load(init_from)
             check_config(init_from, net.config, config)
             self.net.load_state_dict(net.state_dict())
-        self.means = Means()
-        self.grad_norm: Tensor | None = None
-        self._logged_step = 0
         self._read = [0, 0, 0, 0]  # texts, read exactly, characters, edits
 
     def forward(self, strips: Tensor) -> Tensor:
@@ -99,27 +95,6 @@ class RecogniserTraining(L.LightningModule):
         loss = self._loss(self(strips), batch.texts)
         self.means.add("loss", loss)
         return loss
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by the norm, which is logged."""
-        self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the means since the last log entry."""
-        if self.global_step % _log_every(self.trainer) or self.global_step == self._logged_step:
-            return
-        self._logged_step = self.global_step
-        values = self.means.read()
-        if self.grad_norm is not None:
-            values["grad_norm"] = float(self.grad_norm)
-        values["lr"] = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
-        self.log("loss", values["loss"], prog_bar=True, logger=False)
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
         """Loss, and what is read."""
@@ -142,21 +117,6 @@ class RecogniserTraining(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the curves need to go on."""
-        checkpoint["means"] = self.means.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse other settings than the checkpoint's.
-
-        Raises ValueError.
-        """
-        if self._trainer is not None and self.trainer.state.fn == "fit":
-            check_resumed(checkpoint["hyper_parameters"], self.hparams, checkpoint["global_step"])
-            if checkpoint["global_step"] % _log_every(self.trainer):  # else they were logged since
-                self.means.load_state_dict(checkpoint["means"], self.device)
-            self._logged_step = checkpoint["global_step"]
-
     def save_folder(self, folder: str | Path) -> None:
         """Write the recogniser as a folder that ``Recogniser.load`` reads."""
         self.net.save(folder)
@@ -177,10 +137,6 @@ class RecogniserTraining(L.LightningModule):
 
     def _lr_factor(self, step: int) -> float:
         return warmup_stable_decay(step, self.max_steps, self.warmup_steps, self.decay_fraction)
-
-
-def _log_every(trainer: Any) -> int:
-    return trainer.log_every_n_steps
 
 
 class TextBoxData(L.LightningDataModule):

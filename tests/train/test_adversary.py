@@ -93,9 +93,8 @@ def test_the_term_is_as_strong_as_its_weight_says_and_grows_over_the_warmup():
     assert norms == pytest.approx({100: 0.5 / 8, 103: 0.25, 107: 0.5, 200: 0.5}, rel=1e-3)
 
 
-@pytest.mark.parametrize("config", [replace(CONFIG, start=5), replace(CONFIG, weight=0.0)])
-def test_nothing_happens_before_the_start_or_without_a_weight(config: AdversaryConfig):
-    adversary, images = Adversary(config), pictures()
+def test_nothing_happens_before_the_start():
+    adversary, images = Adversary(replace(CONFIG, start=5)), pictures()
     before = {name: value.clone() for name, value in adversary.network.state_dict().items()}
     adversary.network.forward = None  # type: ignore[assignment]  # would raise
     output = Decoder()(images)
@@ -105,6 +104,25 @@ def test_nothing_happens_before_the_start_or_without_a_weight(config: AdversaryC
     assert equal(adversary.network.state_dict(), before)
     assert adversary.state_dict() == {}  # nor does a checkpoint grow
     adversary.load_state_dict({})
+
+
+def test_without_a_weight_no_discriminator_is_built(monkeypatch: pytest.MonkeyPatch):
+    taught, images = Adversary(CONFIG), pictures()
+    taught.discriminator_step(images, blurred(images), 0)
+
+    def build(*sizes: int) -> None:
+        raise AssertionError(f"a discriminator of {sizes} is built for nothing")
+
+    monkeypatch.setattr("earlyfusion.train.adversary.PatchDiscriminator", build)
+    adversary = Adversary(replace(CONFIG, weight=0.0))
+    output = Decoder()(images)
+    assert not adversary.active(10**6)
+    assert adversary.discriminator_step(images, output, 0) == {}
+    term, values = adversary.generator_loss(output, output.mean(), output, 0)
+    assert (float(term), values) == (0.0, {})
+    for state in ({}, taught.state_dict()):
+        adversary.load_state_dict(state)
+        assert adversary.state_dict() == {}
 
 
 def test_the_discriminator_tells_images_from_blurred_ones():

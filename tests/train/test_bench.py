@@ -64,10 +64,11 @@ def train(images: Path, run: Path, *callbacks: Any, **changes: Any) -> Path:
     return fit_image_tokenizer(module, data, run, **options)
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_its_figures_are_those_of_the_command(
-    tmp_path: Path, image_folder: Path, items: list[Item], judges: list[Knowing]
+    ema_decay: float, tmp_path: Path, image_folder: Path, items: list[Item], judges: list[Knowing]
 ) -> None:
-    folder = train(image_folder, tmp_path, Bench(every=4))
+    folder = train(image_folder, tmp_path, Bench(every=4), ema_decay=ema_decay)
     curves = read_metrics(tmp_path)
     # not at step 4, which has no codebook yet; in the rows of the training's own figures
     assert [step for step, _ in curves["bench/psnr"]] == [7, 11]

@@ -166,6 +166,8 @@ def test_the_options_of_the_reconstruction_bench():
     assert args.lpips_weights is None and args.fid_weights is None
     args = parse("eval reconstruction m --out x --suite ocr --kinds word,line --no-ceilings".split())
     assert (args.suite, args.kinds, args.ceilings) == ("ocr", ["word", "line"], False)
+    args = parse("eval reconstruction m --out x --suite openmoji --per-kind 12 --sheet s.png".split())
+    assert (args.suite, args.per_kind, args.sheet) == ("openmoji", 12, "s.png")
 
 
 def test_lightning_gets_its_own_commands_alone():

@@ -167,20 +167,44 @@ def test_a_finished_run_goes_on_from_its_raw_weights(tmp_path: Path, image_folde
         torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_callbacks_look_at_the_average_through_the_context(tmp_path: Path, image_folder: Path):
+@pytest.mark.parametrize("first", [False, True])
+def test_callbacks_look_at_the_average_through_the_context(tmp_path: Path, image_folder: Path, first: bool):
+    """Also those that stand before the average, whose step it has not seen yet; and each step counts once."""
     ema, seen = WeightEMA(0.8, START), {}
 
     class Look(Watch):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
             super().on_train_batch_end(trainer, pl_module, *args)
-            with averaged(trainer, pl_module):
+            with averaged(trainer, pl_module), averaged(trainer, pl_module):
                 seen[trainer.global_step] = weights(pl_module.net)
+            assert equal(weights(pl_module.net), self.raw[trainer.global_step])
 
     look = Look()
-    train(image_folder, tmp_path, ema, look)
+    train(image_folder, tmp_path, *((look, ema) if first else (ema, look)))
     assert equal(seen[START], look.raw[START])
-    assert equal(seen[12], look.validated[12])
-    assert not equal(seen[12], look.raw[12])
+    for step in (9, 12, 15, 18):
+        assert equal(seen[step], look.validated[step])
+        expected = plain_average(look.raw, START, step, 0.8)
+        for value, wanted in zip(seen[step], expected):
+            torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_that_is_written_before_the_average_is_asked_holds_its_step(
+    tmp_path: Path, image_folder: Path
+):
+    class Save(Watch):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            super().on_train_batch_end(trainer, pl_module, *args)
+            if trainer.global_step == 9:
+                trainer.save_checkpoint(tmp_path / "mine.ckpt")
+
+    save = Save()
+    train(image_folder, tmp_path / "run", save, WeightEMA(0.8, START))
+    checkpoint = torch.load(tmp_path / "mine.ckpt", weights_only=True)
+    assert (checkpoint["ema"]["step"], checkpoint["ema"]["count"]) == (9, 9 - START)
+    assert equal(list(checkpoint["ema"]["raw"].values()), save.raw[9])
+    averages = [checkpoint["state_dict"][f"net.{name}"] for name in checkpoint["ema"]["raw"]]
+    assert equal(averages, save.validated[9])
 
 
 def test_settings_that_make_no_sense():

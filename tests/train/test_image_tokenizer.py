@@ -116,6 +116,25 @@ def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_image
     assert all(name.startswith("net.") for name in checkpoint["state_dict"])  # no recogniser, no adversary
 
 
+def test_without_an_adversary_a_discriminator_in_the_checkpoint_is_left_out(
+    tmp_path: Path, image_folder: Path
+):
+    train(image_folder, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        train(image_folder, tmp_path / "stopped", Watch(12))
+    file = tmp_path / "stopped/last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    assert "adversary" not in checkpoint
+    checkpoint["adversary"] = {"network": {"main.0.weight": torch.zeros(8, 3, 4, 4)}, "optimizer": {}}
+    torch.save(checkpoint, file)
+    module = training()
+    train(image_folder, tmp_path / "stopped", module=module)
+    assert not hasattr(module.adversary, "network")
+    weights = [ImageTokenizer.load(tmp_path / n / "model").state_dict() for n in ("straight", "stopped")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert "adversary" not in torch.load(file, weights_only=True)
+
+
 def test_what_a_run_writes(tmp_path: Path, image_folder: Path):
     folder = train(image_folder, tmp_path)
     assert folder == tmp_path / "model"

@@ -1,0 +1,77 @@
+"""What the trainings of the image tokenizer and of the recogniser share: curves, and how a run goes on."""
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+
+from .meters import Means
+from .schedule import check_resumed, clip
+
+
+class LoggedTraining(L.LightningModule):
+    """Trains ``self.net`` with one optimiser and logs what ``self.means`` gathers between two log entries.
+
+    A run that goes on from a checkpoint writes the curves that it would have written.
+    """
+
+    net: nn.Module
+    may_differ: tuple[str, ...] = ()
+    """Settings that a run may go on with when they changed."""
+    shown: tuple[str, ...] = ("loss",)
+    """Figures that stand beside the progress bar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = Means()
+        self.grad_norm: Tensor | None = None
+        self._logged_step = 0
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm, which is logged."""
+        self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the figures since the last log entry, once a step."""
+        if self.global_step % self._log_every() or self.global_step == self._logged_step:
+            return
+        self._logged_step = self.global_step
+        values = self.read_figures()
+        if self.grad_norm is not None:
+            values["grad_norm"] = float(self.grad_norm)
+        values["lr"] = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        self.log_dict({name: values[name] for name in self.shown}, prog_bar=True, logger=False)
+
+    def read_figures(self) -> dict[str, float]:
+        """The figures since they were last read, and start again."""
+        return self.means.read()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the curves need to go on."""
+        checkpoint["means"] = self.means.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse other settings than the checkpoint's.
+
+        Raises ValueError.
+        """
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            step = checkpoint["global_step"]
+            check_resumed(checkpoint["hyper_parameters"], self.hparams, step, self.may_differ)
+            if step % self._log_every():  # else they were logged since
+                self.load_figures(checkpoint)
+            self._logged_step = step
+
+    def load_figures(self, checkpoint: dict[str, Any]) -> None:
+        """Go on gathering where the checkpoint was written."""
+        self.means.load_state_dict(checkpoint["means"], self.device)
+
+    def _log_every(self) -> int:
+        trainer: Any = self.trainer
+        return trainer.log_every_n_steps
