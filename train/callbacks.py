@@ -2,6 +2,7 @@
 
 import random
 import time
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,24 @@ def _rehearsal(trainer: Any) -> bool:
     return bool(trainer.fast_dev_run)
 
 
+class Guard(Callback):
+    """Knows whether a run is worth keeping as it is now; what it says of trouble is not written to files."""
+
+    def trouble(self, trainer: L.Trainer) -> str:
+        """What is wrong, in a clause; empty where nothing is. All ranks call it together."""
+        raise NotImplementedError
+
+
+def trouble(trainer: Any) -> str:
+    """What this run's :class:`Guard` finds wrong with it now; empty where there is nothing, or no guard."""
+    return next((guard.trouble(trainer) for guard in trainer.callbacks if isinstance(guard, Guard)), "")
+
+
 class Checkpoints(ModelCheckpoint):
-    """RUN/last.ckpt, by the clock or by steps, and at the end: a finished run is known to be finished."""
+    """RUN/last.ckpt, by the clock or by steps, and at the end: a finished run is known to be finished.
+
+    Not in trouble (:func:`trouble`), so that it always holds weights worth going on from.
+    """
 
     def __init__(self, seconds: float = 300.0, steps: int | None = None) -> None:
         """
@@ -42,21 +59,41 @@ class Checkpoints(ModelCheckpoint):
             train_time_interval=timedelta(seconds=seconds) if steps is None else None,
             save_on_train_epoch_end=False,
         )
+        self.last_good: tuple[str, int] | None = None
+        """The file to go on from, and its step; None as long as there is none."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """The run's folder is the trainer's."""
         self.dirpath = str(Path(trainer.default_root_dir).absolute())
         super().setup(trainer, pl_module, stage)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that goes on does so from a good checkpoint."""
+        super().on_train_start(trainer, pl_module)
+        self.last_good = (str(trainer.ckpt_path), trainer.global_step) if trainer.ckpt_path else None
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The last step is worth a checkpoint wherever it falls."""
+        """The last step is worth a checkpoint wherever it falls, but not in trouble."""
         super().on_train_end(trainer, pl_module)
-        if self._last_global_step_saved != trainer.global_step and not _rehearsal(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        if self._last_global_step_saved == trainer.global_step or _rehearsal(trainer):
+            return
+        if reason := trouble(trainer):
+            kept = f"kept is the state of step {self.last_good[1]}" if self.last_good else "nothing is kept"
+            warnings.warn(f"the end of the training is not saved: {reason}; {kept}", stacklevel=2)
+        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Any]) -> None:
+        if not trouble(trainer):
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self.last_good = (filepath, trainer.global_step)
 
 
 class ModelFolder(Callback):
-    """Writes RUN/model, whole or not at all, whenever a checkpoint is written and at the end."""
+    """Writes RUN/model, whole or not at all, whenever a checkpoint is written and at the end; not in trouble
+    (:func:`trouble`)."""
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
         """Beside every checkpoint, the folder that everything else loads."""
@@ -67,7 +104,7 @@ class ModelFolder(Callback):
         self._write(trainer, pl_module)
 
     def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero and not _rehearsal(trainer):
+        if not trouble(trainer) and trainer.is_global_zero and not _rehearsal(trainer):
             with averaged(trainer, pl_module):
                 pl_module.save_folder(Path(trainer.default_root_dir) / MODEL)
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from .callbacks import CHECKPOINT, MODEL, Checkpoints, Curves, ModelFolder, RandomStates, StepBar
 from .cpu import best_cpu_precision
 from .data import ImageData, TokenData
+from .divergence import Divergence
 from .image_tokenizer import ImageTokenizerTraining
 from .lm import FusionLMTraining
 from .logs import CsvLog
@@ -50,8 +51,13 @@ def fit_lm(training: FusionLMTraining, data: TokenData, run_folder: str | Path, 
 
     A run that was stopped goes on from RUN/last.ckpt; a finished one returns at once. ``options`` as in
     :func:`fit`.
+
+    :raises Diverged: the loss went up and stayed there, or gradients were not finite ten times in a row.
     """
-    return fit(training, data, run_folder, title="transformer", **options)
+    callbacks = list(options.pop("callbacks", ()))
+    if not any(isinstance(callback, Divergence) for callback in callbacks):
+        callbacks.append(Divergence())
+    return fit(training, data, run_folder, title="transformer", callbacks=callbacks, **options)
 
 
 def fit(

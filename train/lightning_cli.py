@@ -19,12 +19,14 @@ from .bench import Bench
 from .callbacks import CHECKPOINT, Checkpoints, Curves, ModelFolder, RandomStates, StepBar
 from .cpu import best_cpu_precision
 from .data import ImageData, TokenData
+from .divergence import Divergence
 from .fit import interruptible, loggers, quiet, read_checkpoint
 from .image_tokenizer import ImageTokenizerTraining
 from .lm import FusionLMTraining
 from .pictures import Predictions, Reconstructions, Samples
 from .recogniser_training import RecogniserTraining, TextBoxData
 from .schedule import check_resumed
+from .telemetry import Telemetry
 
 Kind = Literal["image-tokenizer", "recogniser", "lm"]
 
@@ -144,6 +146,8 @@ class _Cli(LightningCLI):
         elif self.kind == "lm":
             parser.link_arguments("data.path", "model.tokenizer")
             parser.add_lightning_class_args(Samples, "samples")
+            parser.add_lightning_class_args(Telemetry, "telemetry")
+            parser.add_lightning_class_args(Divergence, "divergence")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Without Lightning's warning that sys.argv holds something too."""

@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -14,9 +13,12 @@ from ..fusion_lm.loss import IGNORE, MODALITIES, LossTerms
 from ..fusion_lm.model import FusionLM, FusionLMConfig, upgrade
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.vocab import SharedVocab
+from .bits import Rates
+from .divergence import clip_or_skip, skipped_steps
+from .logged_training import LoggedTraining
 from .meters import Means
 from .muon import muon
-from .schedule import adamw, check_config, check_resumed, check_schedule, clip, lr_factor
+from .schedule import adamw, check_config, check_schedule, lr_factor
 
 
 class Targets(NamedTuple):
@@ -37,11 +39,12 @@ def targets_of(tokens: Tensor, documents: Tensor, vocab: SharedVocab) -> Targets
     return Targets(torch.where(counted, following, IGNORE), vocab.modality(following))
 
 
-class FusionLMTraining(L.LightningModule):
+class FusionLMTraining(LoggedTraining):
     """Trains a ``FusionLM``, which stands in ``self.net``."""
 
     may_differ = ("tokenizer", "compile", "activation_checkpointing")
     """Settings that a run may go on with when they changed: they do not change what is learned."""
+    shown = ("loss", *MODALITIES)
 
     def __init__(
         self,
@@ -124,17 +127,18 @@ class FusionLMTraining(L.LightningModule):
             self._take_weights(init_from)
         elif rows_from_codebook:
             start_from_codebook(self.net, DocumentTokenizer.load(self.tokenizer_folder))
-        self.means = Means()
-        self.validation_means = Means()
-        self.grad_norm: Tensor | None = None
-        self.lr_now = 0.0
-        """Learning rate of the last step; Lightning has set the next one when it is logged."""
-        self._logged_step = 0
+        self.validation_means, self.rates = Means(), Rates.load(self.tokenizer_folder)
+        self.skipped = False
+        """Whether the last step was left out."""
+        self.last_loss: Tensor | None = None
+        """Of the last batch, without the z-loss: it says whether the training diverges."""
         self._tokens = 0
         self._since = time.perf_counter()
 
     def setup(self, stage: str) -> None:
-        """Raises ValueError when the windows are longer than the context."""
+        """Raises ValueError when the windows are longer than the context, or for float16, which overflows."""
+        if stage == "fit" and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError("precision is 16-mixed, which overflows: use bf16-mixed, or 32-true")
         data: Any = getattr(self.trainer, "datamodule", None)
         length = getattr(data, "context_length", 0)
         if length > self.config.context_length:
@@ -150,7 +154,9 @@ class FusionLMTraining(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Windows -> cross-entropy plus weighted z-loss (scalar)."""
         terms = self._terms(batch)
-        loss = weighted_mean(terms, self.modality_weights) + self.z_loss_weight * terms.z
+        loss = weighted_mean(terms, self.modality_weights)
+        self.last_loss = loss.detach()
+        loss = loss + self.z_loss_weight * terms.z
         self._add(self.means, terms)
         self._tokens += batch["tokens"].numel() * self.trainer.world_size
         return loss
@@ -161,40 +167,32 @@ class FusionLMTraining(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm, which is logged."""
-        self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
+        """Clip by the norm, which is logged; a gradient that is not finite never reaches the weights."""
         self.lr_now = optimizer.param_groups[0]["lr"]
+        self.grad_norm, self.skipped = clip_or_skip(self.net.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
         """Begin to measure the speed."""
         self._tokens, self._since = 0, time.perf_counter()
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the means since the last log entry."""
-        if self.global_step % _log_every(self.trainer) or self.global_step == self._logged_step:
-            return
-        self._logged_step = self.global_step
-        values = self.means.read()
-        if self.grad_norm is not None:
-            values["grad_norm"] = float(self.grad_norm)
-        values["lr"] = self.lr_now
+    def read_figures(self) -> dict[str, float]:
+        """The means since the last log entry, the steps left out so far, and the speed."""
         now = time.perf_counter()
-        values["tokens_per_second"] = self._tokens / max(1e-9, now - self._since)
+        speed = self._tokens / max(1e-9, now - self._since)
         self._tokens, self._since = 0, now
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
-        self.log_dict(
-            {n: values[n] for n in ("loss", *MODALITIES) if n in values}, prog_bar=True, logger=False
-        )
+        return {
+            **super().read_figures(),
+            "skipped_steps": skipped_steps(self.trainer),
+            "tokens_per_second": speed,
+        }
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Losses over the whole validation set."""
-        self._check_trained()
-        self._add(self.validation_means, self._terms(batch))
+        """Losses, bits per byte and pixel, and perplexities of the whole validation set."""
+        self._measure(batch)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Losses over the whole test set."""
-        self._check_trained()
-        self._add(self.validation_means, self._terms(batch))
+        """The same of the test set."""
+        self._measure(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log them."""
@@ -228,22 +226,12 @@ class FusionLMTraining(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the curves need to go on."""
-        checkpoint["means"] = self.means.state_dict()
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse other settings than the checkpoint's.
 
         Raises ValueError.
         """
-        if self._trainer is not None and self.trainer.state.fn == "fit":
-            check_resumed(
-                checkpoint["hyper_parameters"], self.hparams, checkpoint["global_step"], self.may_differ
-            )
-            if checkpoint["global_step"] % _log_every(self.trainer):  # else they were logged since
-                self.means.load_state_dict(checkpoint["means"], self.device)
-            self._logged_step = checkpoint["global_step"]
+        super().on_load_checkpoint(checkpoint)
         self.trained = True
 
     def save_folder(self, folder: str | Path) -> None:
@@ -252,13 +240,25 @@ class FusionLMTraining(L.LightningModule):
             tokenizer = DocumentTokenizer.load(self.tokenizer_folder)
         save_model(folder, self.net, tokenizer)
 
-    def _terms(self, batch: dict[str, Tensor]) -> LossTerms:
-        targets = targets_of(batch["tokens"], batch["documents"], self.vocab)
+    def _terms(self, batch: dict[str, Tensor], targets: Targets | None = None, **more: Any) -> LossTerms:
+        targets = targets or targets_of(batch["tokens"], batch["documents"], self.vocab)
         terms = self(
-            batch["tokens"], documents=batch["documents"], targets=targets.tokens, modality=targets.modality
+            batch["tokens"],
+            documents=batch["documents"],
+            targets=targets.tokens,
+            modality=targets.modality,
+            **more,
         )
         assert isinstance(terms, LossTerms)
         return terms
+
+    def _measure(self, batch: dict[str, Tensor]) -> None:
+        self._check_trained()
+        targets = targets_of(batch["tokens"], batch["documents"], self.vocab)
+        vocab_modality = self.vocab.modality(torch.arange(self.vocab.size, device=targets.tokens.device))
+        terms = self._terms(batch, targets, vocab_modality=vocab_modality)
+        self._add(self.validation_means, terms)
+        self.rates.add(terms, targets.tokens)
 
     def _add(self, means: Means, terms: LossTerms) -> None:
         """Means over target tokens, not over windows."""
@@ -275,10 +275,10 @@ class FusionLMTraining(L.LightningModule):
             )
 
     def _log_validation(self, stage: str) -> None:
-        self.validation_means.reduce(self.trainer.strategy)
-        self.log_dict(
-            {f"{stage}/{n}": v for n, v in self.validation_means.read().items()}, rank_zero_only=True
-        )
+        for figures in (self.validation_means, self.rates):
+            figures.reduce(self.trainer.strategy)
+        values = self.validation_means.read() | self.rates.read()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=True)
 
     def _take_weights(self, folder: str) -> None:
         net = FusionLM.load(folder)
@@ -319,10 +319,6 @@ def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
     net.embedding.weight[tokens] = 0.1 * rows
     if not net.config.tie_embeddings:
         net.lm_head.weight[tokens] = 0.02 * rows
-
-
-def _log_every(trainer: Any) -> int:
-    return trainer.log_every_n_steps
 
 
 def tokenizer_folder(folder: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""What the trainings of the image tokenizer and of the recogniser share: curves, and how a run goes on."""
+"""What the trainings share: curves, and how a run goes on."""
 
 from typing import Any
 
@@ -25,6 +25,8 @@ class LoggedTraining(L.LightningModule):
         super().__init__()
         self.means = Means()
         self.grad_norm: Tensor | None = None
+        self.lr_now = 0.0
+        """Learning rate of the last step; when it is logged, Lightning has set the next one."""
         self._logged_step = 0
 
     def configure_gradient_clipping(
@@ -34,6 +36,7 @@ class LoggedTraining(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm, which is logged."""
+        self.lr_now = optimizer.param_groups[0]["lr"]
         self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -44,9 +47,10 @@ class LoggedTraining(L.LightningModule):
         values = self.read_figures()
         if self.grad_norm is not None:
             values["grad_norm"] = float(self.grad_norm)
-        values["lr"] = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
+        values["lr"] = self.lr_now
         self.log_dict({f"train/{name}": value for name, value in values.items()})
-        self.log_dict({name: values[name] for name in self.shown}, prog_bar=True, logger=False)
+        shown = {name: values[name] for name in self.shown if name in values}
+        self.log_dict(shown, prog_bar=True, logger=False)
 
     def read_figures(self) -> dict[str, float]:
         """The figures since they were last read, and start again."""

@@ -93,9 +93,9 @@ def check_resumed(
 ) -> None:
     """Refuse to go on from a checkpoint whose settings ``old`` are not ``new``.
 
-    Lightning would silently keep the checkpoint's learning rate. Under wsd ``max_steps`` may change as long as
-    ``step`` lies before the decay of both: up to there they are the same. Under the others every step after
-    the warm-up would have had another learning rate.
+    Lightning would silently keep the checkpoint's learning rate. Under wsd ``max_steps`` may change as long
+    as ``step`` lies before the decay of both: up to there they are the same. Under the others every step
+    after the warm-up would have had another learning rate.
 
     :raises ValueError: a setting differs; the message names it, both values and what to do.
     """

@@ -128,7 +128,9 @@ def test_matrices_and_embeddings_decay_norms_and_biases_do_not(qk_norm: Any, tie
     net = FusionLM(FusionLMConfig(**CONFIG, ffn_width=32, qk_norm=qk_norm, tie_embeddings=tied))
     optimiser = muon(net, 1e-3, 0.02, **OPTIMISER) if by_muon else adamw(net, 1e-3, **OPTIMISER)
     names = {id(p): name for name, p in net.named_parameters()}  # a tied matrix has one name
-    grouped = [(names[id(p)], group["weight_decay"]) for group in optimiser.param_groups for p in group["params"]]
+    grouped = [
+        (names[id(p)], group["weight_decay"]) for group in optimiser.param_groups for p in group["params"]
+    ]
     assert sorted(name for name, _ in grouped) == sorted(names.values())  # each once
     decayed = {name for name, decay in grouped if decay == 0.1}
     matrices = ("attention.qkv", "attention.out", "ffn.gate_up", "ffn.down")
