@@ -45,6 +45,8 @@ class FusionLMTraining(LoggedTraining):
     may_differ = ("tokenizer", "compile", "activation_checkpointing")
     """Settings that a run may go on with when they changed: they do not change what is learned."""
     shown = ("loss", *MODALITIES)
+    net: FusionLM
+    modality_weights: Tensor
 
     def __init__(
         self,

@@ -130,7 +130,7 @@ def test_half_precision_is_summed_in_float32() -> None:
     terms = loss(half, targets, modality)
     assert terms.cross_entropy.dtype == terms.z.dtype == terms.by_modality.dtype == torch.float32
     for a, b in zip(terms, loss(half.float(), targets, modality), strict=True):
-        assert (a is None and b is None) or torch.equal(a, b)
+        assert (a is None and b is None) or torch.equal(a, b)  # type: ignore[arg-type]
 
 
 def test_large_logits_stay_finite() -> None:
