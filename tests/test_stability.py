@@ -4,6 +4,7 @@ import csv
 import importlib
 import inspect
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -99,8 +100,14 @@ def test_two_cells_from_command_to_figures(data: Path, tmp_path: Path, modules, 
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
-def test_workers_end_with_the_command(data: Path, tmp_path: Path) -> None:
-    run = subprocess.Popen(command(data, tmp_path, "--steps", "100000"), stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_command(data: Path, tmp_path: Path, how: signal.Signals) -> None:
+    run = subprocess.Popen(
+        command(data, tmp_path, "--steps", "100000"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in background
+    )
     listed = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     children: list[int] = []
     deadline = time.monotonic() + 120
@@ -109,8 +116,8 @@ def test_workers_end_with_the_command(data: Path, tmp_path: Path) -> None:
         children = [int(pid) for pid in listed.read_text().split()]
     while not any(len(list(Path(f"/proc/{pid}/task").iterdir())) > 1 for pid in children):  # it is at work
         time.sleep(0.1)
-    run.kill()
-    run.wait()
+    run.send_signal(how)
+    run.wait(timeout=60)
     while any(map(alive, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert len(children) == 2 and not any(map(alive, children))
@@ -179,10 +186,10 @@ def test_sensitivity(modules, grid) -> None:
     def row(lr: float, loss: float) -> dict[str, str]:
         return {"lr": str(lr), "seed": "0", "loss": str(loss), "initial_loss": "8"}
 
-    losses = [5.0, 4.0, 6.0, 20.0, math.nan, 8.0]  # worse than at the start counts as that, and so does none
+    losses = [5.0, 4.0, 6.0, 20.0, math.nan, 8.0, 6.0]  # above the start, or none at all, is as at the start
     rows = [row(lr, loss) for lr, loss in zip(grid.LEARNING_RATES, losses, strict=True)]
     sweep = modules["results"].Sweep(grid.PLAIN, grid.MIXED, rows)
-    assert sweep.sensitivity(0) == pytest.approx((1 + 0 + 2 + 4 + 4 + 4) / 6)
+    assert sweep.sensitivity(0) == pytest.approx((1 + 0 + 2 + 4 + 4 + 4 + 2) / 7)
     assert sweep.best(0) == (grid.LEARNING_RATES[1], 4.0)
     unfinished = modules["results"].Sweep(grid.PLAIN, grid.MIXED, rows[1:])
     assert math.isnan(unfinished.sensitivity(0))

@@ -26,8 +26,8 @@ from ..tokenizers.vocab import IMAGE, TEXT, SharedVocab
 from .lm import targets_of
 from .meters import Means
 
-SCORES = 2**22
-"""Attention logits that exist at once."""
+SCORES = {"cpu": 2**22, "cuda": 2**26}
+"""Attention logits that exist at once, by device."""
 SAMPLE = 2**20
 """Weights of a matrix that are kept from before a step, at most, to see how far it goes."""
 UPDATE = "update_ratio/"
@@ -112,7 +112,7 @@ def max_attention_logit(q: Tensor, k: Tensor, documents: Tensor, used: Tensor) -
     """
     B, H, T, D = q.shape
     index = torch.arange(T, device=q.device)
-    rows = max(1, SCORES // (H * T))  # queries at once
+    rows = max(1, SCORES.get(q.device.type, SCORES["cuda"]) // (H * T))  # queries at once
     largest = []
     with torch.autocast(q.device.type, enabled=False):
         for query, key, document, counts in zip(q.float(), k.float(), documents, used):

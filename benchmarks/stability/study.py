@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of the workers
     began, failed = time.monotonic(), 0
     context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(args.jobs, context, initializer=_begin) as pool:
+    with ProcessPoolExecutor(args.jobs, context, initializer=_begin) as pool:
+        try:
             work = {}
             for cell in left:
                 series = series_folder(args) / cell.file
@@ -69,9 +69,11 @@ def run(args: argparse.Namespace) -> None:
                 add_row({**row, **settings, "commit": commit()}, args.csv)
                 outlook = (time.monotonic() - began) / number * (len(left) - number) / 60
                 print(f"[{number}/{len(left)}] {told(work[future], row)}, {outlook:.0f} min left", flush=True)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", flush=True)
-        os._exit(130)  # the workers end with this process, the cells under way are lost
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():  # else the pool would wait for all cells
+                worker.terminate()
+            print("stopped; the same command goes on", flush=True)
+            raise SystemExit(130) from None
     if failed:
         raise SystemExit(f"{failed} cells failed")
 

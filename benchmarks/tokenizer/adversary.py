@@ -1,6 +1,6 @@
 """The curves of a training with the adversarial loss, beside one without it: does it destabilise?
 
-    .venv/bin/python benchmarks/tokenizer/adversary.py RUN_WITH RUN_WITHOUT
+.venv/bin/python benchmarks/tokenizer/adversary.py RUN_WITH RUN_WITHOUT
 """
 
 import argparse

@@ -154,7 +154,7 @@ def test_attention_logits_come_in_parts(monkeypatch: pytest.MonkeyPatch):
     used = torch.ones(3, 37, dtype=torch.bool)
     whole = max_attention_logit(q, k, documents, used)
     for scores in (1, 4 * 37 * 5):
-        monkeypatch.setattr(telemetry, "SCORES", scores)
+        monkeypatch.setitem(telemetry.SCORES, "cpu", scores)
         torch.testing.assert_close(max_attention_logit(q, k, documents, used), whole)
 
 
@@ -427,7 +427,8 @@ def test_a_modality_that_is_missing_has_no_figures(vocab, prepared: Path):
     callback.on_before_optimizer_step(trainer, module, None)
     callback.on_train_batch_end(trainer, module, None, batch, 0)
     assert "telemetry/loss/text" in figures
-    norm = observe(module.net, **batch, vocab=vocab).output_norms[0, :20].mean()
+    net: Any = module.net
+    norm = observe(net, **batch, vocab=vocab).output_norms[0, :20].mean()
     for name in ("telemetry/output_norm", "telemetry/output_norm/text"):  # padding is in neither
         assert figures[name] == pytest.approx(float(norm), rel=1e-5)
     for figure in ("loss", "entropy", "in_modality", "leakage", "output_norm"):
@@ -438,23 +439,23 @@ def test_a_modality_that_is_missing_has_no_figures(vocab, prepared: Path):
 
 
 def test_a_compiled_network_is_not_compiled_again(prepared: Path, tmp_path: Path):
+    config = replace(CONFIG, n_layers=1)
     seen: dict[str, tuple[Watch, int]] = {}
     for name, callback in (("without", None), ("with", Telemetry(every=2, gradient_cosine=True))):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        watch = train(
-            prepared, tmp_path / name, callback, compiler="aot_eager"
-        )  # traced, guarded, not generated
+        # Traced and guarded as ever, without the code that takes minutes to make.
+        watch = train(prepared, tmp_path / name, callback, config=config, compiler="eager")
         seen[name] = watch, torch._dynamo.utils.counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
     assert seen["without"][1] == seen["with"][1] > 0
     assert seen["without"][0].losses == seen["with"][0].losses
     assert equal(seen["without"][0].end, seen["with"][0].end)
-    train(prepared, tmp_path / "eager", Telemetry(every=2, gradient_cosine=True))
+    train(prepared, tmp_path / "eager", Telemetry(every=2, gradient_cosine=True), config=config)
     logged = read_metrics(tmp_path / "with")
     for name, curve in read_metrics(tmp_path / "eager").items():
         if name.startswith("telemetry/"):
-            assert [v for _, v in logged[name]] == pytest.approx([v for _, v in curve], rel=1e-2, abs=1e-3)
+            assert [v for _, v in logged[name]] == pytest.approx([v for _, v in curve], rel=1e-4, abs=1e-5)
 
 
 RANK = """
