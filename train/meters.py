@@ -23,20 +23,23 @@ class Means:
         self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def read(self) -> dict[str, float]:
-        """The means that have any weight, and start again."""
-        values = {
-            name: float(self.sums[name] / self.weights[name])
-            for name in self.sums
-            if float(self.weights[name]) > 0
-        }
+        """The means that have any weight, and start again; the host waits for the device once."""
+        if not self.sums:
+            return {}
+        sums, weights = (torch.stack(list(part.values())) for part in (self.sums, self.weights))
+        means, counts = torch.stack([sums / weights, weights]).tolist()
+        values = {name: mean for name, mean, count in zip(self.sums, means, counts) if count > 0}
         self.sums, self.weights = {}, {}
         return values
 
     def reduce(self, strategy: Strategy) -> None:
         """Sum over the ranks, which must all have added the same names."""
-        for values in (self.sums, self.weights):
-            for name in sorted(values):
-                values[name] = strategy.reduce(values[name], reduce_op="sum")  # type: ignore[assignment]
+        names = sorted(self.sums)
+        if not names:
+            return
+        parts = [torch.stack([part[name] for name in names]) for part in (self.sums, self.weights)]
+        sums, weights = strategy.reduce(torch.stack(parts), reduce_op="sum")  # type: ignore[misc]
+        self.sums, self.weights = dict(zip(names, sums)), dict(zip(names, weights))
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Tensors only."""
