@@ -347,14 +347,16 @@ class FusionLM(nn.Module):
     def _positions(self, tokens: Tensor, documents: Tensor | None, start: int) -> Positions:
         T = tokens.shape[1]
         index = torch.arange(start, start + T, device=tokens.device)
-        mask = blocks = None
+        mask: Tensor | None = None
+        blocks: Any = None
         if documents is not None:
             border = documents.diff(dim=1, prepend=documents[:, :1] - 1) != 0
             first = torch.where(border, index, 0).cummax(dim=1).values  # (B, T) where each document begins
             index = index - first
             flex = tokens.is_cuda if self.attention_backend == "auto" else self.attention_backend == "flex"
             if flex:
-                blocks = _document_blocks(documents)
+                outside: Any = torch.compiler.disable(_document_blocks)  # of the compiled graph
+                blocks = outside(documents)
             else:
                 mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(
                     T, T, dtype=torch.bool, device=tokens.device
@@ -368,7 +370,6 @@ class FusionLM(nn.Module):
         return Positions(cos[:, None], sin[:, None], mask, blocks)
 
 
-@torch.compiler.disable
 def _document_blocks(documents: Tensor) -> BlockMask:
     """Causal attention within each document of packed windows (B, T), as FlexAttention wants it."""
 
