@@ -2,7 +2,7 @@
 
 The logits of a whole batch over a large vocabulary are the largest tensor of a training (16 windows of 4,096
 tokens over 65,536: 17 GB in float32). They never exist here: tokens are taken in chunks, what is kept of each
-is its negative log-likelihood and log Z, and the backward pass computes a chunk's logits again.
+is its negative log-likelihood and log Z, and the backward pass computes the logits of all but one again.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ IGNORE = -100
 """Target value of positions where nothing is to be learned (document borders, padding)."""
 MODALITIES = ("structure", "text", "image")
 """Names of the values that ``SharedVocab.modality`` returns."""
-CHUNK = {"cpu": 2**23, "cuda": 2**27}
+CHUNK = {"cpu": 2**25, "cuda": 2**27}
 """Logits that exist at once, by device; benchmarks/loss_speed.py measures what that costs."""
 
 
@@ -70,7 +70,8 @@ class _Chunked(torch.autograd.Function):
     """Negative log-likelihood and log Z of hidden (N, C) @ weight.T (C, V), a chunk of rows at a time.
 
     d nll / d logits = softmax - one_hot(target); d log_z / d logits = softmax. Products run in ``dtype``,
-    sums in float32. When everything fits into one chunk its logits are kept, and nothing is computed twice.
+    sums in float32. The last chunk's logits are kept, and the backward pass begins with them: so nothing is
+    computed twice where everything fits into one chunk.
     """
 
     @staticmethod
@@ -93,8 +94,7 @@ class _Chunked(torch.autograd.Function):
             log_z.append(z)
         ctx.soft_cap, ctx.rows, ctx.dtype = soft_cap, rows, dtype
         normaliser = torch.cat(log_z)
-        kept = logits if len(log_z) == 1 else None
-        ctx.save_for_backward(hidden, weight, targets, normaliser, kept)
+        ctx.save_for_backward(hidden, weight, targets, normaliser, logits)
         return torch.cat(nll), normaliser
 
     @staticmethod
@@ -105,10 +105,11 @@ class _Chunked(torch.autograd.Function):
         by = weight.to(ctx.dtype)
         hidden_grad = torch.empty_like(hidden)
         weight_grad = None
-        for start in range(0, len(hidden), ctx.rows):
+        for start in reversed(range(0, len(hidden), ctx.rows)):
             chunk = slice(start, start + ctx.rows)
             h = hidden[chunk].to(ctx.dtype)
             logits = capped(_precise(h @ by.T), ctx.soft_cap) if kept is None else kept
+            kept = None
             grad = (logits - log_z[chunk, None]).exp_().mul_((nll_grad + log_z_grad)[chunk, None])
             grad.scatter_add_(1, targets[chunk, None], -nll_grad[chunk, None])
             if ctx.soft_cap is not None:

@@ -23,6 +23,9 @@ from .loss import LossTerms, capped, next_token_loss
 KIND = "fusion_lm"
 QK_NORMS = ("layer", "rms", "none")
 NORM_PLACEMENTS = ("pre", "reordered")
+QUERIES = 128
+"""Queries that attend together where documents are packed and attention takes as long for keys that nobody
+sees: that of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ class Positions(NamedTuple):
     """True where a query may look, (B or 1, 1, T, S); None means plain causal attention."""
     blocks: BlockMask | None = None
     """The same for FlexAttention, which skips the blocks that nobody looks at."""
+    first_keys: tuple[int, ...] = ()
+    """For each ``QUERIES`` queries the first key that one of them sees; () lets all attend together."""
 
 
 def rope_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -200,11 +205,20 @@ class Attention(nn.Module):
         grouped = self.config.n_heads != self.config.n_kv_heads
         if positions.blocks is not None:
             y = _flex()(q, k, v, block_mask=positions.blocks, enable_gqa=grouped)
+        elif positions.mask is not None and positions.first_keys:
+            parts = []
+            for start, first in zip(range(0, T, QUERIES), positions.first_keys, strict=True):
+                queries, keys = slice(start, start + QUERIES), slice(first, start + QUERIES)
+                mask = positions.mask[:, :, queries, keys]
+                parts.append(
+                    F.scaled_dot_product_attention(
+                        q[:, :, queries], k[:, :, keys], v[:, :, keys], mask, enable_gqa=grouped
+                    )
+                )
+            y = torch.cat(parts, dim=2)
         else:
             causal = positions.mask is None and T > 1
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=positions.mask, is_causal=causal, enable_gqa=grouped
-            )
+            y = F.scaled_dot_product_attention(q, k, v, positions.mask, is_causal=causal, enable_gqa=grouped)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -349,6 +363,7 @@ class FusionLM(nn.Module):
         index = torch.arange(start, start + T, device=tokens.device)
         mask: Tensor | None = None
         blocks: Any = None
+        first_keys: tuple[int, ...] = ()
         if documents is not None:
             border = documents.diff(dim=1, prepend=documents[:, :1] - 1) != 0
             first = torch.where(border, index, 0).cummax(dim=1).values  # (B, T) where each document begins
@@ -361,13 +376,16 @@ class FusionLM(nn.Module):
                 mask = (documents[:, None, :, None] == documents[:, None, None, :]) & torch.ones(
                     T, T, dtype=torch.bool, device=tokens.device
                 ).tril()
+                # Slices that differ from batch to batch would be compiled again for each.
+                if tokens.device.type == "cpu" and T > QUERIES and not torch.compiler.is_compiling():
+                    first_keys = tuple(first[:, ::QUERIES].amin(dim=0).tolist())
         elif start and T > 1:
             seen = torch.arange(start + T, device=tokens.device)
             mask = (seen <= index[:, None])[None, None]
         cos, sin = rope_tables(index, self.config.head_width, self.config.rope_theta)
         if documents is None:
             return Positions(cos[None, None], sin[None, None], mask)
-        return Positions(cos[:, None], sin[:, None], mask, blocks)
+        return Positions(cos[:, None], sin[:, None], mask, blocks, first_keys)
 
 
 def _document_blocks(documents: Tensor) -> BlockMask:

@@ -1,0 +1,112 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+
+TOKENS = torch.arange(18).view(2, 9)
+
+
+def logits_of(model: FusionLM) -> Tensor:
+    with torch.no_grad():
+        logits = model(TOKENS)
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_saving_and_loading_keeps_every_bit(build, tie: bool, tmp_path: Path) -> None:
+    model = build(tie_embeddings=tie, n_kv_heads=2).train()
+    model.save(tmp_path / "model")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["config.json", "model", "model.safetensors"]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["kind"] == "fusion_lm" and config["format"] == 1 and config["width"] == 32
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert ("lm_head.weight" in weights) is not tie and "embedding.weight" in weights  # tied: written once
+    loaded = FusionLM.load(tmp_path / "model")
+    assert loaded.config == model.config and not loaded.training
+    assert (loaded.lm_head.weight is loaded.embedding.weight) is tie
+    assert sum(t.numel() for t in weights.values()) == sum(p.numel() for p in loaded.parameters())
+    assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+def test_tied_and_untied_weights_are_not_mixed_up(build, tmp_path: Path) -> None:
+    build(tie_embeddings=True).save(tmp_path / "tied")
+    build().save(tmp_path / "untied")
+    tied, untied = tmp_path / "tied" / "model.safetensors", tmp_path / "untied" / "model.safetensors"
+    weights = tied.read_bytes()
+    tied.write_bytes(untied.read_bytes())
+    with pytest.raises(
+        ValueError, match=r"holds the tensor 'lm_head\.weight' that config\.json has no place for"
+    ):
+        FusionLM.load(tmp_path / "tied")
+    untied.write_bytes(weights)
+    with pytest.raises(ValueError, match=r"lacks the tensor 'lm_head\.weight' that config\.json asks for"):
+        FusionLM.load(tmp_path / "untied")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "image_tokenizer"}, "is of kind 'image_tokenizer', expected 'fusion_lm'"),
+        ({"format": 0}, "has format 0; this earlyfusion reads format 1"),
+        ({"depth": 2}, "has the unknown field 'depth'; known are context_length, dropout"),
+        ({"vocab_size": 0}, "config.json: vocab_size must be at least 1, got 0"),
+        ({"vocab_size": 51}, "embedding.weight has the shape (50, 32), config.json asks for (51, 32)"),
+        ({"width": "32"}, "config.json: "),
+        ({"n_layers": 3}, "lacks the tensor 'blocks.2."),
+        ({"n_layers": 1}, "holds the tensor 'blocks.1."),
+        ({"n_kv_heads": 2}, "attention.k_norm.bias has the shape (4, 8), config.json asks for (2, 8)"),
+    ],
+)
+def test_a_config_that_does_not_fit(build, tmp_path: Path, values: dict, message: str) -> None:
+    build().save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FusionLM.load(tmp_path)
+
+
+@pytest.mark.parametrize(("older", "today"), [(True, "layer"), (False, "none")])
+def test_a_folder_of_the_first_version_still_loads(build, older: bool, today: str, tmp_path: Path) -> None:
+    model = build(qk_norm=today)
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("norm_placement", "logit_soft_cap"):
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps({**config, "qk_norm": older}))
+    again = FusionLM.load(tmp_path)
+    assert again.config == model.config
+    assert torch.equal(logits_of(again), logits_of(model))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"context_length": 0}, "context_length must be at least 1, got 0"),
+        ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
+        ({"ffn_width": -8}, "ffn_width must be at least 1, got -8"),
+        ({"vocab_size": -1}, "vocab_size must not be negative, got -1"),
+        ({"width": 36}, "width must be an even multiple of n_heads = 4, got 36"),
+        ({"width": 30}, "width must be an even multiple of n_heads = 4, got 30"),
+        ({"n_kv_heads": 3}, "n_kv_heads must divide n_heads = 4, got 3"),
+        ({"n_kv_heads": 8}, "n_kv_heads must divide n_heads = 4, got 8"),
+        ({"dropout": 1.0}, "dropout must lie in [0, 1), got 1.0"),
+        ({"qk_norm": "batch"}, "qk_norm is 'batch', expected one of layer, rms, none"),
+        ({"norm_placement": "post"}, "norm_placement is 'post', expected one of pre, reordered"),
+        ({"logit_soft_cap": 0.0}, "logit_soft_cap must be positive, or null, got 0.0"),
+    ],
+)
+def test_bad_settings_are_named(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FusionLMConfig(**fields)
+
+
+def test_a_model_needs_a_vocabulary() -> None:
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        FusionLM(FusionLMConfig())
