@@ -11,8 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from ..fusion_lm.generate import Generated, Next, Sampling, generate
+from ..fusion_lm.generate import Generated, generate
+from ..fusion_lm.grammar import Next
 from ..fusion_lm.model import FusionLM
+from ..fusion_lm.sampling import Sampling
 from ..tokenizers.documents import DocumentTokenizer, TextPart, interleave, split
 from ..tokenizers.pixels import fit, to_tensor
 from .items import Item, Progress

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from ..fusion_lm.generate import Sampling
 from ..fusion_lm.model import FusionLM
+from ..fusion_lm.sampling import Sampling
 from ..tokenizers.documents import DocumentTokenizer, ImagePart, interleave, split
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import fit, to_pil

@@ -1,45 +1,66 @@
-"""Generation under the grammar of documents: pure functions over logits, and one loop.
+"""Generation: the transformer continues documents under their grammar, a token a row and step.
 
-A document is text until ``begin_image``, then (where sizes vary) its rows and columns, then exactly h * w * n
-codes, slot after slot at each position, then ``end_image``, and on. Every row of a batch carries its own
-state, so one row may be in text while its neighbour is inside an image.
+Read top to bottom: what can be asked, the loop (``decode``), and ``generate``, which runs it to its end. Each
+row of a batch is at its own place of its own document: one may be in text while its neighbour is inside an
+image and a third has ended.
+
+Images can be guided (classifier-free guidance, arXiv:2207.12598): the batch then holds every row twice, or
+three times, and the copies see less of what came before. They share the step of their row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..tokenizers.vocab import SharedVocab
+from .grammar import CODES, COLUMNS, DONE, END, ROWS, TEXT, Grammar, GrammarState, Next, advance, start_state
 from .model import FusionLM
+from .sampling import Sampling, draw, filter_logits, penalise, uniforms
 
-TEXT, ROWS, COLUMNS, END, DONE, CODES = range(6)
-"""Where a row stands: what its next token may be. CODES is last: its masks go on, one for each slot."""
-
-Next = Literal["text", "image", "any"]
 Stop = Literal["eos", "length", "context", "image"]
+LOOK = 16
+"""Steps between two looks at whether all rows have ended, where looking means to wait for the device."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How one modality's tokens are drawn."""
+class Guidance:
+    """Classifier-free guidance of images: away from what the model draws without their condition.
 
-    temperature: float = 1.0
-    """Divides the logits; 0 takes the most likely token."""
-    top_k: int = 0
-    """Keep the k most likely tokens; 0 keeps all."""
-    top_p: float = 1.0
-    """Keep the smallest set of tokens whose probability reaches p (Holtzman et al., arXiv:1904.09751)."""
+    With u, i and f the logits after nothing, after the images before this one alone, and after everything:
+    u + text * (f - u), or with ``image`` u + image * (i - u) + text * (f - i) (InstructPix2Pix,
+    arXiv:2211.09800, equation 3; Chameleon's). It asks for a model that saw images without what belongs to
+    them (condition dropout). A row of one branch costs as much as a row without guidance.
+    """
+
+    text: float = 1.0
+    """Weight of what came before; 1 guides nothing."""
+    image: float | None = None
+    """Weight of the images that came before; None: they are no condition apart."""
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (off) or more, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        for name in ("text", "image"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"guidance {name} must be 0 or more, got {value}")
+
+    @property
+    def branches(self) -> int:
+        """Rows of the batch for each row: 1 to 3."""
+        if self.image is not None:
+            return 3
+        return 2 if self.text != 1 else 1
+
+    def combine(self, logits: Tensor) -> Tensor:
+        """Logits (branches * B, V), in the order f, u, i -> (B, V)."""
+        if self.branches == 2:
+            full, without = logits.chunk(2)
+            return without + self.text * (full - without)
+        full, without, images = logits.chunk(3)
+        assert self.image is not None
+        return without + self.image * (images - without) + self.text * (full - images)
 
 
 class Generated(NamedTuple):
@@ -51,145 +72,128 @@ class Generated(NamedTuple):
     """Tokens of the prompt."""
     stop: Stop
     """Why it ended: end of document, max_new_tokens, the context, or the image that was asked for."""
+    log_likelihood: float
+    """Of the continuation under the model, without sampling and guidance: mean of log p of its tokens, among
+    those that the grammar allows, nats."""
 
 
-@dataclass
-class GrammarState:
-    """Per-row state of the grammar, each field (B,) int64."""
+class Step(NamedTuple):
+    """What one step wrote."""
 
-    mode: Tensor
-    rows: Tensor
-    """Rows of the image that is being written."""
-    remaining: Tensor
-    """Codes that are still to come in it, of all slots."""
-    images: Tensor
-    """Images finished so far."""
-
-
-def start_state(batch: int, device: torch.device) -> GrammarState:
-    """Every row in text, before its first token."""
-    zero = torch.zeros(batch, dtype=torch.int64, device=device)
-    return GrammarState(mode=zero + TEXT, rows=zero, remaining=zero, images=zero)
-
-
-def advance(state: GrammarState, tokens: Tensor, vocab: SharedVocab) -> GrammarState:
-    """The state after ``tokens`` (B,); rows that are done stay done."""
-    mode, rows, remaining, slots = state.mode, state.rows, state.remaining, vocab.codes_per_position
-    new_mode, new_rows, new_remaining = mode.clone(), rows.clone(), remaining.clone()
-    begins = (mode == TEXT) & (tokens == vocab.begin_image)
-    if vocab.grid is not None:
-        number = tokens - vocab.grid.start + 1
-        new_mode[begins] = ROWS
-        new_mode[mode == ROWS] = COLUMNS
-        new_rows = torch.where(mode == ROWS, number, rows)
-        sized = mode == COLUMNS
-        new_remaining = torch.where(sized, rows * number * slots, remaining)
-    else:
-        assert vocab.fixed_grid is not None
-        sized = begins
-        new_remaining[sized] = vocab.fixed_grid[0] * vocab.fixed_grid[1] * slots
-    new_mode[sized] = CODES
-    new_remaining = torch.where(mode == CODES, remaining - 1, new_remaining)
-    new_mode[(mode == CODES) & (new_remaining == 0)] = END
-    ends = mode == END
-    new_mode[ends] = TEXT
-    new_mode[(mode == TEXT) & (tokens == vocab.eos)] = DONE
-    return GrammarState(new_mode, new_rows, new_remaining, state.images + ends)
-
-
-class Grammar:
-    """Masks of what may come next, made once for a vocabulary."""
-
-    def __init__(self, vocab: SharedVocab, device: torch.device, grid: tuple[int, int] | None = None):
-        """``grid`` fixes the rows and columns of every image; otherwise the model chooses.
-
-        :raises ValueError: ``grid`` has no grid tokens, or differs from the vocabulary's fixed grid.
-        """
-        self.vocab = vocab
-        self.slots = vocab.codes_per_position
-        masks = torch.zeros(CODES + self.slots, vocab.size, dtype=torch.bool, device=device)
-        masks[TEXT] = vocab.mask("text").to(device)
-        masks[TEXT, [vocab.eos, vocab.begin_image]] = True
-        for slot in range(self.slots):
-            masks[CODES + slot] = vocab.mask("image", slot).to(device)
-        masks[END, vocab.end_image] = True
-        masks[DONE, vocab.pad] = True
-        if vocab.grid is None:
-            if grid not in (None, vocab.fixed_grid):
-                raise ValueError(f"this vocabulary's images have the grid {vocab.fixed_grid}, got {grid}")
-        elif grid is None:
-            masks[ROWS] = masks[COLUMNS] = vocab.mask("grid").to(device)
-        else:
-            if not all(1 <= n <= vocab.grid.count for n in grid):
-                raise ValueError(f"grid must lie in 1..{vocab.grid.count} rows and columns, got {grid}")
-            masks[ROWS, vocab.grid.start + grid[0] - 1] = True
-            masks[COLUMNS, vocab.grid.start + grid[1] - 1] = True
-        self.masks = masks
-        self.number = torch.zeros(vocab.size, dtype=torch.int64, device=device)  # what a grid token says
-        if vocab.grid is not None:
-            start, count = vocab.grid
-            self.number[start : start + count] = torch.arange(1, count + 1, device=device)
-        least = grid or vocab.fixed_grid or (1, 1)
-        self.least_image = (2 if vocab.grid is None else 4) + least[0] * least[1] * self.slots
-        self.least_columns = least[1]
-
-    def mask_of(self, state: GrammarState) -> Tensor:
-        """Which of ``masks`` holds in each row, (B,) int64: that of its mode, inside an image of its slot."""
-        if self.slots == 1:
-            return state.mode
-        # `remaining` falls from a multiple of n to 1, so the slot needs no state of its own.
-        return torch.where(state.mode == CODES, CODES + -state.remaining % self.slots, state.mode)
-
-    def first_token(self, then: Next) -> Tensor:
-        """What may begin the forced next modality, (V,) bool."""
-        mask = torch.zeros_like(self.masks[TEXT])
-        if then == "image":
-            mask[self.vocab.begin_image] = True
-        else:
-            mask |= self.masks[TEXT]
-            mask[[self.vocab.eos, self.vocab.begin_image]] = False
-        return mask
-
-    def allowed(self, state: GrammarState, room: Tensor, may_begin: Tensor) -> Tensor:
-        """What may come next, (B, V) bool: the grammar, and no image that would not fit into ``room``.
-
-        :param room: (B,) tokens that may still be written.
-        :param may_begin: (B,) whether a new image may begin.
-        """
-        allowed = self.masks[self.mask_of(state)]
-        allowed[:, self.vocab.begin_image] &= may_begin & (room >= self.least_image)
-        # All codes, end_image and this token itself must fit, and for rows the column token too.
-        rows_fit = self.number * (self.least_columns * self.slots) + 3 <= room[:, None]
-        columns_fit = (state.rows * self.slots)[:, None] * self.number + 2 <= room[:, None]
-        allowed &= (state.mode != ROWS)[:, None] | rows_fit
-        return allowed & ((state.mode != COLUMNS)[:, None] | columns_fit)
-
-
-def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Temperature, top-k and top-p, in this order, on logits (B, V); what is dropped becomes -inf."""
-    if sampling.temperature == 0:
-        best = logits.argmax(dim=-1, keepdim=True)
-        return torch.full_like(logits, -torch.inf).scatter(1, best, 0.0)
-    logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probability = ordered.softmax(dim=-1)
-        before = probability.cumsum(dim=-1) - probability  # mass of the more likely tokens
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
-        logits = logits.masked_fill(dropped, -torch.inf)
-    return logits
-
-
-def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token a row from logits (B, V), by the Gumbel-max trick; -inf is never drawn."""
-    uniform = torch.rand(logits.shape, generator=generator, device=generator.device).to(logits.device)
-    return (logits - (-uniform.clamp(min=1e-20).log()).log()).argmax(dim=-1)
+    tokens: Tensor
+    """(B,) int64; padding where a row had ended."""
+    log_p: Tensor
+    """(B,) log p of them, as in ``Generated.log_likelihood``."""
 
 
 @torch.inference_mode()
+def decode(
+    model: FusionLM,
+    vocab: SharedVocab,
+    prompts: Sequence[Tensor],
+    *,
+    max_new_tokens: int,
+    text: Sampling = Sampling(),
+    image: Sampling = Sampling(),
+    then: Next = "any",
+    max_images: int | None = None,
+    stop_after_image: bool = False,
+    grid: tuple[int, int] | None = None,
+    seed: int | Sequence[int] = 0,
+    guidance: Guidance = Guidance(),
+    negative: Tensor | None = None,
+) -> Iterator[Step]:
+    """The loop of :func:`generate`, whose arguments it takes: yields a :class:`Step` until all rows ended.
+
+    What is wrong with the arguments is said before the first step. Nothing here waits for the device, but
+    for a look every ``LOOK`` steps at whether there is something left to do.
+    """
+    seeds = _check(model, vocab, prompts, max_new_tokens, then, max_images, seed)
+    device, context, B = model.embedding.weight.device, model.config.context_length, len(prompts)
+    grammar = Grammar(vocab, device, grid)
+    length = torch.tensor([len(p) for p in prompts])
+    limit = (length + max_new_tokens).clamp(max=context)  # the length a row may reach
+    if negative is None:
+        negative = torch.tensor([vocab.bos])
+    rows = [*prompts]
+    if guidance.branches > 1:
+        if len(negative) < 1 or int(negative[0]) != vocab.bos or bool((negative == vocab.begin_image).any()):
+            raise ValueError("negative must be the beginning of a document, without an image")
+        rows += [torch.cat([negative.cpu(), _unfinished_image(p.cpu(), vocab)]) for p in prompts]
+    if guidance.branches > 2:
+        rows += [_without_text(p.cpu(), vocab) for p in prompts]
+    room = limit - length
+    if len(rows) > B:
+        room = torch.minimum(room, context - torch.tensor([len(row) for row in rows[B : 2 * B]]))
+    state = _read_prompts(prompts, length, room, grammar, then)
+    steps = int((limit - length).max())
+    numbers = uniforms(seeds, steps).to(device)
+    length, limit, home = length.to(device), limit.to(device), len(negative)
+    begun = torch.zeros_like(length)  # images begun in the continuation
+    seen = _seen(prompts, vocab, device) if text.repetition_penalty != 1 else None
+    is_text = vocab.mask("text").to(device)
+    was_training = model.training
+    model.eval()
+    try:
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=vocab.pad).to(device)
+        position = torch.tensor([len(row) for row in rows], device=device)  # (n * B,) of the next token
+        longest = max(int(limit.max()), max(len(row) for row in rows) + (steps if len(rows) > B else 0))
+        cache = model.new_cache(len(rows), min(context, longest))
+        logits = _logits(model(tokens, cache=cache, at=position - 1))
+        for step in range(steps):
+            mode, room = state.mode, limit - length
+            if len(rows) > B:  # an image must fit behind what leads away from it, too
+                room = torch.minimum(room, context - position[B : 2 * B])
+            may_begin = begun < max_images if max_images is not None else torch.ones_like(mode == DONE)
+            allowed = grammar.allowed(state, room, may_begin)
+            if step == 0 and then != "any":
+                allowed &= grammar.first_token(then) | (mode != TEXT)[:, None]
+            masked = logits[:B].masked_fill(~allowed, -torch.inf)
+            in_image = ((mode == CODES) | (mode == ROWS) | (mode == COLUMNS))[:, None]
+            for_image = masked
+            if len(rows) > B:
+                for_image = guidance.combine(logits).masked_fill(~allowed, -torch.inf)
+            for_text = masked if seen is None else penalise(masked, seen, text.repetition_penalty)
+            if for_image is for_text and image == text:
+                filtered = filter_logits(masked, text)
+            else:
+                filtered = torch.where(
+                    in_image, filter_logits(for_image, image), filter_logits(for_text, text)
+                )
+            chosen = draw(filtered, numbers[:, step])
+            log_p = masked.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+
+            state = advance(state, chosen, vocab)
+            going = mode != DONE
+            length = length + going
+            begun = begun + (going & (chosen == vocab.begin_image))
+            if seen is not None:
+                seen.scatter_(
+                    1, chosen[:, None], (is_text[chosen] & going)[:, None] | seen.gather(1, chosen[:, None])
+                )
+            ended = going & (length >= limit)
+            if stop_after_image:
+                ended |= mode == END
+            state.mode = torch.where(ended, DONE, state.mode)
+            yield Step(chosen, log_p)
+            if step + 1 == steps:
+                break
+            if (device.type == "cpu" or step % LOOK == LOOK - 1) and bool((state.mode == DONE).all()):
+                break
+            cache.go_on(position)
+            logits = _logits(model(chosen.repeat(len(rows) // B)[:, None], cache=cache))
+            of_image = (in_image[:, 0] | (chosen == vocab.begin_image) | (mode == END)) & going
+            # Branches that see less stay where they are while their row writes text: what they were given is
+            # written over. The second goes back to its beginning with every image.
+            moves = [going] + [of_image] * (len(rows) // B - 1)
+            position = position + torch.cat(moves)
+            if len(rows) > B:
+                without = position[B : 2 * B]
+                without[mode == END] = home
+    finally:
+        model.train(was_training)
+
+
 def generate(
     model: FusionLM,
     vocab: SharedVocab,
@@ -202,95 +206,117 @@ def generate(
     max_images: int | None = None,
     stop_after_image: bool = False,
     grid: tuple[int, int] | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    guidance: Guidance = Guidance(),
+    negative: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Generated]:
     """Continue each of ``prompts``, in one batch.
 
-    Prompts may differ in length and in modality: the batch advances position by position, and a row that is
-    still inside its prompt takes the prompt's token instead of a drawn one, so no row is ever padded.
+    Prompts may differ in length and in modality. What a row becomes depends on its prompt and its seed, not
+    on its neighbours, but for the rounding of products of other shapes.
 
     :param prompts: token sequences (T,), each at least one token and short enough for the context.
     :param max_new_tokens: tokens a row may add; an image that would not fit is not begun.
-    :param text: sampling of text; ``image``: sampling of codes and grids.
+    :param text: sampling of text and of what comes next; ``image``: sampling of codes and grids.
     :param then: force the first new token to begin an image, or to be text.
     :param max_images: images a row may begin in its continuation; None does not limit.
     :param stop_after_image: a row ends with the first image it finishes.
     :param grid: rows and columns of every new image; None leaves them to the model.
-    :param seed: the same seed, prompts and batch give the same result.
+    :param seed: of each row; one number n stands for n, n + 1, ...
+    :param guidance: of images.
+    :param negative: tokens (T,) of a document's beginning that images are led away from; None: of nothing.
     :param progress: called with (step, steps).
     :raises ValueError: a prompt is empty, longer than the context, or no beginning of a document, or what is
         asked cannot follow it: there is no room, or ``max_images`` is 0 where an image is forced.
     """
-    device = model.embedding.weight.device
+    written: list[Step] = []
+    context = model.config.context_length
+    steps = max((min(max_new_tokens, context - len(p)) for p in prompts), default=0)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "text": text, "image": image, "then": then}
+    options |= {"max_images": max_images, "stop_after_image": stop_after_image, "grid": grid, "seed": seed}
+    if not prompts:
+        return []
+    for step in decode(model, vocab, prompts, **options, guidance=guidance, negative=negative):
+        written.append(step)
+        if progress is not None:
+            progress(len(written), steps)
+    tokens = torch.stack([step.tokens for step in written], dim=1).cpu()  # (B, steps)
+    log_p = torch.stack([step.log_p for step in written], dim=1).cpu()
+    return [
+        result_of(prompt.cpu(), row, log, vocab, context, stop_after_image)
+        for prompt, row, log in zip(prompts, tokens, log_p, strict=True)
+    ]
+
+
+def result_of(
+    prompt: Tensor, new: Tensor, log_p: Tensor, vocab: SharedVocab, context: int, stop_after_image: bool
+) -> Generated:
+    """What a row became: ``new`` and its ``log_p`` (steps,), padding behind its end."""
+    count = int((new != vocab.pad).sum())
+    tokens = torch.cat([prompt, new[:count]])
+    if stop_after_image and tokens[-1] == vocab.end_image:
+        stop: Stop = "image"
+    elif tokens[-1] == vocab.eos:
+        stop = "eos"
+    else:
+        stop = "context" if len(tokens) == context else "length"
+    return Generated(tokens, len(prompt), stop, float(log_p[:count].mean()))
+
+
+def _logits(logits: Any) -> Tensor:
+    """(B, 1, V) -> (B, V), at least float32."""
+    return logits[:, -1].to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _check(
+    model: FusionLM,
+    vocab: SharedVocab,
+    prompts: Sequence[Tensor],
+    max_new_tokens: int,
+    then: Next,
+    max_images: int | None,
+    seed: int | Sequence[int],
+) -> list[int]:
+    """The seeds of the rows.
+
+    :raises ValueError: an argument makes no sense.
+    """
     context = model.config.context_length
     if vocab.size != model.config.vocab_size:
         raise ValueError(f"the vocabulary has {vocab.size} tokens, the model {model.config.vocab_size}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed must be a number of 64 bits, got {seed}")
-    if not prompts:
-        return []
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    if int(lengths.min()) < 1:
+    seeds = [seed + row for row in range(len(prompts))] if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise ValueError(f"there are {len(seeds)} seeds for {len(prompts)} prompts")
+    for one in seeds:
+        if not -(2**63) <= one < 2**64:
+            raise ValueError(f"seed must be a number of 64 bits, got {one}")
+    shortest, longest = (some(len(p) for p in prompts) for some in (min, max))
+    if shortest < 1:
         raise ValueError("a prompt needs at least one token (begin of document): got an empty one")
-    if int(lengths.max()) >= context:
+    if longest >= context:
         raise ValueError(
-            f"the prompt has {int(lengths.max())} tokens and the model's context holds {context}: shorten it"
+            f"the prompt has {longest} tokens and the model's context holds {context}: shorten it"
         )
-    limit = (lengths + max_new_tokens).clamp(max=context)  # (B,) the length a row may reach
-    first, total = int(lengths.min()), int(limit.max())
-    tokens = torch.full((len(prompts), total), vocab.pad, dtype=torch.int64, device=device)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    grammar = Grammar(vocab, device, grid)
     if then == "image" and max_images is not None and max_images < 1:
         raise ValueError(f"an image is to come next, but max_images is {max_images}: allow at least 1")
-    _check_prompts(tokens, lengths, limit, grammar, then)
-
-    state = start_state(len(prompts), device)
-    for t in range(first):
-        state = advance(state, tokens[:, t], vocab)
-    begun = torch.zeros_like(lengths)  # images begun in the continuation
-    by_image = torch.zeros_like(lengths, dtype=torch.bool)  # rows that stopped after their image
-    generator = torch.Generator("cpu").manual_seed(seed)
-    was_training = model.training
-    model.eval()
-    cache = model.new_cache(len(prompts), total)
-    logits = model(tokens[:, :first], cache=cache)[:, -1]  # (B, V)
-    for t in range(first, total):
-        new = t >= lengths
-        state.mode = torch.where(new & (t >= limit), DONE, state.mode)
-        may_begin = begun < max_images if max_images is not None else torch.ones_like(new)
-        allowed = grammar.allowed(state, limit - t, may_begin)
-        if then != "any":
-            at_start = (t == lengths) & (state.mode == TEXT)
-            allowed &= grammar.first_token(then) | ~at_start[:, None]
-        masked = logits.float().masked_fill(~allowed, -torch.inf)
-        in_image = ((state.mode == CODES) | (state.mode == ROWS) | (state.mode == COLUMNS))[:, None]
-        masked = torch.where(in_image, filter_logits(masked, image), filter_logits(masked, text))
-        chosen = torch.where(new, draw(masked, generator), tokens[:, t])
-        tokens[:, t] = chosen
-        begun += new & (chosen == vocab.begin_image)
-        finished = new & (state.mode == END)
-        state = advance(state, chosen, vocab)
-        if stop_after_image:
-            by_image |= finished
-            state.mode = torch.where(finished, DONE, state.mode)
-        if progress is not None:
-            progress(t - first + 1, total - first)
-        if t + 1 == total or bool((state.mode == DONE).all()):
-            break
-        logits = model(tokens[:, t : t + 1], cache=cache)[:, -1]
-    model.train(was_training)
-    rows = zip(tokens, lengths.tolist(), limit.tolist(), by_image.tolist(), strict=True)
-    return [_result(row[:stop], length, vocab, context, image_stop) for row, length, stop, image_stop in rows]
+    return seeds
 
 
-def _check_prompts(tokens: Tensor, lengths: Tensor, limit: Tensor, grammar: Grammar, then: Next) -> None:
-    """Refuse prompts that begin no document, or that nothing legal fits behind, before any work is done."""
-    vocab = grammar.vocab
+def _read_prompts(
+    prompts: Sequence[Tensor], lengths: Tensor, room: Tensor, grammar: Grammar, then: Next
+) -> GrammarState:
+    """The state behind the prompts, on the grammar's device.
+
+    :raises ValueError: one begins no document, or nothing legal fits behind it.
+    """
+    vocab, device = grammar.vocab, grammar.masks.device
+    tokens = torch.nn.utils.rnn.pad_sequence(
+        [p.to(device) for p in prompts], batch_first=True, padding_value=vocab.pad
+    )
+    lengths, room = lengths.to(device), room.to(device)
     vocab.modality(tokens)  # refuses tokens outside 0..V-1
     legal = Grammar(vocab, tokens.device)  # the images of a prompt may have any grid
     state = start_state(len(tokens), tokens.device)
@@ -309,7 +335,6 @@ def _check_prompts(tokens: Tensor, lengths: Tensor, limit: Tensor, grammar: Gram
         state = GrammarState(**fields)
     if bool((state.mode == DONE).any()):
         raise ValueError("a prompt ends with the end of its document: encode it with eos=False")
-    room = limit - lengths
     allowed = grammar.allowed(state, room, torch.ones_like(room, dtype=torch.bool))
     if then != "any":
         allowed &= grammar.first_token(then) | (state.mode != TEXT)[:, None]
@@ -321,16 +346,33 @@ def _check_prompts(tokens: Tensor, lengths: Tensor, limit: Tensor, grammar: Gram
             f"{int(room[row])} new tokens after a prompt of {int(lengths[row])} are no room for {what}: "
             "shorten the prompt or allow more new tokens"
         )
+    return state
 
 
-def _result(tokens: Tensor, length: int, vocab: SharedVocab, context: int, by_image: bool) -> Generated:
-    """Cut the padding behind a row's last token and name the reason it stopped."""
-    written = (tokens[length:] != vocab.pad).sum()
-    tokens = tokens[: length + int(written)]
-    if by_image:
-        stop: Stop = "image"
-    elif tokens[-1] == vocab.eos:
-        stop = "eos"
-    else:
-        stop = "context" if len(tokens) == context else "length"
-    return Generated(tokens.cpu(), length, stop)
+def _inside(tokens: Tensor, vocab: SharedVocab) -> Tensor:
+    """Which tokens (T,) of a document belong to an image, bool."""
+    end = tokens == vocab.end_image
+    return ((tokens == vocab.begin_image).cumsum(0) - end.cumsum(0) > 0) | end
+
+
+def _unfinished_image(tokens: Tensor, vocab: SharedVocab) -> Tensor:
+    """The end of a prompt that stops inside an image, from its begin_image on; empty for others."""
+    inside = _inside(tokens, vocab)
+    if not bool(inside[-1]) or int(tokens[-1]) == vocab.end_image:
+        return tokens[:0]
+    return tokens[int((tokens == vocab.begin_image).nonzero()[-1]) :]
+
+
+def _without_text(tokens: Tensor, vocab: SharedVocab) -> Tensor:
+    """A prompt's beginning and its images."""
+    keep = _inside(tokens, vocab)
+    keep[0] = True
+    return tokens[keep]
+
+
+def _seen(prompts: Sequence[Tensor], vocab: SharedVocab, device: torch.device) -> Tensor:
+    """The text that each prompt holds, (B, V) bool."""
+    seen = torch.zeros(len(prompts), vocab.size, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        seen[row, prompt.cpu()] = True
+    return (seen & vocab.mask("text")).to(device)

@@ -95,26 +95,53 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class KVCache:
-    """Keys and values of every layer for at most ``length`` positions, filled from the left."""
+    """Keys and values of every layer, for at most ``length`` positions of each row.
+
+    Every row is filled from the left as far as it has come, which is ``lengths``. What stands behind that is
+    never seen, and is written over: so a row that is set back goes on from there.
+    """
+
+    STEP = 64
+    """On CPUs attention looks at the part that is in use, rounded up to this, and elsewhere at all of it: a
+    compiled or captured step wants one shape."""
 
     def __init__(
         self, config: FusionLMConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype
     ):
         shape = (config.n_layers, 2, batch, config.n_kv_heads, length, config.head_width)
         self.store = torch.zeros(shape, device=device, dtype=dtype)
-        self.filled = 0
+        self.rows = torch.arange(batch, device=device)[:, None]
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        """Where the next token of each row goes (B,)."""
+        self.used = 0
+        """No row is longer than this."""
 
     @property
     def length(self) -> int:
         """Positions the cache can hold."""
         return self.store.shape[4]
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v (B, Hkv, T, D) to ``layer``; returns all keys and values so far."""
-        end = self.filled + k.shape[2]
-        self.store[layer, 0, :, :, self.filled : end] = k
-        self.store[layer, 1, :, :, self.filled : end] = v
-        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+    def go_on(self, lengths: Tensor) -> None:
+        """The next tokens of the rows go to ``lengths`` (B,), no further than the cache was filled."""
+        self.lengths = lengths.clamp(max=self.length - 1)
+        self.used = min(self.used, self.length - 1)
+
+    def span(self, more: int) -> int:
+        """Positions that attention looks at when ``more`` are added."""
+        if self.store.device.type != "cpu":
+            return self.length
+        return min(self.length, -(-(self.used + more) // self.STEP) * self.STEP)
+
+    def extend(self, layer: int, k: Tensor, v: Tensor, positions: "Positions") -> tuple[Tensor, Tensor]:
+        """Add k, v (B, Hkv, T, D) to ``layer``; returns the keys and values that ``positions`` are about."""
+        keys, values = self.store[layer]
+        if positions.index is None:  # the first tokens of every row
+            keys[:, :, : k.shape[2]], values[:, :, : k.shape[2]] = k, v
+            return k, v
+        keys[self.rows, :, positions.index] = k.transpose(1, 2)
+        values[self.rows, :, positions.index] = v.transpose(1, 2)
+        span = self.span(k.shape[2])
+        return keys[:, :, :span], values[:, :, :span]
 
 
 class Positions(NamedTuple):
@@ -129,6 +156,8 @@ class Positions(NamedTuple):
     """The same for FlexAttention, which skips the blocks that nobody looks at."""
     first_keys: tuple[int, ...] = ()
     """For each ``QUERIES`` queries the first key that one of them sees; () lets all attend together."""
+    index: Tensor | None = None
+    """Where the tokens go in a cache that holds others already, (B, T)."""
 
 
 def rope_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -201,7 +230,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         q, k, v = self.queries_keys_values(x, positions)
         if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
+            k, v = cache.extend(self.layer, k, v, positions)
         grouped = self.config.n_heads != self.config.n_kv_heads
         if positions.blocks is not None:
             y = _flex()(q, k, v, block_mask=positions.blocks, enable_gqa=grouped)
@@ -308,6 +337,7 @@ class FusionLM(nn.Module):
         modality: Tensor | None = None,
         vocab_modality: Tensor | None = None,
         cache: KVCache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor | LossTerms:
         """One forward for training, evaluation and generation.
 
@@ -319,11 +349,12 @@ class FusionLM(nn.Module):
         :param vocab_modality: (V,) int64, the modality of each token; with it the loss terms have entropies
             and in-modality losses too, which cost a second product with ``lm_head``.
         :param cache: keys and values of the tokens before these; extended in place.
-        :returns: logits (B, T, V), or with ``targets`` the :class:`LossTerms`.
+        :param at: (B,) int64, the only position of each row whose logits are asked for.
+        :returns: logits (B, T, V), (B, 1, V) with ``at``, or with ``targets`` the :class:`LossTerms`.
         :raises ValueError: the sequence is longer than ``context_length`` or than what the cache still holds,
             or a cache is given with documents.
         """
-        start = cache.filled if cache is not None else 0
+        start = cache.used if cache is not None else 0
         if start + tokens.shape[1] > self.config.context_length:
             raise ValueError(
                 f"{start + tokens.shape[1]} tokens do not fit the context length {self.config.context_length}"
@@ -332,7 +363,7 @@ class FusionLM(nn.Module):
             raise ValueError("packed documents cannot be continued from a cache: pass one or the other")
         if cache is not None and start + tokens.shape[1] > cache.length:
             raise ValueError(f"{start + tokens.shape[1]} tokens do not fit the cache's {cache.length}")
-        positions = self._positions(tokens, documents, start)
+        positions = self._positions(tokens, documents, cache)
         x = self.embedding(tokens)  # (B, T, C)
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
@@ -340,7 +371,9 @@ class FusionLM(nn.Module):
             else:
                 x = block(x, positions, cache)
         if cache is not None:
-            cache.filled += tokens.shape[1]
+            cache.lengths, cache.used = cache.lengths + tokens.shape[1], start + tokens.shape[1]
+        if at is not None:
+            x = x[torch.arange(len(x), device=x.device), at][:, None]
         x, cap = self.norm(x), self.config.logit_soft_cap
         if targets is None:
             return capped(self.lm_head(x), cap)
@@ -358,12 +391,13 @@ class FusionLM(nn.Module):
         """
         return load_network(cls, FusionLMConfig, Path(folder), KIND, upgrade=upgrade).eval()
 
-    def _positions(self, tokens: Tensor, documents: Tensor | None, start: int) -> Positions:
+    def _positions(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Positions:
         T = tokens.shape[1]
-        index = torch.arange(start, start + T, device=tokens.device)
+        index = torch.arange(T, device=tokens.device)
         mask: Tensor | None = None
         blocks: Any = None
         first_keys: tuple[int, ...] = ()
+        places: Tensor | None = None
         if documents is not None:
             border = documents.diff(dim=1, prepend=documents[:, :1] - 1) != 0
             first = torch.where(border, index, 0).cummax(dim=1).values  # (B, T) where each document begins
@@ -379,13 +413,14 @@ class FusionLM(nn.Module):
                 # Slices that differ from batch to batch would be compiled again for each.
                 if tokens.device.type == "cpu" and T > QUERIES and not torch.compiler.is_compiling():
                     first_keys = tuple(first[:, ::QUERIES].amin(dim=0).tolist())
-        elif start and T > 1:
-            seen = torch.arange(start + T, device=tokens.device)
-            mask = (seen <= index[:, None])[None, None]
+        elif cache is not None and cache.used:
+            index = places = cache.lengths[:, None] + index  # (B, T)
+            seen = torch.arange(cache.span(T), device=tokens.device)
+            mask = (seen <= places[:, :, None])[:, None]
         cos, sin = rope_tables(index, self.config.head_width, self.config.rope_theta)
-        if documents is None:
+        if index.ndim == 1:
             return Positions(cos[None, None], sin[None, None], mask)
-        return Positions(cos[:, None], sin[:, None], mask, blocks, first_keys)
+        return Positions(cos[:, None], sin[:, None], mask, blocks, first_keys, places)
 
 
 def _document_blocks(documents: Tensor) -> BlockMask:

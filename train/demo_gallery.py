@@ -14,7 +14,8 @@ from ..eval.openmoji import Concept, render_drawing
 from ..eval.reconstruction import reconstruct_pictures
 from ..eval.split import BOTH, DRAW, THIS_TYPED, TYPED, demo_concepts, sentence
 from ..fusion_lm.folder import Model
-from ..fusion_lm.generate import Generated, Next, generate
+from ..fusion_lm.generate import Generated, generate
+from ..fusion_lm.grammar import Next
 from ..tokenizers.documents import DocumentTokenizer, Segment
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import to_pil, to_tensor

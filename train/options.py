@@ -243,6 +243,36 @@ continuation. With --n above 1 each sample has a folder of its own: OUT/1, OUT/2
             default=1.0,
             help=f"of {what}: draw from the likeliest that reach probability P (default: 1, all)",
         )
+        parser.add_argument(
+            f"--{prefix}min-p",
+            metavar="P",
+            type=float,
+            default=0.0,
+            help=f"of {what}: draw from those at least P times as likely as the best one (default: 0, all)",
+        )
+    parser.add_argument(
+        "--repetition-penalty",
+        metavar="F",
+        type=float,
+        default=1.0,
+        help="above 1: text that stands in the document becomes less likely (default: 1)",
+    )
+    parser.add_argument(
+        "--guidance",
+        metavar="S",
+        type=float,
+        default=1.0,
+        help="of images, classifier-free, by what stands before them; twice the work (default: 1, none)",
+    )
+    parser.add_argument(
+        "--image-guidance",
+        metavar="S",
+        type=float,
+        help="of images, by the images before them; --guidance is then the texts'; three times the work",
+    )
+    parser.add_argument(
+        "--negative", metavar="TEXT", help="what guidance leads the images away from (default: nothing)"
+    )
 
 
 def _add_info(commands: Any) -> None:

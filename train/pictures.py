@@ -13,7 +13,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..fusion_lm.generate import Next, Sampling, generate
+from ..fusion_lm.generate import generate
+from ..fusion_lm.grammar import Next
+from ..fusion_lm.sampling import Sampling
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import write_text
 from ..tokenizers.pixels import to_pil

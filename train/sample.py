@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..eval.commands import best_device, progress_bars
 from ..fusion_lm.folder import load_model
-from ..fusion_lm.generate import Generated, Sampling, generate
+from ..fusion_lm.generate import Generated, Guidance, generate
+from ..fusion_lm.sampling import Sampling
 from ..tokenizers.documents import DocumentTokenizer, ImagePart, split
 from ..tokenizers.pixels import load_image, to_pil
 from .samples import ImageSegment, Sample, Segment, TextSegment, printable, write_samples
@@ -26,8 +27,11 @@ def sample(args: Namespace) -> None:
 
     Raises ValueError or FileNotFoundError, one line each, before anything is written.
     """
-    text = Sampling(args.temperature, args.top_k, args.top_p)
-    image = Sampling(args.image_temperature, args.image_top_k, args.image_top_p)
+    text = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty)
+    image = Sampling(args.image_temperature, args.image_top_k, args.image_top_p, args.image_min_p)
+    guidance = Guidance(args.guidance, args.image_guidance)
+    if args.negative is not None and guidance.branches == 1:
+        raise ValueError("--negative is what guidance leads away from: give --guidance too, such as 3")
     prompt = read_segments(args.segments)
     folder = Path(args.model)
     if not folder.exists():
@@ -46,6 +50,8 @@ def sample(args: Namespace) -> None:
             image=image,
             then=args.then,
             seed=args.seed,
+            guidance=guidance,
+            negative=None if args.negative is None else tokenizer.encode([args.negative], eos=False),
             progress=lambda step, steps: report("tokens", step, steps),
         )
     shown = prompt_as_seen(prompt, tokens, tokenizer)
@@ -57,7 +63,8 @@ def sample(args: Namespace) -> None:
         "n": args.n,
         "max_new_tokens": args.max_new_tokens,
         "text": vars(text),
-        "image": vars(image),
+        "image": {name: value for name, value in vars(image).items() if name != "repetition_penalty"},
+        "guidance": {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None,
     }
     write_samples(args.out, samples, settings)
     _print(samples, args.out)

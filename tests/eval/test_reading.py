@@ -19,7 +19,7 @@ def reads_as(tokenizer, texts):
             ids = torch.tensor(tokenizer.text.encode(texts[tuple(prompt.tolist())]), dtype=torch.int64)
             new = torch.cat([vocab.text_to_tokens(ids), torch.tensor([vocab.eos])])
             assert len(new) <= max_new_tokens
-            results.append(Generated(torch.cat([prompt, new]), len(prompt), "eos"))
+            results.append(Generated(torch.cat([prompt, new]), len(prompt), "eos", 0.0))
         return results
 
     return generate

@@ -8,15 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from earlyfusion.fusion_lm.generate import (
-    Generated,
-    Grammar,
-    Sampling,
-    advance,
-    generate,
-    start_state,
-)
+from earlyfusion.fusion_lm.generate import Generated, generate
+from earlyfusion.fusion_lm.grammar import Grammar, advance, start_state
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.tokenizers.documents import ImagePart, interleave, split
 from earlyfusion.tokenizers.vocab import SharedVocab
 
@@ -53,16 +48,23 @@ class Scripted(FusionLM):
         )
         super().__init__(config)
         self.rule = rule
-        self.seen: Tensor | None = None
+        self.rows: list[Tensor] = []
 
     def new_cache(self, batch: int, length: int) -> Any:
-        self.seen = torch.empty(batch, 0, dtype=torch.int64)
-        return None
+        assert length <= self.config.context_length
+        self.rows, self.filled = [torch.empty(0, dtype=torch.int64)] * batch, [0] * batch
+        return self
 
-    def forward(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        assert self.seen is not None and self.seen.shape[1] + tokens.shape[1] <= self.config.context_length
-        self.seen = torch.cat([self.seen, tokens], 1)
-        return torch.stack([self.rule(row) for row in self.seen])[:, None]
+    def go_on(self, lengths: Tensor) -> None:
+        """What the cache is told."""
+        self.filled = lengths.tolist()
+
+    def forward(self, tokens: Tensor, *args: Any, at: Tensor | None = None, **kwargs: Any) -> Tensor:
+        logits = []
+        for i, row in enumerate(tokens):
+            self.rows[i] = torch.cat([self.rows[i][: self.filled[i]], row])
+            logits.append(self.rule(self.rows[i] if at is None else self.rows[i][: int(at[i]) + 1]))
+        return torch.stack(logits)[:, None]
 
 
 def wants(*tokens: int, size: int, by: float = 1e6) -> Callable[[Tensor], Tensor]:
@@ -489,7 +491,7 @@ def test_what_cannot_be_continued(vocab: SharedVocab, prompt: list[int], options
         with pytest.raises(ValueError, match=re.escape(message)) as caught:
             generate(model, vocab, batch, **{"max_new_tokens": 100, **options})
         assert "\n" not in str(caught.value)
-    assert model.seen is None  # before any work is done
+    assert not model.rows  # before any work is done
 
 
 def test_another_vocabulary_is_refused(model: FusionLM) -> None:

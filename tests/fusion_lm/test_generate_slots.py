@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from earlyfusion.fusion_lm.generate import Sampling, generate
+from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.model import FusionLM
+from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.tokenizers.documents import ImagePart, interleave, split
 from earlyfusion.tokenizers.vocab import SharedVocab
 

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from earlyfusion.fusion_lm.generate import Sampling, draw, filter_logits
+from earlyfusion.fusion_lm.sampling import Sampling, draw, filter_logits
 
 GREEDY = Sampling(temperature=0)
 
@@ -21,6 +21,7 @@ def brute_force(logits: list[float], sampling: Sampling) -> dict[int, float]:
         mass += weight
         if mass >= sampling.top_p:
             break
+    kept = [token for token, weight in zip(kept, weights) if weight >= sampling.min_p * weights[0]]
     total = sum(weights[: len(kept)])
     return {token: weight / total for token, weight in zip(kept, weights)}
 
@@ -39,6 +40,8 @@ def brute_force(logits: list[float], sampling: Sampling) -> dict[int, float]:
         Sampling(top_p=0.93),
         Sampling(0.7, 5, 0.8),
         Sampling(1.5, 3, 0.95),
+        Sampling(min_p=0.2),
+        Sampling(0.8, 6, 0.9, 0.1),
     ],
     ids=str,
 )
@@ -63,11 +66,13 @@ def test_temperature_0_keeps_the_most_likely_alone() -> None:
 def test_draws_have_the_probabilities_of_the_softmax() -> None:
     logits = torch.tensor([2.0, -torch.inf, 0.5, 0.0, -3.0, -torch.inf])
     generator = torch.Generator().manual_seed(0)
-    drawn = draw(logits.expand(20_000, 6), generator)
+    drawn = draw(logits.expand(20_000, 6), torch.rand(20_000, generator=generator))
     shares = drawn.bincount(minlength=6) / 20_000
     torch.testing.assert_close(shares, logits.softmax(0), atol=0.015, rtol=0)
     assert shares[1] == shares[5] == 0
-    assert draw(torch.full((1, 3), -torch.inf).index_fill(1, torch.tensor([2]), -1e30), generator) == 2
+    for forced in range(3):  # by numbers at both ends
+        only = torch.full((2, 3), -torch.inf).index_fill(1, torch.tensor([forced]), -1e30)
+        assert draw(only, torch.tensor([0.0, 1 - 2**-24])).tolist() == [forced, forced]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +83,8 @@ def test_draws_have_the_probabilities_of_the_softmax() -> None:
         ({"top_k": -1}, "top_k must be 0 (off) or more, got -1"),
         ({"top_p": 0.0}, "top_p must lie in (0, 1], got 0.0"),
         ({"top_p": 1.1}, "top_p must lie in (0, 1], got 1.1"),
+        ({"min_p": 1.5}, "min_p must lie in [0, 1], got 1.5"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be positive, got 0.0"),
     ],
 )
 def test_bad_sampling_is_named(fields: dict, message: str) -> None:

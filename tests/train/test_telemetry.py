@@ -96,7 +96,7 @@ def test_figures_are_those_of_the_documents_one_by_one(vocab, changes: dict[str,
     log_z = []
     with torch.no_grad():
         for document in each_document(tokens, documents, vocab):
-            positions = net._positions(document[None], None, 0)
+            positions = net._positions(document[None], None, None)
             x = net.embedding(document[None])
             blocks: Any = net.blocks
             for layer, block in enumerate(blocks):

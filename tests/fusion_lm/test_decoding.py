@@ -1,0 +1,249 @@
+"""Batches, the cache and guidance: what a row becomes is its own affair."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from earlyfusion.fusion_lm import generate as module
+from earlyfusion.fusion_lm.generate import Guidance, decode, generate
+from earlyfusion.fusion_lm.model import FusionLM
+from earlyfusion.fusion_lm.sampling import Sampling, penalise
+from earlyfusion.tokenizers.documents import interleave
+from earlyfusion.tokenizers.vocab import SharedVocab
+
+# bos 0, eos 1, pad 2, begin_image 3, end_image 4, "1" to "4" at 5..8, text at 9..13, codes at 14..18
+VOCAB = SharedVocab.build(text=(6, (0,)), codebook_size=5, max_grid=4)
+TEXT, IMAGE = Sampling(0.9, top_p=0.95, min_p=0.01), Sampling(1.1, top_k=4)
+
+
+def prompt(*parts: int | tuple[int, int], cut: int = 0) -> Tensor:
+    """A number is so many text tokens, a pair an image of that grid; less the last `cut`."""
+    made: list[tuple[str, Tensor]] = []
+    for part in parts:
+        if isinstance(part, tuple):
+            made.append(("image", torch.arange(part[0] * part[1]).view(part) % 5))
+        else:
+            made.append(("text", 1 + torch.arange(part) % 5))
+    tokens = interleave(made, VOCAB, eos=False)
+    return tokens[: len(tokens) - cut]
+
+
+PROMPTS = [
+    prompt(),
+    prompt(7),
+    prompt((2, 2), 1),
+    prompt(3, (3, 3), cut=5),
+    prompt((2, 2), cut=5),
+    prompt(1, (1, 2), 2, (4, 4)),
+]
+
+
+@pytest.fixture
+def model(build) -> FusionLM:
+    return build(vocab_size=VOCAB.size, context_length=64, n_kv_heads=2)
+
+
+def logits_seen(model: FusionLM, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The logits (B, V) of every step that follows."""
+    steps: list[Tensor] = []
+    read = module._logits
+    monkeypatch.setattr(module, "_logits", lambda logits: steps.append(read(logits)) or steps[-1])
+    return steps
+
+
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.0), Guidance(2.0, 1.5)], ids=str)
+def test_in_float64_a_batch_draws_what_its_rows_draw_alone(model: FusionLM, guidance: Guidance) -> None:
+    model = model.double()
+    seeds = [5, 2**63, 0, 7, -3, 5]
+    together = generate(
+        model, VOCAB, PROMPTS, max_new_tokens=30, text=TEXT, image=IMAGE, seed=seeds, guidance=guidance
+    )
+    for row, seed in enumerate(seeds):
+        (alone,) = generate(
+            model, VOCAB, [PROMPTS[row]], max_new_tokens=30, text=TEXT, image=IMAGE, seed=[seed],
+            guidance=guidance,
+        )  # fmt: skip
+        assert alone.tokens.tolist() == together[row].tokens.tolist()
+        assert (alone.prompt_length, alone.stop) == (together[row].prompt_length, together[row].stop)
+        assert alone.log_likelihood == pytest.approx(together[row].log_likelihood)
+    assert len({one.stop for one in together}) > 1 and len({len(one.tokens) for one in together}) > 2
+
+
+def test_one_seed_stands_for_those_that_follow_it(model: FusionLM) -> None:
+    rows = generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=4)
+    same = generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=[4, 5, 6])
+    assert [r.tokens.tolist() for r in rows] == [r.tokens.tolist() for r in same]
+    with pytest.raises(ValueError, match="there are 2 seeds for 3 prompts"):
+        generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=[4, 5])
+
+
+def test_neighbours_leave_every_bit_as_it_is(model: FusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At equal shape: rows of other content, in another state, that end at another time."""
+    found = []
+    for others in ([prompt(7), prompt(2, (1, 4))], [prompt((3, 3), cut=3), prompt(3)]):
+        steps = logits_seen(model, monkeypatch)
+        results = generate(model, VOCAB, [others[0], prompt(7), others[1]], max_new_tokens=40, seed=[9, 1, 8])
+        count = len(results[1].tokens) - 8
+        found.append((results[1].tokens, torch.stack(steps)[:count, 1]))
+    (tokens, logits), (again, other) = found
+    assert torch.equal(tokens, again) and torch.equal(logits, other) and len(tokens) > 12
+
+
+def test_logits_of_a_batch_are_those_of_the_whole_row(
+    model: FusionLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32, against one forward pass without cache over each row's tokens alone."""
+    steps = logits_seen(model, monkeypatch)
+    results = generate(model, VOCAB, PROMPTS, max_new_tokens=40, text=TEXT, image=IMAGE)
+    cached = torch.stack(steps)
+    for row, result in enumerate(results):
+        with torch.no_grad():
+            whole = model(result.tokens[None, :-1])
+        assert isinstance(whole, Tensor)
+        expected = whole[0, result.prompt_length - 1 :]
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(cached[: len(expected), row], expected, atol=1e-5 * scale, rtol=0)
+
+
+def test_the_likelihood_is_that_of_the_legal_tokens(model: FusionLM) -> None:
+    """Where text alone is legal: log p among text, eos and begin_image, of the logits as they are."""
+    (result,) = generate(
+        model, VOCAB, [prompt(3)], max_new_tokens=6, max_images=0, text=Sampling(3.0), seed=3
+    )
+    with torch.no_grad():
+        logits = model(result.tokens[None, :-1])
+    assert isinstance(logits, Tensor)
+    legal = [*range(9, 14), VOCAB.eos]
+    log_p = logits[0, 3:, legal].log_softmax(-1)
+    chosen = torch.tensor([legal.index(int(token)) for token in result.tokens[4:]])
+    assert result.log_likelihood == pytest.approx(float(log_p.gather(1, chosen[:, None]).mean()), abs=1e-5)
+
+
+# guidance, against forward passes over what each branch is to see
+
+
+def without_text(tokens: Tensor) -> Tensor:
+    """bos and the images, the last of them as far as it goes."""
+    kept, inside = [int(tokens[0])], False
+    for token in tokens[1:].tolist():
+        inside |= token == VOCAB.begin_image
+        if inside:
+            kept.append(token)
+        inside &= token != VOCAB.end_image
+    return torch.tensor(kept)
+
+
+def last_image(tokens: Tensor) -> Tensor:
+    return tokens[int((tokens == VOCAB.begin_image).nonzero()[-1]) :]
+
+
+STARTS = [prompt(4), prompt((2, 1), 3), prompt(2, (2, 2), cut=3), prompt(1, (1, 2), 2, (2, 3), cut=2)]
+
+
+@pytest.mark.parametrize("image_scale", [None, 1.5, 0.0])
+@pytest.mark.parametrize("negative", [None, prompt(2)], ids=["nothing", "a negative prompt"])
+@pytest.mark.parametrize("start", STARTS, ids=len)
+def test_guided_codes_are_those_of_the_formula(
+    model: FusionLM, start: Tensor, negative: Tensor | None, image_scale: float | None
+) -> None:
+    """Images with text between them: each code is the best of the combined logits."""
+    model = model.double()
+    guidance = Guidance(3.0, image_scale)
+    greedy = Sampling(temperature=0)
+    results = generate(
+        model, VOCAB, [start] * 8, max_new_tokens=45, text=Sampling(), image=greedy, guidance=guidance,
+        negative=negative, grid=(2, 3),
+    )  # fmt: skip
+
+    def logits(row: Tensor) -> Tensor:
+        with torch.no_grad():
+            found = model(row[None])
+        assert isinstance(found, Tensor)
+        return found[0, -1, 14:]
+
+    beginning = torch.tensor([VOCAB.bos]) if negative is None else negative
+    guided = plain = 0
+    written = [(r.tokens, n) for r in results for n in range(r.prompt_length, len(r.tokens))]
+    for tokens, n in written:
+        if not 14 <= int(tokens[n]) < 19:
+            continue
+        before = tokens[:n]
+        f, u = logits(before), logits(torch.cat([beginning, last_image(before)]))
+        expected = u + 3.0 * (f - u)
+        if image_scale is not None:
+            i = logits(without_text(before))
+            expected = u + image_scale * (i - u) + 3.0 * (f - i)
+        assert int(tokens[n]) == 14 + int(expected.argmax())
+        guided += 1
+        plain += int(tokens[n]) == 14 + int(f.argmax())
+    assert guided >= 16 and plain < guided
+
+
+def test_guidance_of_1_is_none(model: FusionLM) -> None:
+    assert [Guidance().branches, Guidance(2.0).branches, Guidance(1.0, 1.0).branches] == [1, 2, 3]
+    model = model.double()
+    plain = generate(model, VOCAB, PROMPTS, max_new_tokens=30, seed=1)
+    three = generate(model, VOCAB, PROMPTS, max_new_tokens=30, seed=1, guidance=Guidance(1.0, 1.0))
+    assert [r.tokens.tolist() for r in three] == [r.tokens.tolist() for r in plain]
+
+
+def test_text_is_not_guided(model: FusionLM) -> None:
+    model = model.double()
+    options = {"max_new_tokens": 20, "max_images": 0, "seed": 3}
+    plain = generate(model, VOCAB, PROMPTS[:3], **options)  # type: ignore[arg-type]
+    guided = generate(model, VOCAB, PROMPTS[:3], guidance=Guidance(5.0), **options)  # type: ignore[arg-type]
+    assert [r.tokens.tolist() for r in guided] == [r.tokens.tolist() for r in plain]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "negative", "message"),
+    [
+        ((-1.0, None), None, "guidance text must be 0 or more, got -1.0"),
+        ((1.0, float("inf")), None, "guidance image must be 0 or more, got inf"),
+        ((2.0, None), [9, 9], "negative must be the beginning of a document, without an image"),
+        ((2.0, None), [0, 3], "negative must be the beginning of a document, without an image"),
+        ((2.0, None), [0, *[9] * 60], "3 new tokens after a prompt of 8 are no room for an image"),
+    ],
+)
+def test_guidance_that_cannot_be(model: FusionLM, guidance, negative, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        generate(model, VOCAB, [prompt(7)], max_new_tokens=20, then="image", guidance=Guidance(*guidance),
+                 negative=None if negative is None else torch.tensor(negative))  # fmt: skip
+
+
+# the penalty
+
+
+def test_penalised_logits() -> None:
+    logits, seen = torch.tensor([[2.0, -2.0, 4.0, -4.0]]), torch.tensor([[True, True, False, False]])
+    assert penalise(logits, seen, 2.0).tolist() == [[1.0, -4.0, 4.0, -4.0]]
+
+
+def test_a_penalty_keeps_text_from_coming_again(model: FusionLM) -> None:
+    """So strong that every text token comes once before one comes twice; codes come as they would."""
+    text = Sampling(temperature=0, repetition_penalty=1e6)
+    (result,) = generate(model, VOCAB, [prompt(2)], max_new_tokens=3, then="text", max_images=0, text=text)
+    written = result.tokens[3:].tolist()
+    assert (
+        sorted(t for t in written if t != VOCAB.eos) == [11, 12, 13][: len(written)] or VOCAB.eos in written
+    )
+    assert not {9, 10} & set(written)
+    options = {
+        "max_new_tokens": 30,
+        "then": "image",
+        "stop_after_image": True,
+        "image": Sampling(0),
+        "grid": (4, 4),
+    }
+    rows = [generate(model, VOCAB, [prompt()], text=s, **options)[0] for s in (text, Sampling(0))]  # type: ignore[arg-type]
+    assert torch.equal(rows[0].tokens, rows[1].tokens)
+
+
+def test_a_loop_that_is_left_leaves_the_model_as_it_was(model: FusionLM) -> None:
+    model.train()
+    for number, _ in enumerate(decode(model, VOCAB, PROMPTS, max_new_tokens=20)):
+        if number == 2:
+            break
+    assert model.training
