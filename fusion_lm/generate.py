@@ -255,13 +255,17 @@ def result_of(
     """What a row became: ``new`` and its ``log_p`` (steps,), padding behind its end."""
     count = int((new != vocab.pad).sum())
     tokens = torch.cat([prompt, new[:count]])
-    if stop_after_image and tokens[-1] == vocab.end_image:
-        stop: Stop = "image"
-    elif tokens[-1] == vocab.eos:
-        stop = "eos"
-    else:
-        stop = "context" if len(tokens) == context else "length"
+    stop = stop_of(int(tokens[-1]), len(tokens), vocab, context, stop_after_image)
     return Generated(tokens, len(prompt), stop, float(log_p[:count].mean()))
+
+
+def stop_of(last: int, length: int, vocab: SharedVocab, context: int, stop_after_image: bool) -> Stop:
+    """Why a row of ``length`` tokens ended with the token ``last``."""
+    if stop_after_image and last == vocab.end_image:
+        return "image"
+    if last == vocab.eos:
+        return "eos"
+    return "context" if length == context else "length"
 
 
 def _logits(logits: Any) -> Tensor:

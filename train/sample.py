@@ -1,6 +1,9 @@
 """The command `sample`."""
 
+import base64
+import io
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +13,11 @@ from torch import Tensor
 
 from ..eval.commands import best_device, progress_bars
 from ..fusion_lm.folder import load_model
-from ..fusion_lm.generate import Generated, Guidance, generate
+from ..fusion_lm.generate import Guidance
 from ..fusion_lm.sampling import Sampling
+from ..fusion_lm.stream import Event, Finished, ImageDone, TextDelta, gather, stream
 from ..tokenizers.documents import DocumentTokenizer, ImagePart, split
-from ..tokenizers.pixels import load_image, to_pil
+from ..tokenizers.pixels import load_image
 from .samples import ImageSegment, Sample, Segment, TextSegment, printable, write_samples
 
 IMAGE_SUFFIXES = tuple(
@@ -24,6 +28,8 @@ IMAGE_SUFFIXES = tuple(
 
 def sample(args: Namespace) -> None:
     """Continue the prompt `args.segments` and write the folder `args.out`; see `earlyfusion sample --help`.
+
+    A single document is printed while it is written. What is there when Ctrl+C comes is written, too.
 
     Raises ValueError or FileNotFoundError, one line each, before anything is written.
     """
@@ -38,24 +44,42 @@ def sample(args: Namespace) -> None:
         raise FileNotFoundError(
             f"no model folder at {folder}: `earlyfusion demo` makes one, --model names another"
         )
-    model, tokenizer = load_model(folder, best_device())
-    tokens = tokenizer.encode(prompt, eos=False)
+    model = load_model(folder, best_device())
+    tokenizer = model.tokenizer
+    shown = prompt_as_seen(prompt, tokenizer.encode(prompt, eos=False), tokenizer)
+    events = stream(
+        model,
+        [prompt] * args.n,
+        previews=False,
+        max_new_tokens=args.max_new_tokens or model.lm.config.context_length,  # the context ends it sooner
+        text=text,
+        image=image,
+        then=args.then,
+        seed=args.seed,
+        guidance=guidance,
+        negative=None if args.negative is None else tokenizer.encode([args.negative], eos=False),
+    )
+    written: list[list[str | Image.Image]] = [[] for _ in range(args.n)]
+    stops = ["interrupted"] * args.n
+    printed = "".join(map(_told, shown))
     with progress_bars() as report:
-        results = generate(
-            model,
-            tokenizer.vocab,
-            [tokens] * args.n,
-            max_new_tokens=args.max_new_tokens or model.config.context_length,  # the context ends it sooner
-            text=text,
-            image=image,
-            then=args.then,
-            seed=args.seed,
-            guidance=guidance,
-            negative=None if args.negative is None else tokenizer.encode([args.negative], eos=False),
-            progress=lambda step, steps: report("tokens", step, steps),
-        )
-    shown = prompt_as_seen(prompt, tokens, tokenizer)
-    samples = [_as_sample(shown, result, tokenizer) for result in results]
+        try:
+            for event in events:
+                if args.n == 1:
+                    print(printed + _news(event), end="", flush=True)
+                    printed = ""
+                gather(written[event.row], event)
+                if isinstance(event, Finished):
+                    stops[event.row] = event.stop
+                    if args.n > 1:
+                        report("documents", args.n - stops.count("interrupted"), args.n)
+        except KeyboardInterrupt:
+            if not any(written):
+                raise
+    samples = [
+        Sample([*shown, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
+        for segments, stop in zip(written, stops, strict=True)
+    ]
     settings = {
         "model": str(folder),
         "then": args.then,
@@ -67,7 +91,9 @@ def sample(args: Namespace) -> None:
         "guidance": {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None,
     }
     write_samples(args.out, samples, settings)
-    _print(samples, args.out)
+    for number, one in enumerate(samples, start=1):
+        print(f"{number}: " + "".join(map(_told, one.segments)) if args.n > 1 else "")
+    print(f"written to {Path(args.out) / 'index.html'}")
 
 
 def read_segments(arguments: Sequence[str]) -> list[str | Image.Image]:
@@ -116,20 +142,38 @@ def prompt_as_seen(
     return segments
 
 
-def _as_sample(prompt: list[Segment], result: Generated, tokenizer: DocumentTokenizer) -> Sample:
-    written = tokenizer.decode(result.tokens[result.prompt_length :], partial="drop")
-    new: list[Segment] = [TextSegment(s) if isinstance(s, str) else ImageSegment(to_pil(s)) for s in written]
-    return Sample([*prompt, *new], result.stop)
+def _told(segment: Segment) -> str:
+    """A segment on a terminal."""
+    if isinstance(segment, TextSegment):
+        return printable(segment.text)
+    return f" [image {segment.image.width} x {segment.image.height}] "
 
 
-def _print(samples: Sequence[Sample], out: str) -> None:
-    """The documents as text, on standard output."""
-    for number, one in enumerate(samples, start=1):
-        line = "".join(
-            printable(s.text)
-            if isinstance(s, TextSegment)
-            else f" [image {s.image.width} x {s.image.height}] "
-            for s in one.segments
-        )
-        print(f"{number}: {line}" if len(samples) > 1 else line)
-    print(f"written to {Path(out) / 'index.html'}")
+def _news(event: Event) -> str:
+    """What an event adds to a terminal."""
+    if isinstance(event, TextDelta):
+        return printable(event.text)
+    if isinstance(event, ImageDone):
+        return _told(ImageSegment(event.image)) + inline_image(event.image)
+    return ""
+
+
+def inline_image(image: Image.Image) -> str:
+    """The control sequence that shows an image in the terminal, "" where it is none that can.
+
+    By kitty's graphics protocol (kitty, Ghostty) or that of iTerm2 (iTerm2, WezTerm, VS Code).
+    """
+    if not sys.stdout.isatty():
+        return ""
+    file = io.BytesIO()
+    scale = max(1, 128 // max(image.size))
+    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(file, "PNG")
+    data = base64.standard_b64encode(file.getvalue()).decode()
+    if "KITTY_WINDOW_ID" in os.environ or os.environ.get("TERM_PROGRAM") == "ghostty":
+        parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]
+        keys = ["a=T,f=100,", *[""] * (len(parts) - 1)]
+        more = [*[1] * (len(parts) - 1), 0]
+        return "".join(f"\x1b_G{k}m={m};{p}\x1b\\" for k, m, p in zip(keys, more, parts, strict=True))
+    if os.environ.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm", "vscode"):
+        return f"\x1b]1337;File=inline=1;size={len(file.getvalue())}:{data}\a"
+    return ""

@@ -39,7 +39,7 @@ class Sample:
 
     segments: list[Segment]
     stop: str
-    """Why it ended, as `generate` says: "eos", "length", "context", "image"."""
+    """Why it ended, as `generate` says, "eos", "length", "context", "image", or "interrupted"."""
 
 
 def write_samples(folder: str | Path, samples: Sequence[Sample], settings: dict[str, Any]) -> None:
@@ -119,6 +119,7 @@ STOPS = {
     "length": "as many tokens as were asked for",
     "context": "the context is full",
     "image": "the image that was asked for",
+    "interrupted": "you interrupted it",
 }
 
 PAGE = """\

@@ -8,6 +8,8 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 from PIL import ImageDraw
 
+from earlyfusion.train.cli import main
+
 SIZES = ((16, 16), (24, 16), (40, 16))  # (width, height)
 
 
@@ -99,3 +101,17 @@ def prepared(
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `datasets` converts is kept with the test's files, not in the user's home."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+
+
+@pytest.fixture
+def fails(capsys):
+    """A function that runs a command line, checks that it gives exit code 2 and one line, and returns it."""
+
+    def run(*argv: str | Path) -> str:
+        assert main([str(a) for a in argv]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("earlyfusion: ") and printed.err.count("\n") == 1
+        return printed.err
+
+    return run

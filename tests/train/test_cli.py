@@ -3,56 +3,15 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
-from earlyfusion.fusion_lm.folder import save_model
-from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.train import folders
 from earlyfusion.train.cli import EXTRAS, explain, main
 from earlyfusion.train.options import LIGHTNING, build_parser, for_lightning, sub_commands
-from earlyfusion.train.sample import is_image
-from earlyfusion.train.samples import ImageSegment, Sample, TextSegment, write_samples
 from earlyfusion.train.text_tokenizer import read_texts
 
 CONTEXT = 96
-
-
-@pytest.fixture(scope="module")
-def model_folder(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Path:
-    """A tiny untrained model as a folder."""
-    folder = tmp_path_factory.mktemp("models") / "model"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = FusionLMConfig(
-            vocab_size=vocab.size,
-            context_length=CONTEXT,
-            n_layers=1,
-            width=32,
-            n_heads=2,
-            n_kv_heads=1,
-            ffn_width=32,
-        )
-        save_model(folder, FusionLM(config), DocumentTokenizer(text_tokenizer, image_tokenizer, vocab))
-    return folder
-
-
-@pytest.fixture
-def fails(capsys):
-    """A function that runs a command line, checks that it gives exit code 2 and one line, and returns it."""
-
-    def run(*argv: str | Path) -> str:
-        assert main([str(a) for a in argv]) == 2
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        assert printed.err.startswith("earlyfusion: ") and printed.err.count("\n") == 1
-        return printed.err
-
-    return run
 
 
 def python(code: str, **environment: str) -> str:
@@ -213,123 +172,6 @@ def test_malloc_is_tuned_where_glibc_is_and_the_user_has_no_settings():
     assert python(code, PATH="", MALLOC_MMAP_MAX_="5") == "False False\n"
 
 
-# sample
-
-
-def sample(model: Path, out: Path, *argv: str | Path) -> dict:
-    assert main(["sample", "--model", str(model), "--out", str(out), *map(str, argv)]) == 0
-    return json.loads((out / "sample.json").read_text(encoding="utf-8"))
-
-
-def test_sample_takes_texts_and_images_in_order(model_folder, photo_file, tmp_path, capsys):
-    out = tmp_path / "new" / "out"
-    result = sample(model_folder, out, "--then", "image", "A <red> apple:", photo_file, " and", " then")
-    assert "written to" in capsys.readouterr().out
-    given = [s for s in result["segments"] if s["prompt"]]
-    assert [s.get("text", "image") for s in given] == ["A <red> apple:", "image", " and", " then"]
-    new = [s for s in result["segments"] if not s["prompt"]]
-    assert new[0]["type"] == "image"
-    for segment in result["segments"]:
-        if segment["type"] == "image":
-            with Image.open(out / segment["file"]) as image:
-                assert image.format == "PNG" and image.width % 8 == 0 and image.height % 8 == 0
-    with Image.open(out / given[1]["file"]) as seen:
-        assert seen.size == (48, 32)
-    page = (out / "index.html").read_text(encoding="utf-8")
-    assert "A &lt;red&gt; apple:" in page and 'src="image-1.png"' in page and "http" not in page
-    assert sorted(p.name for p in out.parent.iterdir()) == ["out"]
-
-
-def test_sample_is_reproduced_by_its_seed(model_folder, tmp_path):
-    results = [sample(model_folder, tmp_path / str(i), "--seed", seed, "The") for i, seed in enumerate("778")]
-    first, again, other = ([s for s in r["segments"] if not s["prompt"]] for r in results)
-    assert first == again != other
-
-
-def test_sample_draws_several_and_starts_from_nothing(model_folder, tmp_path):
-    result = sample(model_folder, tmp_path, "--n", "2", "--then", "image", "--max-new-tokens", "40")
-    assert len(result["samples"]) == 2 and result["segments"] == result["samples"][0]["segments"]
-    files = [s["file"] for one in result["samples"] for s in one["segments"] if s["type"] == "image"]
-    assert len(set(files)) == len(files) >= 2
-    assert all((tmp_path / name).exists() for name in files)
-
-
-def test_sample_takes_the_most_likely_tokens_at_temperature_0(model_folder, tmp_path):
-    greedy = (
-        "--temperature",
-        "0",
-        "--image-temperature",
-        "0",
-        "--max-new-tokens",
-        "12",
-        "--then",
-        "text",
-        "The",
-    )
-    a, b = (sample(model_folder, tmp_path / seed, "--seed", seed, *greedy) for seed in "12")
-    assert a["segments"] == b["segments"]
-
-
-def test_segments_that_are_images(photo, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    photo.save("photo", "PNG")
-    Path("notes").write_text("text")
-    assert is_image("photo") and is_image("missing.png") and is_image("a photo.JPG")
-    assert (
-        not is_image("notes")
-        and not is_image("A red apple:")
-        and not is_image(".")
-        and not is_image("x" * 5000)
-    )
-    assert not is_image("nul\0") and not is_image("")
-
-
-@pytest.mark.parametrize(
-    ("segments", "expected"),
-    [
-        ([""], "the prompt is empty"),
-        (["", ""], "the prompt is empty"),
-        (["missing.png"], "missing.png not found"),
-        (["broken.png"], "broken.png cannot be read as an image"),
-        (["The cat. " * 200], f"context holds {CONTEXT}"),
-        (["lone \ud800"], "surrogate"),
-        (["--temperature", "-1", "A"], "temperature"),
-        (["--max-new-tokens", "3", "--then", "image", "A"], "no room for an image"),
-    ],
-)
-def test_what_sample_refuses(fails, model_folder, tmp_path, monkeypatch, segments, expected):
-    monkeypatch.chdir(tmp_path)
-    Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
-    assert expected in fails("sample", "--model", model_folder, "--out", "out", *segments)
-    assert not Path("out").exists()
-
-
-def test_sample_needs_a_whole_model(fails, model_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "`earlyfusion demo` makes one" in fails("sample", "--out", "out", "A")
-    incomplete = without(model_folder, tmp_path, "tokenizer/text.model")
-    assert "text.model not found" in fails("sample", "--model", incomplete, "--out", "out", "A")
-    assert not Path("out").exists()
-
-
-def without(folder: Path, new: Path, file: str) -> Path:
-    """A copy of `folder` in `new` that lacks `file`."""
-    copy = shutil.copytree(folder, new / "incomplete")
-    (copy / file).unlink()
-    return copy
-
-
-def test_control_characters_do_not_reach_the_terminal_or_the_page(tmp_path, capsys):
-    segments = [TextSegment("a\x1b[31m\0b\n<b>"), ImageSegment(Image.new("RGB", (8, 8)))]
-    write_samples(tmp_path / "out", [Sample(segments, "eos")], {"seed": 0})
-    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "a\ufffd[31m\ufffdb\n&lt;b&gt;" in page
-    assert (
-        json.loads((tmp_path / "out" / "sample.json").read_text())["segments"][0]["text"]
-        == "a\x1b[31m\0b\n<b>"
-    )
-
-
 # info
 
 
@@ -371,7 +213,9 @@ def test_info_refuses_other_folders(fails, model_folder, tmp_path):
     assert "'sofa'" in fails("info", tmp_path)
     (tmp_path / "config.json").write_text('{"kind": "fusion_lm"}')
     assert "lacks the field" in fails("info", tmp_path)
-    incomplete = without(model_folder, tmp_path, "model.safetensors")
+    incomplete = tmp_path / "incomplete"
+    shutil.copytree(model_folder, incomplete)
+    (incomplete / "model.safetensors").unlink()
     assert "model.safetensors not found" in fails("info", incomplete)
     (incomplete / "model.safetensors").write_bytes(b"nothing")
     assert "no readable safetensors file" in fails("info", incomplete)

@@ -1,0 +1,220 @@
+"""Strings and images in, strings and images out: whole, or as they come.
+
+    model = load_model("runs/demo/model")
+    [document] = sample(model, [["A red apple:"]], then="image")
+    document[0].save("apple.png")
+
+``stream`` yields events, so that text can be shown while it is written and images while they are drawn;
+``sample`` gathers them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..tokenizers.documents import DocumentTokenizer, Segment
+from ..tokenizers.pixels import to_pil
+from .folder import Model
+from .generate import LOOK, Stop, decode, stop_of
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More text of a row, whole characters."""
+
+    row: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ImageBegin:
+    """A row began an image, of this size in pixels."""
+
+    row: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ImageProgress:
+    """A line of codes more of the image: a row, or a column where the vocabulary scans by columns."""
+
+    row: int
+    preview: Image.Image
+    """In full size, grey where nothing is yet."""
+    share: float
+    """Of the codes that are there."""
+
+
+@dataclass(frozen=True)
+class ImageDone:
+    """A finished image."""
+
+    row: int
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row ended, and why."""
+
+    row: int
+    stop: Stop
+
+
+Event = TextDelta | ImageBegin | ImageProgress | ImageDone | Finished
+
+
+def sample(
+    model: Model, prompts: Sequence[Sequence[Segment]], **options: Any
+) -> list[list[str | Image.Image]]:
+    """Continue each of ``prompts``; returns what was written, without the prompts.
+
+    ``options`` are those of :func:`earlyfusion.fusion_lm.generate.generate`.
+
+    :raises ValueError: as ``generate`` does.
+    """
+    written: list[list[str | Image.Image]] = [[] for _ in prompts]
+    for event in stream(model, prompts, previews=False, **options):
+        gather(written[event.row], event)
+    return written
+
+
+def gather(segments: list[str | Image.Image], event: Event) -> None:
+    """Add what an event brought to the segments of its row."""
+    if isinstance(event, ImageDone):
+        segments.append(event.image)
+    elif isinstance(event, TextDelta):
+        if segments and isinstance(last := segments[-1], str):
+            segments[-1] = last + event.text
+        else:
+            segments.append(event.text)
+
+
+def stream(
+    model: Model, prompts: Sequence[Sequence[Segment]], *, previews: bool = True, **options: Any
+) -> Iterator[Event]:
+    """Continue each of ``prompts`` in one batch, and tell what comes as it comes.
+
+    Together the text deltas between two images are exactly the text that ``generate`` gives decoded. On a GPU
+    events come in bursts of some steps, since looking at a token means to wait for it.
+
+    :param previews: whether to decode an image after each line of its codes too.
+    :param options: those of :func:`earlyfusion.fusion_lm.generate.generate`; ``max_new_tokens`` may be left
+        out: the context ends a row sooner or later.
+    :raises ValueError: as ``generate`` does.
+    """
+    if not prompts:
+        return
+    lm, tokenizer = model
+    encoded = [tokenizer.encode(prompt, eos=False) for prompt in prompts]
+    options = {"max_new_tokens": lm.config.context_length, **options}
+    limit = options["max_new_tokens"]
+    rows = []
+    for number, prompt in enumerate(encoded):
+        row = Row(
+            number, tokenizer, previews, bool(options.get("stop_after_image")), lm.config.context_length
+        )
+        row.length, row.limit = len(prompt), min(len(prompt) + limit, lm.config.context_length)
+        rows.append(row)
+    every = 1 if lm.embedding.weight.device.type == "cpu" else LOOK
+    waiting: list[Tensor] = []
+
+    def read() -> Iterator[Event]:
+        for column in torch.stack(waiting, dim=1).T.tolist() if waiting else []:
+            for row, token in zip(rows, column, strict=True):
+                yield from row.take(token)
+        waiting.clear()
+
+    for step in decode(lm, tokenizer.vocab, encoded, **options):
+        waiting.append(step.tokens)
+        if len(waiting) == every:
+            yield from read()
+    yield from read()
+
+
+@dataclass
+class Row:
+    """One row of the batch, token by token."""
+
+    number: int
+    tokenizer: DocumentTokenizer
+    previews: bool
+    stop_after_image: bool
+    context: int
+    length: int = 0
+    """Tokens so far, the prompt's too."""
+    limit: int = 0
+    """Tokens that it may reach."""
+    ended: bool = False
+    ids: list[int] = field(default_factory=list)
+    """Text ids of the stretch that is being written."""
+    told: int = 0
+    """Characters of it that were given out."""
+    image: list[int] = field(default_factory=list)
+    """Tokens of the image that is being drawn, from begin_image on."""
+
+    def take(self, token: int) -> Iterator[Event]:
+        """The events of one more token."""
+        vocab = self.tokenizer.vocab
+        if self.ended:
+            return
+        self.length += 1
+        if self.image or token == vocab.begin_image:
+            if not self.image:
+                yield from self._text(whole=True)
+                self.ids, self.told = [], 0
+            self.image.append(token)
+            yield from self._image()
+        elif token != vocab.eos:
+            self.ids += vocab.tokens_to_text(torch.tensor([token])).tolist()
+            yield from self._text(whole=False)
+        done = self.stop_after_image and token == vocab.end_image
+        if token == vocab.eos or done or self.length == self.limit:
+            yield from self._text(whole=True)
+            self.ended = True
+            stop = stop_of(token, self.length, vocab, self.context, self.stop_after_image)
+            yield Finished(self.number, stop)
+
+    def _text(self, whole: bool) -> Iterator[Event]:
+        text = self.tokenizer.text.decode(self.ids) if self.ids else ""
+        # The bytes of a character may come as several tokens; what cannot be read yet may still become one.
+        known = text if whole else text.rstrip("\ufffd")
+        if len(known) > self.told:
+            yield TextDelta(self.number, known[self.told :])
+            self.told = len(known)
+
+    def _image(self) -> Iterator[Event]:
+        vocab, factor = self.tokenizer.vocab, self.tokenizer.image.factor
+        head = 1 if vocab.fixed_grid else 3  # begin_image, rows, columns
+        if len(self.image) < head:
+            return
+        if vocab.fixed_grid:
+            rows, columns = vocab.fixed_grid
+        else:
+            assert vocab.grid is not None
+            rows, columns = (token - vocab.grid.start + 1 for token in self.image[1:3])
+        codes, n = self.image[head:], vocab.codes_per_position
+        lines, along = (rows, columns) if vocab.scan == "rows" else (columns, rows)
+        if not codes:
+            yield ImageBegin(self.number, columns * factor, rows * factor)
+        elif len(codes) > lines * along * n:
+            yield ImageDone(self.number, self._picture(codes[:-1], lines, along))
+            self.image = []
+        elif self.previews and len(codes) % (along * n) == 0:
+            part = self._picture(codes, len(codes) // (along * n), along)
+            preview = Image.new("RGB", (columns * factor, rows * factor), (128, 128, 128))
+            preview.paste(part)
+            yield ImageProgress(self.number, preview, len(codes) / (lines * along * n))
+
+    def _picture(self, codes: list[int], lines: int, along: int) -> Image.Image:
+        vocab, image = self.tokenizer.vocab, self.tokenizer.image
+        slots = [n] if (n := vocab.codes_per_position) > 1 else []
+        grid = vocab.tokens_to_codes(torch.tensor(codes).view(lines, along, *slots))
+        grid = grid if vocab.scan == "rows" else grid.transpose(0, 1)
+        with torch.no_grad():
+            return to_pil(image.decode(grid[None].to(next(image.parameters()).device))[0].cpu())

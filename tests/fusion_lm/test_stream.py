@@ -1,0 +1,121 @@
+"""What comes as it comes is what comes at once."""
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from earlyfusion.fusion_lm.folder import Model, load_model
+from earlyfusion.fusion_lm.generate import generate
+from earlyfusion.fusion_lm.sampling import Sampling
+from earlyfusion.fusion_lm.stream import (
+    Event,
+    Finished,
+    ImageBegin,
+    ImageDone,
+    ImageProgress,
+    TextDelta,
+    gather,
+    sample,
+    stream,
+)
+from earlyfusion.tokenizers.documents import Segment
+from earlyfusion.tokenizers.pixels import to_pil
+
+PROMPTS: list[list[Segment]] = [
+    [],
+    ["A red apple:"],
+    [Image.new("RGB", (16, 8), "red"), "is red "],
+    ["a", Image.new("RGB", (8, 24), "blue")],
+]
+OPTIONS = {"max_new_tokens": 60, "seed": 3, "text": Sampling(1.3), "grid": (2, 3)}
+
+
+@pytest.fixture
+def model(model_folder) -> Model:
+    return load_model(model_folder)
+
+
+def wholes(model: Model, **options) -> tuple[list[list[str | Image.Image]], list[str]]:
+    """What `generate` writes, decoded at once, and the reasons to stop."""
+    tokenizer = model.tokenizer
+    results = generate(
+        model.lm, tokenizer.vocab, [tokenizer.encode(p, eos=False) for p in PROMPTS], **OPTIONS | options
+    )
+    parts = [tokenizer.decode(r.tokens[r.prompt_length :], partial="drop") for r in results]
+    return [[s if isinstance(s, str) else to_pil(s) for s in p] for p in parts], [r.stop for r in results]
+
+
+def same(a: str | Image.Image, b: str | Image.Image) -> bool:
+    if isinstance(a, str) or isinstance(b, str):
+        return a == b
+    difference = ImageChops.difference(a, b)
+    return a.size == b.size and max(high for _, high in difference.getextrema()) <= 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [({}, 2), ({"then": "image", "stop_after_image": True}, 4), ({"max_images": 0}, 0)],
+    ids=str,
+)
+def test_streamed_is_whole(model: Model, options: dict, images: int) -> None:
+    expected, stops = wholes(model, **options)
+    events = list(stream(model, PROMPTS, **OPTIONS | options))
+    assert [e.stop for row in range(4) for e in events if isinstance(e, Finished) and e.row == row] == stops
+    streamed: list[list[str | Image.Image]] = [[] for _ in PROMPTS]
+    for event in events:
+        gather(streamed[event.row], event)
+    for one, other, third in zip(
+        streamed, expected, sample(model, PROMPTS, **OPTIONS | options), strict=True
+    ):
+        assert len(one) == len(other) == len(third)
+        assert all(map(same, one, other)) and all(map(same, third, other))
+    assert sum(isinstance(s, Image.Image) for row in streamed for s in row) >= images
+    assert sum(isinstance(e, TextDelta) for e in events) > 20 or options.get("stop_after_image")
+
+
+def test_an_image_is_told_from_its_size_to_its_end(model: Model) -> None:
+    events = list(stream(model, PROMPTS[1:2], then="image", stop_after_image=True, grid=(3, 2), seed=1))
+    size = 2 * model.tokenizer.image.factor, 3 * model.tokenizer.image.factor
+    kinds = [type(e) for e in events]
+    lines = 3 if model.tokenizer.vocab.scan == "rows" else 2
+    assert kinds == [ImageBegin, *[ImageProgress] * lines, ImageDone, Finished]
+    first, done = events[0], events[-2]
+    assert isinstance(first, ImageBegin) and (first.width, first.height) == size
+    previews = [e for e in events if isinstance(e, ImageProgress)]
+    assert [e.share for e in previews] == pytest.approx([(n + 1) / lines for n in range(lines)])
+    assert isinstance(done, ImageDone) and done.image.size == size
+    assert all(e.preview.size == size for e in previews)
+    assert same(previews[-1].preview, done.image) and not same(previews[0].preview, done.image)
+    corner = previews[0].preview.getpixel((size[0] - 1, size[1] - 1))
+    assert corner == (128, 128, 128)
+
+
+def test_a_row_that_ends_early_says_so_at_once(model: Model) -> None:
+    options = {"max_new_tokens": 40, "text": Sampling(temperature=0), "max_images": 0}
+    events: list[Event] = list(stream(model, [["a" * 60], []], **options))
+    ends = {e.row: n for n, e in enumerate(events) if isinstance(e, Finished)}
+    assert set(ends) == {0, 1} and ends[0] < ends[1] == len(events) - 1
+    assert [e.stop for e in events if isinstance(e, Finished)][0] in ("context", "eos")
+
+
+def test_characters_come_whole(model: Model) -> None:
+    """Bytes that are a character only together, and bytes that never become one."""
+    from earlyfusion.fusion_lm.stream import Row
+
+    text, vocab = model.tokenizer.text, model.tokenizer.vocab
+    for written in ("a 猫 b", "é", "🙂🙂", "x"):
+        ids = text.encode(written)
+        for cut in range(1, len(ids) + 1):
+            row = Row(0, model.tokenizer, False, False, 200, limit=cut)
+            deltas = [
+                e.text
+                for token in vocab.text_to_tokens(torch.tensor(ids[:cut])).tolist()
+                for e in row.take(token)
+                if isinstance(e, TextDelta)
+            ]
+            assert "".join(deltas) == text.decode(ids[:cut])
+            assert not any("\ufffd" in delta for delta in deltas[:-1])
+
+
+def test_nothing_in_nothing_out(model: Model) -> None:
+    assert list(stream(model, [])) == [] and sample(model, []) == []
