@@ -39,6 +39,25 @@ def targets_of(tokens: Tensor, documents: Tensor, vocab: SharedVocab) -> Targets
     return Targets(torch.where(counted, following, IGNORE), vocab.modality(following))
 
 
+def drop_conditions(
+    tokens: Tensor, documents: Tensor, vocab: SharedVocab, dropped: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Let images begin documents of their own, as guidance needs them (condition dropout, arXiv:2207.12598).
+
+    The token before such an image becomes the beginning of a document, and what stands before that is left
+    alone. Neither is then learned as the successor of what it followed.
+
+    :param tokens: packed windows (B, T), and their ``documents``.
+    :param dropped: (B, T) bool; it counts where an image follows that does not begin its document already.
+    :returns: tokens and documents (B, T).
+    """
+    same = torch.zeros_like(dropped)
+    same[:, :-1] = (documents[:, 1:] == documents[:, :-1]) & (tokens[:, 1:] == vocab.begin_image)
+    dropped = dropped & same & (tokens != vocab.bos)
+    border = documents.diff(dim=1, prepend=documents[:, :1]) != 0
+    return tokens.masked_fill(dropped, vocab.bos), (border | dropped).cumsum(dim=1)
+
+
 class FusionLMTraining(LoggedTraining):
     """Trains a ``FusionLM``, which stands in ``self.net``."""
 
@@ -63,6 +82,7 @@ class FusionLMTraining(LoggedTraining):
         final_lr: float = 0.1,
         z_loss_weight: float = 1e-4,
         modality_weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        condition_dropout: float = 0.0,
         muon_lr: float | None = None,
         rows_from_codebook: bool = True,
         init_from: str | None = None,
@@ -84,6 +104,8 @@ class FusionLMTraining(LoggedTraining):
             final_lr: Where cosine and exponential end, as a part of lr.
             z_loss_weight: Weight of the mean of log(Z)^2, which keeps the logits from drifting.
             modality_weights: Weights of the targets that are structure, text and images in the loss.
+            condition_dropout: Part of the images that are learned without what stands before them, so that
+                generated ones can be guided (sample --guidance); 0.1 is usual.
             muon_lr: Learning rate of Muon, which then updates the matrices of the blocks; null: AdamW.
             rows_from_codebook: Begin with alike embeddings for codes that look alike (start_from_codebook).
             init_from: Model folder whose weights to begin with.
@@ -116,6 +138,9 @@ class FusionLMTraining(LoggedTraining):
         self.weight_decay, self.z_loss_weight = weight_decay, z_loss_weight
         self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
         check_modality_weights(modality_weights)
+        if not 0 <= condition_dropout < 1:
+            raise ValueError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
+        self.condition_dropout = condition_dropout
         self.schedule, self.final_lr = schedule, final_lr
         self.register_buffer("modality_weights", torch.tensor(modality_weights), persistent=False)
         self.net = FusionLM(config)
@@ -155,6 +180,10 @@ class FusionLMTraining(LoggedTraining):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Windows -> cross-entropy plus weighted z-loss (scalar)."""
+        if self.condition_dropout:
+            dropped = torch.rand(batch["tokens"].shape, device=self.device) < self.condition_dropout
+            changed = drop_conditions(batch["tokens"], batch["documents"], self.vocab, dropped)
+            batch = {**batch, "tokens": changed[0], "documents": changed[1]}
         terms = self._terms(batch)
         loss = weighted_mean(terms, self.modality_weights)
         self.last_loss = loss.detach()

@@ -9,10 +9,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.train.data import TokenData
 from earlyfusion.train.fit import fit_lm
-from earlyfusion.train.lm import FusionLMTraining, weighted_mean
+from earlyfusion.train.lm import FusionLMTraining, drop_conditions, targets_of, weighted_mean
 from earlyfusion.train.logs import read_metrics
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48)
@@ -130,3 +131,32 @@ def test_accumulated_batches_are_one_large_batch(prepared: Path):
         (module._terms(half).cross_entropy * count / sum(counts)).backward()
     for a, b in zip(whole, module.net.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a, atol=1e-6, rtol=1e-4)
+
+
+# condition dropout
+
+
+def test_a_dropped_condition_makes_an_image_a_document(prepared: Path):
+    """What the image follows becomes its bos, in a document of its own."""
+    vocab = training(prepared).vocab
+    bos, begin, end, eos, text = vocab.bos, vocab.begin_image, vocab.end_image, vocab.eos, vocab.text[0].token
+    rows = [bos, text, text, begin, end, text, begin, end, eos, bos, begin, end, eos, bos, text]
+    tokens, documents = torch.tensor([rows]), torch.tensor([[4] * 9 + [5] * 4 + [6] * 2])
+    everything = torch.ones_like(tokens, dtype=torch.bool)
+    changed, split = drop_conditions(tokens, documents, vocab, everything)
+    assert changed[0].tolist() == [bos, text, bos, begin, end, bos, begin, end, eos, *rows[9:]]
+    assert split.tolist() == [[0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4]]
+    targets = targets_of(changed, split, vocab).tokens[0].tolist()
+    assert targets[:9] == [text, IGNORE, begin, end, IGNORE, begin, end, eos, IGNORE]
+    same, kept = drop_conditions(tokens, documents, vocab, ~everything)
+    assert torch.equal(same, tokens)
+    expected = targets_of(tokens, documents, vocab)
+    assert torch.equal(targets_of(same, kept, vocab).tokens, expected.tokens)
+
+
+def test_condition_dropout_in_a_training(prepared: Path, tmp_path: Path):
+    plain = losses(prepared, tmp_path / "plain")
+    assert losses(prepared, tmp_path / "none", condition_dropout=0.0) == plain
+    assert losses(prepared, tmp_path / "some", condition_dropout=0.5)[0] != plain[0]
+    with pytest.raises(ValueError, match=r"condition_dropout must lie in \[0, 1\), got 1.0"):
+        training(prepared, condition_dropout=1.0)
