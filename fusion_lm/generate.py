@@ -103,12 +103,27 @@ def decode(
     guidance: Guidance = Guidance(),
     negative: Tensor | None = None,
 ) -> Iterator[Step]:
-    """The loop of :func:`generate`, whose arguments it takes: yields a :class:`Step` until all rows ended.
+    """Continue each of ``prompts``, in one batch: a :class:`Step` for each new token, until all rows ended.
 
-    What is wrong with the arguments is said before the first step. Nothing here waits for the device, but
-    for a look every ``LOOK`` steps at whether there is something left to do.
+    Prompts may differ in length and in modality. What a row becomes depends on its prompt and its seed, not
+    on its neighbours, but for the rounding of products of other shapes. Nothing here waits for the device,
+    but for a look every ``LOOK`` steps at whether there is something left to do.
+
+    :param prompts: token sequences (T,), each at least one token and short enough for the context.
+    :param max_new_tokens: tokens a row may add; an image that would not fit is not begun.
+    :param text: sampling of text and of what comes next; ``image``: sampling of codes and grids.
+    :param then: force the first new token to begin an image, or to be text.
+    :param max_images: images a row may begin in its continuation; None does not limit.
+    :param stop_after_image: a row ends with the first image it finishes.
+    :param grid: rows and columns of every new image; None leaves them to the model.
+    :param seed: of each row; one number n stands for n, n + 1, ...
+    :param guidance: of images.
+    :param negative: tokens (T,) of a document's beginning that images are led away from; None: of nothing.
+    :raises ValueError: a prompt is empty, longer than the context, or no beginning of a document, or what is
+        asked cannot follow it: there is no room, or ``max_images`` is 0 where an image is forced.
     """
     seeds = _check(model, vocab, prompts, max_new_tokens, then, max_images, seed)
+    prompts = [prompt.cpu() for prompt in prompts]
     device, context, B = model.embedding.weight.device, model.config.context_length, len(prompts)
     grammar = Grammar(vocab, device, grid)
     length = torch.tensor([len(p) for p in prompts])
@@ -119,13 +134,14 @@ def decode(
     if guidance.branches > 1:
         if len(negative) < 1 or int(negative[0]) != vocab.bos or bool((negative == vocab.begin_image).any()):
             raise ValueError("negative must be the beginning of a document, without an image")
-        rows += [torch.cat([negative.cpu(), _unfinished_image(p.cpu(), vocab)]) for p in prompts]
+        rows += [torch.cat([negative.cpu(), _unfinished_image(p, vocab)]) for p in prompts]
     if guidance.branches > 2:
-        rows += [_without_text(p.cpu(), vocab) for p in prompts]
+        rows += [_without_text(p, vocab) for p in prompts]
     room = limit - length
     if len(rows) > B:
         room = torch.minimum(room, context - torch.tensor([len(row) for row in rows[B : 2 * B]]))
-    state = _read_prompts(prompts, length, room, grammar, then)
+    state = _read_prompts(prompts, length, room, Grammar(vocab, torch.device("cpu"), grid), then)
+    state = GrammarState(*(field.to(device) for field in vars(state).values()))
     steps = int((limit - length).max())
     numbers = uniforms(seeds, steps).to(device)
     length, limit, home = length.to(device), limit.to(device), len(negative)
@@ -199,50 +215,27 @@ def generate(
     vocab: SharedVocab,
     prompts: Sequence[Tensor],
     *,
-    max_new_tokens: int,
-    text: Sampling = Sampling(),
-    image: Sampling = Sampling(),
-    then: Next = "any",
-    max_images: int | None = None,
-    stop_after_image: bool = False,
-    grid: tuple[int, int] | None = None,
-    seed: int | Sequence[int] = 0,
-    guidance: Guidance = Guidance(),
-    negative: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> list[Generated]:
-    """Continue each of ``prompts``, in one batch.
+    """Continue each of ``prompts`` to its end, in one batch.
 
-    Prompts may differ in length and in modality. What a row becomes depends on its prompt and its seed, not
-    on its neighbours, but for the rounding of products of other shapes.
-
-    :param prompts: token sequences (T,), each at least one token and short enough for the context.
-    :param max_new_tokens: tokens a row may add; an image that would not fit is not begun.
-    :param text: sampling of text and of what comes next; ``image``: sampling of codes and grids.
-    :param then: force the first new token to begin an image, or to be text.
-    :param max_images: images a row may begin in its continuation; None does not limit.
-    :param stop_after_image: a row ends with the first image it finishes.
-    :param grid: rows and columns of every new image; None leaves them to the model.
-    :param seed: of each row; one number n stands for n, n + 1, ...
-    :param guidance: of images.
-    :param negative: tokens (T,) of a document's beginning that images are led away from; None: of nothing.
     :param progress: called with (step, steps).
-    :raises ValueError: a prompt is empty, longer than the context, or no beginning of a document, or what is
-        asked cannot follow it: there is no room, or ``max_images`` is 0 where an image is forced.
+    :param options: those of :func:`decode`; ``max_new_tokens`` must be given.
+    :raises ValueError: as ``decode`` does.
     """
-    written: list[Step] = []
-    context = model.config.context_length
-    steps = max((min(max_new_tokens, context - len(p)) for p in prompts), default=0)
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "text": text, "image": image, "then": then}
-    options |= {"max_images": max_images, "stop_after_image": stop_after_image, "grid": grid, "seed": seed}
     if not prompts:
         return []
-    for step in decode(model, vocab, prompts, **options, guidance=guidance, negative=negative):
+    written: list[Step] = []
+    context = model.config.context_length
+    steps = max(min(options["max_new_tokens"], context - len(prompt)) for prompt in prompts)
+    for step in decode(model, vocab, prompts, **options):
         written.append(step)
         if progress is not None:
             progress(len(written), steps)
     tokens = torch.stack([step.tokens for step in written], dim=1).cpu()  # (B, steps)
     log_p = torch.stack([step.log_p for step in written], dim=1).cpu()
+    stop_after_image = options.get("stop_after_image", False)
     return [
         result_of(prompt.cpu(), row, log, vocab, context, stop_after_image)
         for prompt, row, log in zip(prompts, tokens, log_p, strict=True)
@@ -312,15 +305,12 @@ def _check(
 def _read_prompts(
     prompts: Sequence[Tensor], lengths: Tensor, room: Tensor, grammar: Grammar, then: Next
 ) -> GrammarState:
-    """The state behind the prompts, on the grammar's device.
+    """The state behind the prompts; all of it on the CPU.
 
     :raises ValueError: one begins no document, or nothing legal fits behind it.
     """
-    vocab, device = grammar.vocab, grammar.masks.device
-    tokens = torch.nn.utils.rnn.pad_sequence(
-        [p.to(device) for p in prompts], batch_first=True, padding_value=vocab.pad
-    )
-    lengths, room = lengths.to(device), room.to(device)
+    vocab = grammar.vocab
+    tokens = torch.nn.utils.rnn.pad_sequence([*prompts], batch_first=True, padding_value=vocab.pad)
     vocab.modality(tokens)  # refuses tokens outside 0..V-1
     legal = Grammar(vocab, tokens.device)  # the images of a prompt may have any grid
     state = start_state(len(tokens), tokens.device)
@@ -378,5 +368,5 @@ def _seen(prompts: Sequence[Tensor], vocab: SharedVocab, device: torch.device) -
     """The text that each prompt holds, (B, V) bool."""
     seen = torch.zeros(len(prompts), vocab.size, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
-        seen[row, prompt.cpu()] = True
+        seen[row, prompt] = True
     return (seen & vocab.mask("text")).to(device)

@@ -74,9 +74,9 @@ def sample(
 ) -> list[list[str | Image.Image]]:
     """Continue each of ``prompts``; returns what was written, without the prompts.
 
-    ``options`` are those of :func:`earlyfusion.fusion_lm.generate.generate`.
+    ``options`` are those of :func:`earlyfusion.fusion_lm.generate.decode`.
 
-    :raises ValueError: as ``generate`` does.
+    :raises ValueError: as ``decode`` does.
     """
     written: list[list[str | Image.Image]] = [[] for _ in prompts]
     for event in stream(model, prompts, previews=False, **options):
@@ -104,9 +104,9 @@ def stream(
     events come in bursts of some steps, since looking at a token means to wait for it.
 
     :param previews: whether to decode an image after each line of its codes too.
-    :param options: those of :func:`earlyfusion.fusion_lm.generate.generate`; ``max_new_tokens`` may be left
+    :param options: those of :func:`earlyfusion.fusion_lm.generate.decode`; ``max_new_tokens`` may be left
         out: the context ends a row sooner or later.
-    :raises ValueError: as ``generate`` does.
+    :raises ValueError: as ``decode`` does.
     """
     if not prompts:
         return

@@ -55,6 +55,16 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     return value
 
 
+def check_folder(folder: str | Path) -> None:
+    """Refuse a folder that cannot be written, before the work that is to go there. Raises ValueError."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: a folder is to be written there")
+    nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"{folder} cannot be written: {nearest} is not a folder that you may write to")
+
+
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """Give a temporary folder to write into, which becomes `folder` when the block ends well.
@@ -64,8 +74,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
     by mistake costs nothing.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: a folder is to be written there")
+    check_folder(folder)
     # Inside the existing folder, since only there is it sure to be on the same file system (a mount point).
     parent = folder if folder.exists() else folder.parent
     parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from ..fusion_lm.generate import Guidance
 from ..fusion_lm.sampling import Sampling
 from ..fusion_lm.stream import Event, Finished, ImageDone, TextDelta, gather, stream
 from ..tokenizers.documents import DocumentTokenizer, ImagePart, split
+from ..tokenizers.files import check_folder
 from ..tokenizers.pixels import load_image
 from .samples import ImageSegment, Sample, Segment, TextSegment, printable, write_samples
 
@@ -38,6 +39,7 @@ def sample(args: Namespace) -> None:
     guidance = Guidance(args.guidance, args.image_guidance)
     if args.negative is not None and guidance.branches == 1:
         raise ValueError("--negative is what guidance leads away from: give --guidance too, such as 3")
+    check_folder(args.out)
     prompt = read_segments(args.segments)
     folder = Path(args.model)
     if not folder.exists():

@@ -247,3 +247,52 @@ def test_a_loop_that_is_left_leaves_the_model_as_it_was(model: FusionLM) -> None
         if number == 2:
             break
     assert model.training
+
+
+# the cache
+
+
+def random_tokens(*shape: int) -> Tensor:
+    return torch.randint(50, shape, generator=torch.Generator().manual_seed(0))
+
+
+def logits_of(model: FusionLM, tokens: Tensor, documents: Tensor | None = None, **kwargs) -> Tensor:
+    """Logits (B, T, V) without gradients."""
+    with torch.no_grad():
+        logits = model(tokens, documents, **kwargs)
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+@pytest.mark.parametrize("n_kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("pieces", [[24], [1] * 24, [5, 1, 1, 9, 1, 7], [23, 1], [1, 23]], ids=str)
+def test_cached_is_uncached(build, n_kv_heads: int, pieces: list[int]) -> None:
+    model = build(n_kv_heads=n_kv_heads).double()
+    tokens = random_tokens(3, 24)
+    whole = logits_of(model, tokens)
+    cache = model.new_cache(3, 30)
+    parts = [logits_of(model, piece, cache=cache) for piece in tokens.split(pieces, dim=1)]
+    assert cache.lengths.tolist() == [24, 24, 24] and cache.length == 30
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-12, rtol=0)
+
+
+def test_the_cache_holds_the_grouped_heads_alone(build) -> None:
+    model = build(n_kv_heads=2)
+    assert model.new_cache(3, 5).store.shape == (2, 2, 3, 2, 5, 8)  # layers, k and v, B, heads, T, D
+
+
+def test_a_cache_has_limits(build) -> None:
+    model = build()
+    cache = model.new_cache(1, 4)
+    logits_of(model, random_tokens(1, 3), cache=cache)
+    with pytest.raises(ValueError, match="5 tokens do not fit the cache's 4"):
+        logits_of(model, random_tokens(1, 2), cache=cache)
+    for filled in (cache, model.new_cache(1, 4)):
+        with pytest.raises(ValueError, match="packed documents cannot be continued from a cache"):
+            logits_of(model, random_tokens(1, 1), torch.zeros(1, 1, dtype=torch.int64), cache=filled)
+    long = model.new_cache(1, 100)
+    logits_of(model, random_tokens(1, 60), cache=long)
+    with pytest.raises(ValueError, match="65 tokens do not fit the context length 64"):
+        logits_of(model, random_tokens(1, 5), cache=long)
+    with pytest.raises(ValueError, match="65 tokens do not fit the context length 64"):
+        logits_of(model, random_tokens(1, 65))

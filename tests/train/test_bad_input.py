@@ -210,6 +210,8 @@ def test_an_out_folder_is_as_it_was(fails, model_folder: Path) -> None:
     fails("sample", "--model", model_folder, "--out", "out", "")
     Path("file").write_text("mine")
     assert "file is a file" in fails("sample", "--model", model_folder, "--out", "file", "A")
+    line = fails("sample", "--model", model_folder, "--out", "file/below", "A")
+    assert "file/below cannot be written" in line and "is not a folder that you may write to" in line
 
 
 def test_a_seed_that_is_no_seed(fails, model_folder: Path) -> None:

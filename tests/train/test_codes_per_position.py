@@ -136,7 +136,8 @@ def sampled(model_folder: Path, out: Path, *segments: str, **changes: Any) -> di
     options: dict[str, Any] = {
         "model": str(model_folder), "out": str(out), "segments": list(segments), "then": "image", "n": 2,
         "seed": 0, "max_new_tokens": None, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
-        "image_temperature": 1.0, "image_top_k": 0, "image_top_p": 1.0, **changes,
+        "image_temperature": 1.0, "image_top_k": 0, "image_top_p": 1.0, "min_p": 0.0, "image_min_p": 0.0,
+        "repetition_penalty": 1.0, "guidance": 1.0, "image_guidance": None, "negative": None, **changes,
     }  # fmt: skip
     sample(SimpleNamespace(**options))  # type: ignore[arg-type]
     return json.loads((out / "sample.json").read_text(encoding="utf-8"))
