@@ -111,7 +111,9 @@ def stream(
     if not prompts:
         return
     lm, tokenizer = model
-    encoded = [tokenizer.encode(prompt, eos=False) for prompt in prompts]
+    once = {id(prompt): prompt for prompt in prompts}  # several rows may continue one prompt
+    tokens = {key: tokenizer.encode(prompt, eos=False) for key, prompt in once.items()}
+    encoded = [tokens[id(prompt)] for prompt in prompts]
     options = {"max_new_tokens": lm.config.context_length, **options}
     limit = options["max_new_tokens"]
     rows = []

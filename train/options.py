@@ -193,7 +193,8 @@ dash goes behind `--`.
 
 Writes sample.json, the images as PNG, and index.html to look at. sample.json holds
 {"segments": [{"type": "text", "text": ...}, {"type": "image", "file": ...}]}, prompt and
-continuation. With --n above 1 each sample has a folder of its own: OUT/1, OUT/2, ...""",
+continuation. With --n above 1 "samples" lists all of them. A single document is printed as
+it comes. Ctrl+C keeps what is written so far.""",
         """\
   earlyfusion sample --out runs/apple --then image "A red apple:"
   earlyfusion sample --out runs/read --then text word.png
@@ -213,7 +214,11 @@ continuation. With --n above 1 each sample has a folder of its own: OUT/1, OUT/2
     )
     parser.add_argument("--n", metavar="N", type=number, default=1, help="samples, in one batch (default: 1)")
     parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="same seed, prompt and n: same samples (default: 0)"
+        "--seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="of the first sample; the next ones have N + 1, ... (default: 0)",
     )
     parser.add_argument(
         "--max-new-tokens",
