@@ -1,6 +1,6 @@
-"""``earlyfusion eval reconstruction | reading | writing``: load, measure, print a table, write the JSON.
+"""``earlyfusion eval reconstruction | reading | writing | lm``: load, measure, print a table, write the JSON.
 
-Each takes the parsed command line: `model`, `out`, `limit`, `seed`, and `images` or `words`. Each raises
+Each takes the parsed command line: `model`, `out`, `limit`, `seed`, perhaps `images` or `words`. Each raises
 ValueError, FileNotFoundError or ImportError with one line that tells what to do, and writes `out` only when
 all is measured. Importing this module imports nothing heavy.
 """
@@ -97,6 +97,42 @@ def writing(args: Namespace) -> None:
     _finish(args, {**result, **source}, table(result))
 
 
+def lm(args: Namespace) -> None:
+    """Measure all that the model in the folder `args.model` can do with words and pictures.
+
+    Also takes `heights`, `sequences` and `sheet` (an .html file to write, or None).
+    """
+    check_out(args.out)
+    if args.sheet is not None:
+        check_out(args.sheet, "--sheet", "an HTML file")
+    from ..fusion_lm.folder import load_model
+    from ..tokenizers.files import write_text
+    from .lm import evaluate_lm, page, tables
+    from .ocr import INSTALL, readers
+
+    model, tokenizer = load_model(args.model, best_device())
+    judges = readers()
+    if not judges:
+        _tell(f"what is written is not read: {INSTALL}")
+    with progress_bars() as progress:
+        measured = evaluate_lm(
+            model,
+            tokenizer,
+            judges,
+            heights=args.heights,
+            limit=args.limit,
+            sequences=args.sequences,
+            seed=args.seed,
+            progress=progress,
+        )
+    if args.sheet is not None:
+        write_text(args.sheet, page(measured, f"What {args.model} reads, writes, names and draws"))
+    about = {"kind": "lm", "seed": args.seed, "heights": args.heights}
+    _finish(args, {**about, **measured.figures}, *tables(measured.figures))
+    if args.sheet is not None:
+        print(f"sheet written to {args.sheet}")
+
+
 def image_folder(folder: str | Path) -> Path:
     """Where the image tokenizer lies in the folder of a model, of a tokenizer, or of itself.
 
@@ -153,12 +189,14 @@ def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     `args.images` is the user's folder. Without one `args.suite`, where the command has it: "words", "ocr"
     (with `args.kinds`, None for all, and `args.per_kind`), "words64", "openmoji" or "scans".
     """
-    from .items import images_from_folder
+    from .items import images_from_folder, scaled
 
     if args.images is not None:
         items, skipped = images_from_folder(args.images, limit=args.limit)
         for line in skipped:
             _tell(f"skipped {line}")
+        if heights := getattr(args, "heights", None):
+            items = [scaled(item, heights) for item in items]
         return items, {"data": str(args.images), "skipped": skipped, "images_skipped": len(skipped)}
     suite = getattr(args, "suite", "words")  # `eval reading` has the words alone
     none = {"skipped": [], "images_skipped": 0}
@@ -200,21 +238,23 @@ def _words(args: Namespace) -> "tuple[list[Word], list[Item], dict[str, Any]]":
 
 def _suite(args: Namespace, instead: str) -> "list[Item]":
     from .items import word_suite
+    from .words import STRIP_HEIGHT
 
     try:
-        return word_suite(args.seed)[: args.limit]
+        return word_suite(args.seed, heights=getattr(args, "heights", None) or (STRIP_HEIGHT,))[: args.limit]
     except ImportError as error:
         raise ImportError(f"{error} (for the built-in words; or give {instead})") from None
 
 
-def _finish(args: Namespace, result: dict[str, Any], table: "Table") -> None:
+def _finish(args: Namespace, result: dict[str, Any], *tables: "Table") -> None:
     from rich.console import Console
 
     from ..tokenizers.files import write_json
 
     write_json(args.out, {**result, "model": str(args.model)})
     console = Console()
-    console.print(table)
+    for table in tables:
+        console.print(table)
     console.print(f"written to {args.out}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,6 +234,15 @@ def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folde
     if not items:
         raise ValueError(f"none of the {len(skipped)} images in {folder} can be read; {skipped[0]}")
     return Folder(items, skipped)
+
+
+def scaled(item: Item, heights: Sequence[int]) -> Item:
+    """The item, to be read as a whole, with its image scaled to that one of ``heights`` px which is nearest
+    to its own by ratio."""
+    width, height = item.image.size
+    chosen = min(heights, key=lambda one: abs(math.log(one / height)))
+    image = item.image.resize((max(1, round(width * chosen / height)), chosen), Image.Resampling.LANCZOS)
+    return replace(item, image=image, size=item.size and item.size * chosen / height, boxes=())
 
 
 def words_from_file(path: str | Path, *, limit: int | None = None) -> list[Word]:

@@ -97,3 +97,13 @@ def render_drawing(stem: str, size: int) -> Image.Image:
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", drawing.size, "white"), drawing).convert("RGB")
+
+
+def place_drawing(stem: str, size: int, side: int, left: int, top: int) -> Image.Image:
+    """One drawing of ``size`` px with its corner at (``left``, ``top``) of a white picture (side, side), RGB.
+
+    :raises ImportError: as :func:`render_drawing`.
+    """
+    picture = Image.new("RGB", (side, side), "white")
+    picture.paste(render_drawing(stem, size), (left, top))
+    return picture

@@ -61,3 +61,14 @@ def span(text: str) -> tuple[int, int]:
 def names(text: str) -> list[str]:
     """Names between commas."""
     return [name.strip() for name in text.split(",")]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers above 0 between commas. (argparse names this function in its message.)"""
+    return tuple(number(part) for part in text.split(","))
+
+
+def box(text: str) -> tuple[float, ...]:
+    """LEFT,TOP,RIGHT,BOTTOM. (argparse names this function in its message.)"""
+    left, top, right, bottom = map(float, text.split(","))
+    return left, top, right, bottom

@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from .arguments import Parser, add, names, number
+from .arguments import Parser, add, names, number, numbers
 
 
 def add_eval(commands: Any) -> None:
@@ -16,12 +16,13 @@ Measure, print a table and write JSON.
 
   reconstruction    how much of images, and of the text in them, survives the tokenizer
   reading           image of a word -> its letters, by the model
-  writing           word -> image, by the model, read by OCR engines""",
+  writing           word -> image, by the model, read by OCR engines
+  lm                all that a model of words and pictures can do, at once""",
         """\
   earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
   earlyfusion eval reading --help""",
     )
-    kinds = group.add_subparsers(dest="what", metavar="{reconstruction,reading,writing}", required=True)
+    kinds = group.add_subparsers(dest="what", metavar="{reconstruction,reading,writing,lm}", required=True)
     images: Option = (
         "--images",
         "DIR",
@@ -56,7 +57,7 @@ or, where texts have places, "objects": {"bbox": [[x, y, width, height], ...], "
         images,
     )
     _add_reconstruction(parser)
-    _add_measurement(
+    parser = _add_measurement(
         kinds,
         "reading",
         """\
@@ -64,11 +65,12 @@ Show the model images of words and let it write the letters, greedily: exact mat
 character error rate. Without --images: the built-in held-out words (extra `demo`).""",
         """\
   earlyfusion eval reading runs/demo/model --out reading.json
-  earlyfusion eval reading runs/demo/model --images words --out words.json""",
+  earlyfusion eval reading runs/demo/model --images words --heights 16 --out words.json""",
         ("MODEL", "model folder"),
         images,
     )
-    _add_measurement(
+    _add_heights(parser, "; images of --images are scaled to the nearest, if it is given")
+    parser = _add_measurement(
         kinds,
         "writing",
         """\
@@ -80,6 +82,39 @@ error rate. Needs the extra `ocr`. Without --words: the built-in held-out words 
   earlyfusion eval writing runs/demo/model --words names.jsonl --out names.json""",
         ("MODEL", "model folder"),
         ("--words", "FILE", 'JSON lines with "text"'),
+    )
+    _add_heights(parser)
+    parser = _add_measurement(
+        kinds,
+        "lm",
+        """\
+Measure all that a model of words and pictures can do, on what the demo holds out (extra
+`demo`): bits per byte and pixel; reading, in training fonts and held-out ones; writing, read
+by OCR engines (extra `ocr`); naming pictures at sizes and places that no training picture
+has, known things and held-out ones, beside the name of the nearest known picture; drawing
+known things, by whether the nearest picture is theirs; and whether sampled sequences are
+documents, under the grammar and without it.""",
+        """\
+  earlyfusion eval lm runs/demo/model --out lm.json --sheet lm.html
+  earlyfusion eval lm runs/demo/model --limit 50 --sequences 200 --out quick.json""",
+        ("MODEL", "model folder"),
+    )
+    _add_heights(parser)
+    parser.add_argument(
+        "--sequences", metavar="N", type=number, default=10_000,
+        help="documents that are sampled from nothing, and a tenth as many without the grammar "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--sheet", metavar="FILE", help="write what was read, written, named, drawn: .html")
+
+
+def _add_heights(parser: Parser, more: str = "") -> None:
+    parser.add_argument(
+        "--heights",
+        metavar="N,N",
+        type=numbers,
+        default=None if more else (16,),
+        help=f"pixels that the strips of the built-in words are high, drawn among these (default: 16){more}",
     )
 
 
@@ -123,7 +158,7 @@ Option = tuple[str, str, str]
 
 
 def _add_measurement(
-    kinds: Any, name: str, description: str, examples: str, model: tuple[str, str], data: Option
+    kinds: Any, name: str, description: str, examples: str, model: tuple[str, str], data: Option | None = None
 ) -> Parser:
     def run(args: Namespace) -> None:
         from ..eval import commands
@@ -133,9 +168,10 @@ def _add_measurement(
 
     parser = add(kinds, name, description, examples, run)
     parser.add_argument("model", metavar=model[0], help=model[1])
-    parser.add_argument(data[0], metavar=data[1], help=data[2])
+    if data is not None:
+        parser.add_argument(data[0], metavar=data[1], help=data[2])
     parser.add_argument("--out", metavar="FILE", required=True, help="JSON file to write")
-    parser.add_argument("--limit", metavar="N", type=number, help="take the first N (default: all)")
+    parser.add_argument("--limit", metavar="N", type=number, help="take the first N of each (default: all)")
     parser.add_argument(
         "--seed", metavar="N", type=int, default=0, help="of the built-in words and of sampling (default: 0)"
     )

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..eval.bits import Rates
 from ..fusion_lm.folder import TOKENIZER, save_model
 from ..fusion_lm.loss import IGNORE, MODALITIES, LossTerms
 from ..fusion_lm.model import FusionLM, FusionLMConfig, upgrade
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.vocab import SharedVocab
-from .bits import Rates
 from .divergence import clip_or_skip, skipped_steps
 from .logged_training import LoggedTraining
 from .meters import Means

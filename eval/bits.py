@@ -9,10 +9,9 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from ..fusion_lm.loss import IGNORE, MODALITIES, LossTerms
@@ -103,8 +102,8 @@ class Rates:
         sums = torch.cat([part.to(exact) for part in parts])
         self._sums = sums if self._sums is None else self._sums + sums
 
-    def reduce(self, strategy: Strategy) -> None:
-        """Sum over the ranks, which must all have added a batch."""
+    def reduce(self, strategy: Any) -> None:
+        """Sum over the ranks of a Lightning strategy, which must all have added a batch."""
         if self._sums is not None:
             self._sums = strategy.reduce(self._sums, reduce_op="sum")  # type: ignore[assignment]
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from earlyfusion.eval.bits import Rates, text_bytes
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
-from earlyfusion.train.bits import Rates, text_bytes
 from earlyfusion.train.lm import targets_of
 
 TEXTS = (
