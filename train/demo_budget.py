@@ -145,6 +145,49 @@ QUICK = DemoBudget(
     seconds={CORPUS: 4, TEXT: 1, IMAGE: 30, TOKENS: 5, LM: 55, EVALUATION: 40, SAMPLES: 2, REPORT: 1},
 )
 
+LONG = DemoBudget(
+    name="long",
+    corpus=CorpusConfig(
+        words=50_000,
+        random_share=0.45,
+        heights=(16, 24),
+        large_strips=1_000,
+        smallest_drawing=34,
+        picture_documents=30,
+        picture_images=16,
+        other_drawings=600,
+        interleaved=6_000,
+        typed=2_000,
+    ),
+    image=ImageTokenizerConfig(**NETWORK, codebook_size=2048),
+    image_batch_pixels=16_384,
+    image_training={
+        "lr": 2e-3,
+        "quantised_lr": 3e-3,
+        "warmup_steps": 100,
+        "max_steps": 15_000,
+        "autoencoder_steps": 2_400,
+        "latent_noise": 0.0,
+        "chroma_weight": 2.0,
+        "text_weight": 0.3,
+    },
+    lm=FusionLMConfig(context_length=256, n_layers=6, width=192, n_heads=6, n_kv_heads=6, ffn_width=512),
+    lm_batch_size=8,
+    lm_training={
+        "lr": 4e-3,
+        "muon_lr": 0.02,
+        "weight_decay": 0.05,
+        "warmup_steps": 200,
+        "max_steps": 9_000,
+        "decay_fraction": 0.6,
+        "condition_dropout": 0.1,
+    },
+    validations=12,
+    seconds={CORPUS: 30, TEXT: 2, IMAGE: 600, TOKENS: 45, LM: 3_600, EVALUATION: 90, SAMPLES: 4, REPORT: 2},
+)
+"""The model that ships, pretrained/openmoji-words/: larger type as well, pictures of all sizes and at all
+places, guidance."""
+
 TINY = DemoBudget(
     name="tiny",
     corpus=CorpusConfig(
@@ -182,4 +225,4 @@ TINY = DemoBudget(
 )
 """For the tests: everything happens, and nothing is learned."""
 
-BUDGETS = {budget.name: budget for budget in (FULL, QUICK, TINY)}
+BUDGETS = {budget.name: budget for budget in (FULL, QUICK, LONG, TINY)}

@@ -28,7 +28,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from ..eval.items import METADATA, Item, word_suite
-from ..eval.openmoji import Concept, concepts, render_drawing
+from ..eval.openmoji import Concept, concepts, place_drawing, render_drawing
 from ..eval.split import (
     BOTH,
     DRAW,
@@ -80,8 +80,13 @@ class CorpusConfig:
     """Part of them that shows one or two random letters."""
     large_strips: int = 1_500
     """Images of larger type, for the image tokenizer alone."""
+    heights: tuple[int, ...] = (STRIP_HEIGHT,)
+    """Pixels that a strip of type is high: one of them, drawn for each."""
     picture_size: int = 48
     """Pixels of a picture's side."""
+    smallest_drawing: int | None = None
+    """Pixels of the smallest drawing in a picture that is named: there drawings have all even sizes up to the
+    picture's, at all even places. None: every drawing fills its picture."""
     picture_documents: int = 12
     """Drawing documents of each picture, and as many naming documents."""
     picture_images: int = 8
@@ -139,8 +144,12 @@ class Corpus:
         self.rng.shuffle(texts)
         return texts
 
-    def type(self, text: str, height: int = STRIP_HEIGHT) -> bytes:
-        """The image of ``text`` in a font and size drawn at random."""
+    def type(self, text: str, height: int | None = None) -> bytes:
+        """The image of ``text`` in a font and size drawn at random, and, without one given, a height."""
+        if height is None:
+            height = self.config.heights[0]
+            if len(self.config.heights) > 1:
+                height = self.rng.choice(self.config.heights)
         size = self.rng.choice(SIZES) * height // STRIP_HEIGHT
         font = self.rng.choice(self.fonts)
         return png(render_word(self.string(text), font, size, height, self.factor).convert("L"))
@@ -152,6 +161,15 @@ class Corpus:
             self._pictures[key] = png(render_drawing(*key))
         return self._pictures[key]
 
+    def moved(self, stem: str) -> bytes:
+        """A drawing as it is shown to be named: of any size, at any place of its picture."""
+        side, least = self.config.picture_size, self.config.smallest_drawing
+        if least is None:
+            return self.picture(stem)
+        size = self.rng.randrange(least, side + 1, 2)
+        left, top = (self.rng.randrange(0, side - size + 1, 2) for _ in range(2))
+        return png(place_drawing(stem, size, side, left, top))
+
     def documents(self, words: Sequence[str], types: Sequence[bytes], share: float = 1.0) -> list[Document]:
         """All kinds of documents, shuffled; ``share`` scales the number of those without a word image."""
         config = self.config
@@ -160,10 +178,10 @@ class Corpus:
             documents += [[word, image], [image, word]]
         for _ in range(max(1, round(config.picture_documents * share))):
             for concept in self.concepts:
-                picture = self.picture(self.rng.choice(concept.drawings))
+                stem = self.rng.choice(concept.drawings)
                 documents += [
-                    [sentence(DRAW, concept.name), picture],
-                    [picture, sentence(NAME, concept.name)],
+                    [sentence(DRAW, concept.name), self.picture(stem)],
+                    [self.moved(stem), sentence(NAME, concept.name)],
                 ]
         documents += [self.interleaved() for _ in range(round(config.interleaved * share))]
         for word in self.rng.choices(words, k=round(config.typed * share)):
@@ -189,9 +207,8 @@ class Corpus:
         for text in self.rng.choices(words, k=round(config.large_strips * share)):
             images.append((self.type(text, self.rng.choice(LARGE_HEIGHTS)), text))
         stems = [stem for concept in self.concepts for stem in dict.fromkeys(concept.drawings)]
-        images += [(self.picture(stem), None) for stem in stems] * max(
-            1, round(config.picture_images * share)
-        )
+        for number in range(max(1, round(config.picture_images * share))):
+            images += [(self.moved(stem) if number % 2 else self.picture(stem), None) for stem in stems]
         images += [
             (self.picture(stem), None) for stem in self.other_drawings(round(config.other_drawings * share))
         ]
@@ -310,8 +327,12 @@ def held_out_items(config: CorpusConfig, seed: int = 0) -> dict[str, list[Item]]
         for stem in dict.fromkeys(concept.drawings)
     ]
     return {
-        WORDS: word_suite(seed, held_out=words, fonts=train_fonts(), random_share=1 / 3),
-        NEW_FONTS: word_suite(seed, held_out=words, fonts=held_out_fonts(), random_share=1 / 3),
+        WORDS: word_suite(
+            seed, held_out=words, fonts=train_fonts(), heights=config.heights, random_share=1 / 3
+        ),
+        NEW_FONTS: word_suite(
+            seed, held_out=words, fonts=held_out_fonts(), heights=config.heights, random_share=1 / 3
+        ),
         LARGE: word_suite(
             seed, held_out=large, fonts=held_out_fonts(), heights=LARGE_HEIGHTS, random_share=1 / 3
         ),

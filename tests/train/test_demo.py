@@ -103,6 +103,27 @@ def test_held_out_concepts_are_neither_drawn_nor_named(corpus):
     )
 
 
+def test_type_of_several_heights_and_drawings_at_all_places(tmp_path):
+    config = replace(SMALL, heights=(16, 24), smallest_drawing=34)
+    write_corpus(tmp_path / "data", config, 0)
+    sizes, pictures = Counter(), set()
+    for row in load(tmp_path / "data" / IMAGES / TRAIN):
+        sizes[row["image"].height] += 1
+        if row["text"] is None:
+            pictures.add(row["image"].tobytes())
+    assert sizes[16] > 10 and sizes[24] > 10
+    canonical = {render_drawing(s, 48).tobytes() for c in demo_concepts().train for s in c.drawings}
+    named = [
+        r
+        for r in load(tmp_path / "data" / DOCUMENTS / TRAIN)
+        if r["texts"][0] is None and len(r["texts"]) == 2
+    ]
+    shown = {r["images"][0].convert("RGB").tobytes() for r in named if r["images"][0].size == (48, 48)}
+    assert len(shown - canonical) > len(shown) / 2
+    held_out = [i.image.height for i in images_from_folder(tmp_path / "data" / "held_out" / WORDS).items]
+    assert set(held_out) == {16, 24}
+
+
 def test_documents_are_obelics_lists_of_every_kind(corpus):
     folder, counts, _ = corpus
     documents = load(folder / DOCUMENTS / TRAIN)
