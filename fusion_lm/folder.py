@@ -7,6 +7,7 @@ import torch
 
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder
+from .decoding_weights import Weights, for_generation
 from .model import FusionLM
 
 TOKENIZER = "tokenizer"
@@ -30,9 +31,13 @@ def save_model(folder: str | Path, lm: FusionLM, tokenizer: DocumentTokenizer) -
         tokenizer.save(new / TOKENIZER)
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
+def load_model(
+    folder: str | Path, device: str | torch.device = "cpu", weights: Weights | None = None
+) -> Model:
     """Read a model folder, in evaluation mode.
 
+    :param weights: how the transformer's are laid out, for generation alone (see ``decoding_weights``); None
+        leaves them as they are in the file.
     :raises FileNotFoundError: the folder or one of its files is missing.
     :raises ValueError: a file is broken, or vocabulary and transformer do not fit together.
     """
@@ -43,7 +48,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> Model:
     tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
     _check(lm, tokenizer, str(folder))
     tokenizer.image.to(device)
-    return Model(lm, tokenizer)
+    return Model(lm if weights is None else for_generation(lm, weights), tokenizer)
 
 
 def _check(lm: FusionLM, tokenizer: DocumentTokenizer, name: str) -> None:

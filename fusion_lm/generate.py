@@ -102,6 +102,7 @@ def decode(
     seed: int | Sequence[int] = 0,
     guidance: Guidance = Guidance(),
     negative: Tensor | None = None,
+    given: Sequence[Tensor] | None = None,
 ) -> Iterator[Step]:
     """Continue each of ``prompts``, in one batch: a :class:`Step` for each new token, until all rows ended.
 
@@ -119,6 +120,8 @@ def decode(
     :param seed: of each row; one number n stands for n, n + 1, ...
     :param guidance: of images.
     :param negative: tokens (T,) of a document's beginning that images are led away from; None: of nothing.
+    :param given: tokens (T,) for each row that it writes whatever it would draw, and -1 where it is to draw;
+        they must be legal where they stand.
     :raises ValueError: a prompt is empty, longer than the context, or no beginning of a document, or what is
         asked cannot follow it: there is no room, or ``max_images`` is 0 where an image is forced.
     """
@@ -144,6 +147,7 @@ def decode(
     state = GrammarState(*(field.to(device) for field in vars(state).values()))
     steps = int((limit - length).max())
     numbers = uniforms(seeds, steps).to(device)
+    dictated = None if given is None else _dictated(given, B, steps).to(device)
     length, limit, home = length.to(device), limit.to(device), len(negative)
     begun = torch.zeros_like(length)  # images begun in the continuation
     seen = _seen(prompts, vocab, device) if text.repetition_penalty != 1 else None
@@ -177,6 +181,9 @@ def decode(
                     in_image, filter_logits(for_image, image), filter_logits(for_text, text)
                 )
             chosen = draw(filtered, numbers[:, step])
+            if dictated is not None:
+                there = (dictated[:, step] >= 0) & (mode != DONE)
+                chosen = torch.where(there, dictated[:, step], chosen)
             log_p = masked.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
 
             state = advance(state, chosen, vocab)
@@ -215,15 +222,21 @@ def generate(
     vocab: SharedVocab,
     prompts: Sequence[Tensor],
     *,
+    best_of: int = 1,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[Generated]:
     """Continue each of ``prompts`` to its end, in one batch.
 
+    :param best_of: continue each so many times, and keep the continuation of the greatest ``log_likelihood``.
+        Prompt k's have the seeds ``seed`` + k * best_of and those that follow.
     :param progress: called with (step, steps).
     :param options: those of :func:`decode`; ``max_new_tokens`` must be given.
     :raises ValueError: as ``decode`` does.
     """
+    if best_of < 1:
+        raise ValueError(f"best_of must be at least 1, got {best_of}")
+    prompts = [prompt for prompt in prompts for _ in range(best_of)]
     if not prompts:
         return []
     written: list[Step] = []
@@ -236,10 +249,12 @@ def generate(
     tokens = torch.stack([step.tokens for step in written], dim=1).cpu()  # (B, steps)
     log_p = torch.stack([step.log_p for step in written], dim=1).cpu()
     stop_after_image = options.get("stop_after_image", False)
-    return [
+    results = [
         result_of(prompt.cpu(), row, log, vocab, context, stop_after_image)
         for prompt, row, log in zip(prompts, tokens, log_p, strict=True)
     ]
+    groups = (results[start : start + best_of] for start in range(0, len(results), best_of))
+    return [max(group, key=lambda result: result.log_likelihood) for group in groups]
 
 
 def result_of(
@@ -341,6 +356,19 @@ def _read_prompts(
             "shorten the prompt or allow more new tokens"
         )
     return state
+
+
+def _dictated(given: Sequence[Tensor], rows: int, steps: int) -> Tensor:
+    """What is given of each step, (B, steps), -1 where nothing is.
+
+    :raises ValueError: there is not one for each row.
+    """
+    if len(given) != rows:
+        raise ValueError(f"tokens are given for {len(given)} rows, and there are {rows}")
+    dictated = torch.full((rows, steps), -1, dtype=torch.int64)
+    for row, tokens in enumerate(given):
+        dictated[row, : len(tokens)] = tokens[:steps]
+    return dictated
 
 
 def _inside(tokens: Tensor, vocab: SharedVocab) -> Tensor:

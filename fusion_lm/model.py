@@ -380,7 +380,12 @@ class FusionLM(nn.Module):
         return next_token_loss(x, self.lm_head.weight, targets, modality, vocab_modality, cap)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
+        """Write ``config.json`` and ``model.safetensors``.
+
+        :raises ValueError: the weights are laid out for generation (``decoding_weights``).
+        """
+        if not isinstance(self.lm_head, nn.Linear):
+            raise ValueError("the weights are laid out for generation alone: load the model anew to save it")
         save_network(self, self.config, Path(folder), KIND)
 
     @classmethod

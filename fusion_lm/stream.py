@@ -19,7 +19,7 @@ from torch import Tensor
 from ..tokenizers.documents import DocumentTokenizer, Segment
 from ..tokenizers.pixels import to_pil
 from .folder import Model
-from .generate import LOOK, Stop, decode, stop_of
+from .generate import LOOK, Stop, decode, generate, stop_of
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,35 @@ Event = TextDelta | ImageBegin | ImageProgress | ImageDone | Finished
 
 
 def sample(
-    model: Model, prompts: Sequence[Sequence[Segment]], **options: Any
+    model: Model, prompts: Sequence[Sequence[Segment]], *, best_of: int = 1, **options: Any
 ) -> list[list[str | Image.Image]]:
     """Continue each of ``prompts``; returns what was written, without the prompts.
 
-    ``options`` are those of :func:`earlyfusion.fusion_lm.generate.decode`.
-
+    :param best_of: as in :func:`earlyfusion.fusion_lm.generate.generate`.
+    :param options: those of :func:`earlyfusion.fusion_lm.generate.decode`; ``max_new_tokens`` may be left
+        out.
     :raises ValueError: as ``decode`` does.
     """
+    if best_of > 1:
+        return [segments for segments, _ in best(model, prompts, best_of, **options)]
     written: list[list[str | Image.Image]] = [[] for _ in prompts]
     for event in stream(model, prompts, previews=False, **options):
         gather(written[event.row], event)
     return written
+
+
+def best(
+    model: Model, prompts: Sequence[Sequence[Segment]], best_of: int, **options: Any
+) -> list[tuple[list[str | Image.Image], Stop]]:
+    """The likeliest of ``best_of`` continuations of each of ``prompts``, and why it ended."""
+    lm, tokenizer = model
+    options = {"max_new_tokens": lm.config.context_length, **options}
+    encoded = [tokenizer.encode(prompt, eos=False) for prompt in prompts]
+    found = []
+    for result in generate(lm, tokenizer.vocab, encoded, best_of=best_of, **options):
+        segments = tokenizer.decode(result.tokens[result.prompt_length :], partial="drop")
+        found.append(([s if isinstance(s, str) else to_pil(s) for s in segments], result.stop))
+    return found
 
 
 def gather(segments: list[str | Image.Image], event: Event) -> None:

@@ -7,7 +7,7 @@ import argparse
 from argparse import Namespace
 from typing import Any
 
-from .arguments import Parser, UsageError, add, number, sub_commands
+from .arguments import Parser, UsageError, add, box, number, sub_commands
 from .eval_options import add_eval
 from .image_options import CODES, add_codes, add_text_images
 from .lightning_help import LIGHTNING, STAGES, stages
@@ -31,7 +31,7 @@ commands:
   lm                 fit, validate, test, predict: the transformer
   sample             continue a prompt of texts and images
   info               what a tokenizer or model folder is
-  eval               reconstruction, reading, writing: how much survives, measured"""
+  eval               reconstruction, reading, writing, lm: how much survives, measured"""
 
 EPILOG = """\
 examples:
@@ -103,7 +103,10 @@ Needs the extra `demo`.""",
     parser.add_argument("--out", metavar="DIR", default=DEMO, help="folder of the run (default: %(default)s)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all that is random (default: 0)")
     parser.add_argument(
-        "--budget", choices=("quick", "full"), default="full", help="how long to train (default: %(default)s)"
+        "--budget",
+        choices=("quick", "full", "long"),
+        default="full",
+        help="how long to train; long: hours, as the model that ships (default: %(default)s)",
     )
 
 
@@ -207,6 +210,12 @@ it comes. Ctrl+C keeps what is written so far.""",
         "--model", metavar="DIR", default=f"{DEMO}/model", help="model folder (default: %(default)s)"
     )
     parser.add_argument(
+        "--weights",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="numbers that the transformer computes with; fewer bits are read faster (default: %(default)s)",
+    )
+    parser.add_argument(
         "--then",
         choices=("text", "image", "any"),
         default="any",
@@ -219,6 +228,21 @@ it comes. Ctrl+C keeps what is written so far.""",
         type=int,
         default=0,
         help="of the first sample; the next ones have N + 1, ... (default: 0)",
+    )
+    parser.add_argument(
+        "--best-of",
+        metavar="N",
+        type=number,
+        default=1,
+        help="for each sample draw N and keep the one that the model finds likeliest (default: 1)",
+    )
+    parser.add_argument(
+        "--infill",
+        metavar="BOX",
+        type=box,
+        help="draw a region of the prompt's last image anew: its left, top, right and bottom as parts of the "
+        "image between commas, such as 0.25,0.25,0.75,0.75; the samples are the drawings that fit best "
+        "of --best-of",
     )
     parser.add_argument(
         "--max-new-tokens",

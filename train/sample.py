@@ -5,8 +5,10 @@ import io
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -14,8 +16,9 @@ from torch import Tensor
 from ..eval.commands import best_device, progress_bars
 from ..fusion_lm.folder import load_model
 from ..fusion_lm.generate import Guidance
+from ..fusion_lm.infill import infill
 from ..fusion_lm.sampling import Sampling
-from ..fusion_lm.stream import Event, Finished, ImageDone, TextDelta, gather, stream
+from ..fusion_lm.stream import Event, Finished, ImageDone, TextDelta, best, gather, stream
 from ..tokenizers.documents import DocumentTokenizer, ImagePart, split
 from ..tokenizers.files import check_folder
 from ..tokenizers.pixels import load_image
@@ -30,7 +33,8 @@ IMAGE_SUFFIXES = tuple(
 def sample(args: Namespace) -> None:
     """Continue the prompt `args.segments` and write the folder `args.out`; see `earlyfusion sample --help`.
 
-    A single document is printed while it is written. What is there when Ctrl+C comes is written, too.
+    A single document is printed while it is written. What is there when Ctrl+C comes is written, too (of
+    --best-of and --infill nothing is there before the end).
 
     Raises ValueError or FileNotFoundError, one line each, before anything is written.
     """
@@ -46,56 +50,80 @@ def sample(args: Namespace) -> None:
         raise FileNotFoundError(
             f"no model folder at {folder}: `earlyfusion demo` makes one, --model names another"
         )
-    model = load_model(folder, best_device())
+    model = load_model(folder, best_device(), args.weights)
     tokenizer = model.tokenizer
     shown = prompt_as_seen(prompt, tokenizer.encode(prompt, eos=False), tokenizer)
-    events = stream(
-        model,
-        [prompt] * args.n,
-        previews=False,
-        max_new_tokens=args.max_new_tokens or model.lm.config.context_length,  # the context ends it sooner
-        text=text,
-        image=image,
-        then=args.then,
-        seed=args.seed,
-        guidance=guidance,
-        negative=None if args.negative is None else tokenizer.encode([args.negative], eos=False),
-    )
-    written: list[list[str | Image.Image]] = [[] for _ in range(args.n)]
-    stops = ["interrupted"] * args.n
-    printed = "".join(map(_told, shown))
-    with progress_bars() as report:
-        try:
-            for event in events:
-                if args.n == 1:
-                    print(printed + _news(event), end="", flush=True)
-                    printed = ""
-                gather(written[event.row], event)
-                if isinstance(event, Finished):
-                    stops[event.row] = event.stop
-                    if args.n > 1:
-                        report("documents", args.n - stops.count("interrupted"), args.n)
-        except KeyboardInterrupt:
-            if not any(written):
-                raise
+    options: dict[str, Any] = {
+        "max_new_tokens": args.max_new_tokens or model.lm.config.context_length,  # the context ends it sooner
+        "text": text,
+        "image": image,
+        "then": args.then,
+        "seed": args.seed,
+        "guidance": guidance,
+        "negative": None if args.negative is None else tokenizer.encode([args.negative], eos=False),
+    }
+    if args.infill is not None:
+        asked = {name: options[name] for name in ("image", "seed", "guidance", "negative")}
+        drawn = infill(model, prompt, args.infill, candidates=args.n * args.best_of, **asked)
+        written = [([one.image], "image") for one in drawn[: args.n]]
+        shown = shown[:-1]
+    elif args.best_of > 1:
+        with progress_bars() as report:
+            written = best(
+                model, [prompt] * args.n, args.best_of, **options, progress=partial(report, "tokens")
+            )
+    else:
+        written = _streamed(args.n, stream(model, [prompt] * args.n, previews=False, **options), shown)
     samples = [
         Sample([*shown, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
-        for segments, stop in zip(written, stops, strict=True)
+        for segments, stop in written
     ]
     settings = {
         "model": str(folder),
         "then": args.then,
         "seed": args.seed,
         "n": args.n,
+        "best_of": args.best_of,
+        "infill": args.infill,
+        "weights": args.weights,
         "max_new_tokens": args.max_new_tokens,
         "text": vars(text),
         "image": {name: value for name, value in vars(image).items() if name != "repetition_penalty"},
         "guidance": {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None,
     }
     write_samples(args.out, samples, settings)
+    at_once = args.best_of > 1 or args.infill is not None
     for number, one in enumerate(samples, start=1):
-        print(f"{number}: " + "".join(map(_told, one.segments)) if args.n > 1 else "")
+        lead = f"{number}: " if args.n > 1 else ""
+        print(lead + "".join(map(_told, one.segments)) if args.n > 1 or at_once else "")
     print(f"written to {Path(args.out) / 'index.html'}")
+
+
+def _streamed(
+    n: int, events: Iterator[Event], shown: Sequence[Segment]
+) -> list[tuple[list[str | Image.Image], str]]:
+    """What ``n`` rows write and why they end; a single one is printed as it comes, after what is `shown`.
+
+    What is there when Ctrl+C comes is kept.
+    """
+    written: list[list[str | Image.Image]] = [[] for _ in range(n)]
+    stops = ["interrupted"] * n
+    printed = "".join(map(_told, shown))
+    with progress_bars() as report:
+        try:
+            for event in events:
+                if n == 1:
+                    print(printed + _news(event), end="", flush=True)
+                    printed = ""
+                gather(written[event.row], event)
+                if isinstance(event, Finished):
+                    stops[event.row] = event.stop
+                    if n > 1:
+                        report("documents", n - stops.count("interrupted"), n)
+        except KeyboardInterrupt:
+            if not any(written):
+                raise
+    return list(zip(written, stops, strict=True))
 
 
 def read_segments(arguments: Sequence[str]) -> list[str | Image.Image]:

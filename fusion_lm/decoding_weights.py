@@ -1,0 +1,82 @@
+"""Weights laid out for generation, whose products have few rows and take as long as the weights take to read.
+
+    float32   on CPUs packed by oneDNN: the same numbers, read in the order in which they are needed
+    bfloat16  half of the bytes
+    int8      a quarter of them, one scale for each output (symmetric, rounded to nearest); the rest bfloat16
+
+A model with packed or int8 weights generates, and nothing else: it cannot be trained or saved.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .model import FusionLM
+
+Weights = Literal["float32", "bfloat16", "int8"]
+WEIGHTS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
+FEW = 16
+"""Rows up to which a product with int8 weights reads them as they are; for more they are first unpacked."""
+
+
+class PackedLinear(nn.Module):
+    """x @ weight.T by oneDNN, the weight in blocks."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C) -> (..., O)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+
+
+class Int8Linear(nn.Module):
+    """x @ weight.T, the weight (O, C) int8 and scales (O,): weight-only quantisation."""
+
+    weight: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype):
+        super().__init__()
+        exact = weight.detach().float()
+        scales = (exact.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        self.register_buffer("weight", (exact / scales[:, None]).round().to(torch.int8))
+        self.register_buffer("scales", scales.to(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C) -> (..., O)."""
+        rows = x.reshape(-1, x.shape[-1])
+        if x.device.type == "cpu" and len(rows) <= FEW:
+            return torch._weight_int8pack_mm(rows, self.weight, self.scales).view(*x.shape[:-1], -1)
+        return F.linear(x, self.weight.to(x.dtype)) * self.scales
+
+
+def for_generation(model: FusionLM, weights: Weights) -> FusionLM:
+    """``model`` with its weights laid out anew, in place.
+
+    :raises ValueError: there are no such weights.
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights are {weights!r}, expected one of {', '.join(WEIGHTS)}")
+    model.eval().requires_grad_(False)
+    packs = model.embedding.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if weights == "float32":
+        model.float()
+        return _replace(model, PackedLinear) if packs else model
+    linears = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    quantised = iter([Int8Linear(weight, torch.bfloat16) for weight in linears] if weights == "int8" else [])
+    model.bfloat16()
+    return _replace(model, lambda _: next(quantised)) if weights == "int8" else model
+
+
+def _replace(model: FusionLM, new: Callable[[Tensor], nn.Module]) -> FusionLM:
+    """``new`` of its weight in the place of every linear layer, in the order of ``modules()``."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, new(module.weight))
+    return model

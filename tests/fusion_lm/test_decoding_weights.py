@@ -1,0 +1,86 @@
+"""Weights laid out for generation: the same model, as far as their bits go."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from earlyfusion.fusion_lm.decoding_weights import FEW, WEIGHTS, Int8Linear, for_generation
+from earlyfusion.fusion_lm.folder import load_model
+from earlyfusion.fusion_lm.generate import generate
+from earlyfusion.fusion_lm.model import FusionLM
+from earlyfusion.fusion_lm.sampling import Sampling
+from earlyfusion.tokenizers.vocab import SharedVocab
+
+
+def logits_of(model: FusionLM, tokens: Tensor) -> Tensor:
+    with torch.inference_mode():
+        logits = model(tokens)
+    assert isinstance(logits, Tensor)
+    return logits.float()
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randint(50, (3, 20), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("weights", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05), ("int8", 0.08)])
+def test_logits_are_those_of_the_model(build, tokens: Tensor, weights, tolerance: float, tied: bool) -> None:
+    model = build(n_kv_heads=2, tie_embeddings=tied)
+    expected = logits_of(model, tokens)
+    changed = for_generation(build(n_kv_heads=2, tie_embeddings=tied), weights)
+    for rows in (tokens, tokens[:1, :1]):  # many rows, and one
+        found, by = logits_of(changed, rows), expected[: len(rows), : rows.shape[1]]
+        assert float((found - by).abs().max()) <= tolerance * float(by.abs().max())
+    assert not any(isinstance(m, nn.Linear) for m in changed.modules()) or weights == "bfloat16"
+
+
+def test_int8_is_rounded_to_nearest_with_a_scale_for_each_output() -> None:
+    weight = torch.randn(24, 32, generator=torch.Generator().manual_seed(1))
+    weight[3] = 0
+    layer = Int8Linear(weight, torch.float32)
+    restored = layer.weight.float() * layer.scales[:, None]
+    assert float((restored - weight).abs().max()) <= float(weight.abs().max()) / 127 / 2 * 1.001
+    assert layer.weight.dtype == torch.int8 and int(layer.weight.abs().max()) == 127
+    x = torch.randn(2, 3, 32)
+    torch.testing.assert_close(layer(x), x @ restored.T, atol=1e-4, rtol=1e-4)
+    many = torch.randn(FEW + 1, 32)
+    torch.testing.assert_close(layer(many), many @ restored.T, atol=1e-4, rtol=1e-4)
+
+
+def test_packed_weights_write_what_the_model_writes(build) -> None:
+    """Greedily, in a batch and alone."""
+    vocab = SharedVocab.build(text=(6, (0,)), codebook_size=5, max_grid=4)
+    greedy = Sampling(0)
+    prompts = [torch.tensor([vocab.bos, *[9] * n]) for n in (0, 7, 2)]
+    plain = build(vocab_size=vocab.size)
+    packed = for_generation(build(vocab_size=vocab.size), "float32")
+    for some in (prompts, prompts[:1]):
+        rows = [
+            generate(model, vocab, some, max_new_tokens=30, text=greedy, image=greedy)
+            for model in (plain, packed)
+        ]
+        assert [r.tokens.tolist() for r in rows[0]] == [r.tokens.tolist() for r in rows[1]]
+
+
+def test_a_folder_is_loaded_with_the_weights_that_are_asked_for(model_folder) -> None:
+    sizes = {}
+    for weights in (None, *WEIGHTS):
+        lm = load_model(model_folder, weights=weights).lm
+        sizes[weights] = sum(t.numel() * t.element_size() for t in lm.state_dict().values())
+        assert lm.training is False
+    assert sizes["int8"] < sizes["bfloat16"] < sizes[None]
+    with pytest.raises(
+        ValueError, match=re.escape("weights are 'int4', expected one of float32, bfloat16, int8")
+    ):
+        load_model(model_folder, weights="int4")  # type: ignore[arg-type]
+
+
+def test_such_a_model_is_not_saved(build, tmp_path) -> None:
+    for weights in ("float32", "int8"):
+        with pytest.raises(ValueError, match="laid out for generation alone"):
+            for_generation(build(), weights).save(tmp_path / weights)
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,129 @@
+"""A region drawn anew: the rest stays, and the drawing that fits comes first."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from earlyfusion.fusion_lm.folder import Model, load_model
+from earlyfusion.fusion_lm.generate import generate
+from earlyfusion.fusion_lm.infill import infill
+from earlyfusion.fusion_lm.sampling import Sampling
+from earlyfusion.tokenizers.documents import interleave, split
+
+PICTURE = Image.effect_noise((32, 24), 90).convert("RGB")
+BOX = (0.3, 0.4, 0.6, 0.6)
+
+
+@pytest.fixture
+def model(model_folder) -> Model:
+    return load_model(model_folder)
+
+
+def codes_of(model: Model, image: Image.Image) -> torch.Tensor:
+    (part,) = split(model.tokenizer.encode([image]), model.tokenizer.vocab)
+    return part[1]
+
+
+def test_codes_outside_of_the_region_stay(model: Model) -> None:
+    before = codes_of(model, PICTURE)
+    rows, columns = before.shape[:2]
+    drawings = infill(model, ["A picture:", PICTURE], BOX, candidates=6, seed=2)
+    touched = torch.zeros(rows, columns, dtype=torch.bool)
+    for y in range(rows):
+        for x in range(columns):
+            across = x / columns < BOX[2] and (x + 1) / columns > BOX[0]
+            touched[y, x] = across and y / rows < BOX[3] and (y + 1) / rows > BOX[1]
+    assert 0 < int(touched.sum()) < touched.numel() and len(drawings) == 6
+    for drawing in drawings:
+        assert torch.equal(drawing.codes[~touched], before[~touched])
+        assert drawing.image.size == PICTURE.size
+    assert len({tuple(d.codes[touched].flatten().tolist()) for d in drawings}) > 1
+
+
+def test_the_fit_is_the_likelihood_of_what_stands_behind(model: Model) -> None:
+    """Against one forward pass over each drawing; the best one comes first."""
+    drawings = infill(model, ["ab", PICTURE], BOX, candidates=5, seed=7)
+    assert [d.fit for d in drawings] == sorted((d.fit for d in drawings), reverse=True)
+    vocab, lm = model.tokenizer.vocab, model.lm
+    legal = vocab.mask("image", 0).nonzero()[:, 0]
+    text = model.tokenizer.encode(["ab"], eos=False)
+    for drawing in drawings:
+        tokens = torch.cat([text, interleave([("image", drawing.codes)], vocab, bos=False, eos=False)])
+        with torch.no_grad():
+            log_p = lm(tokens[None, :-1])[0][:, legal].log_softmax(-1)
+        scan = drawing.codes if vocab.scan == "rows" else drawing.codes.T
+        first = len(tokens) - 1 - scan.numel()
+        assert tokens[-1] == vocab.end_image
+        expected, seen_region = 0.0, False
+        anew = torch.zeros(drawing.codes.shape, dtype=torch.bool)
+        rows, columns = drawing.codes.shape
+        anew[int(0.4 * rows) : -int(-0.6 * rows // 1), int(0.3 * columns) : -int(-0.6 * columns // 1)] = True
+        for n, free in enumerate((anew if vocab.scan == "rows" else anew.T).flatten().tolist()):
+            seen_region |= free
+            if seen_region and not free:
+                place = int((legal == tokens[first + n]).nonzero())
+                expected += float(log_p[first + n - 1, place])
+        assert drawing.fit == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_region_that_is_all_is_a_new_image(model: Model) -> None:
+    rows, columns = codes_of(model, PICTURE).shape
+    (drawing,) = infill(model, ["a", PICTURE], (0, 0, 1, 1), candidates=1, seed=4)
+    assert drawing.fit == pytest.approx(0.0, abs=1e-5)  # end_image alone stands behind it
+    tokenizer = model.tokenizer
+    head = tokenizer.encode(["a", PICTURE], eos=False)[: -1 - rows * columns]
+    (drawn,) = generate(model.lm, tokenizer.vocab, [head], max_new_tokens=100, stop_after_image=True, seed=4)
+    (_, part) = split(drawn.tokens, tokenizer.vocab)
+    assert torch.equal(part[1], drawing.codes)
+
+
+@pytest.mark.parametrize(
+    ("segments", "box", "message"),
+    [
+        (["a"], BOX, "the document must end with the image"),
+        ([], BOX, "the document must end with the image"),
+        ([PICTURE], (0.5, 0, 0.5, 1), "the region 0.5, 0, 0.5, 1 is none"),
+        ([PICTURE], (0, 0, 2, 1), "the region 0, 0, 2, 1 is none"),
+        ([PICTURE] * 30, BOX, "and the model's context holds"),
+    ],
+)
+def test_a_region_that_cannot_be(model: Model, segments, box, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        infill(model, segments, box)
+    with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
+        infill(model, [PICTURE], BOX, candidates=0)
+
+
+def test_what_is_given_is_written(model: Model) -> None:
+    vocab = model.tokenizer.vocab
+    prompt = model.tokenizer.encode(["a"], eos=False)
+    words = model.tokenizer.encode(["bcd"], bos=False, eos=False)
+    holes = torch.cat([words[:1], torch.tensor([-1]), words[2:]])
+    options: dict[str, Any] = {"max_new_tokens": 6, "max_images": 0, "seed": 3}
+    (row, free) = generate(
+        model.lm, vocab, [prompt, prompt], given=[holes, torch.tensor([], dtype=torch.int64)], **options
+    )
+    assert row.tokens[len(prompt)] == words[0]
+    if len(row.tokens) > len(prompt) + 2:
+        assert row.tokens[len(prompt) + 2] == words[2]
+    (alone,) = generate(model.lm, vocab, [prompt], **options | {"seed": [4]})
+    assert torch.equal(free.tokens, alone.tokens)
+    with pytest.raises(ValueError, match="tokens are given for 1 rows, and there are 2"):
+        generate(model.lm, vocab, [prompt, prompt], given=[holes], **options)
+
+
+def test_the_best_of_several_is_the_likeliest(model: Model) -> None:
+    vocab = model.tokenizer.vocab
+    prompts = [model.tokenizer.encode([text], eos=False) for text in ("a", "red")]
+    options: dict[str, Any] = {"max_new_tokens": 12, "text": Sampling(1.2)}
+    best = generate(model.lm, vocab, prompts, best_of=5, seed=10, **options)
+    for k, prompt in enumerate(prompts):
+        each = generate(model.lm, vocab, [prompt] * 5, seed=10 + 5 * k, **options)
+        likeliest = max(each, key=lambda result: result.log_likelihood)
+        assert torch.equal(best[k].tokens, likeliest.tokens)
+        assert len({tuple(r.tokens.tolist()) for r in each}) > 1
+    with pytest.raises(ValueError, match="best_of must be at least 1, got 0"):
+        generate(model.lm, vocab, prompts, best_of=0, **options)
