@@ -1,0 +1,89 @@
+"""Prompts at the edges: nothing, images alone, a hundred of them, a context that is full."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from earlyfusion.fusion_lm.generate import Guidance, generate
+from earlyfusion.fusion_lm.model import FusionLM
+from earlyfusion.tokenizers.documents import ImagePart, interleave, split
+from earlyfusion.tokenizers.vocab import SharedVocab
+
+# bos 0, eos 1, pad 2, begin_image 3, end_image 4, "1" to "4" at 5..8, text at 9..13, codes at 14..18
+VOCAB = SharedVocab.build(text=(6, (0,)), codebook_size=5, max_grid=4)
+CONTEXT = 600
+GUIDANCES = [Guidance(), Guidance(2.0), Guidance(2.0, 1.5)]
+
+
+@pytest.fixture
+def model(build) -> FusionLM:
+    return build(vocab_size=VOCAB.size, context_length=CONTEXT).double()
+
+
+def images(count: int, grid: tuple[int, int] = (1, 1)) -> Tensor:
+    """A prompt of images alone."""
+    codes = torch.arange(grid[0] * grid[1]).view(grid) % 5
+    return interleave([("image", codes)] * count, VOCAB, eos=False)
+
+
+def text(length: int) -> Tensor:
+    """A prompt of so many tokens, bos among them."""
+    return torch.tensor([VOCAB.bos, *[9] * (length - 1)])
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES, ids=str)
+def test_a_hundred_images_stand_in_a_prompt(model: FusionLM, guidance: Guidance) -> None:
+    prompts = [images(100), text(1), images(1, (4, 4)), images(100)[:-2]]
+    results = generate(model, VOCAB, prompts, max_new_tokens=40, seed=3, guidance=guidance)
+    for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
+        assert torch.equal(result.tokens[: len(prompt)], prompt)
+        split(result.tokens, VOCAB, partial="error" if result.stop == "eos" else "drop")
+        (alone,) = generate(
+            model, VOCAB, [prompt], max_new_tokens=40, guidance=guidance, seed=3 + number,
+        )  # fmt: skip
+        assert torch.equal(alone.tokens, result.tokens)
+    finished = [
+        part for part in split(results[3].tokens, VOCAB, partial="drop") if isinstance(part, ImagePart)
+    ]
+    assert len(finished) >= 100  # the cut one too
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES, ids=str)
+def test_a_hundred_images_are_drawn(model: FusionLM, guidance: Guidance) -> None:
+    """One after the other, as many as the context holds; text is free in what is left."""
+    begun = torch.tensor([VOCAB.begin_image, *[-1] * 4] * 119)
+    (row,) = generate(
+        model, VOCAB, [text(1)], max_new_tokens=CONTEXT, grid=(1, 1), guidance=guidance, given=[begun]
+    )
+    parts = split(row.tokens, VOCAB)
+    assert [part.kind for part in parts[:119]] == ["image"] * 119
+    assert len({int(part.codes) for part in parts[:119] if isinstance(part, ImagePart)}) > 2
+    assert row.stop in ("eos", "context") and len(row.tokens) <= CONTEXT
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES, ids=str)
+def test_the_last_token_of_the_context(model: FusionLM, guidance: Guidance) -> None:
+    """A prompt that leaves one token gets one; beside a row that has all the room."""
+    prompts = [text(CONTEXT - 1), text(1)]
+    full, _ = generate(model, VOCAB, prompts, max_new_tokens=50, seed=2, guidance=guidance)
+    assert len(full.tokens) == CONTEXT and full.stop in ("context", "eos")
+    assert int(full.tokens[-1]) in (VOCAB.eos, *range(9, 14))  # no image begins there
+    with pytest.raises(ValueError, match="the prompt has 600 tokens and the model's context holds 600"):
+        generate(model, VOCAB, [text(CONTEXT)], max_new_tokens=1)
+    with pytest.raises(ValueError, match="1 new tokens after a prompt of 599 are no room for an image"):
+        generate(model, VOCAB, [text(CONTEXT - 1)], max_new_tokens=50, then="image")
+
+
+def test_an_image_that_ends_with_the_context(model: FusionLM) -> None:
+    """It is finished with the last token that there is, and one token less is refused."""
+    unfinished = images(1, (4, 4))[:-6]  # five codes and end_image are missing
+    for spare, fits in ((6, True), (5, False)):
+        prompt = torch.cat([text(CONTEXT - spare - len(unfinished) + 1), unfinished[1:]])
+        assert len(prompt) == CONTEXT - spare
+        if fits:
+            (row,) = generate(model, VOCAB, [prompt], max_new_tokens=50)
+            assert len(row.tokens) == CONTEXT and int(row.tokens[-1]) == VOCAB.end_image
+            assert row.stop == "context"
+        else:
+            with pytest.raises(ValueError, match="are no room for an image"):
+                generate(model, VOCAB, [prompt], max_new_tokens=50)
