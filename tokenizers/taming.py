@@ -5,7 +5,6 @@ beside), Meta's Chameleon (the same), and LlamaGen (arXiv:2406.06525: ``{"model"
 under other names, codes compared as unit vectors). The shapes and names of the tensors tell the config.
 """
 
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from .image import ImageTokenizer
 from .image_config import ImageTokenizerConfig
+from .tensor_files import load_pytorch
 
 CHAMELEON = "model.vqmodel."
 """Prefix of the image tokenizer in a Chameleon model of ``transformers``."""
@@ -78,18 +78,9 @@ def _read(path: Path) -> State:
         if path.suffix == ".safetensors":
             value: Any = load_file(path)
         else:
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            value = load_pytorch(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from None
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise ValueError(
-            f"{path} holds {f'a pickled {found[1]}' if found else 'pickled objects'}, and only tensors are "
-            "read from a file: give one with the state dict alone, saved where the checkpoint was made"
-        ) from None
-    except (RuntimeError, EOFError, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is no readable PyTorch checkpoint: {line}") from None
     for name in WRAPPERS:
         if isinstance(value, dict) and isinstance(value.get(name), dict):
             value = value[name]

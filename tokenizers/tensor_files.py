@@ -1,0 +1,176 @@
+"""Files of tensors, read and written one tensor at a time: a model larger than half of the memory fits.
+
+safetensors (one file, or shards with an index) and PyTorch's files, of which tensors alone are read: a pickle
+with anything else in it is refused.
+"""
+
+import json
+import pickle
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .files import read_json
+
+INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Names of the types in safetensors' header."""
+
+
+class Spec(NamedTuple):
+    """What a tensor is, before it is there."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class TensorFiles(Mapping[str, Tensor]):
+    """The tensors of some files by name; each is read when it is asked for."""
+
+    def __init__(self, paths: Iterable[Path]):
+        """
+        :raises FileNotFoundError: a file is missing.
+        :raises ValueError: a file is broken, holds pickled objects besides tensors, or a tensor twice.
+        """
+        self._reads: dict[str, Callable[[], Tensor]] = {}
+        self._specs: dict[str, Spec] = {}
+        self.paths = list(paths)
+        for path in self.paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} not found: a file of tensors is expected there")
+            for name, spec, read in _safetensors(path) if path.suffix == ".safetensors" else _pytorch(path):
+                if name in self._reads:
+                    raise ValueError(f"{path} holds the tensor {name!r}, which another file holds too")
+                self._reads[name], self._specs[name] = read, spec
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "TensorFiles":
+        """The weights of a folder of ``transformers``.
+
+        :raises FileNotFoundError: there are none, or a shard is missing.  :raises ValueError: as above.
+        """
+        for name in INDEX:
+            if (folder / name).is_file():
+                shards = read_json(folder / name, "an index of weights").get("weight_map")
+                if not isinstance(shards, dict) or not shards:
+                    raise ValueError(f"{folder / name} has no weight_map: it is no index of weights")
+                files = cls(folder / str(shard) for shard in dict.fromkeys(shards.values()))
+                if missing := sorted(set(shards) - set(files)):
+                    raise ValueError(f"{folder / name} names the tensor {missing[0]!r}, which no shard holds")
+                return files
+        for name in SINGLE:
+            if (folder / name).is_file():
+                return cls([folder / name])
+        raise FileNotFoundError(f"{folder} holds no weights: expected one of {', '.join(SINGLE + INDEX)}")
+
+    def spec(self, name: str) -> Spec:
+        """Shape and type, without reading the tensor."""
+        return self._specs[name]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._reads[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reads)
+
+    def __len__(self) -> int:
+        return len(self._reads)
+
+
+Entry = tuple[str, Spec, Callable[[], Tensor]]
+
+
+def _safetensors(path: Path) -> Iterator[Entry]:
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            specs = {}
+            for name in names:
+                part = file.get_slice(name)
+                dtype = next((d for d, code in DTYPES.items() if code == part.get_dtype()), None)
+                if dtype is None:
+                    raise ValueError(f"{path}: the tensor {name!r} is of type {part.get_dtype()}")
+                specs[name] = Spec(tuple(part.get_shape()), dtype)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+
+    def reader(name: str) -> Callable[[], Tensor]:
+        def read() -> Tensor:
+            with safe_open(path, "pt") as file:  # opened anew: what was read before can be let go
+                return file.get_tensor(name)
+
+        return read
+
+    for name in names:
+        yield name, specs[name], reader(name)
+
+
+def _pytorch(path: Path) -> Iterator[Entry]:
+    state = load_pytorch(path, mmap=True)
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor):
+            yield str(name), Spec(tuple(tensor.shape), tensor.dtype), lambda tensor=tensor: tensor
+
+
+def load_pytorch(path: Path, mmap: bool = False) -> Any:
+    """What a file of ``torch.save`` holds, tensors and plain containers alone.
+
+    :raises ValueError: it holds other pickled objects, or cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise ValueError(
+            f"{path} holds {f'a pickled {found[1]}' if found else 'pickled objects'}, and only tensors are "
+            "read from a file: give one with the state dict alone, saved where the checkpoint was made"
+        ) from None
+    except (RuntimeError, EOFError, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is no readable PyTorch checkpoint: {line}") from None
+
+
+def write_tensors(path: Path, specs: Mapping[str, Spec], make: Callable[[str], Tensor]) -> None:
+    """Write a safetensors file, making one tensor after the other.
+
+    :raises ValueError: ``make`` gives another shape or type than ``specs`` says.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, spec in specs.items():
+        start, end = end, end + _bytes(spec)
+        header[name] = {"dtype": DTYPES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(head)) + head)
+        for name, spec in specs.items():
+            tensor = make(name)
+            if Spec(tuple(tensor.shape), tensor.dtype) != spec:
+                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected {spec}")
+            data = tensor.contiguous().flatten().view(torch.uint8)
+            file.write(data.numpy().data)
+
+
+def _bytes(spec: Spec) -> int:
+    size = spec.dtype.itemsize
+    for side in spec.shape:
+        size *= side
+    return size
