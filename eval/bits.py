@@ -6,7 +6,6 @@ predictions drive an arithmetic coder (Delétang et al., arXiv:2309.10668).
 """
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,23 +14,20 @@ import torch
 from torch import Tensor
 
 from ..fusion_lm.loss import IGNORE, MODALITIES, LossTerms
+from ..tokenizers.bpe import BpeTokenizer
 from ..tokenizers.documents import DocumentTokenizer
-from ..tokenizers.text import SPACE, TextTokenizer
+from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import IMAGE, TEXT, SharedVocab
 
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
-
-def text_bytes(text: TextTokenizer, vocab: SharedVocab) -> Tensor:
+def text_bytes(text: TextTokenizer | BpeTokenizer, vocab: SharedVocab) -> Tensor:
     """Bytes of UTF-8 that each token stands for, (V,) int64; 0 for tokens that are not text.
 
     Over the tokens of a whole text they add up to ``len(text.encode())``.
     """
     lengths = torch.zeros(vocab.size, dtype=torch.int64)
     for token, first, count in vocab.text:
-        pieces = (text.id_to_piece(first + i) for i in range(count))
-        # A piece that reads like a byte is one: sentencepiece lets no two pieces be spelled alike.
-        found = [1 if _BYTE.fullmatch(p) else len(p.replace(SPACE, " ").encode()) for p in pieces]
+        found = [len(text.piece_bytes(first + i)) for i in range(count)]
         lengths[token : token + count] = torch.tensor(found)
     return lengths
 

@@ -178,48 +178,85 @@ def check_names(config: FusionLMConfig, files: TensorFiles, where: str) -> dict[
 # Meta's layout
 
 
-def from_meta(config: FusionLMConfig, shards: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Meta's tensors, one mapping for each shard -> the state dict of :class:`FusionLM`.
+def config_from_meta(
+    params: Mapping[str, Any], vocab_size: int, where: str = "params.json"
+) -> FusionLMConfig:
+    """The config of a model as Meta's params.json tells it.
 
-    Matrices whose outputs are split lie below each other, those whose inputs are split (``wo``, ``w2``, and
+    :raises ValueError: it lacks something, or asks for what this transformer does not have.
+    """
+    values = params.get("model", params)
+    try:
+        width, multiple = values["dim"], values.get("multiple_of", 256)
+        ffn_width = int((values.get("ffn_dim_multiplier") or 1) * int(8 * width / 3))
+        if not values.get("qk_normalization", True):
+            raise ValueError("qk_normalization is off; only models with it can be imported")
+        if values.get("norm_eps", QK_EPS) != QK_EPS:
+            raise ValueError(f"norm_eps is {values['norm_eps']}, expected {QK_EPS}")
+        return FusionLMConfig(
+            vocab_size=vocab_size,
+            context_length=4096,
+            n_layers=values["n_layers"],
+            width=width,
+            n_heads=values["n_heads"],
+            n_kv_heads=values.get("n_kv_heads") or values["n_heads"],
+            ffn_width=multiple * -(-ffn_width // multiple),
+            qk_norm="layer",
+            norm_placement="reordered" if values.get("swin_norm") else "pre",
+            rope_theta=float(values.get("rope_theta", 10_000.0)),
+            norm_eps=QK_EPS,
+        )
+    except KeyError as error:
+        raise ValueError(f"{where} lacks {error.args[0]!r}") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def from_meta(config: FusionLMConfig, shards: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Meta's tensors, one mapping for each shard -> the state dict of :class:`FusionLM`."""
+    return {part.name: meta_tensor(config, shards, part.name) for part in parts(config)}
+
+
+def meta_tensor(config: FusionLMConfig, shards: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+    """The tensor ``name`` of :class:`FusionLM`, of Meta's.
+
+    Matrices whose outputs are split stand below each other, those whose inputs are split (``wo``, ``w2``, and
     the embedding, by its width) beside each other; norms are in every shard, and QK-norm is each shard's own.
     """
     H, Hkv, D, S = config.n_heads, config.n_kv_heads, config.head_width, len(shards)
 
-    def below(name: str) -> Tensor:
-        return torch.cat([shard[name] for shard in shards])
+    def below(theirs: str) -> Tensor:
+        return torch.cat([shard[theirs] for shard in shards])
 
-    def beside(name: str) -> Tensor:
-        return torch.cat([shard[name] for shard in shards], dim=1)
+    def beside(theirs: str) -> Tensor:
+        return torch.cat([shard[theirs] for shard in shards], dim=1)
 
     def halves(rows: Tensor, heads: int) -> Tensor:
         """Neighbouring pairs of each head -> its two halves."""
         return rows.view(heads, D // 2, 2, -1).transpose(1, 2).reshape(rows.shape)
 
-    def norm(name: str, heads: int) -> Tensor:
-        """(D,) of each shard -> (heads, D)."""
-        own = torch.stack([shard[name] for shard in shards]).view(S, D // 2, 2).transpose(1, 2).reshape(S, D)
-        return own.repeat_interleave(heads // S, dim=0)
-
-    state = {"embedding.weight": beside("tok_embeddings.weight"), "norm.weight": shards[0]["norm.weight"]}
-    if not config.tie_embeddings:
-        state["lm_head.weight"] = below("output.weight")
-    for n in range(config.n_layers):
-        ours, theirs = f"blocks.{n}.", f"layers.{n}."
-        q, k = (halves(below(f"{theirs}attention.w{x}.weight"), h) for x, h in (("q", H), ("k", Hkv)))
-        state |= {
-            ours + "attention_norm.weight": shards[0][theirs + "attention_norm.weight"],
-            ours + "attention.qkv.weight": torch.cat([q, k, below(theirs + "attention.wv.weight")]),
-            ours + "attention.out.weight": beside(theirs + "attention.wo.weight"),
-            ours + "ffn_norm.weight": shards[0][theirs + "ffn_norm.weight"],
-            ours + "ffn.gate_up.weight": torch.cat(
-                [below(f"{theirs}feed_forward.w{x}.weight") for x in (1, 3)]
-            ),
-            ours + "ffn.down.weight": beside(theirs + "feed_forward.w2.weight"),
-        }
-        for x, heads in (("q", H), ("k", Hkv)):
-            for kind in ("weight", "bias"):
-                state[f"{ours}attention.{x}_norm.{kind}"] = norm(
-                    f"{theirs}attention.{x}_normalization.{kind}", heads
-                )
-    return state
+    if name == "embedding.weight":
+        return beside("tok_embeddings.weight")
+    if name == "lm_head.weight":
+        return below("output.weight")
+    if name == "norm.weight":
+        return shards[0][name]
+    _, layer, kind = name.split(".", 2)
+    attention, ffn = f"layers.{layer}.attention.", f"layers.{layer}.feed_forward."
+    if kind in ("attention_norm.weight", "ffn_norm.weight"):
+        return shards[0][f"layers.{layer}.{kind}"]
+    if kind == "attention.qkv.weight":
+        q, k, v = (below(f"{attention}w{x}.weight") for x in "qkv")
+        return torch.cat([halves(q, H), halves(k, Hkv), v])
+    if kind == "attention.out.weight":
+        return beside(f"{attention}wo.weight")
+    if kind == "ffn.gate_up.weight":
+        return torch.cat([below(f"{ffn}w1.weight"), below(f"{ffn}w3.weight")])
+    if kind == "ffn.down.weight":
+        return beside(f"{ffn}w2.weight")
+    which, value = kind.removeprefix("attention.").split(
+        "_norm."
+    )  # q or k; weight or bias, (D,) of each shard
+    own = torch.stack([shard[f"{attention}{which}_normalization.{value}"] for shard in shards])
+    own = own.view(S, D // 2, 2).transpose(1, 2).reshape(S, D)
+    return own.repeat_interleave((H if which == "q" else Hkv) // S, dim=0)

@@ -51,7 +51,7 @@ class Int8Linear(nn.Module):
         """x (..., C) -> (..., O)."""
         rows = x.reshape(-1, x.shape[-1])
         if x.device.type == "cpu" and len(rows) <= FEW:
-            return torch._weight_int8pack_mm(rows, self.weight, self.scales).view(*x.shape[:-1], -1)
+            return torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scales).view(*x.shape[:-1], -1)
         return F.linear(x, self.weight.to(x.dtype)) * self.scales
 
 

@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .bpe import BpeTokenizer, load_text
 from .files import atomic_folder
-from .pixels import Policy, fit, load_image, to_pil, to_tensor
+from .pixels import Policy, cover, fit, load_image, to_pil, to_tensor
 from .text import TextTokenizer
 from .vocab import SharedVocab, text_runs
 
@@ -127,7 +128,9 @@ def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> 
 class DocumentTokenizer:
     """Both tokenizers and the vocabulary they share: documents <-> tokens."""
 
-    def __init__(self, text: TextTokenizer, image: "ImageTokenizer", vocab: SharedVocab) -> None:
+    def __init__(
+        self, text: TextTokenizer | BpeTokenizer, image: "ImageTokenizer", vocab: SharedVocab
+    ) -> None:
         """Raises ValueError when `vocab` was made for another text tokenizer or other image codes."""
         if image.codebook_size != vocab.codebook_size:
             raise ValueError(
@@ -161,7 +164,8 @@ class DocumentTokenizer:
 
         Adjacent strings are one text. Images of a size that the image tokenizer does not take are fitted by
         `policy` (see `pixels.fit`); larger ones are scaled down to `max_side` pixels and to the largest grid
-        of the vocabulary. Raises ValueError for a lone surrogate and for an image that cannot be read.
+        of the vocabulary; where all images have one grid, they are scaled and cut to it (`pixels.cover`).
+        Raises ValueError for a lone surrogate and for an image that cannot be read.
         """
         pixels = [self._pixels(s, policy, max_side) for s in segments if not isinstance(s, str)]
         images = iter(self.encode_images(pixels))
@@ -189,7 +193,7 @@ class DocumentTokenizer:
         return [next(images) if isinstance(p, ImagePart) else self.text.decode(p.ids.tolist()) for p in parts]
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder`: vocab.json, text.model, image/config.json, image/model.safetensors."""
+        """Write `folder`: vocab.json, text.model or tokenizer.json, and image/."""
         with atomic_folder(folder) as temporary:
             self.vocab.save(temporary)
             self.text.save(temporary)
@@ -204,7 +208,8 @@ class DocumentTokenizer:
         from .image import ImageTokenizer
 
         folder = Path(folder)
-        vocab, text = SharedVocab.load(folder), TextTokenizer.load(folder)
+        vocab = SharedVocab.load(folder)
+        text = load_text(folder)
         image = ImageTokenizer.load(folder / IMAGE_FOLDER)
         try:
             return cls(text, image, vocab)
@@ -219,7 +224,7 @@ class DocumentTokenizer:
         """An image segment -> (3, H, W) of a size that the image tokenizer and the vocabulary take."""
         if not isinstance(segment, Image.Image | Tensor):
             raise ValueError(f"segment is a {type(segment).__name__}, expected string, image or tensor")
-        factor, grid = self.image.factor, self.vocab.grid
+        factor, grid, fixed = self.image.factor, self.vocab.grid, self.vocab.fixed_grid
         largest = grid and grid.count * factor
         limits = [limit for limit in (max_side, largest) if limit is not None]
         limit = min(limits, default=None)
@@ -227,9 +232,13 @@ class DocumentTokenizer:
             fits = segment.numel() and all(
                 side % factor == 0 and side <= (limit or side) for side in segment.shape[1:]
             )
+            if fixed and tuple(segment.shape[1:]) != (fixed[0] * factor, fixed[1] * factor):
+                fits = False
             if fits and segment.ndim == 3 and segment.shape[0] == 3:
                 return segment.float()  # exact, where the way through PIL rounds to 8 bits
             segment = to_pil(segment)
+        if fixed:
+            return to_tensor(cover(load_image(segment), fixed[1] * factor, fixed[0] * factor))
         return to_tensor(fit(load_image(segment), factor, policy, limit))
 
 

@@ -46,11 +46,13 @@ class ImageTokenizer(nn.Module):
         if config.architecture == "vqgan":
             from . import vqgan
 
-            self.encoder, self.decoder = vqgan.build_encoder(config), vqgan.build_decoder(config)
+            self.encoder = vqgan.build_encoder(config)
+            self.decoder = vqgan.build_decoder(config) if config.decoder else nn.Identity()
             self.quant_conv = Conv(config.z_channels, config.latent_dim, 1)
             self.post_quant_conv = Conv(config.latent_dim, config.z_channels, 1)
         else:
-            self.encoder, self.decoder = unshuffle.build_encoder(config), unshuffle.build_decoder(config)
+            self.encoder = unshuffle.build_encoder(config)
+            self.decoder = unshuffle.build_decoder(config) if config.decoder else nn.Identity()
             self.quant_conv = self.post_quant_conv = nn.Identity()
         self.quantizer = Quantizer(config)
 
@@ -80,9 +82,14 @@ class ImageTokenizer(nn.Module):
         return self.quantizer.codebook
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of the network's weights."""
+        return next(self.encoder.parameters()).dtype
+
+    @property
     def last_layer(self) -> Tensor:
         """Weight of the decoder's last convolution."""
-        return [m for m in self.decoder.modules() if isinstance(m, nn.Conv2d)][-1].weight
+        return [m for m in self._decoder().modules() if isinstance(m, nn.Conv2d)][-1].weight
 
     def forward(self, images: Tensor, quantize: bool = True, noise: float = 0.0) -> ImageTokenizerOutput:
         """Reconstruct ``images`` (B, 3, H, W).
@@ -107,7 +114,7 @@ class ImageTokenizer(nn.Module):
         """
         latents = self.latents(images).movedim(1, -1)
         with torch.autocast(latents.device.type, enabled=False):  # as in forward
-            return self.quantizer.encode(latents.to(self.last_layer.dtype))
+            return self.quantizer.encode(latents.to(self.dtype))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -122,7 +129,7 @@ class ImageTokenizer(nn.Module):
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < K:
             raise ValueError(f"codes must lie in 0..{K - 1}, got {codes.min()}..{codes.max()}")
         latents = self.quantizer.decode(codes).movedim(-1, 1)
-        return self.reconstruct(latents.to(self.last_layer.dtype)).clamp(-1, 1)
+        return self.reconstruct(latents.to(self.dtype)).clamp(-1, 1)
 
     def latents(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> what is quantised (B, latent_dim, h, w)."""
@@ -135,12 +142,23 @@ class ImageTokenizer(nn.Module):
         return self._on_sphere(self.quant_conv(self.encoder(images)))
 
     def reconstruct(self, latents: Tensor) -> Tensor:
-        """Latents (B, latent_dim, h, w) -> images (B, 3, H, W), not clamped."""
-        return self.decoder(self.post_quant_conv(latents))
+        """Latents (B, latent_dim, h, w) -> images (B, 3, H, W), not clamped.
+
+        :raises ValueError: there is no decoder.
+        """
+        return self._decoder()(self.post_quant_conv(latents))
 
     def initialise_codebook(self, latents: Tensor, iterations: int = 10) -> None:
         """Fit the quantizer to ``latents`` (N, latent_dim), N >= K: see ``Quantizer.initialise``."""
         self.quantizer.initialise(latents, iterations)
+
+    def _decoder(self) -> nn.Module:
+        if not self.config.decoder:
+            raise ValueError(
+                "this image tokenizer has no decoder, as Chameleon in transformers has none: import the "
+                "model again with --vqgan and Meta's vqgan.ckpt to see images"
+            )
+        return self.decoder
 
     def _on_sphere(self, latents: Tensor) -> Tensor:
         """Unit vectors per group for "cosine"; the other kinds take latents as they are."""

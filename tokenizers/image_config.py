@@ -32,6 +32,8 @@ class ImageTokenizerConfig:
     """Levels of vqgan with self-attention after each residual block, 0 the finest."""
     mid_attention: bool = True
     """Self-attention between the middle blocks of vqgan."""
+    decoder: bool = True
+    """False: images become codes, and no way leads back (Chameleon as ``transformers`` keeps it)."""
     quantizer: QuantizerKind = "cosine"
     """"vq": the nearest code (VQ-VAE, arXiv:1711.00937). "cosine": the same among unit vectors (ViT-VQGAN,
     arXiv:2110.04627). "simvq": one linear map of a frozen codebook (arXiv:2411.02038). "fsq": rounding of a

@@ -88,6 +88,15 @@ def fit(image: Image.Image, factor: int, policy: Policy, max_side: int | None = 
     return padded
 
 
+def cover(image: Image.Image, width: int, height: int) -> Image.Image:
+    """`image` scaled until it covers `width` x `height` px, and cut around its middle: for a square, the
+    shorter edge is scaled to the side, as Chameleon was trained (arXiv:2405.09818, section 2.1)."""
+    scale = max(width / image.width, height / image.height)
+    scaled = _resize(image, max(width, round(scale * image.width)), max(height, round(scale * image.height)))
+    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
+    return scaled.crop((left, top, left + width, top + height))
+
+
 def _read(image: Image.Image, name: str) -> Image.Image:
     """Decode `image` and make it upright 8-bit RGB."""
     if Image.MAX_IMAGE_PIXELS is not None and math.prod(image.size) > Image.MAX_IMAGE_PIXELS:

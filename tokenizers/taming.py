@@ -44,9 +44,12 @@ def load_taming(path: str | Path, **overrides: Any) -> ImageTokenizer:
     return from_state(_read(path), str(path), **overrides)
 
 
-def from_state(state: State, where: str = "the state dict", **overrides: Any) -> ImageTokenizer:
+def from_state(
+    state: State, where: str = "the state dict", *, decoder_needed: bool = True, **overrides: Any
+) -> ImageTokenizer:
     """The image tokenizer of tensors in taming's or LlamaGen's names; ``where`` names them in errors.
 
+    :param decoder_needed: refuse a state without a decoder.
     :raises ValueError: as :func:`load_taming`.
     """
     if any(name.startswith(CHAMELEON) for name in state):
@@ -55,7 +58,7 @@ def from_state(state: State, where: str = "the state dict", **overrides: Any) ->
     state = {name: tensor for name, tensor in state.items() if not UNUSED.match(name)}
     if llamagen:
         state = _taming_names(state)
-    config = _config(state, where, "cosine" if llamagen else "vq")
+    config = _config(state, where, "cosine" if llamagen else "vq", decoder_needed)
     try:
         config = replace(config, **overrides)
     except TypeError:
@@ -110,13 +113,14 @@ def _taming_names(state: State) -> State:
     return renamed
 
 
-def _config(state: State, where: str, quantizer: Any) -> ImageTokenizerConfig:
+def _config(state: State, where: str, quantizer: Any, decoder_needed: bool) -> ImageTokenizerConfig:
     """What the names and shapes say."""
     if "quantize.embed.weight" in state:
         raise ValueError(f"{where} has a Gumbel-softmax quantizer, which is not supported: only VQ is")
     if "encoder.conv_in.weight" not in state:
         raise ValueError(f"{where} is no VQ model in taming's layout: it lacks 'encoder.conv_in.weight'")
-    if not any(name.startswith("decoder.") for name in state):
+    decoder = any(name.startswith("decoder.") for name in state)
+    if decoder_needed and not decoder:
         raise ValueError(
             f"{where} lacks the decoder (the Chameleon port of transformers leaves it out): take Meta's "
             "own vqgan.ckpt"
@@ -153,6 +157,7 @@ def _config(state: State, where: str, quantizer: Any) -> ImageTokenizerConfig:
             z_channels=z_channels,
             attention_levels=tuple(n for n in range(levels) if f"encoder.down.{n}.attn.0.q.weight" in state),
             mid_attention="encoder.mid.attn_1.q.weight" in state,
+            decoder=decoder,
             quantizer=quantizer,
             codebook_size=codes,
             codebook_dim=width,

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -132,10 +133,11 @@ def _pytorch(path: Path) -> Iterator[Entry]:
 def load_pytorch(path: Path, mmap: bool = False) -> Any:
     """What a file of ``torch.save`` holds, tensors and plain containers alone.
 
+    :param mmap: leave the tensors in the file until they are used, where its format (since 2020) allows it.
     :raises ValueError: it holds other pickled objects, or cannot be read.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(

@@ -127,7 +127,7 @@ class TextTokenizer:
 
         Raises ValueError for a lone surrogate, which is no Unicode text (it cannot be written as UTF-8).
         """
-        _check_unicode(text)
+        check_unicode(text)
         first, *rest = text.split(SPACE)
         ids = self._model.encode(first)
         for part in rest:  # sentencepiece would give a typed U+2581 back as a space
@@ -155,6 +155,10 @@ class TextTokenizer:
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"text id {i} is outside 0..{self.vocab_size - 1}")
         return self._model.id_to_piece(i)
+
+    def piece_bytes(self, i: int) -> bytes:
+        """What id `i` adds to the text, as UTF-8; b"" for a structural id."""
+        return self._pieces[i] or b""
 
     def save(self, folder: str | Path) -> None:
         """Write `folder`/text.model, an ordinary sentencepiece model."""
@@ -185,14 +189,15 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
     """`texts` in pieces that sentencepiece's training does not skip."""
     for number, text in enumerate(texts):
         try:
-            _check_unicode(text)
+            check_unicode(text)
         except ValueError as error:
             raise ValueError(f"training text {number}: {error}") from None
         for part in _BOUNDARY.split(text):
             yield from _CHUNK.findall(part)
 
 
-def _check_unicode(text: str) -> None:
+def check_unicode(text: str) -> None:
+    """Raises ValueError for a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

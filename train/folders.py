@@ -1,4 +1,4 @@
-"""The command `info`: what a folder is, by its JSON files, its sentencepiece model and its weights' header.
+"""The command `info`: what a folder is, by its JSON files, its text tokenizer and its weights' header.
 
 Nothing here imports torch, so that `earlyfusion info` answers at once.
 """
@@ -11,10 +11,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..tokenizers.bpe import FILE as BPE
+from ..tokenizers.bpe import BpeTokenizer, load_text
 from ..tokenizers.files import read_json
 from ..tokenizers.image_config import ImageTokenizerConfig, upgrade
 from ..tokenizers.text import FILE as TEXT
-from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import FILE as VOCAB
 from ..tokenizers.vocab import SharedVocab
 
@@ -50,7 +51,7 @@ def describe(folder: Path) -> list[str]:
         raise ValueError(f"{folder / CONFIG} is of kind {kind!r}, expected 'fusion_lm' or 'image_tokenizer'")
     if (folder / VOCAB).exists():
         return _lines(f"{folder}: a document tokenizer", _documents(folder))
-    if (folder / TEXT).exists():
+    if (folder / TEXT).exists() or (folder / BPE).exists():
         return _lines(f"{folder}: a text tokenizer", _text(folder))
     inside = sorted(path.parent for name in (CONFIG, VOCAB, TEXT) for path in folder.glob(f"*/{name}"))
     hint = f"; perhaps {inside[0]} is meant" if inside else ""
@@ -88,9 +89,9 @@ def _documents(folder: Path) -> Lines:
 
 
 def _text(folder: Path) -> Lines:
-    text = TextTokenizer.load(folder)
-    size = (folder / TEXT).stat().st_size
-    yield "text", f"sentencepiece, {text.vocab_size:,} pieces, {_bytes(size)}"
+    text = load_text(folder)
+    kind, file = ("BPE", BPE) if isinstance(text, BpeTokenizer) else ("sentencepiece", TEXT)
+    yield "text", f"{kind}, {text.vocab_size:,} pieces, {_bytes((folder / file).stat().st_size)}"
 
 
 def _image(folder: Path, config: dict[str, Any]) -> Lines:
@@ -107,7 +108,8 @@ def _image(folder: Path, config: dict[str, Any]) -> Lines:
     bits = n * math.log2(made.codebook_size) / factor**2
     yield "images", f"{factor} x {factor} pixels per {what}, {slots}{codes}, {bits:.3g} bits per pixel"
     channels = ", ".join(map(str, made.channels))
-    yield "VQ-VAE", f"channels {channels}; {_weights(folder, NETWORK)}"
+    decoder = "" if made.decoder else "; no decoder"
+    yield "VQ-VAE", f"channels {channels}; {_weights(folder, NETWORK)}{decoder}"
 
 
 def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:

@@ -8,6 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from .arguments import Parser, UsageError, add, box, number, sub_commands
+from .chameleon_options import add_chameleon
 from .eval_options import add_eval
 from .image_options import CODES, add_codes, add_text_images
 from .lightning_help import LIGHTNING, STAGES, stages
@@ -30,6 +31,7 @@ commands:
   prepare            documents of text and images -> packed windows of tokens
   lm                 fit, validate, test, predict: the transformer
   sample             continue a prompt of texts and images
+  import             chameleon: a model of transformers' or Meta's
   info               what a tokenizer or model folder is
   eval               reconstruction, reading, writing, lm: how much survives, measured"""
 
@@ -62,6 +64,7 @@ def build_parser() -> Parser:
         dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="earlyfusion"
     )
     for add_command in (
+        add_chameleon,
         _add_demo,
         _add_text_tokenizer,
         add_text_images,

@@ -81,7 +81,7 @@ def test_logits_and_hidden_states_are_those_of_transformers(config: FusionLMConf
     expected = F.linear(theirs.model(tokens).last_hidden_state, theirs.lm_head.weight)  # the image's too
     assert float((logits - expected).abs().max()) < 1e-4
     hidden: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda _m, _i, out: hidden.append(out)) for block in ours.blocks]
+    hooks = [b.register_forward_hook(lambda *found: hidden.append(found[2])) for b in ours.blocks]  # type: ignore[arg-type]
     ours(tokens)
     for hook in hooks:
         hook.remove()

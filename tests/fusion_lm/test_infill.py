@@ -109,8 +109,10 @@ def test_what_is_given_is_written(model: Model) -> None:
     assert row.tokens[len(prompt)] == words[0]
     if len(row.tokens) > len(prompt) + 2:
         assert row.tokens[len(prompt) + 2] == words[2]
-    (alone,) = generate(model.lm, vocab, [prompt], **options | {"seed": [4]})
+    options["seed"] = [4]
+    (alone,) = generate(model.lm, vocab, [prompt], **options)
     assert torch.equal(free.tokens, alone.tokens)
+    options["seed"] = 3
     with pytest.raises(ValueError, match="tokens are given for 1 rows, and there are 2"):
         generate(model.lm, vocab, [prompt, prompt], given=[holes], **options)
 
