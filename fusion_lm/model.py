@@ -390,11 +390,14 @@ class FusionLM(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a folder written by :meth:`save`, strictly, in evaluation mode.
+        """Read a folder written by :meth:`save`, strictly, in evaluation mode and in the type of its file.
 
         :raises FileNotFoundError: a file is missing.  :raises ValueError: the files do not fit together.
         """
-        return load_network(cls, FusionLMConfig, Path(folder), KIND, upgrade=upgrade).eval()
+        model = load_network(cls, FusionLMConfig, Path(folder), KIND, upgrade=upgrade, unfilled=True)
+        if model.config.tie_embeddings:
+            model.lm_head.weight = model.embedding.weight
+        return model.eval()
 
     def _positions(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Positions:
         T = tokens.shape[1]

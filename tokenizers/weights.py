@@ -1,16 +1,17 @@
 """A network in a folder: ``config.json`` (the dataclass) and ``model.safetensors``, read strictly."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+import torch
 from safetensors.torch import save as save_tensors
 from torch import nn
 
 from .files import atomic_folder, read_json, write_bytes, write_json
+from .tensor_files import TensorFiles
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -33,11 +34,14 @@ def load_network(
     *,
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     renamed: Mapping[str, str] | None = None,
+    unfilled: bool = False,
 ) -> Any:
     """Build ``network_class(config_class(...))`` from ``folder`` and fill in its weights.
 
     ``upgrade`` makes the fields of this version from an earlier one's, ``renamed`` maps beginnings of
-    tensors' names in earlier versions to today's.
+    tensors' names in earlier versions to today's. ``unfilled`` builds the network without numbers and gives
+    it the file's tensors, in their types: it takes no more memory than they do. All of its tensors must be
+    stored.
 
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: another kind or format, an unknown or bad field, or weights of other names or shapes.
@@ -53,10 +57,11 @@ def load_network(
     if unknown := sorted(set(values) - names):
         raise ValueError(f"{path} has the unknown field {unknown[0]!r}; known are {', '.join(sorted(names))}")
     try:
-        network = network_class(config_class(**values))
+        with torch.device("meta") if unfilled else nullcontext():
+            network = network_class(config_class(**values))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    _fill(network, folder / WEIGHTS, renamed or {})
+    _fill(network, folder / WEIGHTS, renamed or {}, unfilled)
     return network
 
 
@@ -71,13 +76,11 @@ def _tensors(network: nn.Module) -> dict:
     return kept
 
 
-def _fill(network: nn.Module, path: Path, renamed: Mapping[str, str]) -> None:
+def _fill(network: nn.Module, path: Path, renamed: Mapping[str, str], assign: bool) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: the weights belong there")
-    try:
-        state = load_tensors(path.read_bytes())
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+    files = TensorFiles([path])
+    state = {name: files[name].clone() for name in files}  # copies, since the file may be written over
     for old, new in renamed.items():
         state = {new + n.removeprefix(old) if n.startswith(old) else n: t for n, t in state.items()}
     wanted = _tensors(network)
@@ -89,4 +92,4 @@ def _fill(network: nn.Module, path: Path, renamed: Mapping[str, str]) -> None:
         if state[name].shape != wanted[name].shape:
             shapes = tuple(state[name].shape), tuple(wanted[name].shape)
             raise ValueError(f"{path}: {name} has the shape {shapes[0]}, {CONFIG} asks for {shapes[1]}")
-    network.load_state_dict(state, strict=False)
+    network.load_state_dict(state, strict=False, assign=assign)
