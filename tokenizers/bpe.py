@@ -6,7 +6,7 @@ special token (``<s>``, ``<image>``) is spelled in letters. Needs the extra ``ch
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -137,3 +137,52 @@ def _byte_letters() -> dict[str, int]:
 
 
 _BYTES = _byte_letters()
+
+
+def bpe_of(text: TextTokenizer, token_of: Mapping[int, int]) -> dict[str, Any]:
+    """A sentencepiece BPE as the content of a tokenizer.json that gives the same pieces.
+
+    Spaces stand as themselves in its pieces, so that nothing has to be put for them, and a typed U+2581 is
+    spelled in bytes, as ``TextTokenizer`` does. A merge is worth what its result is worth in sentencepiece.
+
+    :param token_of: text id -> the id that it is to have.
+    """
+    pieces: dict[str, int] = {}
+    ranked: list[tuple[float, str]] = []
+    for i, token in token_of.items():
+        piece = text.id_to_piece(i)
+        if _BYTE.fullmatch(piece):
+            pieces[piece] = token
+            continue
+        piece = piece.replace(SPACE, " ")
+        pieces[piece] = token
+        ranked.append((text.score(i), piece))
+    merges = [
+        [piece[:cut], piece[cut:]]
+        for _, piece in sorted(ranked, key=lambda pair: -pair[0])
+        for cut in range(1, len(piece))
+        if piece[:cut] in pieces and piece[cut:] in pieces
+    ]
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": True,
+        "ignore_merges": False,
+        "vocab": pieces,
+        "merges": merges,
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": model,
+    }

@@ -156,6 +156,10 @@ class TextTokenizer:
             raise ValueError(f"text id {i} is outside 0..{self.vocab_size - 1}")
         return self._model.id_to_piece(i)
 
+    def score(self, i: int) -> float:
+        """What the piece of id `i` is worth: of the merges that a text allows, the highest comes first."""
+        return self._model.get_score(i)
+
     def piece_bytes(self, i: int) -> bytes:
         """What id `i` adds to the text, as UTF-8; b"" for a structural id."""
         return self._pieces[i] or b""

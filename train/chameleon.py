@@ -35,6 +35,8 @@ from ..tokenizers.taming import from_state, load_taming
 from ..tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ..tokenizers.weights import CONFIG, FORMAT, WEIGHTS
 
+DECODER = "vq_decoder.safetensors"
+"""Where `export` puts what the format has no place for."""
 META_TEXT, META_IMAGE = "text_tokenizer.json", "vqgan.ckpt"
 RESOLUTION = 512
 """Pixels of a side of the images that Chameleon sees."""
@@ -110,6 +112,8 @@ def _of_transformers(folder: Path, vqgan: str | Path | None) -> Source:
     specs = check_names(config, files, str(folder))
     theirs = {part.name: part.theirs for part in parts(config)}
     state = {n.removeprefix(IMAGE_TOKENIZER): files[n] for n in files if n.startswith(IMAGE_TOKENIZER)}
+    if (folder / DECODER).is_file():  # of a model that was exported here
+        state |= dict(TensorFiles([folder / DECODER]))
     image = from_state(state, f"{folder}, the image tokenizer", decoder_needed=False)
     if vqgan is not None:
         image = _with_decoder(image, Path(vqgan))

@@ -1,4 +1,4 @@
-"""The options of `earlyfusion import chameleon`."""
+"""The options of `earlyfusion import chameleon` and `earlyfusion export chameleon`."""
 
 from argparse import Namespace
 from typing import Any
@@ -7,7 +7,7 @@ from .arguments import add
 
 
 def add_chameleon(commands: Any) -> None:
-    """`import chameleon`."""
+    """`import chameleon` and `export chameleon`."""
 
     def run(args: Namespace) -> None:
         from .chameleon import import_chameleon
@@ -36,3 +36,29 @@ draws none. Needs the extra `chameleon`.""",
     parser.add_argument(
         "--vqgan", metavar="FILE", help="a VQGAN checkpoint with the decoder of the model's image tokenizer"
     )
+
+    def run_export(args: Namespace) -> None:
+        from .chameleon_export import export_chameleon
+
+        export_chameleon(args)
+
+    group = add(commands, "export", "Models for others. There is one kind, `chameleon`.")
+    parser = add(
+        group.add_subparsers(dest="kind", metavar="chameleon", required=True),
+        "chameleon",
+        """\
+Write a model folder as `transformers` loads it, with `ChameleonForConditionalGeneration` and
+`ChameleonProcessor`: weights, VQ encoder, text tokenizer and vocabulary. The VQ decoder lies
+beside them (vq_decoder.safetensors); `import` takes it back. A model that the format cannot
+say is refused, with the reason: it has one square size of images (fixed_grid), read row by
+row, one code per position, a VQGAN, and QK-norm as LayerNorm.
+
+Two tokens are added where they are missing, `<image>` and the one between turns; in
+`transformers` a text such as `<s>` is a special token, which it is not here.""",
+        """\
+  earlyfusion export chameleon runs/lm/model --out runs/hf
+  python -c "import transformers as t; t.ChameleonForConditionalGeneration.from_pretrained('runs/hf')\"""",
+        run_export,
+    )
+    parser.add_argument("model", metavar="MODEL", help="model folder")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")

@@ -31,7 +31,7 @@ commands:
   prepare            documents of text and images -> packed windows of tokens
   lm                 fit, validate, test, predict: the transformer
   sample             continue a prompt of texts and images
-  import             chameleon: a model of transformers' or Meta's
+  import, export     chameleon: models of transformers and of Meta, and for them
   info               what a tokenizer or model folder is
   eval               reconstruction, reading, writing, lm: how much survives, measured"""
 
