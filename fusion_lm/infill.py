@@ -1,8 +1,8 @@
 """Infilling: a region of an image drawn anew, by a model that only ever sees what came before.
 
 The codes before the region are its prompt, those behind it are given. What the model draws for the region
-cannot see them, so that a single drawing fits them by luck alone; of several drawings the one is taken under
-which the codes behind the region are likeliest (the weights of sampling importance resampling, Rubin 1987).
+cannot see them, so that a single drawing fits them by luck alone; of several drawings the one is taken with
+which the rest of the image is likeliest, drawing and what stands behind it together.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class Infilled(NamedTuple):
     image: Image.Image
     codes: Tensor
     """(h, w) or (h, w, n)."""
-    fit: float
-    """log p of the codes behind the region, given this drawing, nats: the higher, the better it fits."""
+    log_likelihood: float
+    """log p of the drawing and of the codes behind it, nats."""
 
 
 def infill(
@@ -38,7 +38,7 @@ def infill(
     candidates: int = 8,
     **options: Any,
 ) -> list[Infilled]:
-    """Draw a region of the last image of ``segments`` anew; the best fitting drawing first.
+    """Draw a region of the last image of ``segments`` anew; the likeliest drawing first.
 
     :param segments: a document that ends with the image.
     :param box: left, top, right and bottom of the region, as parts of the image's width and height; every
@@ -85,13 +85,13 @@ def infill(
     )
     written = torch.stack([step.tokens for step in steps], dim=1).cpu()  # (candidates, T)
     log_p = torch.stack([step.log_p for step in steps], dim=1).cpu()
-    fits = log_p.masked_fill(given < 0, 0.0).sum(dim=1)
-    order = fits.argsort(descending=True, stable=True)
+    likelihoods = log_p.sum(dim=1)
+    order = likelihoods.argsort(descending=True, stable=True)
     grids = torch.stack([_codes(torch.cat([tokens[start:first], written[row]]), vocab) for row in order])
     with torch.no_grad():
         pictures = tokenizer.image.decode(grids.to(lm.embedding.weight.device)).cpu()
-    found = zip(pictures, grids, fits[order].tolist(), strict=True)
-    return [Infilled(to_pil(picture), codes, fit) for picture, codes, fit in found]
+    found = zip(pictures, grids, likelihoods[order].tolist(), strict=True)
+    return [Infilled(to_pil(picture), codes, log_p) for picture, codes, log_p in found]
 
 
 def _codes(image: Tensor, vocab: SharedVocab) -> Tensor:

@@ -244,8 +244,8 @@ it comes. Ctrl+C keeps what is written so far.""",
         metavar="BOX",
         type=box,
         help="draw a region of the prompt's last image anew: its left, top, right and bottom as parts of the "
-        "image between commas, such as 0.25,0.25,0.75,0.75; the samples are the drawings that fit best "
-        "of --best-of",
+        "image between commas, such as 0.25,0.25,0.75,0.75; of --best-of drawings for each sample "
+        "the likeliest are kept",
     )
     parser.add_argument(
         "--max-new-tokens",

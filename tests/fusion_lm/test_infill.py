@@ -1,4 +1,4 @@
-"""A region drawn anew: the rest stays, and the drawing that fits comes first."""
+"""A region drawn anew: the rest stays, and the likeliest drawing comes first."""
 
 import re
 from typing import Any
@@ -43,10 +43,11 @@ def test_codes_outside_of_the_region_stay(model: Model) -> None:
     assert len({tuple(d.codes[touched].flatten().tolist()) for d in drawings}) > 1
 
 
-def test_the_fit_is_the_likelihood_of_what_stands_behind(model: Model) -> None:
+def test_the_likelihood_is_that_of_the_region_and_of_what_stands_behind(model: Model) -> None:
     """Against one forward pass over each drawing; the best one comes first."""
     drawings = infill(model, ["ab", PICTURE], BOX, candidates=5, seed=7)
-    assert [d.fit for d in drawings] == sorted((d.fit for d in drawings), reverse=True)
+    found = [d.log_likelihood for d in drawings]
+    assert found == sorted(found, reverse=True) and found[0] > found[-1]
     vocab, lm = model.tokenizer.vocab, model.lm
     legal = vocab.mask("image", 0).nonzero()[:, 0]
     text = model.tokenizer.encode(["ab"], eos=False)
@@ -63,21 +64,22 @@ def test_the_fit_is_the_likelihood_of_what_stands_behind(model: Model) -> None:
         anew[int(0.4 * rows) : -int(-0.6 * rows // 1), int(0.3 * columns) : -int(-0.6 * columns // 1)] = True
         for n, free in enumerate((anew if vocab.scan == "rows" else anew.T).flatten().tolist()):
             seen_region |= free
-            if seen_region and not free:
+            if seen_region:
                 place = int((legal == tokens[first + n]).nonzero())
                 expected += float(log_p[first + n - 1, place])
-        assert drawing.fit == pytest.approx(expected, abs=1e-3)
+        assert drawing.log_likelihood == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_region_that_is_all_is_a_new_image(model: Model) -> None:
     rows, columns = codes_of(model, PICTURE).shape
     (drawing,) = infill(model, ["a", PICTURE], (0, 0, 1, 1), candidates=1, seed=4)
-    assert drawing.fit == pytest.approx(0.0, abs=1e-5)  # end_image alone stands behind it
     tokenizer = model.tokenizer
     head = tokenizer.encode(["a", PICTURE], eos=False)[: -1 - rows * columns]
     (drawn,) = generate(model.lm, tokenizer.vocab, [head], max_new_tokens=100, stop_after_image=True, seed=4)
     (_, part) = split(drawn.tokens, tokenizer.vocab)
     assert torch.equal(part[1], drawing.codes)
+    tokens = len(drawn.tokens) - drawn.prompt_length
+    assert drawing.log_likelihood == pytest.approx(tokens * drawn.log_likelihood, abs=1e-3)
 
 
 @pytest.mark.parametrize(
