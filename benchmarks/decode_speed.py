@@ -5,18 +5,21 @@
 
 Greedy decoding of text from prompts of equal length, after a pass over the prompt, with a cache: `generate`
 of both. Theirs cannot write images. Both run in turns, so that other work on the machine slows both; the
-median is printed, with the least and the most, and how many tokens are the same. Bound: what reading all
+median is printed, with the least and the most, and how many tokens are the same. Ours writes with its weights
+as they are, and laid out for generation (packed float32, int8). Bound: what reading all
 weights but the embedding's once a step would allow, at the rate at which a large tensor is summed here.
 
 guided: ours, an image with guidance (two rows) beside the same image without.
 """
 
 import argparse
+import copy
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import lm_speed as both  # isort: skip  (the script beside this one; it sets malloc)
@@ -25,6 +28,7 @@ from speed import commit, processor  # isort: skip
 import torch
 from torch import Tensor
 
+from earlyfusion.fusion_lm.decoding_weights import WEIGHTS, for_generation
 from earlyfusion.fusion_lm.generate import Guidance, generate
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.sampling import Sampling
@@ -47,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours = FusionLM(config).eval()
     ours.load_state_dict(both.as_ours(dict(theirs.named_parameters())))
     theirs, ours = theirs.to(dtype).eval(), ours.to(dtype)
+    weights = [p for name, p in ours.named_parameters() if "embedding" not in name]
+    bound = memory_rate() / sum(p.numel() * p.element_size() for p in weights)
+    sides = {"as they are": ours} if args.dtype == "float32" else {}
+    for name in args.weights:
+        sides[name] = for_generation(copy.deepcopy(ours), name)
     # Structure takes 5 tokens, grids 12 and codes 9; one text id has no token.
     text_ids = config.vocab_size - 5 - GRID[0] - 9 + 1
     vocab = SharedVocab.build(text=(text_ids, (0,)), codebook_size=9, max_grid=GRID[0])
@@ -54,8 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     about |= {"dtype": args.dtype, "commit": commit(), "prompt": args.prompt, "new": args.new}
     for name, value in about.items():
         print(f"{name:<9} {value}")
-    weights = [p for name, p in ours.named_parameters() if "embedding" not in name]
-    bound = memory_rate() / sum(p.numel() * p.element_size() for p in weights)
     print(f"bound     {bound:,.0f} steps/s\n")
     print(f"{'tokens/s':<22}{'median':>9}{'least':>8}{'most':>8}{'ratio':>8}")
     results = []
@@ -64,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prompts = torch.randint(first, config.vocab_size - 9, (batch, args.prompt))
         prompts[:, 0] = vocab.bos
 
-        def our_text(prompts: Tensor = prompts) -> Tensor:
+        def our_text(model: FusionLM, prompts: Tensor = prompts) -> Tensor:
             made = generate(
-                ours, vocab, list(prompts), max_new_tokens=args.new, text=GREEDY, image=GREEDY, max_images=0
+                model, vocab, list(prompts), max_new_tokens=args.new, text=GREEDY, image=GREEDY, max_images=0
             )
             return torch.nn.utils.rnn.pad_sequence([row.tokens for row in made], batch_first=True)
 
@@ -76,20 +83,25 @@ def main(argv: Sequence[str] | None = None) -> int:
                 eos_token_id=None, pad_token_id=both.PAD,
             )  # fmt: skip
 
-        runs = in_turns((our_text, their_text), batch * args.new, args.runs)
-        ratio = statistics.median(runs[0]) / statistics.median(runs[1])
-        reached = statistics.median(runs[0]) / batch / bound
-        written = our_text()[:, args.prompt :]
-        same = float((written == their_text()[:, args.prompt :][:, : written.shape[1]]).float().mean())
-        show(f"batch {batch}", runs[0], ratio)
-        show("  theirs", runs[1])
-        print(f"  {100 * same:.0f} % of the tokens are the same; ours reaches {reached:.2f} of the bound")
-        results.append({"batch": batch, "ours": runs[0], "theirs": runs[1], "ratio": ratio, "same": same})
+        ours_by = tuple(partial(our_text, model) for model in sides.values())
+        *runs, their_runs = in_turns((*ours_by, their_text), batch * args.new, args.runs)
+        expected = their_text()[:, args.prompt :]
+        show(f"batch {batch}: theirs", their_runs)
+        for name, write, speeds in zip(sides, ours_by, runs, strict=True):
+            ratio = statistics.median(speeds) / statistics.median(their_runs)
+            written = write()[:, args.prompt :]
+            same = float((written == expected[:, : written.shape[1]]).float().mean())
+            show(f"  ours, {name}", speeds, ratio)
+            print(f"    {100 * same:.0f} % of the tokens are the same")
+            results.append({"batch": batch, "weights": name, "ours": speeds, "ratio": ratio, "same": same})
+        results.append({"batch": batch, "theirs": their_runs})
+
+    fastest = sides["float32"] if "float32" in sides else next(iter(sides.values()))
 
     def image(guidance: Guidance) -> Callable[[], Any]:
         start = [torch.tensor([vocab.bos, first, first + 1])]
         return lambda: generate(
-            ours, vocab, start, max_new_tokens=400, then="image", stop_after_image=True, grid=args.grid,
+            fastest, vocab, start, max_new_tokens=400, then="image", stop_after_image=True, grid=args.grid,
             guidance=guidance,
         )  # fmt: skip
 
@@ -115,7 +127,11 @@ def parser() -> argparse.ArgumentParser:
     add("--new", metavar="N", type=int, default=64, help="tokens to write (default: 64)")
     add("--grid", metavar="N", type=int, nargs=2, default=GRID, help="codes of the image (default: 12 12)")
     add("--runs", metavar="N", type=int, default=5, help="of each side (default: 5)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of theirs (default: float32)")
+    add(
+        "--weights", metavar="W", nargs="*", choices=WEIGHTS, default=["float32", "int8"],
+        help="how ours are laid out, beside those as they are (default: float32 int8)",
+    )  # fmt: skip
     add("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
     add("--out", metavar="FILE", help="JSON file to write")
     return made

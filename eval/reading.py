@@ -16,7 +16,6 @@ from ..fusion_lm.grammar import Next
 from ..fusion_lm.model import FusionLM
 from ..fusion_lm.sampling import Sampling
 from ..tokenizers.documents import DocumentTokenizer, TextPart, interleave, split
-from ..tokenizers.pixels import fit, to_tensor
 from .items import Item, Progress
 from .text_metrics import grouped, text_scores
 
@@ -92,10 +91,7 @@ def row_scores(rows: Sequence[dict[str, Any]], read: str) -> dict[str, Any]:
 
 def image_prompts(tokenizer: DocumentTokenizer, images: Sequence[Any]) -> list[Tensor]:
     """PIL images -> prompts (T,): begin of document, then the image, fitted to what the tokenizer takes."""
-    factor, grid = tokenizer.image.factor, tokenizer.vocab.grid
-    largest = grid.count * factor if grid else None
-    pixels = [to_tensor(fit(image, factor, "resize", largest)) for image in images]
-    codes = tokenizer.encode_images(pixels)
+    codes = tokenizer.encode_images([tokenizer.pixels(image) for image in images])
     return [interleave([("image", grid)], tokenizer.vocab, eos=False) for grid in codes]
 
 

@@ -2,7 +2,8 @@
 
     float32   on CPUs packed by oneDNN: the same numbers, read in the order in which they are needed
     bfloat16  half of the bytes
-    int8      a quarter of them, one scale for each output (symmetric, rounded to nearest); the rest bfloat16
+    int8      a quarter of them, one scale for each output (symmetric, rounded to nearest); on CPUs the rest
+              stays float32, elsewhere it is bfloat16
 
 A model with packed or int8 weights generates, and nothing else: it cannot be trained or saved.
 """
@@ -39,6 +40,7 @@ class Int8Linear(nn.Module):
 
     weight: Tensor
     scales: Tensor
+    ones: Tensor
 
     def __init__(self, weight: Tensor, dtype: torch.dtype):
         super().__init__()
@@ -46,12 +48,14 @@ class Int8Linear(nn.Module):
         scales = (exact.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
         self.register_buffer("weight", (exact / scales[:, None]).round().to(torch.int8))
         self.register_buffer("scales", scales.to(dtype))
+        self.register_buffer("ones", torch.ones(len(scales), dtype=torch.bfloat16), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> (..., O)."""
         rows = x.reshape(-1, x.shape[-1])
-        if x.device.type == "cpu" and len(rows) <= FEW:
-            return torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scales).view(*x.shape[:-1], -1)
+        if x.device.type == "cpu" and len(rows) <= FEW:  # the kernel that is fast takes bfloat16
+            y = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), self.weight, self.ones)
+            return (y.to(x.dtype) * self.scales).view(*x.shape[:-1], -1)
         return F.linear(x, self.weight.to(x.dtype)) * self.scales
 
 
@@ -67,10 +71,12 @@ def for_generation(model: FusionLM, weights: Weights) -> FusionLM:
     if weights == "float32":
         model.float()
         return _replace(model, PackedLinear) if packs else model
+    if weights == "bfloat16":
+        return model.bfloat16()
+    rest = torch.float32 if model.embedding.weight.device.type == "cpu" else torch.bfloat16
     linears = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    quantised = iter([Int8Linear(weight, torch.bfloat16) for weight in linears] if weights == "int8" else [])
-    model.bfloat16()
-    return _replace(model, lambda _: next(quantised)) if weights == "int8" else model
+    quantised = iter([Int8Linear(weight, rest) for weight in linears])
+    return _replace(model.to(rest), lambda _: next(quantised))
 
 
 def _replace(model: FusionLM, new: Callable[[Tensor], nn.Module]) -> FusionLM:

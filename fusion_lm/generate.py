@@ -152,6 +152,7 @@ def decode(
     begun = torch.zeros_like(length)  # images begun in the continuation
     seen = _seen(prompts, vocab, device) if text.repetition_penalty != 1 else None
     is_text = vocab.mask("text").to(device)
+    greedy = text.temperature == image.temperature == 0
     was_training = model.training
     model.eval()
     try:
@@ -180,7 +181,7 @@ def decode(
                 filtered = torch.where(
                     in_image, filter_logits(for_image, image), filter_logits(for_text, text)
                 )
-            chosen = draw(filtered, numbers[:, step])
+            chosen = filtered.argmax(dim=-1) if greedy else draw(filtered, numbers[:, step])
             if dictated is not None:
                 there = (dictated[:, step] >= 0) & (mode != DONE)
                 chosen = torch.where(there, dictated[:, step], chosen)

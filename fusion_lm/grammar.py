@@ -90,10 +90,8 @@ class Grammar:
             masks[ROWS, vocab.grid.start + grid[0] - 1] = True
             masks[COLUMNS, vocab.grid.start + grid[1] - 1] = True
         self.masks = masks
-        self.number = torch.zeros(vocab.size, dtype=torch.int64, device=device)  # what a grid token says
-        if vocab.grid is not None:
-            start, count = vocab.grid
-            self.number[start : start + count] = torch.arange(1, count + 1, device=device)
+        count = 0 if vocab.grid is None else vocab.grid.count
+        self.number = torch.arange(1, count + 1, device=device)  # what the grid tokens say
         least = grid or vocab.fixed_grid or (1, 1)
         self.least_image = (2 if vocab.grid is None else 4) + least[0] * least[1] * self.slots
         self.least_columns = least[1]
@@ -123,8 +121,12 @@ class Grammar:
         """
         allowed = self.masks[self.mask_of(state)]
         allowed[:, self.vocab.begin_image] &= may_begin & (room >= self.least_image)
+        if self.vocab.grid is None:
+            return allowed
         # All codes, end_image and this token itself must fit, and for rows the column token too.
         rows_fit = self.number * (self.least_columns * self.slots) + 3 <= room[:, None]
         columns_fit = (state.rows * self.slots)[:, None] * self.number + 2 <= room[:, None]
-        allowed &= (state.mode != ROWS)[:, None] | rows_fit
-        return allowed & ((state.mode != COLUMNS)[:, None] | columns_fit)
+        start, count = self.vocab.grid
+        allowed[:, start : start + count] &= (state.mode != ROWS)[:, None] | rows_fit
+        allowed[:, start : start + count] &= (state.mode != COLUMNS)[:, None] | columns_fit
+        return allowed

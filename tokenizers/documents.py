@@ -167,7 +167,7 @@ class DocumentTokenizer:
         of the vocabulary; where all images have one grid, they are scaled and cut to it (`pixels.cover`).
         Raises ValueError for a lone surrogate and for an image that cannot be read.
         """
-        pixels = [self._pixels(s, policy, max_side) for s in segments if not isinstance(s, str)]
+        pixels = [self.pixels(s, policy, max_side) for s in segments if not isinstance(s, str)]
         images = iter(self.encode_images(pixels))
         parts: list[Part] = []
         for is_text, group in groupby(segments, key=lambda segment: isinstance(segment, str)):
@@ -220,7 +220,9 @@ class DocumentTokenizer:
     def _device(self) -> torch.device:
         return next(self.image.parameters()).device
 
-    def _pixels(self, segment: Image.Image | Tensor, policy: Policy, max_side: int | None) -> Tensor:
+    def pixels(
+        self, segment: Image.Image | Tensor, policy: Policy = "resize", max_side: int | None = None
+    ) -> Tensor:
         """An image segment -> (3, H, W) of a size that the image tokenizer and the vocabulary take."""
         if not isinstance(segment, Image.Image | Tensor):
             raise ValueError(f"segment is a {type(segment).__name__}, expected string, image or tensor")
@@ -237,9 +239,10 @@ class DocumentTokenizer:
             if fits and segment.ndim == 3 and segment.shape[0] == 3:
                 return segment.float()  # exact, where the way through PIL rounds to 8 bits
             segment = to_pil(segment)
+        kind = self.image.config.preprocessing
         if fixed:
-            return to_tensor(cover(load_image(segment), fixed[1] * factor, fixed[0] * factor))
-        return to_tensor(fit(load_image(segment), factor, policy, limit))
+            return to_tensor(cover(load_image(segment), fixed[1] * factor, fixed[0] * factor, kind), kind)
+        return to_tensor(fit(load_image(segment), factor, policy, limit), kind)
 
 
 def _grid_tokens(codes: Tensor, vocab: SharedVocab) -> list[int]:

@@ -7,6 +7,9 @@ from typing import Any, Literal, get_args
 Architecture = Literal["unshuffle", "vqgan"]
 Norm = Literal["group", "layer"]
 QuantizerKind = Literal["vq", "cosine", "simvq", "fsq", "lfq", "ibq"]
+Preprocessing = Literal["meta", "hf"]
+"""meta: pixels x become x / 127.5 - 1, as Chameleon was trained, and as all of this project is. hf:
+x * 0.0078 - 1, as its port in ``transformers`` has it, where white is 0.989."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class ImageTokenizerConfig:
     """Levels of vqgan with self-attention after each residual block, 0 the finest."""
     mid_attention: bool = True
     """Self-attention between the middle blocks of vqgan."""
+    preprocessing: Preprocessing = "meta"
+    """How the pixels of an image become numbers: meta, or hf, as Chameleon in ``transformers`` reads them."""
     decoder: bool = True
     """False: images become codes, and no way leads back (Chameleon as ``transformers`` keeps it)."""
     quantizer: QuantizerKind = "cosine"
@@ -61,7 +66,12 @@ class ImageTokenizerConfig:
     def __post_init__(self) -> None:
         for name in ("channels", "attention_levels", "fsq_levels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, choices in (("architecture", Architecture), ("norm", Norm), ("quantizer", QuantizerKind)):
+        for name, choices in (
+            ("architecture", Architecture),
+            ("norm", Norm),
+            ("quantizer", QuantizerKind),
+            ("preprocessing", Preprocessing),
+        ):
             if getattr(self, name) not in get_args(choices):
                 known = ", ".join(get_args(choices))
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {known}")

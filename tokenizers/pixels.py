@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .image_config import Preprocessing
+
 Policy = Literal["resize", "pad"]
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
@@ -43,12 +45,13 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
             return _read(opened, str(path))
 
 
-def to_tensor(image: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tensor:
     """RGB image -> float32 (3, H, W) in [-1, 1]."""
     if image.mode != "RGB":
         raise ValueError(f"the image has the mode {image.mode}, expected RGB: load_image converts it")
     pixels = torch.from_numpy(np.array(image))  # (H, W, 3) uint8
-    return pixels.permute(2, 0, 1).float().contiguous() / 127.5 - 1
+    pixels = pixels.permute(2, 0, 1).float().contiguous()
+    return pixels / 127.5 - 1 if preprocessing == "meta" else pixels * 0.0078 - 1
 
 
 def to_pil(pixels: Tensor) -> Image.Image:
@@ -88,11 +91,13 @@ def fit(image: Image.Image, factor: int, policy: Policy, max_side: int | None = 
     return padded
 
 
-def cover(image: Image.Image, width: int, height: int) -> Image.Image:
+def cover(image: Image.Image, width: int, height: int, preprocessing: Preprocessing = "meta") -> Image.Image:
     """`image` scaled until it covers `width` x `height` px, and cut around its middle: for a square, the
-    shorter edge is scaled to the side, as Chameleon was trained (arXiv:2405.09818, section 2.1)."""
+    shorter edge is scaled to the side, as Chameleon was trained (arXiv:2405.09818, section 2.1). The longer
+    one is rounded by "meta", and cut off by "hf"."""
     scale = max(width / image.width, height / image.height)
-    scaled = _resize(image, max(width, round(scale * image.width)), max(height, round(scale * image.height)))
+    whole = round if preprocessing == "meta" else int
+    scaled = _resize(image, max(width, whole(scale * image.width)), max(height, whole(scale * image.height)))
     left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
     return scaled.crop((left, top, left + width, top + height))
 

@@ -7,7 +7,7 @@ is run: of PyTorch's files tensors alone are read.
 import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from ..tokenizers.chameleon import chameleon_vocab
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder, check_folder, read_json, write_json
 from ..tokenizers.image import ImageTokenizer
+from ..tokenizers.image_config import Preprocessing
 from ..tokenizers.taming import from_state, load_taming
 from ..tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ..tokenizers.weights import CONFIG, FORMAT, WEIGHTS
@@ -61,28 +62,34 @@ def import_chameleon(args: Namespace) -> None:
     """The command: `args.folder`, `out`, `vqgan`. Raises ValueError, FileNotFoundError and ImportError."""
     check_folder(args.out)
     with progress_bars() as progress:
-        source = read_source(Path(args.folder), args.vqgan)
+        source = read_source(Path(args.folder), args.vqgan, args.preprocessing)
         write_model(source, args.out, progress)
     count = sum(torch.Size(spec.shape).numel() for spec in source.specs.values())
     decoder = "" if source.image.config.decoder else " (it has no VQ decoder: it reads images and draws none)"
     print(f"{count:,} parameters written to {args.out}{decoder}")
 
 
-def read_source(folder: Path, vqgan: str | Path | None = None) -> Source:
+def read_source(
+    folder: Path, vqgan: str | Path | None = None, preprocessing: Preprocessing = "meta"
+) -> Source:
     """A folder of ``transformers`` or of Meta's; the transformer's tensors are not read yet.
 
     :param vqgan: a checkpoint of the image tokenizer with its decoder, where the folder has none.
+    :param preprocessing: of the images that the model is to read.
     :raises FileNotFoundError: something is missing.  :raises ValueError: something is damaged or unknown.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: a Chameleon model's is expected")
     if (folder / CONFIG).is_file():
-        return _of_transformers(folder, vqgan)
-    if (folder / "tokenizer" / META_TEXT).is_file() or (folder / "models").is_dir():
-        return _of_meta(folder, vqgan)
-    raise FileNotFoundError(
-        f"{folder} holds neither {CONFIG} (transformers) nor models/ and tokenizer/{META_TEXT} (Meta)"
-    )
+        source = _of_transformers(folder, vqgan)
+    elif (folder / "tokenizer" / META_TEXT).is_file() or (folder / "models").is_dir():
+        source = _of_meta(folder, vqgan)
+    else:
+        raise FileNotFoundError(
+            f"{folder} holds neither {CONFIG} (transformers) nor models/ and tokenizer/{META_TEXT} (Meta)"
+        )
+    source.image.config = replace(source.image.config, preprocessing=preprocessing)
+    return source
 
 
 def write_model(source: Source, out: str | Path, progress: Progress | None = None) -> None:

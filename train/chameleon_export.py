@@ -33,6 +33,7 @@ from ..tokenizers.chameleon import (
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder, check_folder, read_json, write_json, write_text
 from ..tokenizers.image import ImageTokenizer
+from ..tokenizers.image_config import Preprocessing
 from ..tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ..tokenizers.vocab import SharedVocab
 from ..tokenizers.weights import CONFIG, WEIGHTS
@@ -105,7 +106,7 @@ def export(folder: Path, out: str | Path, progress: Progress | None = None) -> N
             shapes = {n: Spec(tuple(t.shape), t.dtype) for n, t in decoder.items()}
             write_tensors(new / DECODER, shapes, lambda name: decoder[name])
         write_text(new / "tokenizer.json", json.dumps(text, ensure_ascii=False))
-        _write_processor(new, grid, side)
+        _write_processor(new, grid, side, tokenizer.image.config.preprocessing)
 
 
 def _check(tokenizer: DocumentTokenizer) -> int:
@@ -226,8 +227,8 @@ def _multiple(width: int, base: int) -> int:
     return width // base
 
 
-def _write_processor(folder: Path, grid: int, side: int) -> None:
-    """What ``ChameleonProcessor`` reads: pixels as this project sees them, x / 127.5 - 1."""
+def _write_processor(folder: Path, grid: int, side: int, preprocessing: Preprocessing) -> None:
+    """What ``ChameleonProcessor`` reads: pixels as the model sees them here."""
     image: Mapping[str, Any] = {
         "image_processor_type": "ChameleonImageProcessor",
         "do_convert_rgb": True,
@@ -237,7 +238,7 @@ def _write_processor(folder: Path, grid: int, side: int) -> None:
         "do_center_crop": True,
         "crop_size": {"height": side, "width": side},
         "do_rescale": True,
-        "rescale_factor": 1 / 127.5,
+        "rescale_factor": 1 / 127.5 if preprocessing == "meta" else 0.0078,
         "do_normalize": True,
         "image_mean": [1.0, 1.0, 1.0],
         "image_std": [1.0, 1.0, 1.0],

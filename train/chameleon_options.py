@@ -37,6 +37,14 @@ draws none. Needs the extra `chameleon`.""",
         "--vqgan", metavar="FILE", help="a VQGAN checkpoint with the decoder of the model's image tokenizer"
     )
 
+    parser.add_argument(
+        "--preprocessing",
+        choices=("meta", "hf"),
+        default="meta",
+        help="how images become numbers: as Meta does, or as transformers' port, whose codes can differ "
+        "(default: %(default)s)",
+    )
+
     def run_export(args: Namespace) -> None:
         from .chameleon_export import export_chameleon
 

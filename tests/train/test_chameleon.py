@@ -19,7 +19,7 @@ from earlyfusion.tokenizers.bpe import BpeTokenizer
 from earlyfusion.tokenizers.chameleon import code_name, code_of
 from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, split
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from earlyfusion.tokenizers.pixels import to_tensor
+from earlyfusion.tokenizers.pixels import cover, load_image, to_tensor
 from earlyfusion.tokenizers.weights import load_network
 from earlyfusion.train.cli import main
 
@@ -362,3 +362,48 @@ def test_a_tokenizer_with_such_a_text_is_saved_and_loaded(theirs, tmp_path) -> N
     again = DocumentTokenizer.load(tmp_path / "again")
     assert again.vocab == model.tokenizer.vocab
     assert again.encode(["A red apple."]).tolist() == model.tokenizer.encode(["A red apple."]).tolist()
+
+
+# preprocessing: of photographs of all proportions, against what each side does
+
+SIZES = [(64, 64), (640, 480), (333, 500), (97, 33), (20, 15), (512, 511)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_metas_preprocessing(size: tuple[int, int]) -> None:
+    """Resize the shorter edge with Lanczos, cut the middle, x / 255 * 2 - 1; transparency on white."""
+    import numpy as np
+
+    image = picture(*size).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(size))
+    flat = Image.alpha_composite(Image.new("RGBA", size, "white"), image).convert("RGB")
+    scale = 64 / min(flat.size)
+    flat = flat.resize((round(scale * flat.width), round(scale * flat.height)), Image.Resampling.LANCZOS)
+    left, top = (flat.width - 64) // 2, (flat.height - 64) // 2
+    expected = np.asarray(flat.crop((left, top, left + 64, top + 64)), dtype=np.float64) / 255 * 2 - 1
+    found = to_tensor(cover(load_image(image), 64, 64))
+    np.testing.assert_allclose(found.permute(1, 2, 0).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_preprocessing_of_transformers(size: tuple[int, int]) -> None:
+    """Its processor for PIL, which has Lanczos as Meta does; the one for torchvision has not."""
+    processors = pytest.importorskip("transformers.models.chameleon.image_processing_pil_chameleon")
+    processor = processors.ChameleonImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
+    )
+    image = picture(*size)
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    found = to_tensor(cover(load_image(image), 64, 64, "hf"), "hf")
+    torch.testing.assert_close(found, expected.float(), atol=1e-6, rtol=0)
+    assert to_tensor(Image.new("RGB", (8, 8), "white"), "hf").unique().item() == pytest.approx(0.989)
+
+
+def test_an_imported_model_keeps_its_preprocessing(theirs, tmp_path) -> None:
+    model = imported(theirs[1], tmp_path / "out", "--preprocessing", "hf")
+    assert model.tokenizer.image.config.preprocessing == "hf"
+    image = picture()
+    pixels = to_tensor(image, "hf")
+    codes = theirs[0].model.get_image_tokens(pixels[None])[0]
+    tokens = model.tokenizer.encode([image], eos=False)
+    assert tokens[2:-1].tolist() == codes.tolist()
