@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -18,6 +17,7 @@ from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.folders import describe
 from earlyfusion.train.lm import start_from_codebook
+from earlyfusion.train.options import build_parser
 from earlyfusion.train.prepare import PrepareConfig, prepare
 from earlyfusion.train.sample import sample
 from earlyfusion.train.sources import load_source
@@ -132,14 +132,14 @@ def test_embeddings_begin_from_every_slots_codebook(model_folder: Path) -> None:
         assert torch.corrcoef(torch.stack([given, made]))[0, 1] > 0.8
 
 
-def sampled(model_folder: Path, out: Path, *segments: str, **changes: Any) -> dict:
-    options: dict[str, Any] = {
-        "model": str(model_folder), "out": str(out), "segments": list(segments), "then": "image", "n": 2,
-        "seed": 0, "max_new_tokens": None, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
-        "image_temperature": 1.0, "image_top_k": 0, "image_top_p": 1.0, "min_p": 0.0, "image_min_p": 0.0,
-        "repetition_penalty": 1.0, "guidance": 1.0, "image_guidance": None, "negative": None, **changes,
-    }  # fmt: skip
-    sample(SimpleNamespace(**options))  # type: ignore[arg-type]
+def sampled(model: Path, out: Path, *segments: str, **changes: Any) -> dict[str, Any]:
+    """What `earlyfusion sample` writes, as it understands its command line."""
+    args = build_parser().parse_args(
+        ["sample", *segments, "--out", str(out), "--model", str(model), "--then", "image"]
+    )
+    for name, value in changes.items():
+        setattr(args, name, value)
+    sample(args)
     return json.loads((out / "sample.json").read_text(encoding="utf-8"))
 
 

@@ -188,3 +188,34 @@ def test_control_characters_do_not_reach_the_terminal_or_the_page(tmp_path, caps
         json.loads((tmp_path / "out" / "sample.json").read_text())["segments"][0]["text"]
         == "a\x1b[31m\0b\n<b>"
     )
+
+
+def test_sample_keeps_the_best_of_several_and_takes_other_weights(model_folder, tmp_path, capsys):
+    for weights in ("float32", "bfloat16", "int8"):
+        options = ["--model", str(model_folder), "--max-new-tokens", "12", "--weights", weights]
+        assert (
+            main(
+                ["sample", *options, "--n", "2", "--best-of", "3", "--out", str(tmp_path / weights), "A red"]
+            )
+            == 0
+        )
+        result = json.loads((tmp_path / weights / "sample.json").read_text())
+        assert (result["n"], result["best_of"], result["weights"]) == (2, 3, weights)
+        assert len(result["samples"]) == 2
+    assert "1: A red" in capsys.readouterr().out
+
+
+def test_sample_draws_a_region_anew(fails, model_folder, photo_file, tmp_path, capsys):
+    options = ["--model", str(model_folder), "--infill", "0,0.5,1,1", "--out", str(tmp_path / "out")]
+    assert main(["sample", *options, "--n", "2", "--best-of", "2", "A red apple:", str(photo_file)]) == 0
+    result = json.loads((tmp_path / "out" / "sample.json").read_text())
+    for one in result["samples"]:
+        assert [s["type"] for s in one["segments"]] == ["text", "image"] and not one["segments"][1]["prompt"]
+        assert Image.open(tmp_path / "out" / one["segments"][1]["file"]).size == (48, 32)
+    capsys.readouterr()
+    assert main(["sample", *options, "no image"]) == 2
+    assert "must end with the image of which a region" in capsys.readouterr().err
+    assert (
+        main(["sample", *options[:2], "--infill", "1,2", "--out", str(tmp_path / "no"), str(photo_file)]) == 2
+    )
+    assert "invalid box value: '1,2'" in capsys.readouterr().err
