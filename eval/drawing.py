@@ -13,14 +13,13 @@ from rich.table import Table
 
 from ..fusion_lm.model import FusionLM
 from ..fusion_lm.sampling import Sampling
-from ..tokenizers.documents import DocumentTokenizer, ImagePart, split
+from ..tokenizers.documents import DocumentTokenizer
 from .items import Progress
 from .naming import SIDE, nearest_of
 from .openmoji import Concept, render_drawing
-from .reading import continue_prompts
 from .reconstruction import reconstruct_pictures
 from .split import DRAW, sentence
-from .writing import draw_codes
+from .writing import draw_after
 
 SAMPLING = Sampling(temperature=0.4)
 
@@ -46,22 +45,10 @@ def evaluate_drawing(
     if not things:
         raise ValueError("there is nothing to draw")
     prompts = [tokenizer.encode([sentence(DRAW, thing.name)], eos=False) for thing in things]
-    results = continue_prompts(
-        model,
-        tokenizer,
-        prompts,
-        then="image",
-        max_new_tokens=model.config.context_length,
-        max_images=1,
-        stop_after_image=True,
-        batch_size=batch_size,
-        image=sampling,
-        seed=seed,
-        progress=progress and (lambda done, total: progress("drawing", done, total)),
+    told = progress and (lambda done, total: progress("drawing", done, total))
+    drawings = draw_after(
+        model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed, progress=told
     )
-    parts = [split(r.tokens[r.prompt_length :], tokenizer.vocab, partial="drop") for r in results]
-    codes = [next((part.codes for part in some if isinstance(part, ImagePart)), None) for some in parts]
-    drawings = draw_codes(tokenizer.image, codes)
     gallery = [(thing.name, render_drawing(stem, SIDE)) for thing in things for stem in thing.drawings]
     names, pictures = [name for name, _ in gallery], [picture for _, picture in gallery]
     blank = Image.new("RGB", (SIDE, SIDE), "white")

@@ -197,7 +197,8 @@ def page(measured: Measured, title: str) -> str:
     cells = []
     for item, row in zip(measured.pictures, figures["naming"]["rows"]):
         right = row["named"] == naming.described(row["text"]).casefold()
-        note = f"{html.escape(row['text'])} → {html.mark(row['named'], right)}<br>nearest: {row['nearest']}"
+        near = html.escape(row["nearest"])
+        note = f"{html.escape(row['text'])} → {html.mark(row['named'], right)}<br>nearest: {near}"
         cells.append(html.figure(html.picture(item.image, 2), note, right=right))
     sections += [html.sheet(cells, 130), "<h2>Drawn</h2>"]
     cells = []

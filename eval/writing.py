@@ -4,7 +4,7 @@ The document is [text, image]. Every score stands beside its ceiling where the w
 what the readers make of the original, and of what the image tokenizer leaves of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -111,6 +111,21 @@ def write_words(
         except ValueError as error:
             raise ValueError(f"{word.text!a} cannot be written: {error}") from None
         prompts.append(interleave([("text", ids)], tokenizer.vocab, eos=False))
+    told = progress and (lambda done, total: progress("writing", done, total))
+    return draw_after(model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed, progress=told)
+
+
+def draw_after(
+    model: FusionLM,
+    tokenizer: DocumentTokenizer,
+    prompts: Sequence[Tensor],
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[Image.Image | None]:
+    """The picture that the model draws after each prompt; None where it found no room to finish one."""
     results = continue_prompts(
         model,
         tokenizer,
@@ -122,7 +137,7 @@ def write_words(
         batch_size=batch_size,
         image=sampling,
         seed=seed,
-        progress=progress and (lambda done, total: progress("writing", done, total)),
+        progress=progress,
     )
     parts = [split(r.tokens[r.prompt_length :], tokenizer.vocab, partial="drop") for r in results]
     codes = [next((part.codes for part in some if isinstance(part, ImagePart)), None) for some in parts]

@@ -149,7 +149,12 @@ def load_pytorch(path: Path, mmap: bool = False) -> Any:
         raise ValueError(f"{path} is no readable PyTorch checkpoint: {line}") from None
 
 
-def write_tensors(path: Path, specs: Mapping[str, Spec], make: Callable[[str], Tensor]) -> None:
+def write_tensors(
+    path: Path,
+    specs: Mapping[str, Spec],
+    make: Callable[[str], Tensor],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
     """Write a safetensors file, making one tensor after the other.
 
     :raises ValueError: ``make`` gives another shape or type than ``specs`` says.
@@ -163,12 +168,14 @@ def write_tensors(path: Path, specs: Mapping[str, Spec], make: Callable[[str], T
     head += b" " * (-len(head) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)
-        for name, spec in specs.items():
+        for number, (name, spec) in enumerate(specs.items(), start=1):
             tensor = make(name)
             if Spec(tuple(tensor.shape), tensor.dtype) != spec:
                 raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected {spec}")
             data = tensor.contiguous().flatten().view(torch.uint8)
             file.write(data.numpy().data)
+            if progress is not None:
+                progress("tensors", number, len(specs))
 
 
 def _bytes(spec: Spec) -> int:

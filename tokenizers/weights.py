@@ -46,6 +46,20 @@ def load_network(
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: another kind or format, an unknown or bad field, or weights of other names or shapes.
     """
+    config = read_config(config_class, folder, kind, upgrade)
+    try:
+        with torch.device("meta") if unfilled else nullcontext():
+            network = network_class(config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
+    _fill(network, folder / WEIGHTS, renamed or {}, unfilled)
+    return network
+
+
+def read_config(
+    config_class: type, folder: Path, kind: str, upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> Any:
+    """The ``config_class`` in ``folder``/config.json; errors as :func:`load_network`'s."""
     path = folder / CONFIG
     values = read_json(path, f"a config of kind {kind!r}")
     if (found := values.pop("kind", None)) != kind:
@@ -57,12 +71,9 @@ def load_network(
     if unknown := sorted(set(values) - names):
         raise ValueError(f"{path} has the unknown field {unknown[0]!r}; known are {', '.join(sorted(names))}")
     try:
-        with torch.device("meta") if unfilled else nullcontext():
-            network = network_class(config_class(**values))
+        return config_class(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    _fill(network, folder / WEIGHTS, renamed or {}, unfilled)
-    return network
 
 
 def _tensors(network: nn.Module) -> dict:

@@ -3,6 +3,7 @@
 import random
 import time
 import warnings
+from abc import ABC, abstractmethod
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,12 @@ def _rehearsal(trainer: Any) -> bool:
     return bool(trainer.fast_dev_run)
 
 
-class Guard(Callback):
+class Guard(Callback, ABC):
     """Knows whether a run is worth keeping as it is now; what it says of trouble is not written to files."""
 
+    @abstractmethod
     def trouble(self, trainer: L.Trainer) -> str:
         """What is wrong, in a clause; empty where nothing is. All ranks call it together."""
-        raise NotImplementedError
 
 
 def trouble(trainer: Any) -> str:

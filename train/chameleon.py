@@ -97,18 +97,9 @@ def write_model(source: Source, out: str | Path, progress: Progress | None = Non
     where = "the model's vocabulary"
     vocab = chameleon_vocab(source.names, source.text, source.config.vocab_size, source.grid, where)
     tokenizer = DocumentTokenizer(source.text, source.image, vocab)
-    done = 0
-
-    def make(name: str) -> Tensor:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress("tensors", done, len(source.specs))
-        return source.make(name)
-
     with atomic_folder(out) as new:
         write_json(new / CONFIG, {"kind": KIND, "format": FORMAT, **asdict(source.config)})
-        write_tensors(new / WEIGHTS, source.specs, make)
+        write_tensors(new / WEIGHTS, source.specs, source.make, progress)
         tokenizer.save(new / TOKENIZER)
 
 

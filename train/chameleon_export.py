@@ -31,12 +31,12 @@ from ..tokenizers.chameleon import (
     code_name,
 )
 from ..tokenizers.documents import DocumentTokenizer
-from ..tokenizers.files import atomic_folder, check_folder, read_json, write_json, write_text
+from ..tokenizers.files import atomic_folder, check_folder, write_json, write_text
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.image_config import Preprocessing
 from ..tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ..tokenizers.vocab import SharedVocab
-from ..tokenizers.weights import CONFIG, WEIGHTS
+from ..tokenizers.weights import CONFIG, WEIGHTS, read_config
 from .chameleon import DECODER
 
 RESERVED = "<reserved08707>"
@@ -57,11 +57,7 @@ def export(folder: Path, out: str | Path, progress: Progress | None = None) -> N
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: the format cannot say what the model is, and why.
     """
-    values = read_json(folder / CONFIG, "a model's config")
-    if values.pop("kind", None) != KIND:
-        raise ValueError(f"{folder} is no model folder")
-    values.pop("format", None)
-    config = FusionLMConfig(**upgrade(values))
+    config: FusionLMConfig = read_config(FusionLMConfig, folder, KIND, upgrade)
     files = TensorFiles([folder / WEIGHTS])
     tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
     fields = config_to_transformers(config)
@@ -83,8 +79,6 @@ def export(folder: Path, out: str | Path, progress: Progress | None = None) -> N
     pad = tokenizer.vocab.pad
 
     def make(name: str) -> Tensor:
-        if progress is not None:
-            progress("tensors", list(specs).index(name) + 1, len(specs))
         if name in encoder:
             return encoder[name]
         ours, start, end = source[name]
@@ -100,7 +94,7 @@ def export(folder: Path, out: str | Path, progress: Progress | None = None) -> N
         written |= {"vocabulary_map": names, "vq_config": vq_config(tokenizer.image, side)}
         write_json(new / CONFIG, written)
         write_json(new / "generation_config.json", ids)
-        write_tensors(new / WEIGHTS, specs, make)
+        write_tensors(new / WEIGHTS, specs, make, progress)
         if tokenizer.image.config.decoder:
             decoder = {n: t for n, t in image.items() if n.startswith("decoder.")}
             shapes = {n: Spec(tuple(t.shape), t.dtype) for n, t in decoder.items()}

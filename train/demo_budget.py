@@ -1,7 +1,7 @@
 """All numbers of the demo: how much data, how large the networks, how long they train."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..fusion_lm.model import FusionLMConfig
@@ -145,11 +145,12 @@ QUICK = DemoBudget(
     seconds={CORPUS: 4, TEXT: 1, IMAGE: 30, TOKENS: 5, LM: 55, EVALUATION: 40, SAMPLES: 2, REPORT: 1},
 )
 
-LONG = DemoBudget(
+LONG = replace(
+    FULL,
     name="long",
-    corpus=CorpusConfig(
+    corpus=replace(
+        FULL.corpus,
         words=50_000,
-        random_share=0.45,
         heights=(16, 24),
         large_strips=1_000,
         smallest_drawing=34,
@@ -159,27 +160,14 @@ LONG = DemoBudget(
         interleaved=6_000,
         typed=2_000,
     ),
-    image=ImageTokenizerConfig(**NETWORK, codebook_size=2048),
-    image_batch_pixels=16_384,
-    image_training={
-        "lr": 2e-3,
-        "quantised_lr": 3e-3,
-        "warmup_steps": 100,
-        "max_steps": 15_000,
-        "autoencoder_steps": 2_400,
-        "latent_noise": 0.0,
-        "chroma_weight": 2.0,
-        "text_weight": 0.3,
-    },
+    image_training={**FULL.image_training, "max_steps": 15_000, "autoencoder_steps": 2_400},
     lm=FusionLMConfig(context_length=256, n_layers=6, width=192, n_heads=6, n_kv_heads=6, ffn_width=512),
     lm_batch_size=8,
     lm_training={
+        **FULL.lm_training,
         "lr": 4e-3,
-        "muon_lr": 0.02,
-        "weight_decay": 0.05,
         "warmup_steps": 200,
         "max_steps": 9_000,
-        "decay_fraction": 0.6,
         "condition_dropout": 0.1,
     },
     validations=12,

@@ -4,11 +4,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from ..eval.items import Item, Progress
+from ..eval.naming import nearest_of
 from ..eval.ocr import Reader
 from ..eval.openmoji import Concept, render_drawing
 from ..eval.reconstruction import reconstruct_pictures
@@ -18,7 +18,7 @@ from ..fusion_lm.generate import Generated, generate
 from ..fusion_lm.grammar import Next
 from ..tokenizers.documents import DocumentTokenizer, Segment
 from ..tokenizers.image import ImageTokenizer
-from ..tokenizers.pixels import to_pil, to_tensor
+from ..tokenizers.pixels import to_pil
 from ..tokenizers.vocab import ROLES
 from .demo_budget import DemoBudget
 
@@ -163,18 +163,20 @@ def _nearest(
 ) -> list[dict[str, Any]]:
     """Each drawing beside the training picture with the smallest mean squared difference of pixels."""
     known = [(concept.name, render_drawing(stem, size)) for concept in things for stem in concept.drawings]
-    pixels = torch.stack([to_tensor(image) for _, image in known])  # (N, 3, H, W)
-    drawings = []
-    for concept, result in zip(asked, results):
+    blank = Image.new("RGB", (size, size), "white")
+    drawn = []
+    for result in results:
         segments = tokenizer.decode(result.tokens[result.prompt_length :], partial="drop")
-        drawn = next((to_pil(segment) for segment in segments if isinstance(segment, Tensor)), None)
-        compared = to_tensor((drawn or Image.new("RGB", (size, size), "white")).resize((size, size)))
-        name, nearest = known[int((pixels - compared).square().mean(dim=(1, 2, 3)).argmin())]
+        drawn.append(next((to_pil(segment) for segment in segments if isinstance(segment, Tensor)), None))
+    order = nearest_of([picture or blank for picture in drawn], [image for _, image in known], size)
+    drawings = []
+    for concept, picture, index in zip(asked, drawn, order[:, 0].tolist(), strict=True):
+        name, nearest = known[index]
         drawings.append(
             {
                 "prompt": sentence(DRAW, concept.name),
                 "name": concept.name,
-                "picture": drawn,
+                "picture": picture,
                 "nearest": nearest,
                 "nearest_name": name,
             }

@@ -119,7 +119,7 @@ def test_drawings_are_judged_by_the_nearest_picture(model, document_tokenizer, m
     things = demo_concepts().train[:12]
     real = [render_drawing(thing.drawings[0], SIDE) for thing in things]
     drawn = [*real[:9], real[0], None, real[11]]
-    monkeypatch.setattr(drawing, "draw_codes", lambda tokenizer, codes: drawn)
+    monkeypatch.setattr(drawing, "draw_after", lambda *args, **options: drawn)
     result, pictures = evaluate_drawing(model, document_tokenizer, things)
     assert pictures == drawn and result["items"] == 12 and result["unfinished"] == 1
     right = [row["text"] == row["nearest"] for row in result["rows"]]
