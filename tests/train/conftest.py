@@ -1,13 +1,21 @@
 """Data sets that several tests of the training read."""
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 from PIL import ImageDraw
+from torch import Tensor
 
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.tokenizers.documents import interleave
+from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.cli import main
 
 SIZES = ((16, 16), (24, 16), (40, 16))  # (width, height)
@@ -115,3 +123,46 @@ def fails(capsys):
         return printed.err
 
     return run
+
+
+@pytest.fixture
+def network() -> Callable[..., FusionLM]:
+    """Makes a tiny network for a vocabulary."""
+    config = FusionLMConfig(
+        context_length=64, n_layers=2, width=32, n_heads=4, n_kv_heads=2, ffn_width=48, dropout=0.1
+    )
+
+    def network(vocab: SharedVocab, **changes: Any) -> FusionLM:
+        """A tiny network whose gains and biases are not 1 and 0 either, in training mode."""
+        torch.manual_seed(0)
+        net = FusionLM(replace(config, vocab_size=vocab.size, **changes))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        return net.train()
+
+    return network
+
+
+@pytest.fixture
+def windows() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Makes packed windows for a vocabulary."""
+
+    def windows(vocab: SharedVocab, rows: int = 3, length: int = 48) -> tuple[Tensor, Tensor]:
+        """Tokens and documents (rows, length): texts and images of several lengths, and padding."""
+        torch.manual_seed(1)
+        ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab.text])
+        tokens = torch.full((rows, length), vocab.pad)
+        documents = torch.full((rows, length), 9)
+        for row in range(rows):
+            end = 0
+            for number, (words, grid) in enumerate(((5, (2, 3)), (3 + row, (2, 2)))):
+                text, codes = ids[torch.randint(len(ids), (words,))], torch.randint(vocab.codebook_size, grid)
+                document = interleave([("text", text), ("image", codes)], vocab)
+                tokens[row, end : end + len(document)] = document
+                documents[row, end : end + len(document)] = number
+                end += len(document)
+            assert end < length
+        return tokens, documents
+
+    return windows
