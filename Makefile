@@ -6,6 +6,8 @@ BUDGET = full
 OUT = runs/demo
 SEED = 0
 ARGS =
+# Processes of the tests, one thread each.
+JOBS = 2
 VENV = .venv
 # Another wheel index for torch alone, say a CPU build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
@@ -43,7 +45,7 @@ quick-demo: $(VENV)/.installed-demo
 	rm -rf runs/quick-demo
 
 pytest: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # The root is the package `earlyfusion`, whatever the checkout is called: pyright finds it through .types.
 lint: $(VENV)/.installed-dev

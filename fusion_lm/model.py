@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
-from ..tokenizers.weights import load_network, save_network
+from ..tokenizers.weights import load_network, read_config, save_network
 from .loss import LossTerms, capped, next_token_loss
 
 KIND = "fusion_lm"
@@ -398,6 +398,11 @@ class FusionLM(nn.Module):
         if model.config.tie_embeddings:
             model.lm_head.weight = model.embedding.weight
         return model.eval()
+
+    @staticmethod
+    def read_config(folder: str | Path) -> FusionLMConfig:
+        """The config in a folder written by :meth:`save`; errors as :meth:`load`'s."""
+        return read_config(FusionLMConfig, Path(folder), KIND, upgrade)
 
     def _positions(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> Positions:
         T = tokens.shape[1]

@@ -8,13 +8,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from .files import read_json, write_text
 from .text import SPACE, TextTokenizer, check_unicode
-
-if TYPE_CHECKING:
-    pass
 
 FILE = "tokenizer.json"
 MISSING = "a tokenizer.json is read by the package `tokenizers`: pip install 'earlyfusion[chameleon]'"

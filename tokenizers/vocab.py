@@ -32,6 +32,7 @@ STRUCTURE, TEXT, IMAGE = 0, 1, 2
 FILE = "vocab.json"
 FORMAT = 1
 ROLES = ("bos", "eos", "pad", "begin_image", "end_image")
+"""What every vocabulary has a token for; `sep` is a sixth, where there are conversations."""
 
 
 class Range(NamedTuple):
@@ -81,6 +82,8 @@ class SharedVocab:
     codes of a letter together in a line of type. The codes of one position stand together, in slot order."""
     codes_per_position: int = 1
     """n, the number of slots."""
+    sep: int | None = None
+    """Ends a turn of a conversation; None where the vocabulary has none."""
 
     def __post_init__(self) -> None:
         for name in ("text", "image"):  # JSON has lists
@@ -125,15 +128,16 @@ class SharedVocab:
         fixed_grid: tuple[int, int] | None = None,
         scan: Literal["rows", "columns"] = "rows",
         codes_per_position: int = 1,
+        separator: bool = False,
     ) -> Self:
         """The layout of this project: bos, eos, pad, begin_image, end_image, grid, text, codes slot by slot.
 
         `text` is a tokenizer, or its (vocab_size, structural_ids). Images have up to `max_grid` rows and
         columns of positions, or all of them `fixed_grid`, which then is not written and takes no tokens.
-        `codebook_size` is that of each slot.
+        `codebook_size` is that of each slot. With `separator` there is a `sep`, before the grid.
         """
         vocab_size, structural = text if isinstance(text, tuple) else (text.vocab_size, text.structural_ids)
-        token = len(ROLES)
+        token = len(ROLES) + separator
         grid = None
         if fixed_grid is None:
             if max_grid is None or max_grid < 1:
@@ -154,7 +158,13 @@ class SharedVocab:
             fixed_grid=fixed_grid,
             scan=scan,
             codes_per_position=codes_per_position,
+            sep=len(ROLES) if separator else None,
         )
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """The token of each role that one token has."""
+        return {role: token for role in (*ROLES, "sep") if (token := getattr(self, role)) is not None}
 
     @property
     def codebook_size(self) -> int:
@@ -229,14 +239,14 @@ class SharedVocab:
         return (tokens >= start) & (tokens < start + count)
 
     def mask(self, role: str, slot: int | None = None) -> "Tensor":
-        """Which tokens have `role` (text, image, grid, bos, eos, pad, begin_image, end_image), (V,) bool.
+        """Which tokens have `role`: one of `ROLES`, sep, grid, text or image, (V,) bool.
 
         With `slot`, only the image codes of that slot. Raises ValueError for another role or slot.
         """
         import torch
 
-        if role not in (*ROLES, "grid", "text", "image"):
-            raise ValueError(f"role is {role!r}, expected one of {', '.join(ROLES)}, grid, text, image")
+        if role not in (*ROLES, "sep", "grid", "text", "image"):
+            raise ValueError(f"role is {role!r}, expected one of {', '.join(ROLES)}, sep, grid, text, image")
         if slot is not None:
             if role != "image" or not 0 <= slot < self.codes_per_position:
                 allowed = f"0..{self.codes_per_position - 1} of role 'image'"
@@ -250,7 +260,7 @@ class SharedVocab:
 
     def save(self, folder: str | Path) -> None:
         """Write `folder`/vocab.json."""
-        value = {"format": FORMAT, "size": self.size, "roles": {role: getattr(self, role) for role in ROLES}}
+        value: dict[str, Any] = {"format": FORMAT, "size": self.size, "roles": self.roles}
         for name in ("text", "image"):
             value[name] = [r._asdict() for r in getattr(self, name)]
         value["grid"] = self.grid and self.grid._asdict()
@@ -293,8 +303,8 @@ class SharedVocab:
 
     def _parts(self) -> Iterator[tuple[str, int, int]]:
         """(role, first token, number of tokens) of everything that has a role."""
-        for role in ROLES:
-            yield role, getattr(self, role), 1
+        for role, token in self.roles.items():
+            yield role, token, 1
         if self.grid is not None:
             yield "grid", self.grid.start, self.grid.count
         for name in ("text", "image"):

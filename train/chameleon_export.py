@@ -18,7 +18,7 @@ from ..eval.commands import progress_bars
 from ..eval.items import Progress
 from ..fusion_lm.chameleon import IMAGE_TOKENIZER, config_to_transformers, parts
 from ..fusion_lm.folder import TOKENIZER
-from ..fusion_lm.model import KIND, FusionLMConfig, upgrade
+from ..fusion_lm.model import FusionLM
 from ..tokenizers.bpe import BpeTokenizer, bpe_of
 from ..tokenizers.chameleon import (
     BEGIN_IMAGE,
@@ -36,7 +36,7 @@ from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.image_config import Preprocessing
 from ..tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ..tokenizers.vocab import SharedVocab
-from ..tokenizers.weights import CONFIG, WEIGHTS, read_config
+from ..tokenizers.weights import CONFIG, WEIGHTS
 from .chameleon import DECODER
 
 RESERVED = "<reserved08707>"
@@ -57,7 +57,7 @@ def export(folder: Path, out: str | Path, progress: Progress | None = None) -> N
     :raises FileNotFoundError: a file is missing.
     :raises ValueError: the format cannot say what the model is, and why.
     """
-    config: FusionLMConfig = read_config(FusionLMConfig, folder, KIND, upgrade)
+    config = FusionLM.read_config(folder)
     files = TensorFiles([folder / WEIGHTS])
     tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
     fields = config_to_transformers(config)

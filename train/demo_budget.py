@@ -36,6 +36,8 @@ class DemoBudget:
     """Arguments of ``ImageTokenizerTraining``; max_steps is the number of steps."""
     max_grid: int = 32
     """Largest number of rows or columns of codes in an image."""
+    separator: bool = False
+    """Whether the vocabulary has a token between the turns of conversations."""
     lm: FusionLMConfig = FusionLMConfig()
     lm_batch_size: int = 16
     """Windows of ``lm.context_length`` tokens."""
@@ -161,6 +163,7 @@ LONG = replace(
         typed=2_000,
     ),
     image_training={**FULL.image_training, "max_steps": 15_000, "autoencoder_steps": 2_400},
+    separator=True,
     lm=FusionLMConfig(context_length=256, n_layers=6, width=192, n_heads=6, n_kv_heads=6, ffn_width=512),
     lm_batch_size=8,
     lm_training={

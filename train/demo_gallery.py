@@ -19,7 +19,6 @@ from ..fusion_lm.grammar import Next
 from ..tokenizers.documents import DocumentTokenizer, Segment
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import to_pil
-from ..tokenizers.vocab import ROLES
 from .demo_budget import DemoBudget
 
 SHOWN = 16
@@ -81,7 +80,7 @@ def sample_gallery(
 def token_labels(tokenizer: DocumentTokenizer, tokens: Tensor) -> list[tuple[str, str]]:
     """(modality, what it says) of each token (T,), for `html.token_strip`."""
     vocab = tokenizer.vocab
-    roles = {getattr(vocab, role): role for role in ROLES}
+    roles = {token: role for role, token in vocab.roles.items()}
     labels = []
     for token, text, image in zip(tokens, vocab.is_text(tokens), vocab.is_image(tokens)):
         if text:

@@ -116,6 +116,7 @@ def tokens(run: Run) -> dict[str, Any]:
         context_length=run.budget.lm.context_length,
         max_grid=run.budget.max_grid,
         scan="columns",
+        separator=run.budget.separator,
         seed=run.seed,
     )
     with progress_bars() as progress:

@@ -80,7 +80,8 @@ def _model(folder: Path, config: dict[str, Any]) -> Lines:
 def _documents(folder: Path) -> Lines:
     vocab = SharedVocab.load(folder)
     yield "vocabulary", f"{vocab.size:,} tokens"
-    yield "", ", ".join(f"{role} {getattr(vocab, role)}" for role in ("bos", "eos", "pad"))
+    image_roles = {"begin_image", "end_image"}
+    yield "", ", ".join(f"{role} {token}" for role, token in vocab.roles.items() if role not in image_roles)
     yield "", f"begin_image {vocab.begin_image}, end_image {vocab.end_image}, {_grid(vocab)}"
     slots = f", {n} codes per position" if (n := vocab.codes_per_position) > 1 else ""
     yield "", f"text {_ranges(vocab.text)}; image codes {_ranges(vocab.image)}{slots}"

@@ -178,7 +178,8 @@ class _Cli(LightningCLI):
         if self.config.subcommand == "fit":
             return  # what differs is refused below
         values, _ = read_checkpoint(path)
-        for name in set(values) - set(_LINKED[self.kind]) - {"init_from"}:
+        whole = values.get("trained_part", "all") == "all"  # else its other weights are in init_from
+        for name in set(values) - set(_LINKED[self.kind]) - ({"init_from"} if whole else set()):
             if name != "config":
                 config.model[name] = values[name]
         for name, value in values.get("config", {}).items():

@@ -16,6 +16,7 @@ from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .divergence import clip_or_skip, skipped_steps
 from .logged_training import LoggedTraining
+from .lora import Part, adapt, merged, trained_names
 from .meters import Means
 from .muon import muon
 from .schedule import adamw, check_config, check_schedule, lr_factor
@@ -86,13 +87,16 @@ class FusionLMTraining(LoggedTraining):
         muon_lr: float | None = None,
         rows_from_codebook: bool = True,
         init_from: str | None = None,
+        trained_part: Part = "all",
+        lora_rank: int = 16,
+        lora_alpha: float = 32.0,
         activation_checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
         """
         Args:
             tokenizer: Folder of the tokenizer, or the prepared folder that holds it.
-            config: The network; vocab_size 0 takes the tokenizer's.
+            config: The network; vocab_size 0 takes the tokenizer's. With init_from it may be left out.
             lr: Learning rate after the warm-up.
             betas: AdamW's.
             eps: AdamW's.
@@ -109,12 +113,18 @@ class FusionLMTraining(LoggedTraining):
             muon_lr: Learning rate of Muon, which then updates the matrices of the blocks; null: AdamW.
             rows_from_codebook: Begin with alike embeddings for codes that look alike (start_from_codebook).
             init_from: Model folder whose weights to begin with.
+            trained_part: all; lora: low-rank updates of the matrices, and the rows of image tokens in
+                embedding and lm_head; image_rows: those rows alone. The last two need init_from.
+            lora_rank: Rank of the low-rank updates.
+            lora_alpha: They are scaled by lora_alpha / lora_rank.
             activation_checkpointing: Compute each block again in the backward pass: less memory, more time.
             compile: Compile the network (torch.compile), which takes minutes once and pays on GPUs.
         """
         super().__init__()
         if isinstance(config, dict):  # from a checkpoint, which holds no classes
             config = FusionLMConfig(**upgrade(config))
+        if init_from is not None and config == FusionLMConfig():
+            config = FusionLM.read_config(init_from)
         check_schedule(lr, warmup_steps, max_steps, decay_fraction, schedule, final_lr)
         self.tokenizer_folder = tokenizer_folder(tokenizer)
         self.vocab = SharedVocab.load(self.tokenizer_folder)
@@ -124,6 +134,10 @@ class FusionLMTraining(LoggedTraining):
                 f"{self.vocab.size} tokens: leave it at 0"
             )
         config = replace(config, vocab_size=self.vocab.size)
+        if trained_part != "all" and init_from is None:
+            raise ValueError(f"trained_part={trained_part} trains a part of a model: give it as init_from")
+        if trained_part != "all" and muon_lr is not None:
+            raise ValueError(f"trained_part={trained_part} is trained by AdamW: leave muon_lr at null")
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.save_hyperparameters(
             {
@@ -154,6 +168,9 @@ class FusionLMTraining(LoggedTraining):
             self._take_weights(init_from)
         elif rows_from_codebook:
             start_from_codebook(self.net, DocumentTokenizer.load(self.tokenizer_folder))
+        adapt(self.net, trained_part, self.vocab, lora_rank, lora_alpha)
+        self.trained_part = trained_part
+        self.strict_loading = trained_part == "all"  # a checkpoint holds only what is trained
         self.validation_means, self.rates = Means(), Rates.load(self.tokenizer_folder)
         self.skipped = False
         """Whether the last step was left out."""
@@ -257,19 +274,28 @@ class FusionLMTraining(LoggedTraining):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what is not trained: it is in the folder of ``init_from``."""
+        super().on_save_checkpoint(checkpoint)
+        if self.trained_part != "all":
+            names = trained_names(self)
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse other settings than the checkpoint's.
+        """Refuse other settings than the checkpoint's, and one that lacks weights.
 
         Raises ValueError.
         """
         super().on_load_checkpoint(checkpoint)
+        if missing := trained_names(self) - set(checkpoint["state_dict"]):
+            raise ValueError(f"the checkpoint lacks the weights {min(missing)}: it is of another training")
         self.trained = True
 
     def save_folder(self, folder: str | Path) -> None:
         """Write the model folder: transformer and tokenizer."""
         with torch.random.fork_rng(devices=[]):  # a network draws numbers before its weights are read
             tokenizer = DocumentTokenizer.load(self.tokenizer_folder)
-        save_model(folder, self.net, tokenizer)
+        save_model(folder, merged(self.net), tokenizer)
 
     def _terms(self, batch: dict[str, Tensor], targets: Targets | None = None, **more: Any) -> LossTerms:
         targets = targets or targets_of(batch["tokens"], batch["documents"], self.vocab)

@@ -59,6 +59,8 @@ class PrepareConfig:
     """Rows and columns that all images have; they are then not written into the documents."""
     scan: Literal["rows", "columns"] = "rows"
     """Order of an image's positions in the stream: rows (raster), or columns, which suits lines of type."""
+    separator: bool = False
+    """Whether the vocabulary has a token that ends the turns of conversations (`messages`)."""
     long_documents: Literal["split", "drop"] = "split"
     """Documents longer than a window: split between segments (and inside texts that are too long by
     themselves), or drop. An image that is too large for a window is dropped either way."""
@@ -111,6 +113,7 @@ def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, An
         fixed_grid=config.fixed_grid,
         scan=config.scan,
         codes_per_position=image.codes_per_position,
+        separator=config.separator,
     )
     tokenizer = DocumentTokenizer(text, image, vocab)
     parts = _parts(config)
@@ -259,13 +262,13 @@ def _fits(value: Any, hint: Any) -> bool:
         parts = get_args(hint)
         fits = isinstance(value, list) and len(value) == len(parts)
         return fits and all(_fits(item, part) for item, part in zip(value, parts))
-    if isinstance(value, bool):
-        return False
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
     return isinstance(value, int | float if hint is float else hint)
 
 
 def _described(hint: Any) -> str:
     if isinstance(hint, UnionType):
         return " or ".join(map(_described, get_args(hint)))
-    names = {int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: "null"}
     return names.get(hint, "two whole numbers")

@@ -101,7 +101,9 @@ def check_resumed(
     """
     if "schedule" in new:  # checkpoints from before there was a choice
         old = {"schedule": "wsd", **old}
-    for name in sorted(set(new) & set(old) - {"init_from", *free}):
+    if new.get("trained_part", "all") == "all":  # else the checkpoint lacks what is not trained
+        free = {"init_from", *free}
+    for name in sorted(set(new) & set(old) - set(free)):
         before, now = _plain(old[name]), _plain(new[name])
         if before == now:
             continue
@@ -165,7 +167,8 @@ def adamw(
     network: nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
     """AdamW with the groups of :func:`weight_decay_groups`."""
-    groups = weight_decay_groups(network, network.parameters(), weight_decay)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = weight_decay_groups(network, trained, weight_decay)
     device = next(network.parameters()).device.type
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device in ("cpu", "cuda"))
 

@@ -1,6 +1,7 @@
 import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,6 +54,18 @@ def test_fixed_grid_takes_no_tokens() -> None:
     assert (vocab.grid, vocab.fixed_grid, vocab.size) == (None, (2, 8), 5 + 5 + 4)
     assert not vocab.is_grid(torch.arange(vocab.size)).any()
     assert not vocab.mask("grid").any()
+
+
+def test_a_separator_is_structure_of_its_own(tmp_path: Path) -> None:
+    vocab = SharedVocab.build(text=(6, (0,)), codebook_size=4, max_grid=3, separator=True)
+    assert (vocab.sep, vocab.grid, vocab.size) == (5, (6, 3), 6 + 3 + 5 + 4)
+    assert vocab.roles["sep"] == 5 and "sep" not in SMALL.roles
+    assert int(vocab.modality(torch.tensor(5))) == STRUCTURE
+    assert vocab.mask("sep").nonzero().tolist() == [[5]] and not SMALL.mask("sep").any()
+    vocab.save(tmp_path)
+    assert SharedVocab.load(tmp_path) == vocab
+    with pytest.raises(ValueError, match="(sep and text|text and sep) both hold token 9"):
+        replace(vocab, sep=9)
 
 
 @pytest.mark.parametrize("vocab", [SMALL, CHAMELEON], ids=["small", "Chameleon"])
