@@ -20,7 +20,7 @@ from .grammar import CODES, COLUMNS, DONE, END, ROWS, TEXT, Grammar, GrammarStat
 from .model import FusionLM
 from .sampling import Sampling, draw, filter_logits, penalise, uniforms
 
-Stop = Literal["eos", "length", "context", "image"]
+Stop = Literal["eos", "turn", "length", "context", "image"]
 LOOK = 16
 """Steps between two looks at whether all rows have ended, where looking means to wait for the device."""
 
@@ -71,7 +71,8 @@ class Generated(NamedTuple):
     prompt_length: int
     """Tokens of the prompt."""
     stop: Stop
-    """Why it ended: end of document, max_new_tokens, the context, or the image that was asked for."""
+    """Why it ended: end of the document, or of the model's turn in a conversation, max_new_tokens, the
+    context, or the image that was asked for."""
     log_likelihood: float
     """Of the continuation under the model, without sampling and guidance: mean of log p of its tokens, among
     those that the grammar allows, nats."""
@@ -196,6 +197,8 @@ def decode(
                     1, chosen[:, None], (is_text[chosen] & going)[:, None] | seen.gather(1, chosen[:, None])
                 )
             ended = going & (length >= limit)
+            if vocab.sep is not None:
+                ended |= (mode == TEXT) & (chosen == vocab.sep)
             if stop_after_image:
                 ended |= mode == END
             state.mode = torch.where(ended, DONE, state.mode)
@@ -274,6 +277,8 @@ def stop_of(last: int, length: int, vocab: SharedVocab, context: int, stop_after
         return "image"
     if last == vocab.eos:
         return "eos"
+    if last == vocab.sep:
+        return "turn"
     return "context" if length == context else "length"
 
 

@@ -1,7 +1,8 @@
 """The grammar of documents, for a batch in which every row stands somewhere else.
 
 A document is text until ``begin_image``, then (where sizes vary) its rows and columns, then exactly h * w * n
-codes, slot after slot at each position, then ``end_image``, and on.
+codes, slot after slot at each position, then ``end_image``, and on. In a conversation, which is a document
+with ``sep`` in it, text may also be followed by ``sep``.
 """
 
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ class GrammarState:
     """Codes that are still to come in it, of all slots."""
     images: Tensor
     """Images finished so far."""
+    turns: Tensor
+    """Turns ended so far."""
 
 
 def start_state(batch: int, device: torch.device) -> GrammarState:
     """Every row in text, before its first token."""
     zero = torch.zeros(batch, dtype=torch.int64, device=device)
-    return GrammarState(mode=zero + TEXT, rows=zero, remaining=zero, images=zero)
+    return GrammarState(mode=zero + TEXT, rows=zero, remaining=zero, images=zero, turns=zero)
 
 
 def advance(state: GrammarState, tokens: Tensor, vocab: SharedVocab) -> GrammarState:
@@ -59,7 +62,8 @@ def advance(state: GrammarState, tokens: Tensor, vocab: SharedVocab) -> GrammarS
     ends = mode == END
     new_mode[ends] = TEXT
     new_mode[(mode == TEXT) & (tokens == vocab.eos)] = DONE
-    return GrammarState(new_mode, new_rows, new_remaining, state.images + ends)
+    turns = state.turns if vocab.sep is None else state.turns + ((mode == TEXT) & (tokens == vocab.sep))
+    return GrammarState(new_mode, new_rows, new_remaining, state.images + ends, turns)
 
 
 class Grammar:
@@ -75,6 +79,8 @@ class Grammar:
         masks = torch.zeros(CODES + self.slots, vocab.size, dtype=torch.bool, device=device)
         masks[TEXT] = vocab.mask("text").to(device)
         masks[TEXT, [vocab.eos, vocab.begin_image]] = True
+        if vocab.sep is not None:
+            masks[TEXT, vocab.sep] = True
         for slot in range(self.slots):
             masks[CODES + slot] = vocab.mask("image", slot).to(device)
         masks[END, vocab.end_image] = True
@@ -109,8 +115,7 @@ class Grammar:
         if then == "image":
             mask[self.vocab.begin_image] = True
         else:
-            mask |= self.masks[TEXT]
-            mask[[self.vocab.eos, self.vocab.begin_image]] = False
+            mask |= self.vocab.mask("text").to(mask.device)
         return mask
 
     def allowed(self, state: GrammarState, room: Tensor, may_begin: Tensor) -> Tensor:
@@ -121,6 +126,8 @@ class Grammar:
         """
         allowed = self.masks[self.mask_of(state)]
         allowed[:, self.vocab.begin_image] &= may_begin & (room >= self.least_image)
+        if self.vocab.sep is not None:
+            allowed[:, self.vocab.sep] &= state.turns > 0
         if self.vocab.grid is None:
             return allowed
         # All codes, end_image and this token itself must fit, and for rows the column token too.

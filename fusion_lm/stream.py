@@ -183,17 +183,18 @@ class Row:
         if self.ended:
             return
         self.length += 1
+        ends = (vocab.eos, vocab.sep)
         if self.image or token == vocab.begin_image:
             if not self.image:
                 yield from self._text(whole=True)
                 self.ids, self.told = [], 0
             self.image.append(token)
             yield from self._image()
-        elif token != vocab.eos:
+        elif token not in ends:
             self.ids += vocab.tokens_to_text(torch.tensor([token])).tolist()
             yield from self._text(whole=False)
         done = self.stop_after_image and token == vocab.end_image
-        if token == vocab.eos or done or self.length == self.limit:
+        if token in ends or done or self.length == self.limit:
             yield from self._text(whole=True)
             self.ended = True
             stop = stop_of(token, self.length, vocab, self.context, self.stop_after_image)

@@ -67,6 +67,7 @@ def chameleon_vocab(
             text=tuple(Range(first, first, count) for first, count in runs),
             image=tuple(image),
             fixed_grid=grid,
+            sep=names.get(SEPARATOR),
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

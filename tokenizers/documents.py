@@ -9,10 +9,13 @@ codes together, in the order of their slots. An image of 1 x 2 positions A, B wi
     begin_image  "1"  "2"  A0  A1  B0  B1  end_image
 
 and takes 2 + 2 + h * w * n tokens.
+
+In a conversation turns of one side and of the other, the model's, follow each other; `sep` stands between.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from enum import Enum
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
@@ -23,14 +26,24 @@ from torch import Tensor
 
 from .bpe import BpeTokenizer, load_text
 from .files import atomic_folder
-from .pixels import Policy, cover, fit, load_image, to_pil, to_tensor
+from .pixels import Policy, contain, cover, fit, load_image, to_pil, to_tensor
 from .text import TextTokenizer
 from .vocab import SharedVocab, text_runs
 
 if TYPE_CHECKING:
     from .image import ImageTokenizer  # imported where it is used: its libraries take seconds to load
 
-Segment = str | Image.Image | Tensor
+
+class Mark(Enum):
+    """What is neither text nor image."""
+
+    END_OF_TURN = "end of turn"
+
+
+END_OF_TURN = Mark.END_OF_TURN
+"""Ends a turn of a conversation. The first, third, ... turn are put to the model, the others are its own."""
+
+Segment = str | Image.Image | Tensor | Mark
 """A string is text, whatever is written in it; images are PIL images or tensors (3, H, W) in [-1, 1]."""
 
 Partial = Literal["error", "drop"]
@@ -56,14 +69,17 @@ class ImagePart(NamedTuple):
 
 
 Part = tuple[str, Tensor]
-"""("text", ids) or ("image", codes), shaped as in `TextPart` and `ImagePart`, which are such pairs."""
+"""("text", ids) or ("image", codes), as `TextPart` and `ImagePart`, which are such pairs; or `TURN`."""
+
+TURN: Part = ("turn", torch.empty(0, dtype=torch.int64))
+"""The end of a turn."""
 
 
 def interleave(parts: Sequence[Part], vocab: SharedVocab, *, bos: bool = True, eos: bool = True) -> Tensor:
     """Parts -> tokens (T,) int64.
 
-    Raises ValueError for a grid that the vocabulary cannot say, for ids and codes that it does not hold, and
-    for another number of codes per position.
+    Raises ValueError for a grid that the vocabulary cannot say, for ids and codes that it does not hold, for
+    another number of codes per position, and for the end of a turn where it has no `sep`.
     """
     tokens = []
     if bos:
@@ -78,8 +94,12 @@ def interleave(parts: Sequence[Part], vocab: SharedVocab, *, bos: bool = True, e
                 vocab.codes_to_tokens(values if vocab.scan == "rows" else values.transpose(0, 1)).flatten(),
                 torch.tensor([vocab.end_image]),
             ]
+        elif kind == "turn":
+            if vocab.sep is None:
+                raise ValueError("this vocabulary has no token that ends a turn (separator of prepare)")
+            tokens.append(torch.tensor([vocab.sep]))
         else:
-            raise ValueError(f"part is of kind {kind!r}, expected 'text' or 'image'")
+            raise ValueError(f"part is of kind {kind!r}, expected 'text', 'image' or 'turn'")
     if eos:
         tokens.append(torch.tensor([vocab.eos]))
     return torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.int64)
@@ -88,9 +108,9 @@ def interleave(parts: Sequence[Part], vocab: SharedVocab, *, bos: bool = True, e
 def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> list[TextPart | ImagePart]:
     """The parts of one document, tokens (T,): the inverse of `interleave`.
 
-    `bos`, `eos` and padding behind the document may be there or not. An image that the document's end cuts
-    short is left out with `partial` "drop". Raises ValueError, naming the position, for such an image
-    otherwise, and for tokens that are no document.
+    `bos`, `eos` and padding behind the document may be there or not; ends of turns are left out. An image
+    that the document's end cuts short is left out with `partial` "drop". Raises ValueError, naming the
+    position, for such an image otherwise, and for tokens that are no document.
     """
     if tokens.ndim != 1:
         raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, expected one document (T,)")
@@ -120,6 +140,8 @@ def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> 
                 break
             parts.append(image)
             position += image.codes.numel() + (2 if vocab.fixed_grid else 4)
+        elif values[start] == vocab.sep:
+            position += 1
         else:
             raise ValueError(f"token {values[start]} at position {start} is neither text nor begin_image")
     return parts
@@ -164,18 +186,25 @@ class DocumentTokenizer:
 
         Adjacent strings are one text. Images of a size that the image tokenizer does not take are fitted by
         `policy` (see `pixels.fit`); larger ones are scaled down to `max_side` pixels and to the largest grid
-        of the vocabulary; where all images have one grid, they are scaled and cut to it (`pixels.cover`).
+        of the vocabulary; where all images have one grid, they are scaled and cut to it (`pixels.cover`), but
+        in a turn that is put to the model they are padded, so that nothing is lost (`pixels.contain`).
         Raises ValueError for a lone surrogate and for an image that cannot be read.
         """
-        pixels = [self.pixels(s, policy, max_side) for s in segments if not isinstance(s, str)]
+        turns, pixels = 0, []
+        conversation = END_OF_TURN in [segment for segment in segments if isinstance(segment, Mark)]
+        for segment in segments:
+            if isinstance(segment, Mark):
+                turns += 1
+            elif not isinstance(segment, str):
+                pixels.append(self.pixels(segment, policy, max_side, whole=conversation and turns % 2 == 0))
         images = iter(self.encode_images(pixels))
         parts: list[Part] = []
-        for is_text, group in groupby(segments, key=lambda segment: isinstance(segment, str)):
-            if is_text:
+        for kind, group in groupby(segments, key=lambda s: str if isinstance(s, str) else type(s) is Mark):
+            if kind is str:
                 ids = self.text.encode("".join(s for s in group if isinstance(s, str)))
                 parts.append(("text", torch.tensor(ids, dtype=torch.int64)))
             else:
-                parts += [("image", next(images)) for _ in group]
+                parts += [TURN if kind else ("image", next(images)) for _ in group]
         return interleave(parts, self.vocab, bos=bos, eos=eos)
 
     def encode_images(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -221,9 +250,16 @@ class DocumentTokenizer:
         return next(self.image.parameters()).device
 
     def pixels(
-        self, segment: Image.Image | Tensor, policy: Policy = "resize", max_side: int | None = None
+        self,
+        segment: Image.Image | Tensor,
+        policy: Policy = "resize",
+        max_side: int | None = None,
+        whole: bool = False,
     ) -> Tensor:
-        """An image segment -> (3, H, W) of a size that the image tokenizer and the vocabulary take."""
+        """An image segment -> (3, H, W) of a size that the image tokenizer and the vocabulary take.
+
+        With `whole` it is padded, not cut, where all images have one grid.
+        """
         if not isinstance(segment, Image.Image | Tensor):
             raise ValueError(f"segment is a {type(segment).__name__}, expected string, image or tensor")
         factor, grid, fixed = self.image.factor, self.vocab.grid, self.vocab.fixed_grid
@@ -241,7 +277,9 @@ class DocumentTokenizer:
             segment = to_pil(segment)
         kind = self.image.config.preprocessing
         if fixed:
-            return to_tensor(cover(load_image(segment), fixed[1] * factor, fixed[0] * factor, kind), kind)
+            size = fixed[1] * factor, fixed[0] * factor
+            image = load_image(segment)
+            return to_tensor(contain(image, *size) if whole else cover(image, *size, kind), kind)
         return to_tensor(fit(load_image(segment), factor, policy, limit), kind)
 
 

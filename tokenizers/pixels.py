@@ -102,6 +102,16 @@ def cover(image: Image.Image, width: int, height: int, preprocessing: Preprocess
     return scaled.crop((left, top, left + width, top + height))
 
 
+def contain(image: Image.Image, width: int, height: int) -> Image.Image:
+    """`image` scaled until it just fits into `width` x `height` px, in the middle of white: so the images in
+    prompts are shown to Chameleon, with all that is in them (arXiv:2405.09818, section 3.2)."""
+    scale = min(width / image.width, height / image.height)
+    scaled = _resize(image, max(1, round(scale * image.width)), max(1, round(scale * image.height)))
+    padded = Image.new("RGB", (width, height), "white")
+    padded.paste(scaled, ((width - scaled.width) // 2, (height - scaled.height) // 2))
+    return padded
+
+
 def _read(image: Image.Image, name: str) -> Image.Image:
     """Decode `image` and make it upright 8-bit RGB."""
     if Image.MAX_IMAGE_PIXELS is not None and math.prod(image.size) > Image.MAX_IMAGE_PIXELS:

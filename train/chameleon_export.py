@@ -150,6 +150,8 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
     else:
         special = {BOS: vocab.bos, EOS: vocab.eos, PAD: vocab.pad}
         special |= {BEGIN_IMAGE: vocab.begin_image, END_IMAGE: vocab.end_image}
+        if vocab.sep is not None:
+            special[SEPARATOR] = vocab.sep
         codes = torch.arange(vocab.codebook_size)
         tokens = vocab.codes_to_tokens(codes).tolist()
         special |= {code_name(code): token for code, token in enumerate(tokens)}

@@ -372,25 +372,24 @@ class Windows:
             )
         if not len(dataset):
             raise ValueError(f"{folder} holds no window")
-        columns = [dataset.data.column(name).chunks for name in ("tokens", "documents")]
+        names = [name for name in ("tokens", "documents", "learned") if name in dataset.column_names]
+        columns = [dataset.data.column(name).chunks for name in names]
+        self._names = names
         self.length = len(dataset)
         self.context_length = len(columns[0][0][0])
         self._chunks = [[_array(c, self.context_length) for c in chunks] for chunks in columns]
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks[0])])
 
     def load(self, samples: np.ndarray) -> dict[str, Tensor]:
-        """Tokens and documents (B, T) int64, and the numbers of the windows (B,)."""
+        """Tokens, documents and, of conversations, what is learned (B, T), and the windows' numbers (B,): all
+        int64."""
         chunk = np.searchsorted(self._starts, samples, side="right") - 1
         places = [(c, i - self._starts[c]) for c, i in zip(chunk, samples)]
-        tokens, documents = (
-            torch.from_numpy(np.stack([column[c][i] for c, i in places]).astype(np.int64))
-            for column in self._chunks
-        )
-        return {
-            "tokens": tokens,
-            "documents": documents,
-            "windows": torch.from_numpy(samples.astype(np.int64)),
+        rows = {
+            name: torch.from_numpy(np.stack([column[c][i] for c, i in places]).astype(np.int64))
+            for name, column in zip(self._names, self._chunks, strict=True)
         }
+        return {**rows, "windows": torch.from_numpy(samples.astype(np.int64))}
 
 
 def _array(chunk: Any, width: int) -> np.ndarray:

@@ -31,12 +31,19 @@ class Targets(NamedTuple):
     """Its modality."""
 
 
-def targets_of(tokens: Tensor, documents: Tensor, vocab: SharedVocab) -> Targets:
-    """Shift packed windows by one: tokens and documents (B, T) -> targets (B, T)."""
+def targets_of(
+    tokens: Tensor, documents: Tensor, vocab: SharedVocab, learned: Tensor | None = None
+) -> Targets:
+    """Shift packed windows by one: tokens and documents (B, T) -> targets (B, T).
+
+    ``learned`` (B, T) says which tokens are to be learned, as conversations have them; None: all.
+    """
     following = torch.cat([tokens[:, 1:], tokens.new_full((len(tokens), 1), vocab.pad)], dim=1)
     same = torch.zeros_like(tokens, dtype=torch.bool)
     same[:, :-1] = documents[:, 1:] == documents[:, :-1]
     counted = same & (following != vocab.pad)
+    if learned is not None:
+        counted[:, :-1] &= learned[:, 1:] != 0
     return Targets(torch.where(counted, following, IGNORE), vocab.modality(following))
 
 
@@ -298,7 +305,8 @@ class FusionLMTraining(LoggedTraining):
         save_model(folder, merged(self.net), tokenizer)
 
     def _terms(self, batch: dict[str, Tensor], targets: Targets | None = None, **more: Any) -> LossTerms:
-        targets = targets or targets_of(batch["tokens"], batch["documents"], self.vocab)
+        if targets is None:
+            targets = targets_of(batch["tokens"], batch["documents"], self.vocab, batch.get("learned"))
         terms = self(
             batch["tokens"],
             documents=batch["documents"],
@@ -311,7 +319,7 @@ class FusionLMTraining(LoggedTraining):
 
     def _measure(self, batch: dict[str, Tensor]) -> None:
         self._check_trained()
-        targets = targets_of(batch["tokens"], batch["documents"], self.vocab)
+        targets = targets_of(batch["tokens"], batch["documents"], self.vocab, batch.get("learned"))
         vocab_modality = self.vocab.modality(torch.arange(self.vocab.size, device=targets.tokens.device))
         terms = self._terms(batch, targets, vocab_modality=vocab_modality)
         self._add(self.validation_means, terms)

@@ -219,6 +219,11 @@ it comes. Ctrl+C keeps what is written so far.""",
         help="numbers that the transformer computes with; fewer bits are read faster (default: %(default)s)",
     )
     parser.add_argument(
+        "--answer",
+        action="store_true",
+        help="the prompt is a turn of a conversation, and the model, trained on `messages`, answers it",
+    )
+    parser.add_argument(
         "--then",
         choices=("text", "image", "any"),
         default="any",

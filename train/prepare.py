@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 from datasets import Dataset
 
+from ..fusion_lm.folder import TOKENIZER
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder, read_json, write_json
 from ..tokenizers.image import ImageTokenizer
@@ -21,7 +22,7 @@ from .reader import DocumentReader, Report
 from .sources import base_folder, fingerprint, load_source
 
 RECORD = "prepare.json"
-VERSION = 1
+VERSION = 2
 """Another one means that older prepared folders are made anew."""
 
 Order = Literal["image_first", "text_first", "both", "coin"]
@@ -34,13 +35,15 @@ class PrepareConfig:
     documents: str
     """Data set of documents: a folder of save_to_disk, an imagefolder, parquet, arrow, jsonl or webdataset
     files. Columns: `images` and `texts` (parallel lists, None where the other one speaks), or `image` and
-    `text`, or `text` alone."""
-    text_tokenizer: str
-    """Folder with text.model."""
-    image_tokenizer: str
-    """Folder of the image tokenizer (config.json, model.safetensors)."""
+    `text`, or `text` alone; or `messages`, conversations whose answers are learned, and their `images`."""
     out: str
     """Folder to write: tokenizer/, train/, validation/, prepare.json."""
+    text_tokenizer: str | None = None
+    """Folder with text.model."""
+    image_tokenizer: str | None = None
+    """Folder of the image tokenizer (config.json, model.safetensors)."""
+    model: str | None = None
+    """Model folder to fine-tune, whose tokenizers and vocabulary are taken instead of those two."""
     context_length: int = 1024
     """Tokens of a window."""
     validation: str | None = None
@@ -56,7 +59,8 @@ class PrepareConfig:
     max_grid: int = 64
     """Largest number of rows or columns of positions that the vocabulary can say."""
     fixed_grid: tuple[int, int] | None = None
-    """Rows and columns that all images have; they are then not written into the documents."""
+    """Rows and columns that all images have; they are then not written into the documents. Images are scaled
+    and cut to them, those of a conversation's prompts padded."""
     scan: Literal["rows", "columns"] = "rows"
     """Order of an image's positions in the stream: rows (raster), or columns, which suits lines of type."""
     separator: bool = False
@@ -64,6 +68,8 @@ class PrepareConfig:
     long_documents: Literal["split", "drop"] = "split"
     """Documents longer than a window: split between segments (and inside texts that are too long by
     themselves), or drop. An image that is too large for a window is dropped either way."""
+    balance_answers: bool = False
+    """Repeat conversations so that answers of text, of images and of both come equally often."""
     image_column: str | None = None
     """Name of the image column; default: images, else image."""
     text_column: str | None = None
@@ -90,6 +96,15 @@ class PrepareConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if self.fixed_grid is not None:
             object.__setattr__(self, "fixed_grid", tuple(self.fixed_grid))
+        tokenizers = [self.text_tokenizer, self.image_tokenizer]
+        if (None in tokenizers) if self.model is None else (tokenizers != [None, None]):
+            raise ValueError(
+                "give text_tokenizer and image_tokenizer, or the model that they are to come from"
+            )
+        if self.model is not None:
+            fields = ("max_grid", "fixed_grid", "scan", "separator")
+            if told := [name for name in fields if getattr(self, name) != getattr(type(self), name)]:
+                raise ValueError(f"{told[0]} is the model's own: leave it out")
 
 
 def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, Any]:
@@ -105,22 +120,12 @@ def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, An
     if (done := _finished(out)).get("key") == key:
         print(f"{out} is prepared already: same configuration, same files")
         return done
-    text, image = TextTokenizer.load(config.text_tokenizer), ImageTokenizer.load(config.image_tokenizer)
-    vocab = SharedVocab.build(
-        text=text,
-        codebook_size=image.codebook_size,
-        max_grid=config.max_grid if config.fixed_grid is None else None,
-        fixed_grid=config.fixed_grid,
-        scan=config.scan,
-        codes_per_position=image.codes_per_position,
-        separator=config.separator,
-    )
-    tokenizer = DocumentTokenizer(text, image, vocab)
+    tokenizer = document_tokenizer(config)
     parts = _parts(config)
     record: dict[str, Any] = {
         "key": key,
         "config": asdict(config),
-        "vocab_size": vocab.size,
+        "vocab_size": tokenizer.vocab.size,
         "context_length": config.context_length,
     }
     (out / RECORD).unlink(missing_ok=True)  # from here on, and until all is written, it would not be true
@@ -135,6 +140,27 @@ def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, An
     for name in parts:
         print(f"{out / name}: {summary(record[name])}")
     return record
+
+
+def document_tokenizer(config: PrepareConfig) -> DocumentTokenizer:
+    """The model's, or one made of both tokenizers.
+
+    :raises FileNotFoundError: a file is missing.  :raises ValueError: one is damaged.
+    """
+    if config.model is not None:
+        return DocumentTokenizer.load(Path(config.model) / TOKENIZER)
+    assert config.text_tokenizer is not None and config.image_tokenizer is not None
+    text, image = TextTokenizer.load(config.text_tokenizer), ImageTokenizer.load(config.image_tokenizer)
+    vocab = SharedVocab.build(
+        text=text,
+        codebook_size=image.codebook_size,
+        max_grid=config.max_grid if config.fixed_grid is None else None,
+        fixed_grid=config.fixed_grid,
+        scan=config.scan,
+        codes_per_position=image.codes_per_position,
+        separator=config.separator,
+    )
+    return DocumentTokenizer(text, image, vocab)
 
 
 def summary(counts: dict[str, Any]) -> str:
@@ -161,7 +187,8 @@ def _key(config: PrepareConfig) -> str:
     """A hash of the configuration and of the files that it names."""
     values = {name: value for name, value in asdict(config).items() if name != "out"}
     files = fingerprint(config.documents, config.validation)
-    tokenizers = fingerprint(config.text_tokenizer, config.image_tokenizer, content=True)
+    model = config.model and Path(config.model) / TOKENIZER
+    tokenizers = fingerprint(config.text_tokenizer, config.image_tokenizer, model, content=True)
     return hashlib.sha256(json.dumps([VERSION, values, files, tokenizers]).encode()).hexdigest()[:16]
 
 

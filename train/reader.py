@@ -14,8 +14,8 @@ from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 
 from ..fusion_lm.loss import MODALITIES
-from ..tokenizers.documents import DocumentTokenizer, Part, interleave
-from ..tokenizers.pixels import fit, to_tensor
+from ..tokenizers.documents import TURN, DocumentTokenizer, Mark, Part, interleave
+from .conversations import IMAGES, MESSAGES, answer_modalities, balanced, conversation
 from .packing import pack
 from .sources import RawImage, open_image, raw_images, undecoded
 
@@ -29,8 +29,11 @@ ROWS = 2000
 KNOWN = 100_000
 """Images whose codes are remembered, since many stand in several documents."""
 
-Key = bytes | tuple[int, int]
-"""What names an image: a digest of its file, or else its row and place among the rows at hand."""
+Key = tuple[bytes, bool] | tuple[int, int]
+"""What names an image: a digest of its file and whether all of it is to be seen, or else its row and place
+among the rows at hand."""
+Stored = str | RawImage | Mark
+"""A segment as a row holds it."""
 
 
 @dataclass
@@ -70,40 +73,56 @@ class DocumentReader:
     ) -> None:
         self.config, self.tokenizer, self.folder, self.name, self.show = config, tokenizer, folder, name, show
         columns = dataset.column_names
-        self.image_column = _column(
-            columns, config.image_column, ("images", "image"), config.documents, False
-        )
-        self.text_column = _column(
-            columns, config.text_column, ("texts", "text"), config.documents, self.image_column is None
-        )
+        self.talks = MESSAGES in columns
+        """Whether the rows are conversations."""
+        if self.talks and tokenizer.vocab.sep is None:
+            raise ValueError(
+                f"{config.documents} holds conversations, and the vocabulary has no token that ends a turn: "
+                "set separator: true, or take a model that has one"
+            )
+        self.text_column = MESSAGES
+        if self.talks:
+            self.image_column = IMAGES if IMAGES in columns else None
+        else:
+            self.image_column = _column(
+                columns, config.image_column, ("images", "image"), config.documents, False
+            )
+            self.text_column = _column(
+                columns, config.text_column, ("texts", "text"), config.documents, self.image_column is None
+            )
         used = [c for c in (self.image_column, self.text_column) if c]
-        self.dataset = undecoded(
-            dataset.select_columns(used), [self.image_column] if self.image_column else []
-        )
+        self.dataset = undecoded(dataset.select_columns(used), used)
         self.counts = Counts()
         self.codes: dict[Key, Tensor] = {}
         self.rng = np.random.default_rng([config.seed, 4, *name.encode()])
-        vocab = tokenizer.vocab
-        self.grid = vocab.grid.count if vocab.grid else None
+        if config.balance_answers and not self.talks:
+            raise ValueError(
+                f"balance_answers is for conversations: {config.documents} has no column {MESSAGES}"
+            )
+        if config.balance_answers and name == "train":
+            kinds = [answer_modalities(messages) for messages in self.dataset[MESSAGES]]
+            self.dataset = self.dataset.select(balanced(kinds, self.rng))
 
     def write(self, folder: Path) -> Counts:
         """Write the windows as a data set and count."""
         length, vocab = self.config.context_length, self.tokenizer.vocab
-        features = Features(
-            tokens=List(Value("int32"), length=length), documents=List(Value("int32"), length=length)
-        )
+        columns = {"tokens": "int32", "documents": "int32"} | ({"learned": "int8"} if self.talks else {})
+        features = Features({name: List(Value(kind), length=length) for name, kind in columns.items()})
         modality = vocab.modality(torch.arange(vocab.size)).numpy()
         real = 0
         scratch = folder.with_name(f".{folder.name}.arrow")
         with ArrowWriter(path=str(scratch), features=features) as writer:
             documents = self._documents()
             for window in pack(documents, length, vocab.pad, self.rng, self.config.shuffle_buffer):
-                kept = window.tokens[window.tokens != vocab.pad]
+                learned = window.tokens >= 0
+                tokens = np.where(learned, window.tokens, ~window.tokens)
+                kept = tokens[tokens != vocab.pad]
                 for name, number in zip(MODALITIES, np.bincount(modality[kept], minlength=len(MODALITIES))):
                     self.counts.tokens[name] += int(number)
                 real += len(kept)
                 self.counts.windows += 1
-                writer.write({"tokens": window.tokens, "documents": window.documents})
+                row = {"tokens": tokens, "documents": window.documents, "learned": learned.astype(np.int8)}
+                writer.write({name: row[name] for name in columns})
             writer.finalize()
         if not self.counts.windows:
             reasons = "; ".join(self.counts.left_out) or "it is empty"
@@ -118,7 +137,7 @@ class DocumentReader:
         return self.counts
 
     def _documents(self) -> Iterator[np.ndarray]:
-        """The documents' tokens, int32 each no longer than a window."""
+        """The documents' tokens, int32 each no longer than a window; ~t for a token t that is not learned."""
         for start in range(0, len(self.dataset), ROWS):
             batch = self.dataset[start : start + ROWS]
             images = batch[self.image_column] if self.image_column else None
@@ -132,8 +151,14 @@ class DocumentReader:
             self.counts.documents += count
             self.show(self.name, start + count, len(self.dataset))
 
-    def _segments(self, image: Any, text: Any) -> list[str | RawImage]:
+    def _segments(self, image: Any, text: Any) -> list[Stored]:
         """The segments of one row, in the order they are stored in."""
+        if self.talks:
+            try:
+                return conversation(text, image, self.folder)
+            except ValueError as error:
+                self.counts.leave_out(str(error))
+                return []
         if isinstance(image, list) or isinstance(text, list):
             pictures = raw_images(image, self.folder) if image is not None else [None] * len(text)
             words = text if isinstance(text, list) else [text] if text else [None] * len(pictures)
@@ -144,19 +169,22 @@ class DocumentReader:
         pictures = raw_images(image, self.folder) if image is not None else []
         return [s for s in (*pictures, text) if s is not None and s != ""]
 
-    def _tokens(self, rows: Sequence[list[str | RawImage]]) -> Iterator[np.ndarray]:
+    def _tokens(self, rows: Sequence[list[Stored]]) -> Iterator[np.ndarray]:
         """Rows of segments -> documents; the images of all rows are encoded together, by size."""
         new: dict[Key, Tensor] = {}  # the pixels of images that were not seen before
-        parsed: list[list[str | Key] | None] = []
+        parsed: list[list[str | Mark | Key] | None] = []
         for number, row in enumerate(rows):
-            document: list[str | Key] | None = []
+            document: list[str | Mark | Key] | None = []
+            answer = False
             for place, segment in enumerate(row):
-                if isinstance(segment, str):
+                if isinstance(segment, str | Mark):
+                    answer ^= isinstance(segment, Mark)
                     document.append(segment)
                     continue
-                key = _key(segment, number, place)
+                whole = self.talks and not answer
+                key = _key(segment, number, place, whole)
                 if key not in self.codes and key not in new:
-                    image = self._pixels(segment)
+                    image = self._pixels(segment, whole)
                     if image is None:
                         document = None  # a caption without its picture teaches nothing true
                         self.counts.leave_out("document with such an image")
@@ -166,29 +194,58 @@ class DocumentReader:
             parsed.append(document)
         encoded = self.tokenizer.encode_images(list(new.values()))
         codes = self.codes | dict(zip(new, encoded, strict=True))
-        self.codes = {key: grid for key, grid in codes.items() if isinstance(key, bytes)}
+        self.codes = {key: grid for key, grid in codes.items() if isinstance(key[0], bytes)}
         if len(self.codes) > KNOWN:
             self.codes = {}
         for document in parsed:
+            if self.talks:
+                yield from self._conversation(self._parts(document or [], codes))
+                continue
             for ordered in self._orders(document or []):
                 yield from self._pieces(self._parts(ordered, codes))
 
-    def _pixels(self, raw: RawImage) -> Tensor | None:
-        factor = self.tokenizer.image.factor
-        limits = [self.config.max_side, self.grid and self.grid * factor]
-        limit = min((side for side in limits if side), default=None)
+    def _pixels(self, raw: RawImage, whole: bool) -> Tensor | None:
         try:
-            image = open_image(raw)
-            grid = self.config.fixed_grid
-            if grid is not None:
-                image = image.resize((grid[1] * factor, grid[0] * factor))
-            return to_tensor(fit(image, factor, self.config.policy, limit if grid is None else None))
+            return self.tokenizer.pixels(open_image(raw), self.config.policy, self.config.max_side, whole)
         except (ValueError, FileNotFoundError) as error:
             reason = "not found" if isinstance(error, FileNotFoundError) else "cannot be read"
             self.counts.leave_out(f"image that {'was ' if reason == 'not found' else ''}{reason}")
             return None
 
-    def _orders(self, document: list[str | Key]) -> Iterable[list[str | Key]]:
+    def _conversation(self, parts: list[Part]) -> Iterator[np.ndarray]:
+        """A conversation of which the answers are learned, and the ends of their turns.
+
+        Of one that is longer than a window the last answers are left out, with what they answer.
+        """
+        if not parts:
+            return
+        vocab, length = self.tokenizer.vocab, self.config.context_length
+        document = [np.array([~vocab.bos])]
+        fitting, turns = 0, 0
+        turn: list[Part] = []
+        for part in [*parts, TURN]:
+            turn.append(part)
+            if part is not TURN:
+                continue
+            tokens = interleave(turn, vocab, bos=False, eos=False).numpy()
+            document.append(tokens if turns % 2 else ~tokens)
+            turns += 1
+            if turns % 2 == 0 and sum(map(len, document)) <= length:
+                fitting = len(document)
+            turn = []
+        if fitting < len(document):
+            if self.config.long_documents == "drop" or not fitting:
+                self.counts.leave_out("conversation longer than a window")
+                return
+            self.counts.split += 1
+        tokens = np.concatenate(document[:fitting])
+        if fitting == len(document):
+            tokens[-1] = vocab.eos
+        self.counts.pieces += 1
+        self.counts.images += int(np.isin(tokens, [vocab.begin_image, ~vocab.begin_image]).sum())
+        yield tokens.astype(np.int32)
+
+    def _orders(self, document: list[str | Mark | Key]) -> Iterable[list[str | Mark | Key]]:
         """The document in the order, or orders, that the configuration asks for."""
         if not document:
             return []
@@ -205,7 +262,7 @@ class DocumentReader:
     def _is_pair_column(self) -> bool:
         return not isinstance(self.dataset.features[self.image_column], List | list)
 
-    def _parts(self, document: Sequence[str | Key], codes: Mapping[Key, Tensor]) -> list[Part]:
+    def _parts(self, document: Sequence[str | Mark | Key], codes: Mapping[Key, Tensor]) -> list[Part]:
         """Adjacent strings are one text, as in ``DocumentTokenizer.encode``."""
         parts: list[Part] = []
         text = ""
@@ -216,7 +273,9 @@ class DocumentReader:
             if text:
                 parts.append(("text", torch.tensor(self.tokenizer.text.encode(text), dtype=torch.int64)))
                 text = ""
-            if segment is not None:
+            if isinstance(segment, Mark):
+                parts.append(TURN)
+            elif segment is not None:
                 parts.append(("image", codes[segment]))
         return parts
 
@@ -260,10 +319,10 @@ class DocumentReader:
         return codes.numel() + (2 if self.tokenizer.vocab.fixed_grid else 4)
 
 
-def _key(image: RawImage, row: int, place: int) -> Key:
+def _key(image: RawImage, row: int, place: int, whole: bool) -> Key:
     if image.data is None:
         return row, place
-    return hashlib.blake2b(image.data, digest_size=16).digest()
+    return hashlib.blake2b(image.data, digest_size=16).digest(), whole
 
 
 def _column(

@@ -19,7 +19,7 @@ from ..fusion_lm.generate import Guidance
 from ..fusion_lm.infill import infill
 from ..fusion_lm.sampling import Sampling
 from ..fusion_lm.stream import Event, Finished, ImageDone, TextDelta, best, gather, stream
-from ..tokenizers.documents import DocumentTokenizer, ImagePart, split
+from ..tokenizers.documents import END_OF_TURN, DocumentTokenizer, ImagePart, Mark, split
 from ..tokenizers.files import check_folder
 from ..tokenizers.pixels import load_image
 from .samples import ImageSegment, Sample, Segment, TextSegment, printable, write_samples
@@ -44,7 +44,7 @@ def sample(args: Namespace) -> None:
     if args.negative is not None and guidance.branches == 1:
         raise ValueError("--negative is what guidance leads away from: give --guidance too, such as 3")
     check_folder(args.out)
-    prompt = read_segments(args.segments)
+    prompt: list[str | Image.Image | Mark] = [*read_segments(args.segments)]
     folder = Path(args.model)
     if not folder.exists():
         raise FileNotFoundError(
@@ -52,6 +52,14 @@ def sample(args: Namespace) -> None:
         )
     model = load_model(folder, best_device(), args.weights)
     tokenizer = model.tokenizer
+    if args.answer:
+        if not prompt:
+            raise ValueError("--answer answers a turn of a conversation: give it, as text or images")
+        if tokenizer.vocab.sep is None:
+            raise ValueError(
+                f"the model in {folder} knows no conversations: its vocabulary has no token that ends a turn"
+            )
+        prompt.append(END_OF_TURN)
     shown = prompt_as_seen(prompt, tokenizer.encode(prompt, eos=False), tokenizer)
     options: dict[str, Any] = {
         "max_new_tokens": args.max_new_tokens or model.lm.config.context_length,  # the context ends it sooner
@@ -80,6 +88,7 @@ def sample(args: Namespace) -> None:
     ]
     settings = {
         "model": str(folder),
+        "answer": args.answer,
         "then": args.then,
         "seed": args.seed,
         "n": args.n,
@@ -156,7 +165,7 @@ def is_image(argument: str) -> bool:
 
 
 def prompt_as_seen(
-    prompt: Sequence[str | Image.Image], tokens: Tensor, tokenizer: DocumentTokenizer
+    prompt: Sequence[str | Image.Image | Mark], tokens: Tensor, tokenizer: DocumentTokenizer
 ) -> list[Segment]:
     """The prompt's segments, images scaled to the size at which the model sees them."""
     grids = iter(p.codes.shape for p in split(tokens, tokenizer.vocab) if isinstance(p, ImagePart))
@@ -165,7 +174,7 @@ def prompt_as_seen(
     for segment in prompt:
         if isinstance(segment, str):
             segments.append(TextSegment(segment, prompt=True))
-        else:
+        elif isinstance(segment, Image.Image):
             rows, columns = next(grids)[:2]  # the third axis holds a position's codes
             size = columns * factor, rows * factor
             segments.append(ImageSegment(segment.resize(size, Image.Resampling.LANCZOS), prompt=True))

@@ -39,7 +39,7 @@ class Sample:
 
     segments: list[Segment]
     stop: str
-    """Why it ended, as `generate` says, "eos", "length", "context", "image", or "interrupted"."""
+    """Why it ended, as `generate` says, "eos", "turn", "length", "context", "image", or "interrupted"."""
 
 
 def write_samples(folder: str | Path, samples: Sequence[Sample], settings: dict[str, Any]) -> None:
@@ -116,6 +116,7 @@ def _flat(settings: dict[str, Any]) -> Iterable[tuple[str, Any]]:
 
 STOPS = {
     "eos": "the model ended the document",
+    "turn": "the model ended its turn",
     "length": "as many tokens as were asked for",
     "context": "the context is full",
     "image": "the image that was asked for",

@@ -96,7 +96,9 @@ def _undecoded(feature: Any) -> Any:
     if isinstance(feature, datasets.Image):
         return datasets.Image(decode=False)
     if isinstance(feature, datasets.List):
-        return datasets.List(_undecoded(feature.feature))
+        return datasets.List(_undecoded(feature.feature), length=feature.length)
+    if isinstance(feature, dict):
+        return {name: _undecoded(part) for name, part in feature.items()}
     return feature
 
 

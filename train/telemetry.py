@@ -45,9 +45,15 @@ class Observation(NamedTuple):
     """Largest attention logit of each layer (layers,), float32."""
 
 
-def observe(net: FusionLM, tokens: Tensor, documents: Tensor, vocab: SharedVocab) -> Observation:
+def observe(
+    net: FusionLM,
+    tokens: Tensor,
+    documents: Tensor,
+    vocab: SharedVocab,
+    learned: Tensor | None = None,
+) -> Observation:
     """One more forward of packed windows, tokens and documents (R, T), without dropout and not compiled."""
-    targets = targets_of(tokens, documents, vocab)
+    targets = targets_of(tokens, documents, vocab, learned)
     vocab_modality = vocab.modality(torch.arange(vocab.size, device=tokens.device))
     used = tokens != vocab.pad
     norms: dict[str, Tensor] = {}
@@ -292,10 +298,11 @@ class Telemetry(Callback):
     def _measure(self, trainer: Any, training: Any) -> None:
         assert self._batch is not None
         net, vocab = training.net, training.vocab
-        tokens, documents = (self._batch[name][: self.rows] for name in ("tokens", "documents"))
+        rows = {name: values[: self.rows] for name, values in self._batch.items()}
+        tokens = rows["tokens"]
         with torch.set_grad_enabled(self.gradient_cosine):
             with trainer.precision_plugin.forward_context():
-                seen = observe(net, tokens, documents, vocab)
+                seen = observe(net, tokens, rows["documents"], vocab, rows.get("learned"))
             if self.gradient_cosine:
                 both = seen.terms.counts[[TEXT, IMAGE]].min() > 0
                 self._means.add("gradient_cosine", gradient_cosine(net, seen.terms), both)
@@ -304,8 +311,8 @@ class Telemetry(Callback):
         self._means.add("attention_logit", largest.amax())
         for layer, logit in enumerate(largest):
             self._means.add(f"attention_logit/layer_{layer:02d}", logit)
-        rows = row_norms(net.lm_head.weight, vocab.modality(torch.arange(vocab.size, device=tokens.device)))
-        for name, norm in zip(MODALITIES, rows):
+        norms = row_norms(net.lm_head.weight, vocab.modality(torch.arange(vocab.size, device=tokens.device)))
+        for name, norm in zip(MODALITIES, norms):
             self._means.add(f"row_norm/{name}", norm)
         self._before = WeightsBefore(net)
 

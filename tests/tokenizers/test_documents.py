@@ -196,7 +196,7 @@ def test_arguments_of_split() -> None:
         (("image", WIDE[..., None]), PAIRS, r"shape \(2, 3, 1\), expected \(rows, columns, 2\)"),
         (("image", (TALL + 4)[..., None].expand(2, 1, 2)), PAIRS, "image code 8 of slot 0 has no token"),
         (("text", torch.tensor([0])), VOCAB, "text id 0 has no token"),
-        (("sound", torch.tensor([0])), VOCAB, "kind 'sound', expected 'text' or 'image'"),
+        (("sound", torch.tensor([0])), VOCAB, "kind 'sound', expected 'text', 'image' or 'turn'"),
     ],
 )
 def test_interleave_errors(part, vocab: SharedVocab, message: str) -> None:

@@ -99,7 +99,7 @@ def prepared(
     out = tmp_path_factory.mktemp("prepared") / "tokens"
     text, image = tokenizer_folders
     config = PrepareConfig(
-        str(documents), str(text), str(image), str(out), context_length=64, validation_share=0.2, max_grid=16
+        str(documents), str(out), str(text), str(image), context_length=64, validation_share=0.2, max_grid=16
     )
     prepare(config, report=lambda *_: None)
     return out

@@ -43,7 +43,7 @@ def prepared_with(folders: tuple[Path, Path], documents: Path, out: Path, **chan
     """The documents in the windows that ``prepare`` makes."""
     settings = {"context_length": 96, "validation_share": 0.0, "max_grid": 16, **changes}
     text, image = map(str, folders)
-    prepare(PrepareConfig(str(documents), text, image, str(out), **settings), lambda *_: None)
+    prepare(PrepareConfig(str(documents), str(out), text, image, **settings), lambda *_: None)
     vocab = SharedVocab.load(out / "tokenizer")
     assert (vocab.codes_per_position, vocab.codebook_size) == (N, K)
     found = []

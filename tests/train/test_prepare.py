@@ -46,7 +46,7 @@ def write(rows: dict[str, list], features: Features, folder: Path) -> str:
 
 def config(documents: str, folders: tuple[Path, Path], out: Path, **changes: Any) -> PrepareConfig:
     settings = {"context_length": 64, "validation_share": 0.0, "max_grid": 16, **changes}
-    return PrepareConfig(documents, str(folders[0]), str(folders[1]), str(out), **settings)
+    return PrepareConfig(documents, str(out), str(folders[0]), str(folders[1]), **settings)
 
 
 @pytest.mark.parametrize("length", [16, 33, 100])
@@ -236,7 +236,7 @@ def test_clear_errors_in_the_file(tmp_path: Path):
         ("documents: [", "is no YAML file"),
         ("- documents", "is expected to hold settings"),
         ("dokuments: x", "unknown setting 'dokuments'; known are documents, "),
-        ("documents: x", "missing 3 required positional arguments: 'text_tokenizer'"),
+        ("documents: x", "missing 1 required positional argument: 'out'"),
         (
             "{documents: x, text_tokenizer: x, image_tokenizer: x, out: x, context_length: 3}",
             "context_length must be at least 8, got 3",

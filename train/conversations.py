@@ -1,0 +1,104 @@
+"""Conversations, in the `messages` format of chat data sets, as turns of segments.
+
+A row has `messages`, a list of {"role": ..., "content": ...}. A content is a text, or a list of parts,
+{"type": "text", "text": ...} and {"type": "image"}; an image's part holds it as "image" (bytes, path, or what
+`datasets` stores), or else takes the next one of the row's column `images`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..tokenizers.documents import END_OF_TURN, Mark
+from .sources import RawImage, raw_images
+
+MESSAGES, IMAGES = "messages", "images"
+"""Columns."""
+PROMPTS, ANSWER = ("system", "user"), "assistant"
+"""Roles."""
+
+
+def conversation(messages: Any, images: Any, folder: Path | None = None) -> list[str | RawImage | Mark]:
+    """The segments of a conversation, with the end of a turn between prompts and answers.
+
+    Messages of one side that follow each other are one turn. What follows the last answer is left out, since
+    nothing is learned there.
+
+    :param images: the row's images, for parts that do not hold theirs.
+    :param folder: where relative file names begin.
+    :raises ValueError: says what the conversation lacks, in few words.
+    """
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError("conversation that is no list of messages")
+    waiting = [image for image in raw_images(images or [], folder) if image is not None]
+    turns: list[tuple[bool, list[str | RawImage]]] = []
+    for message in messages:
+        role = message.get("role")
+        if role not in (*PROMPTS, ANSWER):
+            raise ValueError(f"conversation with the role {role!r}")
+        if not turns or turns[-1][0] != (role == ANSWER):
+            turns.append((role == ANSWER, []))
+        turns[-1][1].extend(_content(message.get("content"), waiting, folder))
+    if waiting:
+        raise ValueError("conversation with images that no part of it names")
+    while turns and not turns[-1][0]:
+        turns.pop()
+    if not turns:
+        raise ValueError("conversation without an answer")
+    if turns[0][0]:
+        raise ValueError("conversation that begins with an answer")
+    segments: list[str | RawImage | Mark] = []
+    for _, turn in turns:
+        segments += [*turn, END_OF_TURN]
+    return segments[:-1]
+
+
+def _content(content: Any, waiting: list[RawImage], folder: Path | None) -> list[str | RawImage]:
+    if isinstance(content, str):
+        return [content] if content else []
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise ValueError("conversation with a content that is neither text nor a list of parts")
+    segments: list[str | RawImage] = []
+    for part in content:
+        kind = part.get("type")
+        if kind == "text" and isinstance(part.get("text"), str):
+            segments += [part["text"]] if part["text"] else []
+        elif kind == "image" and part.get("image") is not None:
+            segments += [image for image in raw_images(part["image"], folder) if image is not None]
+        elif kind == "image":
+            if not waiting:
+                raise ValueError("conversation that names more images than it has")
+            segments.append(waiting.pop(0))
+        else:
+            raise ValueError(f"conversation with a part of type {kind!r}")
+    return segments
+
+
+def answer_modalities(messages: Any) -> frozenset[str]:
+    """What the answers of a conversation hold: text, image, both, or nothing."""
+    found = set()
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and message.get("role") == ANSWER:
+            content = message.get("content")
+            parts = [{"type": "text"}] if isinstance(content, str) else content or ()
+            found |= {part.get("type") for part in parts if isinstance(part, dict)}
+    return frozenset(kind for kind in found if kind in ("text", "image"))
+
+
+def balanced(kinds: Sequence[frozenset[str]], rng: np.random.Generator) -> np.ndarray:
+    """Numbers of rows, those of each kind as often as those of the most frequent one, shuffled.
+
+    Without it a model learns how often images are answered, rather than when (arXiv:2405.09818, section 3.2).
+    Rows of a rarer kind are repeated whole, and the rest of them is drawn without repetition.
+    """
+    groups: dict[frozenset[str], list[int]] = {}
+    for row, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(row)
+    largest = max(map(len, groups.values()), default=0)
+    rows: list[int] = []
+    for group in groups.values():
+        whole, rest = divmod(largest, len(group))
+        rows += group * whole + rng.permutation(group)[:rest].tolist()
+    return rng.permutation(rows)
