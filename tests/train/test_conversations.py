@@ -138,7 +138,7 @@ def test_only_answers_teach(chats, tokenizer_folders, tmp_path: Path):
     plain = tokenizer.encode(["two"], eos=False)
     from earlyfusion.fusion_lm.sampling import Sampling
 
-    greedy = {"text": Sampling(temperature=0), "image": Sampling(temperature=0)}
+    greedy: dict[str, Any] = {"text": Sampling(temperature=0), "image": Sampling(temperature=0)}
     results = generate(lm, vocab, [first, second, plain], max_new_tokens=20, **greedy)
     assert tokenizer.decode(results[0].tokens[results[0].prompt_length :]) == ["The cat."]
     assert results[0].stop == "eos"
@@ -190,7 +190,8 @@ def test_a_model_of_its_own_vocabulary(chats, tokenizer_folders, tmp_path: Path)
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
     with pytest.raises(ValueError, match="scan is the model's own: leave it out"):
         PrepareConfig("x", "y", model="z", scan="columns")
-    for words in ({"model": "z", "text_tokenizer": "t"}, {"text_tokenizer": "t"}):
+    unclear: list[dict[str, Any]] = [{"model": "z", "text_tokenizer": "t"}, {"text_tokenizer": "t"}]
+    for words in unclear:
         with pytest.raises(ValueError, match="give text_tokenizer and image_tokenizer, or the model"):
             PrepareConfig("x", "y", **words)
 
