@@ -7,6 +7,7 @@ import torch
 
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder
+from ..tokenizers.hub import local_folder
 from .decoding_weights import Weights, for_generation
 from .model import FusionLM
 
@@ -36,12 +37,13 @@ def load_model(
 ) -> Model:
     """Read a model folder, in evaluation mode.
 
+    :param folder: the folder, or the name of a model on the Hugging Face Hub (owner/name).
     :param weights: how the transformer's are laid out, for generation alone (see ``decoding_weights``); None
         leaves them as they are in the file.
     :raises FileNotFoundError: the folder or one of its files is missing.
     :raises ValueError: a file is broken, or vocabulary and transformer do not fit together.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no model folder: there is no such folder")
     lm = FusionLM.load(folder).to(device)

@@ -30,6 +30,7 @@ from ..tokenizers.bpe import BpeTokenizer
 from ..tokenizers.chameleon import chameleon_vocab
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder, check_folder, read_json, write_json
+from ..tokenizers.hub import local_folder
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.image_config import Preprocessing
 from ..tokenizers.taming import from_state, load_taming
@@ -62,7 +63,8 @@ def import_chameleon(args: Namespace) -> None:
     """The command: `args.folder`, `out`, `vqgan`. Raises ValueError, FileNotFoundError and ImportError."""
     check_folder(args.out)
     with progress_bars() as progress:
-        source = read_source(Path(args.folder), args.vqgan, args.preprocessing)
+        folder = local_folder(args.folder, ("*.json", "*.safetensors", "*.pth", "*.ckpt"))
+        source = read_source(folder, args.vqgan, args.preprocessing)
         write_model(source, args.out, progress)
     count = sum(torch.Size(spec.shape).numel() for spec in source.specs.values())
     decoder = "" if source.image.config.decoder else " (it has no VQ decoder: it reads images and draws none)"

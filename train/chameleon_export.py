@@ -32,6 +32,7 @@ from ..tokenizers.chameleon import (
 )
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder, check_folder, write_json, write_text
+from ..tokenizers.hub import local_folder, push
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.image_config import Preprocessing
 from ..tokenizers.tensor_files import Spec, TensorFiles, write_tensors
@@ -47,8 +48,10 @@ def export_chameleon(args: Namespace) -> None:
     """The command: `args.model`, `out`. Raises ValueError, FileNotFoundError and ImportError."""
     check_folder(args.out)
     with progress_bars() as progress:
-        export(Path(args.model), args.out, progress)
+        export(local_folder(args.model), args.out, progress)
     print(f"written to {args.out}")
+    if args.push is not None:
+        print(f"uploaded to {push(args.out, args.push)}")
 
 
 def export(folder: Path, out: str | Path, progress: Progress | None = None) -> None:

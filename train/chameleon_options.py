@@ -27,11 +27,16 @@ Weights pass one tensor at a time; of pickles tensors alone are read.
 The port in `transformers` has no VQ decoder: without --vqgan the model reads images and
 draws none. Needs the extra `chameleon`.""",
         """\
+  earlyfusion import chameleon facebook/chameleon-7b --out runs/chameleon-7b
   earlyfusion import chameleon chameleon-7b --vqgan vqgan.ckpt --out runs/chameleon-7b
   earlyfusion sample --model runs/chameleon-7b --out runs/said photo.png "This is\"""",
         run,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="the model's folder")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="the model's folder, or its name on the Hugging Face Hub (owner/name)",
+    )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
     parser.add_argument(
         "--vqgan", metavar="FILE", help="a VQGAN checkpoint with the decoder of the model's image tokenizer"
@@ -70,3 +75,6 @@ Two tokens are added where they are missing, `<image>` and the one between turns
     )
     parser.add_argument("model", metavar="MODEL", help="model folder")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    parser.add_argument(
+        "--push", metavar="NAME", help="upload it to the Hugging Face Hub as owner/name; a new one is private"
+    )

@@ -21,6 +21,7 @@ from ..fusion_lm.sampling import Sampling
 from ..fusion_lm.stream import Event, Finished, ImageDone, TextDelta, best, gather, stream
 from ..tokenizers.documents import END_OF_TURN, DocumentTokenizer, ImagePart, Mark, split
 from ..tokenizers.files import check_folder
+from ..tokenizers.hub import local_folder
 from ..tokenizers.pixels import load_image
 from .samples import ImageSegment, Sample, Segment, TextSegment, printable, write_samples
 
@@ -45,7 +46,7 @@ def sample(args: Namespace) -> None:
         raise ValueError("--negative is what guidance leads away from: give --guidance too, such as 3")
     check_folder(args.out)
     prompt: list[str | Image.Image | Mark] = [*read_segments(args.segments)]
-    folder = Path(args.model)
+    folder = local_folder(args.model)
     if not folder.exists():
         raise FileNotFoundError(
             f"no model folder at {folder}: `earlyfusion demo` makes one, --model names another"

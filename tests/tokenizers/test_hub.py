@@ -1,0 +1,66 @@
+"""Folders of the Hub, without a network: from its cache, and uploads into a folder."""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from earlyfusion.tokenizers.hub import local_folder, push
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The Hub's cache, in its layout, with one model; and no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = tmp_path / "hub" / "models--somebody--model"
+    snapshot = model / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("a" * 40)
+    return snapshot
+
+
+def test_a_folder_is_taken_before_the_hub(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert local_folder("somebody/model", ("*.json",)) == cache
+    Path("somebody/model").mkdir(parents=True)
+    assert local_folder("somebody/model") == Path("somebody/model")
+    assert local_folder("nowhere") == Path("nowhere")  # no name of the Hub: the reader says what is missing
+    assert local_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+
+
+def test_a_name_that_the_hub_does_not_give(cache: Path):
+    with pytest.raises(
+        FileNotFoundError, match="no folder somebody/other, and the Hugging Face Hub gives none"
+    ):
+        local_folder("somebody/other")
+
+
+def test_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    class Hub:
+        """Keeps uploads in a folder."""
+
+        def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
+            asked.append((name, private, exist_ok))
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+            if repo_id == "somebody/closed":
+                raise OSError("403\nForbidden")
+            shutil.copytree(folder_path, tmp_path / "there" / repo_id)
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert push(tmp_path / "model", "somebody/mine") == "https://hub/somebody/mine"
+    assert asked == [("somebody/mine", True, True)]
+    assert (tmp_path / "there" / "somebody" / "mine" / "config.json").read_text() == "{}"
+    with pytest.raises(ValueError, match="could not be uploaded as somebody/closed: 403 Forbidden"):
+        push(tmp_path / "model", "somebody/closed")
+    with pytest.raises(ValueError, match="'mine' is no name on the Hugging Face Hub: expected owner/name"):
+        push(tmp_path / "model", "mine")

@@ -1,0 +1,52 @@
+"""Folders by their name on the Hugging Face Hub, ``owner/name``: fetched into its cache, and uploaded.
+
+Nothing here is asked for where a folder of that name lies on the disk.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def local_folder(name: str | Path, files: Sequence[str] | None = None) -> Path:
+    """The folder ``name``; where there is none and it may be a name on the Hub, that one's, fetched.
+
+    ``HF_HUB_OFFLINE=1`` takes what the cache holds, ``HF_TOKEN`` opens gated models.
+
+    :param files: patterns of the files that are wanted; None: all.
+    :raises FileNotFoundError: there is no such folder, and the Hub gives none.
+    """
+    folder = Path(name)
+    if folder.exists() or not _NAME.fullmatch(str(name)):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=None if files is None else list(files)))
+    except Exception as error:  # of the network, the Hub, the cache: each has its own
+        raise FileNotFoundError(
+            f"there is no folder {name}, and the Hugging Face Hub gives none of that name: {_line(error)}"
+        ) from None
+
+
+def push(folder: str | Path, name: str, private: bool = True) -> str:
+    """Upload ``folder`` as the model ``name`` and return its address; needs HF_TOKEN, or a login before.
+
+    :param private: whether a model that is made new is for its owner alone.
+    :raises ValueError: the name is none, or the Hub refuses.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name on the Hugging Face Hub: expected owner/name")
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(name, private=private, exist_ok=True)
+        return str(HfApi().upload_folder(repo_id=name, folder_path=folder))
+    except Exception as error:
+        raise ValueError(f"{folder} could not be uploaded as {name}: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
