@@ -25,6 +25,7 @@ from earlyfusion.tokenizers.tensor_files import TensorFiles
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.cli import main
+from earlyfusion.train.prepare import PrepareConfig, prepare
 
 SIDE, GRID, CODES = 32, 8, 16
 IMAGE = ImageTokenizerConfig(
@@ -200,6 +201,41 @@ def test_a_transformer_that_does_not_fit_is_refused(text_tokenizer, tmp_path, ca
     assert main(["export", "chameleon", str(tmp_path / "model"), "--out", str(tmp_path / "hf")]) == 2
     assert "qk_norm is 'none', and Chameleon's format has only 'layer'" in capsys.readouterr().err
     assert main(["export", "chameleon", str(tmp_path), "--out", str(tmp_path / "hf")]) == 2
+
+
+def test_a_preset_that_was_trained_comes_out(text_tokenizer, documents: Path, tmp_path: Path) -> None:
+    """The paper's 7B recipe on a small network, from documents to text by transformers."""
+    save_model(tmp_path / "start", *model_of(text_tokenizer))
+    tokens, run = tmp_path / "tokens", tmp_path / "run"
+    settings: dict[str, Any] = {"context_length": 160, "validation_share": 0.1}
+    prepare(
+        PrepareConfig(str(documents), str(tokens), model=str(tmp_path / "start"), **settings),
+        lambda *_: None,
+    )
+    small = {"vocab_size": 0, "context_length": 160, "n_layers": 2, "width": 32, "n_heads": 4}
+    small |= {"n_kv_heads": 2, "ffn_width": 48}
+    preset = Path(__file__).parents[2] / "train" / "configs" / "lm_chameleon7b.yaml"
+    code = main(
+        ["lm", "fit", f"--config={preset}", f"--data.path={tokens}", "--model.compile=false"]
+        + [f"--model.config.{name}={value}" for name, value in small.items()]
+        + ["--model.warmup_steps=2", "--model.lr=0.01", "--trainer.max_steps=6", "--trainer.accelerator=cpu"]
+        + ["--trainer.devices=1", "--trainer.precision=32-true", "--trainer.val_check_interval=6"]
+        + ["--trainer.check_val_every_n_epoch=null", f"--trainer.default_root_dir={run}"]
+    )
+    assert code == 0
+    assert main(["export", "chameleon", str(run / "model"), "--out", str(tmp_path / "hf")]) == 0
+    model = load_model(run / "model")
+    theirs: Any = transformers.ChameleonForConditionalGeneration.from_pretrained(tmp_path / "hf")
+    prompt = model.tokenizer.encode(["The cat", picture(), " sees"], eos=False)
+    with torch.no_grad():
+        hidden = theirs.model(prompt[None]).last_hidden_state
+        found = torch.nn.functional.linear(hidden, theirs.lm_head.weight)[..., : model.tokenizer.vocab.size]
+        logits = model.lm(prompt[None])
+    assert isinstance(logits, Tensor) and float((logits - found).abs().max()) < 1e-4
+    written = theirs.generate(
+        prompt[None], attention_mask=torch.ones_like(prompt)[None], do_sample=False, max_new_tokens=8
+    )
+    assert written.shape[1] > len(prompt)
 
 
 def test_nothing_of_transformers_is_needed_to_export(exported) -> None:
