@@ -7,7 +7,7 @@ import torch
 
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder
-from ..tokenizers.hub import local_folder
+from ..tokenizers.hub import PRETRAINED, local_folder
 from .decoding_weights import Weights, for_generation
 from .model import FusionLM
 
@@ -33,11 +33,12 @@ def save_model(folder: str | Path, lm: FusionLM, tokenizer: DocumentTokenizer) -
 
 
 def load_model(
-    folder: str | Path, device: str | torch.device = "cpu", weights: Weights | None = None
+    folder: str | Path = PRETRAINED, device: str | torch.device = "cpu", weights: Weights | None = None
 ) -> Model:
     """Read a model folder, in evaluation mode.
 
-    :param folder: the folder, or the name of a model on the Hugging Face Hub (owner/name).
+    :param folder: the folder, or the name of a model on the Hugging Face Hub (owner/name); without one, the
+        small model that comes with the package.
     :param weights: how the transformer's are laid out, for generation alone (see ``decoding_weights``); None
         leaves them as they are in the file.
     :raises FileNotFoundError: the folder or one of its files is missing.

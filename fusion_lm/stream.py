@@ -1,6 +1,6 @@
 """Strings and images in, strings and images out: whole, or as they come.
 
-    model = load_model("runs/demo/model")
+    model = load_model()
     [document] = sample(model, [["A red apple:"]], then="image")
     document[0].save("apple.png")
 

@@ -1,11 +1,14 @@
-"""Folders by their name on the Hugging Face Hub, ``owner/name``: fetched into its cache, and uploaded.
+"""Where models come from: the one that is part of the package, and folders on the Hugging Face Hub.
 
-Nothing here is asked for where a folder of that name lies on the disk.
+A name there is ``owner/name``; it is not asked for where a folder of that name lies on the disk.
 """
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "openmoji-words"
+"""The model folder that comes with the package; its README.md says what it can do."""
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 

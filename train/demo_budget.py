@@ -170,7 +170,7 @@ LONG = replace(
         **FULL.lm_training,
         "lr": 4e-3,
         "warmup_steps": 200,
-        "max_steps": 5_200,
+        "max_steps": 4_600,
         "condition_dropout": 0.1,
     },
     validations=12,

@@ -7,6 +7,7 @@ import argparse
 from argparse import Namespace
 from typing import Any
 
+from ..tokenizers.hub import PRETRAINED
 from .arguments import Parser, UsageError, add, box, number, sub_commands
 from .chameleon_options import add_chameleon
 from .eval_options import add_eval
@@ -210,7 +211,10 @@ it comes. Ctrl+C keeps what is written so far.""",
     parser.add_argument("segments", metavar="SEGMENT", nargs="*", help="a text or an image file")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
     parser.add_argument(
-        "--model", metavar="DIR", default=f"{DEMO}/model", help="model folder (default: %(default)s)"
+        "--model",
+        metavar="DIR",
+        default=str(PRETRAINED),
+        help="model folder, or a name on the Hugging Face Hub (default: the one in the package)",
     )
     parser.add_argument(
         "--weights",
