@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..tokenizers.documents import Segment, split
+from ..tokenizers.documents import Mark, Segment, split
 from ..tokenizers.pixels import to_pil
 from ..tokenizers.vocab import SharedVocab
 from .folder import Model
@@ -51,7 +51,7 @@ def infill(
     """
     lm, tokenizer = model
     vocab = tokenizer.vocab
-    if not segments or isinstance(segments[-1], str):
+    if not segments or isinstance(segments[-1], str | Mark):
         raise ValueError("the document must end with the image of which a region is to be drawn anew")
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
