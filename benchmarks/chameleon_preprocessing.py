@@ -4,7 +4,7 @@
 
 Meta computes x / 127.5 - 1, transformers x * 0.0078 - 1, so that white is 0.989; and the longer edge of a
 scaled image is rounded at Meta, cut off there. Chameleon's own image tokenizer is not at hand: MODEL are
-folders of tokenizers trained here. Measured on 600 pictures of OpenMoji things, 160 px, cut to 64 px, and on
+folders of tokenizers trained here. Measured on 278 pictures of OpenMoji things, 160 px, cut to 64 px, and on
 600 held-out words in type, which are not scaled.
 """
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="folders of image tokenizers")
     parser.add_argument("--json", type=Path, default=HERE / "chameleon_preprocessing.json")
     args = parser.parse_args(arguments)
-    stems = [stem for concept in concepts() for stem in concept.drawings][:COUNT]
+    stems = [stem for concept in concepts() for stem in concept.drawings]
     pictures = [render_drawing(stem, LARGE) for stem in stems]
     words = [item.image for item in word_suite(0, fonts=held_out_fonts(), heights=(16, 24))[:COUNT]]
     figures = {}
