@@ -88,7 +88,9 @@ class CorpusConfig:
     """Pixels of the smallest drawing in a picture that is named: there drawings have all even sizes up to the
     picture's, at all even places. None: every drawing fills its picture."""
     picture_documents: int = 12
-    """Drawing documents of each picture, and as many naming documents."""
+    """Drawing documents of each picture."""
+    naming_documents: int | None = None
+    """Naming documents of each picture; None: as many."""
     picture_images: int = 8
     """Times each picture stands among the images of the image tokenizer."""
     other_drawings: int = 600
@@ -176,13 +178,15 @@ class Corpus:
         documents: list[Document] = []
         for word, image in zip(words, types, strict=True):
             documents += [[word, image], [image, word]]
-        for _ in range(max(1, round(config.picture_documents * share))):
+        drawn = max(1, round(config.picture_documents * share))
+        named = drawn if config.naming_documents is None else round(config.naming_documents * share)
+        for number in range(max(drawn, named)):
             for concept in self.concepts:
                 stem = self.rng.choice(concept.drawings)
-                documents += [
-                    [sentence(DRAW, concept.name), self.picture(stem)],
-                    [self.moved(stem), sentence(NAME, concept.name)],
-                ]
+                if number < drawn:
+                    documents.append([sentence(DRAW, concept.name), self.picture(stem)])
+                if number < named:
+                    documents.append([self.moved(stem), sentence(NAME, concept.name)])
         documents += [self.interleaved() for _ in range(round(config.interleaved * share))]
         for word in self.rng.choices(words, k=round(config.typed * share)):
             documents.append([sentence(TYPE, word), self.type(word)])
