@@ -194,7 +194,7 @@ def furnish(words: list[str], model: Path, photo: Image.Image) -> list[str]:
     """Make what a command names, below the current folder. Returns the command, perhaps with less to do."""
     args, _ = build_parser().parse_known_args(words)
     for folder in (getattr(args, "model", None), getattr(args, "folder", None)):
-        if folder is not None:
+        if folder is not None and not Path(folder).exists():  # the packaged model is there
             shutil.copytree(model, Path(folder))
     if args.command == "sample":
         for segment in args.segments:

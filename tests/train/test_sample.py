@@ -171,7 +171,8 @@ def test_what_sample_refuses(fails, model_folder, tmp_path, monkeypatch, segment
 
 def test_sample_needs_a_whole_model(fails, model_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "`earlyfusion demo` makes one" in fails("sample", "--out", "out", "A")
+    missing = fails("sample", "--model", "runs/demo/model", "--out", "out", "A")
+    assert "`earlyfusion demo` makes one" in missing
     incomplete = tmp_path / "incomplete"
     shutil.copytree(model_folder, incomplete)
     (incomplete / "tokenizer" / "text.model").unlink()
