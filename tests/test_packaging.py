@@ -208,6 +208,21 @@ print(json.dumps({"files": [m.__file__ for m in modules], "configs": loaded}, de
     assert all(isinstance(config, dict) and config for config in result["configs"])
 
 
+def test_the_wheel_brings_a_model(site, tmp_path):
+    output = run_there(
+        site,
+        """
+from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.train.cli import main
+code = main(["sample", "--out", "out", "--then", "image", "--max-new-tokens", "80", "A red apple:"])
+print(PRETRAINED, code)
+""",
+        tmp_path,
+    )
+    assert output.split()[-2:] == [str(site / "earlyfusion" / "pretrained" / "openmoji-words"), "0"]
+    assert list((tmp_path / "out").glob("*.png"))
+
+
 def test_the_wheel_leaves_hugging_faces_tokenizers_alone(site, tmp_path):
     pytest.importorskip("tokenizers")
     assert sorted(p.name for p in site.iterdir() if "dist-info" not in p.name and p.name != "bin") == [
