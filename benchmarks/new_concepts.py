@@ -27,6 +27,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from earlyfusion.tokenizers.hub import PRETRAINED
+
 HERE = Path(__file__).parent
 METHODS: dict[str, dict[str, Any]] = {
     "LoRA": {"trained_part": "lora", "lr": 2e-3, "old": False},
@@ -42,8 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = HERE.parent / "pretrained" / "openmoji-words"
-    parser.add_argument("--model", type=Path, default=default, help="model folder (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=PRETRAINED, help="model folder (default: the package's)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/new-concepts"), help="working folder")
     parser.add_argument("--csv", type=Path, default=HERE / "new_concepts.csv", help="the rows")
     parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")

@@ -191,7 +191,7 @@ class DocumentTokenizer:
         Raises ValueError for a lone surrogate and for an image that cannot be read.
         """
         turns, pixels = 0, []
-        conversation = END_OF_TURN in [segment for segment in segments if isinstance(segment, Mark)]
+        conversation = any(isinstance(segment, Mark) for segment in segments)
         for segment in segments:
             if isinstance(segment, Mark):
                 turns += 1

@@ -34,10 +34,11 @@ def local_folder(name: str | Path, files: Sequence[str] | None = None) -> Path:
         ) from None
 
 
-def push(folder: str | Path, name: str, private: bool = True) -> str:
-    """Upload ``folder`` as the model ``name`` and return its address; needs HF_TOKEN, or a login before.
+def push(folder: str | Path, name: str) -> str:
+    """Upload ``folder`` as the model ``name``, private where it is new, and return its address.
 
-    :param private: whether a model that is made new is for its owner alone.
+    It needs HF_TOKEN, or a login before.
+
     :raises ValueError: the name is none, or the Hub refuses.
     """
     if not _NAME.fullmatch(name):
@@ -45,7 +46,7 @@ def push(folder: str | Path, name: str, private: bool = True) -> str:
     from huggingface_hub import HfApi
 
     try:
-        HfApi().create_repo(name, private=private, exist_ok=True)
+        HfApi().create_repo(name, private=True, exist_ok=True)
         return str(HfApi().upload_folder(repo_id=name, folder_path=folder))
     except Exception as error:
         raise ValueError(f"{folder} could not be uploaded as {name}: {_line(error)}") from None

@@ -9,7 +9,7 @@ of embedding and lm_head that stand for image codes and for what frames them are
 (arXiv:2407.06135) trains such rows of lm_head, and nothing else.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,6 @@ from ..tokenizers.vocab import SharedVocab
 
 Part = Literal["all", "lora", "image_rows"]
 """What is trained: everything; low-rank updates and the rows of image tokens; those rows alone."""
-PARTS = ("all", "lora", "image_rows")
 
 
 class LoRALinear(nn.Linear):
@@ -69,8 +68,8 @@ def adapt(net: FusionLM, part: Part, vocab: SharedVocab, rank: int = 16, alpha: 
     :param alpha: they are scaled by alpha / r.
     :raises ValueError: there is no such part, or rank or alpha is not positive.
     """
-    if part not in PARTS:
-        raise ValueError(f"trained_part is {part!r}, expected one of {', '.join(PARTS)}")
+    if part not in get_args(Part):
+        raise ValueError(f"trained_part is {part!r}, expected one of {', '.join(get_args(Part))}")
     if rank < 1 or not alpha > 0:
         raise ValueError(f"lora_rank and lora_alpha must be positive, got {rank} and {alpha}")
     if part == "all":

@@ -36,7 +36,6 @@ CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=4, n_kv_heads=2, ffn_width=48, dropout=0.1
 )
 STEPS, EVERY = 6, 3
-GROUPS = ("embedding", "lm_head", "qkv", "out", "gate_up", "down")
 
 
 class Watch(Callback):

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
 from earlyfusion.train import telemetry
 from earlyfusion.train.lm import targets_of
@@ -22,10 +21,6 @@ from earlyfusion.train.telemetry import (
     row_norms,
 )
 
-CONFIG = FusionLMConfig(
-    context_length=64, n_layers=2, width=32, n_heads=4, n_kv_heads=2, ffn_width=48, dropout=0.1
-)
-STEPS, EVERY = 6, 3
 GROUPS = ("embedding", "lm_head", "qkv", "out", "gate_up", "down")
 
 
