@@ -103,7 +103,8 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
     from earlyfusion.train.data import TokenData
     from earlyfusion.train.fit import fit_lm
     from earlyfusion.train.lm import FusionLMTraining
-    from earlyfusion.train.prepare import PrepareConfig, prepare
+    from earlyfusion.train.prepare import prepare
+    from earlyfusion.train.prepare_config import PrepareConfig
 
     settings = dict(METHODS[method])
     work = args.out / f"{method.replace(' ', '')}-{seed}"

@@ -154,7 +154,7 @@ def check(words: tuple[str, ...]) -> Namespace | None:
     if rest:
         raise UsageError(f"not understood: {rest}")
     if args.command == "prepare":
-        from earlyfusion.train.prepare import read_config
+        from earlyfusion.train.prepare_config import read_config
 
         read_config(args.config)
     return args

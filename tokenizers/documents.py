@@ -255,6 +255,7 @@ class DocumentTokenizer:
         policy: Policy = "resize",
         max_side: int | None = None,
         whole: bool = False,
+        max_positions: int | None = None,
     ) -> Tensor:
         """An image segment -> (3, H, W) of a size that the image tokenizer and the vocabulary take.
 
@@ -272,6 +273,8 @@ class DocumentTokenizer:
             )
             if fixed and tuple(segment.shape[1:]) != (fixed[0] * factor, fixed[1] * factor):
                 fits = False
+            if max_positions is not None and segment.numel() > 3 * max_positions * factor**2:
+                fits = False
             if fits and segment.ndim == 3 and segment.shape[0] == 3:
                 return segment.float()  # exact, where the way through PIL rounds to 8 bits
             segment = to_pil(segment)
@@ -280,7 +283,7 @@ class DocumentTokenizer:
             size = fixed[1] * factor, fixed[0] * factor
             image = load_image(segment)
             return to_tensor(contain(image, *size) if whole else cover(image, *size, kind), kind)
-        return to_tensor(fit(load_image(segment), factor, policy, limit), kind)
+        return to_tensor(fit(load_image(segment), factor, policy, limit, max_positions), kind)
 
 
 def _grid_tokens(codes: Tensor, vocab: SharedVocab) -> list[int]:

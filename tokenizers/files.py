@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -95,6 +96,16 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clear_temporary(folder: str | Path) -> None:
+    """Remove what killed processes left in `folder`: files and folders with the names that are used here."""
+    for entry in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", entry.name):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 def _temporary_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -62,33 +63,68 @@ def to_pil(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
-def fit(image: Image.Image, factor: int, policy: Policy, max_side: int | None = None) -> Image.Image:
+def fit(
+    image: Image.Image,
+    factor: int,
+    policy: Policy,
+    max_side: int | None = None,
+    max_positions: int | None = None,
+) -> Image.Image:
     """`image` with sides that are multiples of `factor`, the shape an image tokenizer takes.
 
     - "resize" scales each side to its nearest multiple, which bends the proportions a little.
     - "pad" adds white on the right and at the bottom.
 
-    With `max_side`, a larger image is scaled down until its longer side fits. An image that fits already
-    comes back as it is. Raises ValueError for another policy and for a `max_side` below `factor`.
+    With `max_side`, a larger image is scaled down until its longer side fits; with `max_positions`, until it
+    has no more squares of `factor` x `factor` px. An image that fits already comes back as it is. Raises
+    ValueError for another policy and for limits below one square.
     """
     if policy not in ("resize", "pad"):
         raise ValueError(f"policy is {policy!r}, expected 'resize' or 'pad'")
     if max_side is not None and max_side < factor:
         raise ValueError(f"max_side is {max_side}, expected at least {factor}, the pixels of one code")
+    if max_positions is not None and max_positions < 1:
+        raise ValueError(f"max_positions is {max_positions}, expected at least 1")
     scale = 1.0
     if max_side is not None:
         scale = min(1.0, max_side // factor * factor / max(image.size))
+    room = math.inf if max_positions is None else max_positions
+    scale = min(scale, factor * math.sqrt(room / math.prod(image.size)))
     if policy == "resize":
-        width, height = (max(1, math.floor(side * scale / factor + 0.5)) * factor for side in image.size)
-        return _resize(image, width, height)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+        columns, rows = (max(1, math.floor(side * scale / factor + 0.5)) for side in image.size)
+        while rows * columns > room:
+            if rows > 1 and rows * image.width >= columns * image.height:
+                rows -= 1
+            else:
+                columns -= 1
+        return _resize(image, columns * factor, rows * factor)
+    while True:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        columns, rows = math.ceil(width / factor), math.ceil(height / factor)
+        if rows * columns <= room:
+            break
+        scale *= 0.99
     image = _resize(image, width, height)
-    width, height = (math.ceil(side / factor) * factor for side in image.size)
+    width, height = columns * factor, rows * factor
     if (width, height) == image.size:
         return image
     padded = Image.new("RGB", (width, height), "white")
     padded.paste(image)
     return padded
+
+
+def tiles(image: Image.Image, side: int) -> list[Image.Image]:
+    """`image` cut into the fewest equal rows and columns of at most `side` px, row by row."""
+    rows, columns = (math.ceil(length / side) for length in (image.height, image.width))
+    tops, lefts = (
+        [round(number * length / count) for number in range(count + 1)]
+        for count, length in ((rows, image.height), (columns, image.width))
+    )
+    return [
+        image.crop((left, top, right, bottom))
+        for top, bottom in pairwise(tops)
+        for left, right in pairwise(lefts)
+    ]
 
 
 def cover(image: Image.Image, width: int, height: int, preprocessing: Preprocessing = "meta") -> Image.Image:

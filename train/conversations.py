@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..tokenizers.documents import END_OF_TURN, Mark
-from .sources import RawImage, raw_images
+from .sources import RawImage, Unusable, raw_images
 
 MESSAGES, IMAGES = "messages", "images"
 """Columns."""
@@ -28,27 +28,27 @@ def conversation(messages: Any, images: Any, folder: Path | None = None) -> list
 
     :param images: the row's images, for parts that do not hold theirs.
     :param folder: where relative file names begin.
-    :raises ValueError: says what the conversation lacks, in few words.
+    :raises Unusable: says what is wrong with the conversation.
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError("conversation that is no list of messages")
+        raise Unusable("conversation that is no list of messages")
     waiting = [image for image in raw_images(images or [], folder) if image is not None]
     turns: list[tuple[bool, list[str | RawImage]]] = []
     for message in messages:
         role = message.get("role")
         if role not in (*PROMPTS, ANSWER):
-            raise ValueError(f"conversation with the role {role!r}")
+            raise Unusable("conversation with an unknown role", repr(role))
         if not turns or turns[-1][0] != (role == ANSWER):
             turns.append((role == ANSWER, []))
         turns[-1][1].extend(_content(message.get("content"), waiting, folder))
     if waiting:
-        raise ValueError("conversation with images that no part of it names")
+        raise Unusable("conversation with images that no part of it names")
     while turns and not turns[-1][0]:
         turns.pop()
     if not turns:
-        raise ValueError("conversation without an answer")
+        raise Unusable("conversation without an answer")
     if turns[0][0]:
-        raise ValueError("conversation that begins with an answer")
+        raise Unusable("conversation that begins with an answer")
     segments: list[str | RawImage | Mark] = []
     for _, turn in turns:
         segments += [*turn, END_OF_TURN]
@@ -59,7 +59,7 @@ def _content(content: Any, waiting: list[RawImage], folder: Path | None) -> list
     if isinstance(content, str):
         return [content] if content else []
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        raise ValueError("conversation with a content that is neither text nor a list of parts")
+        raise Unusable("conversation with a content that is neither text nor a list of parts")
     segments: list[str | RawImage] = []
     for part in content:
         kind = part.get("type")
@@ -69,10 +69,10 @@ def _content(content: Any, waiting: list[RawImage], folder: Path | None) -> list
             segments += [image for image in raw_images(part["image"], folder) if image is not None]
         elif kind == "image":
             if not waiting:
-                raise ValueError("conversation that names more images than it has")
+                raise Unusable("conversation that names more images than it has")
             segments.append(waiting.pop(0))
         else:
-            raise ValueError(f"conversation with a part of type {kind!r}")
+            raise Unusable("conversation with a part of an unknown type", repr(kind))
     return segments
 
 

@@ -27,7 +27,8 @@ from .fit import fit_image_tokenizer, fit_lm
 from .image_tokenizer import ImageTokenizerTraining
 from .lm import FusionLMTraining
 from .logs import read_metrics
-from .prepare import PrepareConfig, prepare
+from .prepare import prepare
+from .prepare_config import PrepareConfig
 from .text_tokenizer import read_texts
 
 SHOWN = 24
@@ -120,7 +121,7 @@ def tokens(run: Run) -> dict[str, Any]:
         seed=run.seed,
     )
     with progress_bars() as progress:
-        record = prepare(config, progress)
+        record = prepare(config, lambda part, done, total: progress(part, done, total or 0))
     return {"vocab_size": record["vocab_size"], "windows": record["train"]["windows"]}
 
 

@@ -167,7 +167,7 @@ def _add_prepare(commands: Any) -> None:
     def run(args: Namespace) -> None:
         from .prepare import run
 
-        run(args.config)
+        run(args.config, args.jobs, args.engine)
 
     parser = add(
         commands,
@@ -176,11 +176,25 @@ def _add_prepare(commands: Any) -> None:
 Turn documents of text and images into packed, memory-mapped windows of tokens, which
 `earlyfusion lm fit` reads. The config names the tokenizers, where the documents are
 (imagefolder, webdataset, parquet, ...; an image and a text column, or parallel lists) and
-where to write. Configs to begin with: train/configs/prepare*.yaml.""",
+where to write. A run that was stopped goes on where it was. Configs to begin with:
+train/configs/prepare*.yaml.""",
         "  earlyfusion prepare --config prepare.yaml",
         run,
     )
     parser.add_argument("--config", metavar="FILE", required=True, help="a YAML file")
+    parser.add_argument(
+        "--jobs",
+        type=number,
+        default=1,
+        help="processes, each with its image tokenizer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="where they run: this machine, or the Ray cluster that ray.init() finds (extra: ray; folders "
+        "must be the same on all its machines)",
+    )
 
 
 def _add_sample(commands: Any) -> None:

@@ -1,144 +1,96 @@
-"""Documents of text and images -> packed, memory-mapped windows of tokens, to train on."""
+"""Documents of text and images -> packed, memory-mapped windows of tokens, to train on.
+
+The windows are made shard by shard (``shards``), by one process or many (``workers``). Finished shards stand
+in OUT/.shards until all are there; then they become OUT/train and OUT/validation. A run that was stopped, at
+any moment, goes on with the shards that are there, and the result is the same to the byte.
+"""
 
 import hashlib
 import json
+import os
 import shutil
-from dataclasses import asdict, dataclass, fields
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import DatasetInfo
 
 from ..fusion_lm.folder import TOKENIZER
 from ..tokenizers.documents import DocumentTokenizer
-from ..tokenizers.files import atomic_folder, read_json, write_json
+from ..tokenizers.files import atomic_folder, check_folder, clear_temporary, read_json, write_json, write_text
 from ..tokenizers.image import ImageTokenizer
-from ..tokenizers.pixels import Policy
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
-from .reader import DocumentReader, Report
-from .sources import base_folder, fingerprint, load_source
+from .conversations import MESSAGES, answer_modalities, balanced
+from .prepare_config import PrepareConfig, read_config
+from .rows import shape_of, used_columns
+from .shards import Block, Counts, Source, features_of, make_shard
+from .sources import base_folder, fingerprint, load_source, undecoded
+from .workers import Engine, Make, make_all
 
 RECORD = "prepare.json"
-VERSION = 2
+REJECTED = "rejected.jsonl"
+SHARDS = ".shards"
+VERSION = 3
 """Another one means that older prepared folders are made anew."""
+PARTS = ("train", "validation")
 
-Order = Literal["image_first", "text_first", "both", "coin"]
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """What ``prepare`` reads and writes."""
-
-    documents: str
-    """Data set of documents: a folder of save_to_disk, an imagefolder, parquet, arrow, jsonl or webdataset
-    files. Columns: `images` and `texts` (parallel lists, None where the other one speaks), or `image` and
-    `text`, or `text` alone; or `messages`, conversations whose answers are learned, and their `images`."""
-    out: str
-    """Folder to write: tokenizer/, train/, validation/, prepare.json."""
-    text_tokenizer: str | None = None
-    """Folder with text.model."""
-    image_tokenizer: str | None = None
-    """Folder of the image tokenizer (config.json, model.safetensors)."""
-    model: str | None = None
-    """Model folder to fine-tune, whose tokenizers and vocabulary are taken instead of those two."""
-    context_length: int = 1024
-    """Tokens of a window."""
-    validation: str | None = None
-    """Data set of validation documents; without it, a part of the documents is held out."""
-    validation_share: float = 0.01
-    """Part of the documents that is held out when there is no validation set; 0: none."""
-    order: Order = "coin"
-    """For `image` and `text` columns: which comes first. both: two documents; coin: drawn for each row."""
-    policy: Policy = "resize"
-    """How images get sides that are multiples of the image tokenizer's factor: resize or pad (with white)."""
-    max_side: int | None = 256
-    """Larger images are scaled down until their longer side has so many pixels."""
-    max_grid: int = 64
-    """Largest number of rows or columns of positions that the vocabulary can say."""
-    fixed_grid: tuple[int, int] | None = None
-    """Rows and columns that all images have; they are then not written into the documents. Images are scaled
-    and cut to them, those of a conversation's prompts padded."""
-    scan: Literal["rows", "columns"] = "rows"
-    """Order of an image's positions in the stream: rows (raster), or columns, which suits lines of type."""
-    separator: bool = False
-    """Whether the vocabulary has a token that ends the turns of conversations (`messages`)."""
-    long_documents: Literal["split", "drop"] = "split"
-    """Documents longer than a window: split between segments (and inside texts that are too long by
-    themselves), or drop. An image that is too large for a window is dropped either way."""
-    balance_answers: bool = False
-    """Repeat conversations so that answers of text, of images and of both come equally often."""
-    image_column: str | None = None
-    """Name of the image column; default: images, else image."""
-    text_column: str | None = None
-    """Name of the text column; default: texts, else text."""
-    shuffle_buffer: int = 10_000
-    """Documents that are shuffled and packed together."""
-    seed: int = 0
-    """Of shuffling, coins and the held-out part."""
-
-    def __post_init__(self) -> None:
-        if self.context_length < 8:
-            raise ValueError(f"context_length must be at least 8, got {self.context_length}")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"validation_share must lie in [0, 1), got {self.validation_share}")
-        if self.shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer must be positive, got {self.shuffle_buffer}")
-        for name, allowed in (
-            ("order", ("image_first", "text_first", "both", "coin")),
-            ("policy", ("resize", "pad")),
-            ("scan", ("rows", "columns")),
-            ("long_documents", ("split", "drop")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        if self.fixed_grid is not None:
-            object.__setattr__(self, "fixed_grid", tuple(self.fixed_grid))
-        tokenizers = [self.text_tokenizer, self.image_tokenizer]
-        if (None in tokenizers) if self.model is None else (tokenizers != [None, None]):
-            raise ValueError(
-                "give text_tokenizer and image_tokenizer, or the model that they are to come from"
-            )
-        if self.model is not None:
-            fields = ("max_grid", "fixed_grid", "scan", "separator")
-            if told := [name for name in fields if getattr(self, name) != getattr(type(self), name)]:
-                raise ValueError(f"{told[0]} is the model's own: leave it out")
+Report = Callable[[str, int, int | None], None]
+"""Called with a part, how many of its rows are done, and of how many, where that is known."""
 
 
-def prepare(config: PrepareConfig, report: Report | None = None) -> dict[str, Any]:
+def prepare(
+    config: PrepareConfig, report: Report | None = None, jobs: int = 1, engine: Engine = "local"
+) -> dict[str, Any]:
     """Write ``config.out`` and return what its prepare.json says.
 
-    When the same configuration was prepared from the same files before, nothing is done.
+    When the same configuration was prepared from the same files before, nothing is done; when a run of it was
+    stopped, this one goes on.
 
     :param report: called as it goes; None shows a progress bar.
+    :param jobs: processes, with one image tokenizer each.
+    :param engine: where they run: on this machine, or on the Ray cluster that ``ray.init()`` finds.
     :raises FileNotFoundError: a source is missing.  :raises ValueError: one cannot be used.
     """
     out = Path(config.out)
+    if jobs < 1:
+        raise ValueError(f"jobs must be positive, got {jobs}")
     key = _key(config)
     if (done := _finished(out)).get("key") == key:
+        shutil.rmtree(out / SHARDS, ignore_errors=True)  # of a run that was killed in its last moment
         print(f"{out} is prepared already: same configuration, same files")
         return done
     tokenizer = document_tokenizer(config)
-    parts = _parts(config)
-    record: dict[str, Any] = {
-        "key": key,
-        "config": asdict(config),
-        "vocab_size": tokenizer.vocab.size,
-        "context_length": config.context_length,
-    }
+    unreadable: list[dict[str, Any]] = []
+    sources = _sources(config, tokenizer, unreadable)
+    check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    clear_temporary(out)
+    work = out / SHARDS / key
+    work.mkdir(parents=True, exist_ok=True)
     (out / RECORD).unlink(missing_ok=True)  # from here on, and until all is written, it would not be true
-    with atomic_folder(out) as new, _reporting(report) as show:
-        tokenizer.save(new / "tokenizer")
-        for name, (dataset, folder) in parts.items():
-            reader = DocumentReader(config, tokenizer, dataset, folder, name, show)
-            record[name] = asdict(reader.write(new / name))
-    if "validation" not in parts:
-        shutil.rmtree(out / "validation", ignore_errors=True)  # of an earlier configuration
-    write_json(out / RECORD, record)
-    for name in parts:
+    began, images = time.perf_counter(), 0
+    with _Progress(report, config, sources, work) as progress:
+        todo = (block for block in _blocks(config, sources) if not progress.is_done(block))
+        for done in make_all(partial(_setup, config, sources, work), todo, jobs, engine, progress.add):
+            progress.add(done.block.part, done.rows)
+            images += done.counts.images
+    seconds = time.perf_counter() - began
+    record = _collect(config, key, tokenizer, sources, unreadable, work)
+    for name in sources:
         print(f"{out / name}: {summary(record[name])}")
+    if left_out := sum(sum(record[name]["left_out"].values()) for name in sources) + len(unreadable):
+        warnings.warn(
+            f"{config.documents}: {left_out} rows, images or files were left out, see {out / REJECTED}",
+            stacklevel=2,
+        )
+    if progress.rows:
+        print(f"{progress.rows / seconds:,.0f} rows/s, {images / seconds:,.1f} images/s")
     return record
 
 
@@ -179,7 +131,7 @@ def _finished(out: Path) -> dict[str, Any]:
     if not (out / RECORD).is_file():
         return {}
     record = read_json(out / RECORD, "a record of prepare")
-    parts = [name for name in ("train", "validation") if name in record]
+    parts = [name for name in PARTS if name in record]
     return record if all((out / name).is_dir() for name in ("tokenizer", *parts)) else {}
 
 
@@ -192,110 +144,247 @@ def _key(config: PrepareConfig) -> str:
     return hashlib.sha256(json.dumps([VERSION, values, files, tokenizers]).encode()).hexdigest()[:16]
 
 
-def _parts(config: PrepareConfig) -> dict[str, tuple[Dataset, Path]]:
-    """The data sets of train and, if any, validation, with the folders that file names are relative to."""
-    train, folder = load_source(config.documents), base_folder(config.documents)
-    if not len(train):
+def _setup(config: PrepareConfig, sources: dict[str, Source], work: Path) -> Make:
+    return partial(make_shard, config, document_tokenizer(config), sources, work)
+
+
+def _sources(
+    config: PrepareConfig, tokenizer: DocumentTokenizer, unreadable: list[dict[str, Any]]
+) -> dict[str, Source]:
+    """Train and, if any, validation. What cannot be read of their files is added to ``unreadable``."""
+
+    def note(name: str, file: str, reason: str) -> None:
+        unreadable.append({"part": name, "file": file, "reason": reason})
+
+    given = {"train": config.documents, "validation": config.validation}
+    sources: dict[str, Source] = {}
+    for name, path in given.items():
+        if path is None:
+            continue
+        skip = partial(note, name) if config.bad_input == "skip" else None
+        dataset = load_source(path, name, streaming=config.streaming, unreadable=skip)
+        sources[name] = _source(config, tokenizer, name, path, dataset)
+    train = sources["train"]
+    if train.dataset is None:
+        if config.validation is None and config.validation_share:
+            sources["validation"] = train._replace(name="validation")
+        return sources
+    count = len(train.dataset)
+    if not count:
         raise ValueError(f"{config.documents} holds no documents")
-    if config.validation is not None:
-        return {
-            "train": (train, folder),
-            "validation": (load_source(config.validation, "validation"), base_folder(config.validation)),
-        }
-    held_out = round(len(train) * config.validation_share)
-    if not held_out:
-        return {"train": (train, folder)}
-    order = np.random.default_rng([config.seed, 3]).permutation(len(train))
-    return {
-        "train": (train.select(np.sort(order[held_out:])), folder),
-        "validation": (train.select(np.sort(order[:held_out])), folder),
+    numbers: Any = None
+    if config.validation is None and (held_out := round(count * config.validation_share)):
+        order = np.random.default_rng([config.seed, 3]).permutation(count)
+        chosen = np.sort(order[:held_out])
+        part = train.dataset.select(chosen)
+        sources["validation"] = train._replace(name="validation", dataset=part, numbers=chosen)
+        numbers = np.sort(order[held_out:])
+    if config.balance_answers:
+        rng = np.random.default_rng([config.seed, 5])
+        rows = np.arange(count) if numbers is None else numbers
+        kinds = [answer_modalities(messages) for messages in train.dataset.select(rows)[MESSAGES]]
+        numbers = rows[balanced(kinds, rng)]
+    if numbers is not None:
+        sources["train"] = train._replace(dataset=train.dataset.select(numbers), numbers=numbers)
+    return sources
+
+
+def _source(
+    config: PrepareConfig, tokenizer: DocumentTokenizer, name: str, path: str, dataset: Any
+) -> Source:
+    """A data set whose columns have our names, and whose images are not decoded yet."""
+    if dataset.features is None:  # streamed, from files that do not say
+        dataset = dataset._resolve_features()
+    columns = list(dataset.features)
+    for ours, theirs in {**config.columns, **({"id": config.id_column} if config.id_column else {})}.items():
+        if theirs not in columns:
+            raise ValueError(f"{path} has no column {theirs!r} (for {ours}), only {', '.join(columns)}")
+    duplicates: set[int] = set()
+    if config.id_column:
+        seen: set[Any] = set()
+        for number, value in enumerate(dataset.select_columns(config.id_column)[config.id_column]):
+            if value in seen:
+                duplicates.add(number)
+            seen.add(value)
+    for ours, theirs in config.columns.items():
+        if ours != theirs:
+            dataset = dataset.remove_columns([ours]) if ours in dataset.features else dataset
+            dataset = dataset.rename_column(theirs, ours)
+    shape = shape_of(list(dataset.features), path)
+    if shape == "conversations" and tokenizer.vocab.sep is None:
+        raise ValueError(
+            f"{path} holds conversations, and the vocabulary has no token that ends a turn: set separator: "
+            "true, or take a model that has one"
+        )
+    if config.balance_answers and shape != "conversations":
+        raise ValueError(f"balance_answers is for conversations: {path} has no column {MESSAGES}")
+    used = used_columns(shape, list(dataset.features))
+    dataset = undecoded(dataset.select_columns(used), used)
+    streamed = dataset if config.streaming and not hasattr(dataset, "__len__") else None
+    return Source(
+        name,
+        None if streamed is not None else dataset,
+        None,
+        shape,
+        base_folder(path),
+        frozenset(duplicates),
+        streamed,
+    )
+
+
+def _blocks(config: PrepareConfig, sources: dict[str, Source]) -> Iterator[Block]:
+    """The rows of each part, ``shard_rows`` at a time; streamed ones are read here."""
+    for source in sources.values():
+        if source.dataset is not None:
+            rows = len(source.dataset)
+            for number, start in enumerate(range(0, rows, config.shard_rows)):
+                yield Block(source.name, number, min(config.shard_rows, rows - start))
+    if sources["train"].dataset is None:
+        yield from _streamed_blocks(config, sources)
+
+
+def _streamed_blocks(config: PrepareConfig, sources: dict[str, Source]) -> Iterator[Block]:
+    for source in sources.values():
+        shared = source.name == "train" and config.validation is None and "validation" in sources
+        if source.streamed is None or (source.name == "validation" and config.validation is None):
+            continue
+        waiting: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        made = dict.fromkeys(sources, 0)
+        every = round(1 / config.validation_share) if shared else 0
+        for number, row in enumerate(source.streamed):
+            part = "validation" if every and (number + config.seed) % every == 0 else source.name
+            rows = waiting.setdefault(part, [])
+            rows.append((number, row))
+            if len(rows) == config.shard_rows:
+                yield _streamed_block(part, made, waiting.pop(part))
+        for part, rows in waiting.items():
+            yield _streamed_block(part, made, rows)
+
+
+def _streamed_block(part: str, made: dict[str, int], rows: list[tuple[int, dict[str, Any]]]) -> Block:
+    made[part] += 1
+    return Block(part, made[part] - 1, len(rows), [row for _, row in rows], [number for number, _ in rows])
+
+
+def _collect(
+    config: PrepareConfig,
+    key: str,
+    tokenizer: DocumentTokenizer,
+    sources: dict[str, Source],
+    unreadable: list[dict[str, Any]],
+    work: Path,
+) -> dict[str, Any]:
+    """Finished shards -> the folder, and what its prepare.json says."""
+    out = Path(config.out)
+    record: dict[str, Any] = {
+        "key": key,
+        "config": asdict(config),
+        "vocab_size": tokenizer.vocab.size,
+        "context_length": config.context_length,
     }
+    rejected = list(unreadable)
+    with atomic_folder(out) as new:
+        tokenizer.save(new / TOKENIZER)
+        for name, source in sources.items():
+            counts, files = Counts(), []
+            for stem in sorted(path.with_suffix("") for path in work.glob(f"{name}-*.json")):
+                shard = read_json(stem.with_suffix(".json"), "the counts of a shard")
+                counts.add(shard["counts"])
+                rejected += shard["rejected"]
+                if shard["counts"]["windows"]:
+                    files.append(stem.with_suffix(".arrow"))
+            if not counts.windows:
+                reasons = "; ".join(counts.left_out) or "it is empty"
+                raise ValueError(f"{config.documents}: no document of {name} can be used: {reasons}")
+            real = sum(counts.tokens.values())
+            record[name] = {**asdict(counts), "fill": real / (counts.windows * config.context_length)}
+            _write_part(new / name, files, DatasetInfo(features=features_of(config, source.shape)), key)
+        lines = (json.dumps(entry, ensure_ascii=False) for entry in rejected)
+        write_text(new / REJECTED, "".join(f"{line}\n" for line in lines))
+    if "validation" not in sources:
+        shutil.rmtree(out / "validation", ignore_errors=True)  # of an earlier configuration
+    write_json(out / RECORD, record)
+    shutil.rmtree(out / SHARDS, ignore_errors=True)
+    return record
 
 
-class _reporting:
-    """The caller's report, or a progress bar."""
+def _write_part(folder: Path, files: list[Path], info: DatasetInfo, key: str) -> None:
+    """A folder as save_to_disk writes it, of files that are there: nothing is copied."""
+    folder.mkdir()
+    names = [f"data-{number:05d}-of-{len(files):05d}.arrow" for number in range(len(files))]
+    for file, name in zip(files, names):
+        try:
+            os.link(file, folder / name)
+        except OSError:  # a file system without links
+            shutil.copyfile(file, folder / name)
+    info.write_to_directory(str(folder), pretty_print=True)
+    state = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": key,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    write_json(folder / "state.json", state)
 
-    def __init__(self, report: Report | None) -> None:
-        self.report, self.bar = report, None
 
-    def __enter__(self) -> Report:
+class _Progress:
+    """What is done, for the caller's report or a progress bar."""
+
+    def __init__(
+        self, report: Report | None, config: PrepareConfig, sources: dict[str, Source], work: Path
+    ) -> None:
+        self.report, self.work, self.bar = report, work, None
+        self.done = dict.fromkeys(sources, 0)
+        self.totals = {
+            name: None if source.dataset is None else len(source.dataset) for name, source in sources.items()
+        }
+        self.rows = 0
+        """Rows of this run."""
+
+    def is_done(self, block: Block) -> bool:
+        """Whether the block's shard is there already, which is then counted."""
+        if not (self.work / f"{block.stem}.json").is_file():
+            return False
+        self.done[block.part] += block.size
+        self._show(block.part)
+        return True
+
+    def add(self, part: str, rows: int) -> None:
+        """So many rows more are done."""
+        self.rows += rows
+        self.done[part] += rows
+        self._show(part)
+
+    def _show(self, part: str) -> None:
         if self.report is not None:
-            return self.report
-        from rich.console import Console
-        from rich.progress import Progress
+            self.report(part, self.done[part], self.totals[part])
 
-        self.bar = Progress(console=Console(stderr=True))
-        self.bar.start()
-        tasks: dict[str, Any] = {}
+    def __enter__(self) -> "_Progress":
+        if self.report is None:
+            from rich.console import Console
+            from rich.progress import Progress
 
-        def show(name: str, done: int, total: int) -> None:
-            assert self.bar is not None
-            if name not in tasks:
-                tasks[name] = self.bar.add_task(f"prepare {name}", total=total)
-            self.bar.update(tasks[name], completed=done)
+            self.bar = Progress(console=Console(stderr=True))
+            self.bar.start()
+            tasks: dict[str, Any] = {}
 
-        return show
+            def show(name: str, done: int, total: int | None) -> None:
+                assert self.bar is not None
+                if name not in tasks:
+                    tasks[name] = self.bar.add_task(f"prepare {name}", total=total)
+                self.bar.update(tasks[name], completed=done)
+
+            self.report = show
+        return self
 
     def __exit__(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
 
 
-def run(path: str | Path) -> None:
+def run(path: str | Path, jobs: int, engine: Engine) -> None:
     """``earlyfusion prepare --config FILE``. Raises ValueError and FileNotFoundError, one line each."""
-    prepare(read_config(path))
-
-
-def read_config(path: str | Path) -> PrepareConfig:
-    """A YAML file with the fields of ``PrepareConfig``.
-
-    :raises FileNotFoundError: no such file.
-    :raises ValueError: no YAML, or an unknown, missing or bad field.
-    """
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} not found: a YAML file with the settings of prepare is expected there"
-        )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{path} is expected to hold settings (name: value), it holds {type(values).__name__}"
-        )
-    names = [f.name for f in fields(PrepareConfig)]
-    if unknown := [name for name in values if name not in names]:
-        raise ValueError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(names)}")
-    for name, value in values.items():
-        hint = get_type_hints(PrepareConfig)[name]
-        if get_origin(hint) is not Literal and not _fits(value, hint):
-            raise ValueError(f"{path}: {name} is {value!r}, expected {_described(hint)}")
-    try:
-        return PrepareConfig(**values)
-    except (TypeError, ValueError) as error:
-        message = str(error).replace("PrepareConfig.__init__()", "it is")
-        raise ValueError(f"{path}: {message}") from None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from YAML is what a field of ``PrepareConfig`` holds."""
-    if isinstance(hint, UnionType):
-        return any(_fits(value, part) for part in get_args(hint))
-    if get_origin(hint) is tuple:
-        parts = get_args(hint)
-        fits = isinstance(value, list) and len(value) == len(parts)
-        return fits and all(_fits(item, part) for item, part in zip(value, parts))
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    return isinstance(value, int | float if hint is float else hint)
-
-
-def _described(hint: Any) -> str:
-    if isinstance(hint, UnionType):
-        return " or ".join(map(_described, get_args(hint)))
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: "null"}
-    return names.get(hint, "two whole numbers")
+    prepare(read_config(path), jobs=jobs, engine=engine)

@@ -1,14 +1,19 @@
-"""Where training data come from: whatever ``datasets`` reads from this machine's disk."""
+"""Where training data come from: whatever ``datasets`` reads, from this machine's disk or from the Hub."""
 
 import hashlib
 import io
 import json
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-from datasets import Dataset, DatasetDict
+import pyarrow as pa
+from datasets import Dataset, IterableDataset
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
+from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from ..tokenizers.pixels import load_image
@@ -24,7 +29,20 @@ _FILES = {
     ".txt": "text",
     ".tar": "webdataset",
 }
-KNOWN = f"a folder written by save_to_disk, an imagefolder, or files ({', '.join(_FILES)})"
+HUB = "hf://datasets/"
+"""Begins the address of a data set on the Hugging Face Hub: hf://datasets/owner/name."""
+KNOWN = f"a folder written by save_to_disk, an imagefolder, files ({', '.join(_FILES)}), or {HUB}owner/name"
+
+OnUnreadable = Callable[[str, str], None]
+"""Called with a file, or a line of one, that cannot be read, and the reason."""
+
+
+class Unusable(ValueError):
+    """Input that cannot be used. ``reason`` is one of few, to be counted; ``detail`` says more."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
 
 
 class RawImage(NamedTuple):
@@ -35,35 +53,122 @@ class RawImage(NamedTuple):
     image: Image.Image | None = None
 
 
-def load_source(path: str | Path, split: str = "train") -> Dataset:
+def load_source(
+    path: str | Path,
+    split: str = "train",
+    *,
+    streaming: bool = False,
+    unreadable: OnUnreadable | None = None,
+) -> Any:
     """The data set at ``path``: a folder of ``save_to_disk``, an imagefolder, or parquet, arrow, json, csv,
-    text or webdataset files (one file, or a folder of them).
+    text or webdataset files (one file, or a folder of them); or hf://datasets/owner/name.
 
     :param split: which part to take where there are several.
+    :param streaming: give an ``IterableDataset``, whose files are read as it goes and never converted; a
+        folder of ``save_to_disk`` needs no conversion and stays a ``Dataset``.
+    :param unreadable: called for each file, and each line of JSON, that cannot be read; the others are taken.
+        None: one of them is an error.
+    :returns: a ``Dataset``, or with ``streaming`` an ``IterableDataset``.
     :raises FileNotFoundError: nothing is there.  :raises ValueError: ``datasets`` cannot read it.
     """
+    name = str(path)
+    if name.startswith(HUB):
+        return _loaded(name, split, name.removeprefix(HUB), streaming=streaming)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} not found: a data set is expected there ({KNOWN})")
+    saved = path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file())
     try:
-        if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-            return _choose(datasets.load_from_disk(str(path)), split, path)
+        if saved:
+            return _loaded(name, split, name, saved=True)
         if path.is_dir():
-            return _choose(datasets.load_dataset(str(path.absolute())), split, path)
+            return _loaded(name, split, str(path.absolute()), streaming=streaming)
         if path.suffix not in _FILES:
-            raise ValueError(f"unknown ending {path.suffix!r}")
-        return _choose(
-            datasets.load_dataset(_FILES[path.suffix], data_files=str(path.absolute())), split, path
-        )
-    except (ValueError, OSError, DatasetsError) as error:
+            raise ValueError(f"{path} cannot be read as a data set: unknown ending; expected {KNOWN}")
+        return _loaded(name, split, _FILES[path.suffix], str(path.absolute()), streaming=streaming)
+    except ValueError:
+        files = [] if streaming or unreadable is None else _data_files(path, saved)
+        if not files:
+            raise
+    return _readable(path, files, unreadable or (lambda *_: None))
+
+
+def _loaded(
+    name: str,
+    split: str,
+    path: str,
+    data_files: str | None = None,
+    *,
+    streaming: bool = False,
+    saved: bool = False,
+) -> Any:
+    load: Callable[..., Any] = datasets.load_dataset
+    try:
+        if saved:
+            return _choose(datasets.load_from_disk(path), split)
+        return _choose(load(path, data_files=data_files, streaming=streaming), split)
+    except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as a data set: {message}; expected {KNOWN}") from None
+        raise ValueError(f"{name} cannot be read as a data set: {message}; expected {KNOWN}") from None
 
 
-def _choose(found: Any, split: str, path: Path) -> Dataset:
-    if isinstance(found, Dataset):
+def _data_files(path: Path, saved: bool) -> list[Path]:
+    """The files of a data set that may be read one by one; none where it is an imagefolder."""
+    if saved:
+        return sorted(path.glob("*.arrow"))
+    files = sorted(file for file in path.rglob("*") if file.suffix in _FILES) if path.is_dir() else [path]
+    kinds = {file.suffix for file in files}
+    return files if len(kinds) == 1 and not any(file.name.startswith("metadata.") for file in files) else []
+
+
+def _readable(path: Path, files: Sequence[Path], unreadable: OnUnreadable) -> Dataset:
+    """What of the ``files`` can be read."""
+    parts: list[Dataset] = []
+    for file in files:
+        try:
+            if file.suffix == ".arrow":
+                part = Dataset.from_file(str(file))
+            elif file.suffix == ".jsonl":
+                part = _lines(file, unreadable)
+            else:
+                part = load_source(file)
+            if parts:
+                part = part.cast(parts[0].features)
+            parts.append(part)
+        except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
+            unreadable(str(file), str(error).splitlines()[0] if str(error) else type(error).__name__)
+    if not parts:
+        raise ValueError(f"{path} cannot be read as a data set: none of its {len(files)} files can")
+    return datasets.concatenate_datasets(parts)
+
+
+def _lines(file: Path, unreadable: OnUnreadable) -> Dataset:
+    """The lines of a file that are JSON objects."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                    line.encode()
+                    if not isinstance(row, dict):
+                        raise ValueError(f"a {type(row).__name__}")
+                except (ValueError, RecursionError) as error:
+                    unreadable(f"{file}:{number}", f"no JSON object in UTF-8: {error}")
+                else:
+                    yield row
+
+    found = Dataset.from_list(list(rows()))
+    if not len(found):
+        raise ValueError("no line of it is a JSON object")
+    return found
+
+
+def _choose(found: Any, split: str) -> Any:
+    """The part of a data set that is asked for, or its only one."""
+    if isinstance(found, Dataset | IterableDataset):
         return found
-    if not isinstance(found, DatasetDict) or not found:
+    if not found:
         raise ValueError("it holds no rows")
     if split in found:
         return found[split]
@@ -84,7 +189,7 @@ def image_column(dataset: Dataset, wanted: str | None = None) -> str:
     raise ValueError(f"expected {expected}, found {', '.join(dataset.column_names)}")
 
 
-def undecoded(dataset: Dataset, columns: list[str]) -> Dataset:
+def undecoded(dataset: Any, columns: Sequence[str]) -> Any:
     """``dataset`` whose images come as stored bytes and paths, so that the caller decodes them once."""
     features = dataset.features.copy()
     for name in columns:
@@ -105,7 +210,9 @@ def _undecoded(feature: Any) -> Any:
 def raw_images(value: Any, folder: Path | None = None) -> list[RawImage | None]:
     """The images of one cell: an image or a list of them; None stays None (OBELICS' empty places).
 
-    :param folder: where relative file names begin.
+    :param folder: where relative file names begin, and which no file name leaves (but for the caches of
+        ``datasets``, where it unpacks archives). Symbolic links in the folder are its owner's, and followed.
+    :raises Unusable: what is no image, or a file outside the folder.
     """
     if isinstance(value, list):
         return [image for item in value for image in raw_images(item, folder)]
@@ -116,11 +223,22 @@ def raw_images(value: Any, folder: Path | None = None) -> list[RawImage | None]:
     if isinstance(value, bytes):
         return [RawImage(value, None)]
     if isinstance(value, str | Path):
-        return [RawImage(None, str(folder / value if folder else value))]
-    if isinstance(value, dict) and (value.get("bytes") is not None or value.get("path")):
-        path = value.get("path")
-        return [RawImage(value.get("bytes"), str(folder / path) if folder and path else path)]
-    raise ValueError(f"a cell holds a {type(value).__name__} where an image is expected")
+        return [RawImage(None, _inside(str(value), folder))]
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        return [RawImage(value["bytes"], value.get("path"))]
+    if isinstance(value, dict) and value.get("path"):
+        return [RawImage(None, _inside(value["path"], folder))]
+    raise Unusable("image that is none", repr(value)[:200])
+
+
+def _inside(path: str, folder: Path | None) -> str:
+    if folder is None:
+        return path
+    found = os.path.normpath(folder.absolute() / path)
+    for allowed in (folder.absolute(), datasets_config.HF_DATASETS_CACHE, HF_HUB_CACHE):
+        if Path(found).is_relative_to(os.path.normpath(allowed)):
+            return found
+    raise Unusable("image file outside the data folder", path)
 
 
 def open_image(raw: RawImage) -> Image.Image:
@@ -139,6 +257,8 @@ def open_image(raw: RawImage) -> Image.Image:
 
 def base_folder(path: str | Path) -> Path:
     """Where the relative file names in the data set at ``path`` begin."""
+    if str(path).startswith(HUB):
+        return Path(datasets_config.HF_DATASETS_CACHE)
     path = Path(path).absolute()
     return path if path.is_dir() else path.parent
 

@@ -94,7 +94,8 @@ def prepared(
     tmp_path_factory: pytest.TempPathFactory, documents: Path, tokenizer_folders: tuple[Path, Path]
 ) -> Path:
     """`documents` as windows of 64 tokens."""
-    from earlyfusion.train.prepare import PrepareConfig, prepare
+    from earlyfusion.train.prepare import prepare
+    from earlyfusion.train.prepare_config import PrepareConfig
 
     out = tmp_path_factory.mktemp("prepared") / "tokens"
     text, image = tokenizer_folders

@@ -25,7 +25,8 @@ from earlyfusion.tokenizers.tensor_files import TensorFiles
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.cli import main
-from earlyfusion.train.prepare import PrepareConfig, prepare
+from earlyfusion.train.prepare import prepare
+from earlyfusion.train.prepare_config import PrepareConfig
 
 SIDE, GRID, CODES = 32, 8, 16
 IMAGE = ImageTokenizerConfig(

@@ -18,7 +18,8 @@ from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.folders import describe
 from earlyfusion.train.lm import start_from_codebook
 from earlyfusion.train.options import build_parser
-from earlyfusion.train.prepare import PrepareConfig, prepare
+from earlyfusion.train.prepare import prepare
+from earlyfusion.train.prepare_config import PrepareConfig
 from earlyfusion.train.sample import sample
 from earlyfusion.train.sources import load_source
 

@@ -15,7 +15,7 @@ from earlyfusion.tokenizers.image import ImageTokenizer
 from earlyfusion.train.cli import main
 from earlyfusion.train.demo_budget import FULL
 from earlyfusion.train.logs import read_metrics
-from earlyfusion.train.prepare import read_config
+from earlyfusion.train.prepare_config import read_config
 from earlyfusion.train.recogniser import Recogniser
 
 CONFIGS = Path(__file__).parents[2] / "train/configs"

@@ -19,7 +19,8 @@ from earlyfusion.train.conversations import answer_modalities, balanced, convers
 from earlyfusion.train.data import TokenData, Windows
 from earlyfusion.train.fit import fit_lm
 from earlyfusion.train.lm import FusionLMTraining, targets_of
-from earlyfusion.train.prepare import PrepareConfig, prepare
+from earlyfusion.train.prepare import prepare
+from earlyfusion.train.prepare_config import PrepareConfig
 from earlyfusion.train.sources import RawImage
 
 RED = PilImage.new("RGB", (32, 16), (255, 0, 0))
@@ -211,11 +212,11 @@ def test_messages_with_images_of_their_row():
     ("messages", "images", "message"),
     [
         ("hello", None, "no list of messages"),
-        ([{"role": "tool", "content": "x"}], None, "with the role 'tool'"),
+        ([{"role": "tool", "content": "x"}], None, "with an unknown role: 'tool'"),
         ([{"role": "user", "content": "x"}], None, "without an answer"),
         ([{"role": "assistant", "content": "x"}], None, "begins with an answer"),
         ([{"role": "user", "content": 3}], None, "neither text nor a list of parts"),
-        ([{"role": "user", "content": [{"type": "video"}]}], None, "a part of type 'video'"),
+        ([{"role": "user", "content": [{"type": "video"}]}], None, "a part of an unknown type: 'video'"),
         ([{"role": "user", "content": [{"type": "image"}]}], None, "names more images than it has"),
         ([{"role": "user", "content": "x"}], [b"i"], "images that no part of it names"),
     ],

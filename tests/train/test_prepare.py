@@ -15,7 +15,8 @@ from PIL import Image as PilImage
 
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split
 from earlyfusion.train.packing import pack
-from earlyfusion.train.prepare import PrepareConfig, prepare, read_config
+from earlyfusion.train.prepare import prepare
+from earlyfusion.train.prepare_config import PrepareConfig, read_config
 from earlyfusion.train.sources import load_source
 
 
@@ -53,7 +54,7 @@ def config(documents: str, folders: tuple[Path, Path], out: Path, **changes: Any
 def test_packing_keeps_every_document_whole(length: int):
     rng = np.random.default_rng(0)
     documents = [np.full(rng.integers(1, length + 1), n + 1, np.int32) for n in range(300)]
-    windows = list(pack(documents, length, 0, rng, buffer=128))
+    windows = list(pack(documents, length, 0, rng))
     seen = []
     for tokens, numbers in windows:
         assert len(tokens) == len(numbers) == length
@@ -142,7 +143,7 @@ def test_long_documents_are_split_between_segments(tmp_path: Path, tokenizer_fol
         ],
     }
     source = write(rows, Features(images=List(Image()), texts=List(Value("string"))), tmp_path / "long")
-    with pytest.warns(UserWarning, match="1 images of train were left out"):
+    with pytest.warns(UserWarning, match="1 rows, images or files were left out"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "out", max_side=None), silent)["train"]
     tokenizer = DocumentTokenizer.load(tmp_path / "out/tokenizer")
     documents = documents_of(tmp_path / "out")
@@ -173,10 +174,10 @@ def test_texts_alone_and_images_that_cannot_be_read(tmp_path: Path, tokenizer_fo
     rows = [{"bytes": stored.getvalue(), "path": None}, {"bytes": b"broken", "path": None}]
     features = Features(image=Image(decode=False), text=Value("string"))
     source = write({"image": rows, "text": ["good", "bad"]}, features, tmp_path / "pairs")
-    with pytest.warns(UserWarning, match="1 images of train were left out"):
+    with pytest.warns(UserWarning, match="1 rows, images or files were left out"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "pairs-out"), silent)["train"]
     assert counts["pieces"] == 1
-    assert counts["left_out"] == {"image that cannot be read": 1, "document with such an image": 1}
+    assert counts["left_out"] == {"image that cannot be read": 1}
 
 
 def test_documents_as_the_field_stores_them(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
@@ -195,7 +196,7 @@ def test_documents_as_the_field_stores_them(tmp_path: Path, tokenizer_folders, p
     (folder / "metadata.jsonl").write_text("\n".join(lines))
     rows = [{"images": [f"folder/{n}.jpg", None], "texts": [None, text]} for n, text in enumerate(captions)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    webdataset = {"image_column": "jpg", "text_column": "txt"}
+    webdataset = {"columns": {"image": "jpg", "text": "txt"}}
     found = []
     for source, options in ((folder, {}), (shards, webdataset), (tmp_path / "rows.jsonl", {})):
         out = tmp_path / f"out-{source.name}"
@@ -221,7 +222,8 @@ def test_clear_errors(tmp_path: Path, tokenizer_folders, documents: Path):
     with pytest.raises(ValueError, match="has neither images nor texts, only the columns number"):
         prepare(config(source, tokenizer_folders, tmp_path / "out"), silent)
     with pytest.raises(ValueError, match="has no column 'caption'"):
-        prepare(config(str(documents), tokenizer_folders, tmp_path / "out", text_column="caption"), silent)
+        columns = {"text": "caption"}
+        prepare(config(str(documents), tokenizer_folders, tmp_path / "out", columns=columns), silent)
     with pytest.raises(ValueError, match="order is 'random', expected one of image_first"):
         config(str(documents), tokenizer_folders, tmp_path / "out", order="random")
     assert not list(tmp_path.glob("out*"))

@@ -1,0 +1,121 @@
+"""A row of a data set -> the segments of a document, in the shapes that the field stores documents in."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..tokenizers.documents import Mark
+from .conversations import IMAGES, MESSAGES, conversation
+from .sources import RawImage, Unusable, raw_images
+
+Order = Literal["image_first", "text_first", "both", "coin"]
+ORDERS = ("image_first", "text_first", "both", "coin")
+
+Stored = str | RawImage | Mark
+"""A segment as a row holds it."""
+
+SHAPES: dict[str, tuple[str, ...]] = {
+    "conversations": (MESSAGES,),
+    "placed": ("text_list", "image_info"),
+    "parallel": ("images", "texts"),
+    "pairs": ("image", "text"),
+    "texts": ("text",),
+    "images": ("image",),
+    "lists of texts": ("texts",),
+    "lists of images": ("images",),
+}
+"""Shape -> its columns; a data set has the first one of which it has all columns. ``placed`` is MMC4's."""
+
+
+def shape_of(columns: Sequence[str], source: str) -> str:
+    """Which of `SHAPES` a data set with these columns has.
+
+    :raises ValueError: none.
+    """
+    for shape, needed in SHAPES.items():
+        if all(name in columns for name in needed):
+            return shape
+    raise ValueError(
+        f"{source} has neither images nor texts, only the columns {', '.join(columns)}; `columns` says which "
+        f"of them stand for {', '.join(dict.fromkeys(sum(SHAPES.values(), ())))}"
+    )
+
+
+def used_columns(shape: str, columns: Sequence[str]) -> list[str]:
+    """The columns that are read of a data set of this shape."""
+    extra = (IMAGES,) if shape == "conversations" else ()
+    return [name for name in (*SHAPES[shape], *extra) if name in columns]
+
+
+def documents_of(
+    row: Mapping[str, Any], shape: str, order: Order, rng: np.random.Generator, folder: Path | None
+) -> list[list[Stored]]:
+    """The documents of a row: one, none where it is empty, or two where both orders are kept.
+
+    :param order: which comes first where image and text belong together, in ``pairs`` and ``placed``.
+    :param folder: where relative file names begin, and which they cannot leave.
+    :raises Unusable: says what is wrong with the row.
+    """
+    if shape == "conversations":
+        return [conversation(row[MESSAGES], row.get(IMAGES), folder)]
+    if shape == "placed":
+        return _ordered(_placed(row["text_list"], row["image_info"], folder), order, rng)
+    if shape == "pairs":
+        images = [image for image in raw_images(row["image"], folder) if image is not None]
+        return _ordered([(images, _strings(row["text"]))], order, rng)
+    if shape == "parallel":
+        images, texts = (value if isinstance(value, list) else [] for value in (row["images"], row["texts"]))
+        if images and texts and len(images) != len(texts):
+            raise Unusable("row whose images and texts are not parallel")
+        pairs = zip_longest(raw_images(images, folder), texts)
+        return _kept([segment for pair in pairs for segment in pair])
+    [column] = SHAPES[shape]
+    value = row[column]
+    return _kept(raw_images(value, folder) if column.startswith("image") else _strings(value))
+
+
+def _strings(value: Any) -> list[str]:
+    """A text, or a list of them."""
+    values = value if isinstance(value, list) else [value]
+    if wrong := [v for v in values if not isinstance(v, str) and v is not None]:
+        raise Unusable("text that is none", repr(wrong[0]))
+    return [v for v in values if v]
+
+
+def _kept(segments: Sequence[Any]) -> list[list[Stored]]:
+    kept = [segment for segment in segments if segment is not None and segment != ""]
+    _strings([segment for segment in kept if not isinstance(segment, RawImage)])
+    return [kept] if kept else []
+
+
+Pair = tuple[list[RawImage], list[str]]
+"""Images and the text that they belong to."""
+
+
+def _placed(texts: Any, places: Any, folder: Path | None) -> list[Pair]:
+    """MMC4 (arXiv:2304.06939): each image belongs to the sentence of its ``matched_text_index``."""
+    if not isinstance(texts, list):
+        raise Unusable("text_list that is no list")
+    spaced = [f" {text}" if number and isinstance(text, str) else text for number, text in enumerate(texts)]
+    found: list[Pair] = [([], _strings(text)) for text in spaced]
+    for place in places or []:
+        number = place.get("matched_text_index") if isinstance(place, dict) else None
+        if not isinstance(number, int) or not 0 <= number < len(texts):
+            raise Unusable("image_info whose matched_text_index is not that of a text")
+        value = place.get("image") or place.get("image_name")
+        found[number][0].extend(image for image in raw_images(value, folder) if image is not None)
+    return found
+
+
+def _ordered(pairs: Sequence[Pair], order: Order, rng: np.random.Generator) -> list[list[Stored]]:
+    """The pairs one after the other, in the order, or orders, that are asked for."""
+    if order == "coin":
+        order = "image_first" if rng.random() < 0.5 else "text_first"
+    forwards: list[Stored] = [s for images, texts in pairs for s in (*images, *texts)]
+    backwards: list[Stored] = [s for images, texts in pairs for s in (*texts, *images)]
+    if order == "both" and forwards != backwards:
+        return [forwards, backwards]
+    return [document for document in [backwards if order == "text_first" else forwards] if document]
