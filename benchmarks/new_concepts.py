@@ -100,11 +100,11 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
     import torch
 
     from earlyfusion.fusion_lm.model import FusionLM
-    from earlyfusion.train.data import TokenData
     from earlyfusion.train.fit import fit_lm
     from earlyfusion.train.lm import FusionLMTraining
     from earlyfusion.train.prepare import prepare
     from earlyfusion.train.prepare_config import PrepareConfig
+    from earlyfusion.train.token_data import TokenData
 
     settings = dict(METHODS[method])
     work = args.out / f"{method.replace(' ', '')}-{seed}"

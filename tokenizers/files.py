@@ -99,8 +99,8 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def clear_temporary(folder: str | Path) -> None:
-    """Remove what killed processes left in `folder`: files and folders with the names that are used here."""
-    for entry in Path(folder).glob(".*.tmp"):
+    """Remove what killed processes left below `folder`: files and folders with names that are used here."""
+    for entry in list(Path(folder).rglob(".*.tmp")):
         if re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", entry.name):
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)

@@ -1,6 +1,8 @@
 """Around the steps of a training: checkpoints, the model folder, random states, curves, progress."""
 
+import os
 import random
+import shutil
 import time
 import warnings
 from abc import ABC, abstractmethod
@@ -12,8 +14,11 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.strategies import ModelParallelStrategy
 
+from ..tokenizers.files import clear_temporary
 from .ema import averaged
+from .logged_training import LoggedTraining
 from .logs import CsvLog
 
 MODEL = "model"
@@ -41,10 +46,17 @@ def trouble(trainer: Any) -> str:
     return next((guard.trouble(trainer) for guard in trainer.callbacks if isinstance(guard, Guard)), "")
 
 
+def validation_follows(trainer: L.Trainer) -> bool:
+    """Whether the step that ends now is followed by a validation."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    return fetcher is not None and not loop.val_loop.skip and loop._should_check_val_fx(fetcher)
+
+
 class Checkpoints(ModelCheckpoint):
     """RUN/last.ckpt, by the clock or by steps, and at the end: a finished run is known to be finished.
 
-    Not in trouble (:func:`trouble`), so that it always holds weights worth going on from.
+    Not in trouble (:func:`trouble`), so that it always holds weights worth going on from. Where a validation
+    follows the step, the checkpoint comes after it: a run that goes on would not do it again.
     """
 
     def __init__(self, seconds: float = 300.0, steps: int | None = None) -> None:
@@ -62,6 +74,8 @@ class Checkpoints(ModelCheckpoint):
         )
         self.last_good: tuple[str, int] | None = None
         """The file to go on from, and its step; None as long as there is none."""
+        self._waits, self._waiting = False, False
+        """Whether a checkpoint now has to wait for the validation, and whether one does."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """The run's folder is the trainer's."""
@@ -81,20 +95,80 @@ class Checkpoints(ModelCheckpoint):
         if reason := trouble(trainer):
             kept = f"kept is the state of step {self.last_good[1]}" if self.last_good else "nothing is kept"
             warnings.warn(f"the end of the training is not saved: {reason}; {kept}", stacklevel=2)
-        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        self.save_now(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """When it is time."""
+        self._waits = validation_follows(trainer)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._waits = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The checkpoint that waited."""
+        super().on_validation_end(trainer, pl_module)
+        if self._waiting:
+            self._waiting = False
+            self.save_now(trainer)
 
     def _save_topk_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Any]) -> None:
-        if not trouble(trainer):
+        if self._waits:
+            self._waiting = True
+        elif not trouble(trainer):
             super()._save_topk_checkpoint(trainer, monitor_candidates)
 
+    def save_now(self, trainer: L.Trainer) -> None:
+        """Save this step, if it is not saved yet."""
+        if self._last_global_step_saved != trainer.global_step and not _rehearsal(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
+        """Beside the last one first, on the same disk: whoever is killed meanwhile keeps that."""
+        path = Path(filepath)
+        new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+        if trainer.is_global_zero:
+            remove(new)
+        trainer.strategy.barrier("remove")
+        super()._save_checkpoint(trainer, str(new))
+        trainer.strategy.barrier("saved")
+        if trainer.is_global_zero:
+            if path.is_dir() or new.is_dir():  # shards: os.replace swaps only files
+                remove(old)
+                if path.exists():
+                    os.replace(path, old)
+            os.replace(new, path)
+            remove(old)
+        trainer.strategy.barrier("replaced")
+        self._last_checkpoint_saved = filepath
         self.last_good = (filepath, trainer.global_step)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, a file or a folder of shards, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def recover(run_folder: str | Path) -> Path | None:
+    """RUN/last.ckpt, or None where there is none; put back if a run was killed while it was replaced."""
+    path = Path(run_folder) / CHECKPOINT
+    old = path.with_name(f".{path.name}.old")
+    if not path.exists() and old.exists():
+        os.replace(old, path)
+    return path if path.exists() else None
 
 
 class ModelFolder(Callback):
     """Writes RUN/model, whole or not at all, whenever a checkpoint is written and at the end; not in trouble
     (:func:`trouble`)."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Clear away what a killed run began to write."""
+        if trainer.is_global_zero and not _rehearsal(trainer):
+            clear_temporary(trainer.default_root_dir)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
         """Beside every checkpoint, the folder that everything else loads."""
@@ -105,7 +179,10 @@ class ModelFolder(Callback):
         self._write(trainer, pl_module)
 
     def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not trouble(trainer) and trainer.is_global_zero and not _rehearsal(trainer):
+        if trouble(trainer) or _rehearsal(trainer):
+            return
+        sharded = isinstance(trainer.strategy, ModelParallelStrategy)  # gathered by all ranks
+        if sharded or trainer.is_global_zero:
             with averaged(trainer, pl_module):
                 pl_module.save_folder(Path(trainer.default_root_dir) / MODEL)
 
@@ -145,13 +222,40 @@ class RandomStates(Callback):
 
 
 class Curves(Callback):
-    """Tells the CSV log where training begins, so that a resumed run continues its curves."""
+    """Logs the figures of the training, as they stand when a checkpoint is written, and continues the CSV log
+    of a run that goes on.
+
+    Lightning logs later than it writes checkpoints, and the CSV log holds a row back until the next one
+    begins: the row of that step is therefore kept in the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._log: CsvLog | None = None
+        self._row: dict[str, float] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find the log."""
+        self._log = next((one for one in trainer.loggers if isinstance(one, CsvLog)), None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Rows that will be written again are dropped."""
-        for logger in trainer.loggers:
-            if isinstance(logger, CsvLog):
-                logger.begin(trainer.global_step)
+        if self._log is not None:
+            self._log.begin(trainer.global_step, self._row)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Figures since the last entry, every ``log_every_n_steps``."""
+        if isinstance(pl_module, LoggedTraining):
+            pl_module.log_figures()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last row."""
+        return {"row": {} if self._log is None else dict(self._log.pending)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember it until training begins."""
+        self._row = state_dict["row"]
 
 
 class StepBar(ProgressBar):

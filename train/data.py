@@ -1,11 +1,11 @@
-"""Data modules: images for the image tokenizer, packed token windows for the transformer.
+"""Images for the image tokenizer, in batches of one size.
 
-Both shuffle by a seed and go on exactly where a stopped run was (see ``loader``).
+They are shuffled by a seed, and a stopped run goes on exactly where it was (see ``loader``).
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..tokenizers.pixels import Policy, fit
 from .crops import cut, window_size
-from .loader import Batches, ordered_batches, shuffled_batches
+from .loader import Batches, InOrder, ordered_batches, shuffled_batches
 from .sources import base_folder, image_column, load_source, open_image, raw_images, undecoded
 
 CHUNK = 1000  # rows that are read from disk together
@@ -312,20 +312,20 @@ class ImageData(L.LightningDataModule):
         groups = list(self._train_groups.values())
         sizes = [self.batch_size(window_size(size, self.crop)) for size in self._train_groups]
         plan = partial(shuffled_batches, groups, sizes, self.seed)
-        return self._batches(plan, partial(self.train_images.batch, crop=self.crop, seed=self.seed))
+        load = partial(self.train_images.batch, crop=self.crop, seed=self.seed)
+        return Batches(plan, load, num_workers=self.num_workers, **ranks(self))
 
-    def val_dataloader(self) -> Batches:
+    def val_dataloader(self) -> InOrder:
         """The validation images, in order."""
-        assert self.validation_images is not None
-        groups = list(self._validation_groups.values())
-        batches = ordered_batches(groups, [self.batch_size(s) for s in self._validation_groups])
-        return self._batches(partial(_always, batches), self.validation_images.batch)
+        images, groups = self.validation_images, self._validation_groups
+        assert images is not None
+        return in_order(self, list(groups.values()), [self.batch_size(s) for s in groups], images.batch)
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> InOrder:
         """The validation images."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> Batches:
+    def predict_dataloader(self) -> InOrder:
         """The validation images."""
         return self.val_dataloader()
 
@@ -350,118 +350,21 @@ class ImageData(L.LightningDataModule):
         chosen = rng.choice(everything, min(count, len(everything)), replace=False)
         return [self.validation_images.load(np.array([i]))[0] for i in chosen]
 
-    def _batches(self, plan: Any, load: Callable[[np.ndarray], ImageBatch]) -> Batches:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return Batches(plan, load, num_workers=self.num_workers, rank=rank, world_size=world)
+
+def ranks(data: L.LightningDataModule) -> dict[str, int]:
+    """This process's rank, and of how many."""
+    trainer = data.trainer
+    if trainer is None:
+        return {"rank": 0, "world_size": 1}
+    return {"rank": trainer.global_rank, "world_size": trainer.world_size}
 
 
-def _always(batches: list[np.ndarray], _epoch: int) -> list[np.ndarray]:
-    """A plan without shuffling; a function of its own, which worker processes can be given."""
-    return batches
-
-
-class Windows:
-    """The windows of one part of a prepared folder, memory-mapped."""
-
-    def __init__(self, folder: Path) -> None:
-        dataset = load_source(folder)
-        if not {"tokens", "documents"} <= set(dataset.column_names):
-            raise ValueError(
-                f"{folder} has no columns tokens and documents: `earlyfusion prepare` writes them"
-            )
-        if not len(dataset):
-            raise ValueError(f"{folder} holds no window")
-        names = [name for name in ("tokens", "documents", "learned") if name in dataset.column_names]
-        columns = [dataset.data.column(name).chunks for name in names]
-        self._names = names
-        self.length = len(dataset)
-        self.context_length = len(columns[0][0][0])
-        self._chunks = [[_array(c, self.context_length) for c in chunks] for chunks in columns]
-        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks[0])])
-
-    def load(self, samples: np.ndarray) -> dict[str, Tensor]:
-        """Tokens, documents and, of conversations, what is learned (B, T), and the windows' numbers (B,): all
-        int64."""
-        chunk = np.searchsorted(self._starts, samples, side="right") - 1
-        places = [(c, i - self._starts[c]) for c, i in zip(chunk, samples)]
-        rows = {
-            name: torch.from_numpy(np.stack([column[c][i] for c, i in places]).astype(np.int64))
-            for name, column in zip(self._names, self._chunks, strict=True)
-        }
-        return {**rows, "windows": torch.from_numpy(samples.astype(np.int64))}
-
-
-def _array(chunk: Any, width: int) -> np.ndarray:
-    """An Arrow list array of rows of ``width`` numbers -> (rows, width), without a copy."""
-    return chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width)
-
-
-class TokenData(L.LightningDataModule):
-    """Packed windows of tokens that ``earlyfusion prepare`` wrote."""
-
-    def __init__(
-        self,
-        path: str,
-        batch_size: int = 16,
-        limit: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-    ) -> None:
-        """
-        Args:
-            path: The prepared folder (with train/, validation/ and tokenizer/ in it).
-            batch_size: Windows of a batch.
-            limit: Train on the first so many windows alone, to see that a model can learn them by heart.
-            num_workers: Processes that read; the windows are memory-mapped, so 0 is fast.
-            seed: Of the shuffling.
-        """
-        super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {batch_size}")
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit must be positive, got {limit}")
-        self.path, self.batch_size, self.limit = Path(path), batch_size, limit
-        self.num_workers, self.seed = num_workers, seed
-        self.train_windows: Windows | None = None
-        self.validation_windows: Windows | None = None
-
-    def setup(self, stage: str | None = None) -> None:
-        """Map the windows into memory."""
-        if self.train_windows is None:
-            self.train_windows = Windows(self.path / "train")
-            if (self.path / "validation").is_dir():
-                self.validation_windows = Windows(self.path / "validation")
-
-    @property
-    def context_length(self) -> int:
-        """Tokens of a window; 0 before setup."""
-        return self.train_windows.context_length if self.train_windows else 0
-
-    def train_dataloader(self) -> Batches:
-        """Batches of windows, shuffled anew in each epoch."""
-        assert self.train_windows is not None
-        everything = [np.arange(self.train_windows.length)[: self.limit]]
-        plan = partial(shuffled_batches, everything, [self.batch_size], self.seed)
-        return self._batches(plan, self.train_windows)
-
-    def val_dataloader(self) -> Batches | list:
-        """The validation windows in order; nothing when none were prepared."""
-        windows = self.validation_windows
-        if windows is None:
-            return []
-        batches = ordered_batches([np.arange(windows.length)], [self.batch_size])
-        return self._batches(partial(_always, batches), windows)
-
-    def test_dataloader(self) -> Batches | list:
-        """The validation windows."""
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> Batches | list:
-        """The validation windows."""
-        return self.val_dataloader()
-
-    def _batches(self, plan: Any, windows: Windows) -> Batches:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return Batches(plan, windows.load, num_workers=self.num_workers, rank=rank, world_size=world)
+def in_order(
+    data: L.LightningDataModule,
+    groups: Sequence[np.ndarray],
+    sizes: Sequence[int],
+    load: Callable[[np.ndarray], Any],
+) -> InOrder:
+    """Groups of samples in batches of their sizes, for validation."""
+    mine = ranks(data)
+    return InOrder(ordered_batches(groups, sizes, mine["world_size"]), load, **mine)

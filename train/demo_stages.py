@@ -19,7 +19,7 @@ from ..eval.writing import evaluate_writing, write_words
 from ..fusion_lm.folder import Model, load_model
 from ..tokenizers.files import atomic_folder, read_json, write_json, write_text
 from ..tokenizers.text import TextTokenizer
-from .data import ImageData, TokenData
+from .data import ImageData
 from .demo_budget import CORPUS, IMAGE, LM, SAMPLES, TEXT, TOKENS, DemoBudget
 from .demo_data import DOCUMENTS, IMAGES, LARGE, NEW_FONTS, PICTURES, TRAIN, VALIDATION, WORDS, write_corpus
 from .demo_gallery import reconstruction_gallery, sample_gallery
@@ -30,6 +30,7 @@ from .logs import read_metrics
 from .prepare import prepare
 from .prepare_config import PrepareConfig
 from .text_tokenizer import read_texts
+from .token_data import TokenData
 
 SHOWN = 24
 """Readings and writings that the report shows."""

@@ -13,14 +13,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from .callbacks import CHECKPOINT, MODEL, Checkpoints, Curves, ModelFolder, RandomStates, StepBar
+from .callbacks import MODEL, Checkpoints, Curves, ModelFolder, RandomStates, StepBar, recover
 from .cpu import best_cpu_precision
-from .data import ImageData, TokenData
+from .data import ImageData
 from .divergence import Divergence
 from .image_tokenizer import ImageTokenizerTraining
 from .lm import FusionLMTraining
 from .logs import CsvLog
 from .schedule import check_resumed
+from .stopping import Stopping
+from .token_data import TokenData
 
 
 def loggers(run_folder: str | Path, tensorboard: bool = True) -> list[Logger]:
@@ -87,14 +89,13 @@ def fit(
     :param precision: Lightning's; None takes what is fast on this CPU.
     :returns: RUN/model.
     :raises ValueError: the settings are not those that the checkpoint in RUN was trained with.
-    :raises KeyboardInterrupt: when the user stops it; what the last checkpoint holds is kept.
+    :raises KeyboardInterrupt: when the user stops it; the step is finished and kept in the checkpoint.
     """
     run_folder = Path(run_folder)
-    model, checkpoint = run_folder / MODEL, run_folder / CHECKPOINT
+    model, checkpoint = run_folder / MODEL, recover(run_folder)
     if training.max_steps < 1:
         raise ValueError(f"max_steps must be positive to train, got {training.max_steps}")
-    resumed = checkpoint.is_file()
-    if resumed:
+    if checkpoint is not None:
         settings, step = read_checkpoint(checkpoint)
         check_resumed(settings, training.hparams, step, training.may_differ)
         if model.is_dir() and step >= training.max_steps:
@@ -117,6 +118,7 @@ def fit(
                 Curves(),
                 *([StepBar(title)] if progress else []),
                 Checkpoints(checkpoint_seconds, checkpoint_steps),
+                Stopping(),
             ],
             gradient_clip_val=clip,
             log_every_n_steps=log_every,
@@ -127,7 +129,7 @@ def fit(
             enable_model_summary=False,
         )
         with interruptible():
-            trainer.fit(training, data, ckpt_path=checkpoint if resumed else None)
+            trainer.fit(training, data, ckpt_path=checkpoint)
     return model
 
 
@@ -136,8 +138,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], int]:
 
     :raises ValueError: it is none.
     """
+    file = Path(path) / "meta.pt" if Path(path).is_dir() else path  # beside the shards
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return checkpoint["hyper_parameters"], checkpoint["global_step"]
     except Exception as error:  # torch raises whatever reading a zip, a pickle or a dictionary meets
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -16,9 +16,9 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from .bench import Bench
-from .callbacks import CHECKPOINT, Checkpoints, Curves, ModelFolder, RandomStates, StepBar
+from .callbacks import CHECKPOINT, Checkpoints, Curves, ModelFolder, RandomStates, StepBar, recover
 from .cpu import best_cpu_precision
-from .data import ImageData, TokenData
+from .data import ImageData
 from .divergence import Divergence
 from .fit import interruptible, loggers, quiet, read_checkpoint
 from .image_tokenizer import ImageTokenizerTraining
@@ -26,7 +26,9 @@ from .lm import FusionLMTraining
 from .pictures import Predictions, Reconstructions, Samples
 from .recogniser_training import RecogniserTraining, TextBoxData
 from .schedule import check_resumed
+from .stopping import Stopping
 from .telemetry import Telemetry
+from .token_data import TokenData
 
 Kind = Literal["image-tokenizer", "recogniser", "lm"]
 
@@ -102,7 +104,7 @@ class _Parser(LightningArgumentParser):
     """Raises instead of printing its usage; its help has this project's options before the Trainer's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, exit_on_error=False, **kwargs)
+        super().__init__(*args, **{"exit_on_error": False, **kwargs})  # classes have parsers inside
 
     def format_help(self) -> str:
         """The Trainer's hundred lines come last."""
@@ -167,13 +169,14 @@ class _Cli(LightningCLI):
             if source is not None and not Path(source).exists():
                 raise FileNotFoundError(f"{source} not found: a data set is expected there (data.{name})")
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = str(folder / CHECKPOINT) if (folder / CHECKPOINT).is_file() else None
+            last = recover(folder)
+            config.ckpt_path = None if last is None else str(last)
             if config.ckpt_path is None and self.config.subcommand != "fit":
                 raise FileNotFoundError(f"{folder / CHECKPOINT} not found: --ckpt_path=last expects it there")
         path = config.get("ckpt_path")
         if path is None:
             return
-        if not Path(path).is_file():
+        if not Path(path).exists():
             raise FileNotFoundError(f"{path} not found: a checkpoint is expected there (--ckpt_path)")
         if self.config.subcommand == "fit":
             return  # what differs is refused below
@@ -209,7 +212,9 @@ class _Cli(LightningCLI):
         bar = [] if trainer.enable_progress_bar is False else [StepBar(self.kind)]
         # Lightning's own bar serves validate, test and predict, which have no steps.
         extra = (
-            [ModelFolder(), RandomStates(), Curves(), *bar] if self.subcommand == "fit" else [Predictions()]
+            [ModelFolder(), RandomStates(), Curves(), *bar, Stopping()]
+            if self.subcommand == "fit"
+            else [Predictions()]
         )
         kwargs["callbacks"] = [*(trainer.callbacks or []), *extra]
         return super().instantiate_trainer(**kwargs)

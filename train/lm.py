@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ..eval.bits import Rates
 from ..fusion_lm.folder import TOKENIZER, save_model
@@ -20,6 +22,7 @@ from .lora import Part, adapt, merged, trained_names
 from .meters import Means
 from .muon import muon
 from .schedule import adamw, check_config, check_schedule, lr_factor
+from .token_data import TokenData
 
 
 class Targets(NamedTuple):
@@ -186,6 +189,22 @@ class FusionLMTraining(LoggedTraining):
         self._tokens = 0
         self._since = time.perf_counter()
 
+    def configure_model(self) -> None:
+        """Under ``ModelParallelStrategy`` each process keeps its part of every block (FSDP2).
+
+        Raises ValueError where that strategy is asked for more.
+        """
+        mesh = self.device_mesh
+        if mesh is None or is_sharded(self.net):
+            return
+        if mesh["tensor_parallel"].size() > 1:
+            raise ValueError("tensor_parallel_size is above 1, which this model does not have: leave it at 1")
+        if self.trained_part != "all":
+            raise ValueError(f"trained_part={self.trained_part} is not trained in shards: take strategy ddp")
+        for block in self.net.blocks:
+            fully_shard(block, mesh=mesh["data_parallel"])
+        fully_shard(self.net, mesh=mesh["data_parallel"])
+
     def setup(self, stage: str) -> None:
         """Raises ValueError when the windows are longer than the context, or for float16, which overflows."""
         if stage == "fit" and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
@@ -211,10 +230,22 @@ class FusionLMTraining(LoggedTraining):
         terms = self._terms(batch)
         loss = weighted_mean(terms, self.modality_weights)
         self.last_loss = loss.detach()
-        loss = loss + self.z_loss_weight * terms.z
+        if self.trainer.world_size > 1:
+            loss = self._share_of_all(terms)
+        else:
+            loss = loss + self.z_loss_weight * terms.z
         self._add(self.means, terms)
         self._tokens += batch["tokens"].numel() * self.trainer.world_size
         return loss
+
+    def _share_of_all(self, terms: LossTerms) -> Tensor:
+        """This rank's part of the loss over all ranks' targets, times the number of ranks: the mean of the
+        gradients that they then take is that of one process, however many targets each has."""
+        weights = self.modality_weights
+        own = torch.stack([(weights * terms.counts).sum(), terms.counts.sum().float()])
+        every: Any = self.trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        nll = (weights * terms.nll_sums).sum() / every[0].clamp(min=1e-9)
+        return nll + self.z_loss_weight * terms.z * own[1] / every[1].clamp(min=1.0)
 
     def configure_gradient_clipping(
         self,
@@ -235,10 +266,13 @@ class FusionLMTraining(LoggedTraining):
         now = time.perf_counter()
         speed = self._tokens / max(1e-9, now - self._since)
         self._tokens, self._since = 0, now
+        data: Any = getattr(self.trainer, "datamodule", None)
+        epochs = data.epochs() if isinstance(data, TokenData) else {}
         return {
             **super().read_figures(),
             "skipped_steps": skipped_steps(self.trainer),
             "tokens_per_second": speed,
+            **{f"epochs/{name}": passed for name, passed in epochs.items()},
         }
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -294,15 +328,34 @@ class FusionLMTraining(LoggedTraining):
         Raises ValueError.
         """
         super().on_load_checkpoint(checkpoint)
-        if missing := trained_names(self) - set(checkpoint["state_dict"]):
+        stored = checkpoint.get("state_dict")  # shards hold theirs elsewhere, and are loaded by now
+        if stored is not None and (missing := trained_names(self) - set(stored)):
             raise ValueError(f"the checkpoint lacks the weights {min(missing)}: it is of another training")
         self.trained = True
 
+    def whole_net(self) -> FusionLM | None:
+        """The transformer with all of its weights, on rank 0. Shards are gathered: all ranks must call it."""
+        if not is_sharded(self.net):
+            return self.net if self.global_rank == 0 else None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(self.net, options=options)
+        if self.global_rank:
+            return None
+        with torch.device("meta"):
+            net = FusionLM(self.config)
+        net.load_state_dict(weights, assign=True)
+        if self.config.tie_embeddings:
+            net.lm_head.weight = net.embedding.weight
+        return net.to(self.device).train(self.net.training)
+
     def save_folder(self, folder: str | Path) -> None:
-        """Write the model folder: transformer and tokenizer."""
+        """Write the model folder, transformer and tokenizer; as :meth:`whole_net`, all ranks call it."""
+        net = self.whole_net()
+        if net is None:
+            return
         with torch.random.fork_rng(devices=[]):  # a network draws numbers before its weights are read
             tokenizer = DocumentTokenizer.load(self.tokenizer_folder)
-        save_model(folder, merged(self.net), tokenizer)
+        save_model(folder, merged(net), tokenizer)
 
     def _terms(self, batch: dict[str, Tensor], targets: Targets | None = None, **more: Any) -> LossTerms:
         if targets is None:
@@ -350,6 +403,11 @@ class FusionLMTraining(LoggedTraining):
         check_config(folder, net.config, self.config)
         self.net.load_state_dict(net.state_dict())
         self.trained = True
+
+
+def is_sharded(net: FusionLM) -> bool:
+    """Whether each process keeps a part of the weights; between steps some may be whole."""
+    return isinstance(net, FSDPModule)
 
 
 def check_modality_weights(weights: tuple[float, float, float]) -> None:

@@ -1,7 +1,8 @@
-"""Batches in an order that is a pure function of seed and epoch, which a stopped run takes up exactly.
+"""Batches in an order that is a pure function of the seed, which a stopped run takes up exactly.
 
-Lightning stores ``state_dict()`` in its checkpoints and gives it back before training goes on. The state has
-no ranks and no workers in it, so a run may go on with other numbers of both.
+Lightning stores ``state_dict()`` in its checkpoints and gives it back before training goes on. The state is
+how many samples all ranks together have consumed; there are no ranks and no workers in it, so a run may go on
+with other numbers of both.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,46 +12,59 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 Plan = Callable[[int], Sequence[np.ndarray]]
-"""Epoch -> its batches, each the numbers of its samples; every epoch has as many."""
+"""Epoch -> its units, each the numbers of samples that stay together; every epoch has as many."""
 
 
 class Batches:
-    """An iterable over ``load(samples)`` for the batches of ``plan(epoch)``; each pass is the next epoch."""
+    """A stream of batches over the units of ``plan(0)``, ``plan(1)``, ..., one after the other.
+
+    Each step takes the next ``size`` units for each rank. Where they do not divide an epoch, a batch goes on
+    with the next one, so each epoch has every unit exactly once, and the ranks' batches of a step are
+    together the batch that a single process with as many units would have. A pass over it ends after about an
+    epoch.
+    """
 
     def __init__(
         self,
         plan: Plan,
         load: Callable[[np.ndarray], Any],
+        size: int = 1,
         *,
         num_workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.plan, self.load, self.num_workers = plan, load, num_workers
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.plan, self.load, self.size, self.num_workers = plan, load, size, num_workers
+        self.rank, self.step = rank, size * world_size
         self.position = 0
-        """Batches of this epoch that were handed out, by all ranks together."""
-        self._resumed = False
-        self._length = max(1, len(plan(0)) // world_size)
+        """Units that were handed out, by all ranks together, since the training began."""
+        self._epoch, self._units = 0, plan(0)
+        self.count = len(self._units)
+        """Units of an epoch."""
 
     def __len__(self) -> int:
-        """Batches of one rank in one epoch; what does not divide by the ranks is left out."""
-        return self._length
+        """Steps of a pass."""
+        return -(-self.count // self.step)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: nothing below happens before the first batch is asked for, so that an iterator that
         # Lightning makes and drops changes nothing.
-        if self.position and not self._resumed:
-            self.epoch, self.position = self.epoch + 1, 0
-        self._resumed = False
-        batches = list(self.plan(self.epoch))
-        if len(batches) < self.world_size:
-            batches *= -(-self.world_size // max(1, len(batches)))
-        mine = batches[self.position + self.rank : len(self) * self.world_size : self.world_size]
-        for batch in self._fetch(mine):
-            self.position += self.world_size
+        left = len(self) - self.position // self.step % len(self)
+        starts = [self.position + step * self.step for step in range(left)]
+        for start, batch in zip(starts, self._fetch([self._samples(start) for start in starts])):
+            self.position = start + self.step
             yield batch
+
+    def _samples(self, start: int) -> np.ndarray:
+        """What this rank has of the step that begins at ``start``."""
+        first = start + self.rank * self.size
+        return np.concatenate([self._unit(number) for number in range(first, first + self.size)])
+
+    def _unit(self, number: int) -> np.ndarray:
+        epoch, place = divmod(number, self.count)
+        if epoch != self._epoch:
+            self._epoch, self._units = epoch, self.plan(epoch)
+        return self._units[place]
 
     def _fetch(self, batches: list[np.ndarray]) -> Iterator[Any]:
         if not self.num_workers:
@@ -61,15 +75,42 @@ class Batches:
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and batches consumed in it, by all ranks together."""
-        return {"epoch": self.epoch, "position": self.position}
+        """Units consumed, by all ranks together."""
+        return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where ``state`` was taken; at an epoch's end, with the next one."""
-        self.epoch, self.position = state["epoch"], state["position"]
-        if self.position >= len(self) * self.world_size:
-            self.epoch, self.position = self.epoch + 1, 0
-        self._resumed = True
+        """Go on where ``state`` was taken.
+
+        :raises ValueError: it is of a version that counted otherwise.
+        """
+        if set(state) != {"position"}:
+            raise ValueError(
+                "the checkpoint is of an earlier version of earlyfusion, which counted its batches "
+                "otherwise: start a new run (init_from takes over the weights)"
+            )
+        self.position = state["position"]
+
+
+class InOrder:
+    """The same batches in each pass, for validation; as many for each rank."""
+
+    def __init__(
+        self,
+        batches: Sequence[np.ndarray],
+        load: Callable[[np.ndarray], Any],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """``batches``: those of :func:`ordered_batches` for as many ranks."""
+        self.batches, self.load = batches[rank::world_size], load
+
+    def __len__(self) -> int:
+        """Batches of one rank."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.load, self.batches)
 
 
 class _Loaded(Dataset):
@@ -97,10 +138,21 @@ def shuffled_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def ordered_batches(groups: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
-    """The same without shuffling, for validation."""
-    return [
+def ordered_batches(
+    groups: Sequence[np.ndarray], sizes: Sequence[int], world_size: int = 1
+) -> list[np.ndarray]:
+    """The same without shuffling, for validation: every sample once, in a multiple of ``world_size`` batches.
+
+    To have so many, batches are halved; where there are fewer samples than that, some come twice.
+    """
+    batches = [
         samples[i : i + size]
         for samples, size in zip(groups, sizes, strict=True)
         for i in range(0, len(samples), size)
     ]
+    while len(batches) % world_size:
+        place = max(range(len(batches)), key=lambda i: len(batches[i]))
+        whole = batches[place]
+        half = len(whole) // 2
+        batches[place : place + 1] = [whole[:half], whole[half:]] if half else [whole, whole]
+    return batches

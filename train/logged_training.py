@@ -39,8 +39,8 @@ class LoggedTraining(L.LightningModule):
         self.lr_now = optimizer.param_groups[0]["lr"]
         self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the figures since the last log entry, once a step."""
+    def log_figures(self) -> None:
+        """Log the figures since the last log entry, once a step; ``Curves`` calls it."""
         if self.global_step % self._log_every() or self.global_step == self._logged_step:
             return
         self._logged_step = self.global_step
@@ -48,17 +48,22 @@ class LoggedTraining(L.LightningModule):
         if self.grad_norm is not None:
             values["grad_norm"] = float(self.grad_norm)
         values["lr"] = self.lr_now
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        for logger in self.trainer.loggers:  # at once, where self.log would wait for the end of the step
+            logger.log_metrics({f"train/{k}": v for k, v in values.items()}, self.global_step - 1)
         shown = {name: values[name] for name in self.shown if name in values}
         self.log_dict(shown, prog_bar=True, logger=False)
 
     def read_figures(self) -> dict[str, float]:
-        """The figures since they were last read, and start again."""
+        """The figures since they were last read, over all ranks, and start again."""
+        self.means.reduce(self.trainer.strategy)
         return self.means.read()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the curves need to go on."""
+        """Keep what the curves need to go on: the sums over all ranks, which rank 0 then goes on with."""
+        self.means.reduce(self.trainer.strategy)
         checkpoint["means"] = self.means.state_dict()
+        if self.global_rank:
+            self.means.clear()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse other settings than the checkpoint's.
@@ -68,13 +73,14 @@ class LoggedTraining(L.LightningModule):
         if self._trainer is not None and self.trainer.state.fn == "fit":
             step = checkpoint["global_step"]
             check_resumed(checkpoint["hyper_parameters"], self.hparams, step, self.may_differ)
-            if step % self._log_every():  # else they were logged since
-                self.load_figures(checkpoint)
+            self.load_figures(checkpoint)
             self._logged_step = step
 
     def load_figures(self, checkpoint: dict[str, Any]) -> None:
         """Go on gathering where the checkpoint was written."""
         self.means.load_state_dict(checkpoint["means"], self.device)
+        if self.global_rank:
+            self.means.clear()
 
     def _log_every(self) -> int:
         trainer: Any = self.trainer

@@ -22,7 +22,8 @@ class CsvLog(Logger):
         super().__init__()
         self.path = Path(folder) / FILE
         self._columns: list[str] = []
-        self._pending: dict[str, float] = {}
+        self.pending: dict[str, float] = {}
+        """The current row, which is written when the next one begins."""
         self._opened = False
 
     @property
@@ -45,11 +46,15 @@ class CsvLog(Logger):
         """They stand in the config file of the run."""
 
     @rank_zero_only
-    def begin(self, step: int) -> None:
-        """Keep the rows before ``step``, where training begins or goes on; the others are written anew."""
-        rows = [row for row in _rows(self.path) if float(row["step"]) < step]
-        self._columns = list(dict.fromkeys(name for row in rows for name in row)) or ["step"]
-        self._opened = True
+    def begin(self, step: int, row: dict[str, float] | None = None) -> None:
+        """Keep the rows before ``step``, where training begins or goes on; the others are written anew.
+
+        :param row: the row that a checkpoint holds, which comes in the place of the file's.
+        """
+        end = row["step"] if row else step
+        rows = [kept for kept in _rows(self.path) if float(kept["step"]) < end]
+        self._columns = list(dict.fromkeys(name for kept in rows for name in kept)) or ["step"]
+        self._opened, self.pending = True, dict(row or {})
         self._rewrite(rows)
 
     @rank_zero_only
@@ -57,17 +62,17 @@ class CsvLog(Logger):
         """Add to the row of ``step``, which is written when the next one begins."""
         if not self._opened:  # validate and test have no training that begins
             self.begin(2**62)
-        if self._pending and self._pending["step"] != step:
+        if self.pending and self.pending["step"] != step:
             self.save()
         values = {name: float(value) for name, value in metrics.items() if math.isfinite(float(value))}
-        self._pending |= {"step": 0 if step is None else step, **values}
+        self.pending |= {"step": 0 if step is None else step, **values}
 
     @rank_zero_only
     def save(self) -> None:
         """Write the current row."""
-        if not self._pending:
+        if not self.pending:
             return
-        row, self._pending = {name: _text(value) for name, value in self._pending.items()}, {}
+        row, self.pending = {name: _text(value) for name, value in self.pending.items()}, {}
         if new := [name for name in row if name not in self._columns]:
             self._columns += new
             self._rewrite([*_rows(self.path), row])

@@ -41,6 +41,11 @@ class Means:
         sums, weights = strategy.reduce(torch.stack(parts), reduce_op="sum")  # type: ignore[misc]
         self.sums, self.weights = dict(zip(names, sums)), dict(zip(names, weights))
 
+    def clear(self) -> None:
+        """Back to sums of nothing, under the same names."""
+        for part in (self.sums, self.weights):
+            part.update({name: torch.zeros_like(value) for name, value in part.items()})
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Tensors only."""
         return {"sums": dict(self.sums), "weights": dict(self.weights)}

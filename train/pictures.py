@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..fusion_lm.generate import generate
 from ..fusion_lm.grammar import Next
+from ..fusion_lm.model import FusionLM
 from ..fusion_lm.sampling import Sampling
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import write_text
@@ -163,10 +164,13 @@ class Samples(Callback):
         self._write(trainer, pl_module)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, FusionLMTraining):
+        if not isinstance(pl_module, FusionLMTraining):
+            return
+        net = pl_module.whole_net()
+        if net is None:
             return
         with torch.random.fork_rng(devices=[]):  # the training's random numbers are not touched
-            documents = self._draw(pl_module)
+            documents = self._draw(pl_module, net)
         step = trainer.global_step
         lines = [
             json.dumps([s if isinstance(s, str) else None for s in d], ensure_ascii=False) for d in documents
@@ -178,7 +182,7 @@ class Samples(Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("samples", "\n\n".join(lines), step)
 
-    def _draw(self, training: FusionLMTraining) -> list[list[str | Tensor]]:
+    def _draw(self, training: FusionLMTraining, net: FusionLM) -> list[list[str | Tensor]]:
         if self._tokenizer is None:
             self._tokenizer = DocumentTokenizer.load(training.tokenizer_folder)
         vocab, context = training.vocab, training.config.context_length
@@ -191,13 +195,13 @@ class Samples(Callback):
         results = []
         if self.count:
             free = [torch.tensor([vocab.bos])] * self.count
-            results += generate(training.net, vocab, free, **options)
+            results += generate(net, vocab, free, **options)
         prompts = [self._tokenizer.encode([text], eos=False) for text in self.prompts]
         if fitting := [p for p in prompts if len(p) < context - 8]:
             try:
-                results += generate(training.net, vocab, fitting, then=self.then, **options)
+                results += generate(net, vocab, fitting, then=self.then, **options)
             except ValueError:  # no room for what `then` asks behind one of the prompts
-                results += generate(training.net, vocab, fitting, **options)
+                results += generate(net, vocab, fitting, **options)
         return [self._tokenizer.decode(result.tokens, partial="drop") for result in results]
 
 

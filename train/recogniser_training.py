@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..eval.text_metrics import edit_distance
-from .data import OBJECTS, text_boxes
-from .loader import Batches, ordered_batches, shuffled_batches
+from .data import OBJECTS, in_order, ranks, text_boxes
+from .loader import Batches, InOrder, shuffled_batches
 from .logged_training import LoggedTraining
 from .recogniser import BLANK, Recogniser, RecogniserConfig, degrade
 from .schedule import adamw, check_config, check_schedule, warmup_stable_decay
@@ -183,24 +183,15 @@ class TextBoxData(L.LightningDataModule):
         assert self.train_strips is not None
         groups = list(self.train_strips.groups.values())
         plan = partial(shuffled_batches, groups, [self.batch_size] * len(groups), self.seed)
-        return self._batches(plan, self.train_strips)
+        return Batches(plan, self.train_strips.load, **ranks(self))
 
-    def val_dataloader(self) -> Batches | list:
+    def val_dataloader(self) -> InOrder | list:
         """The validation strips, in order; nothing where there are none."""
-        if self.validation_strips is None:
+        strips = self.validation_strips
+        if strips is None:
             return []
-        groups = list(self.validation_strips.groups.values())
-        batches = ordered_batches(groups, [self.batch_size] * len(groups))
-        return self._batches(partial(_always, batches), self.validation_strips)
-
-    def _batches(self, plan: Any, strips: "Strips") -> Batches:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return Batches(plan, strips.load, rank=rank, world_size=world)
-
-
-def _always(batches: list[np.ndarray], _epoch: int) -> list[np.ndarray]:
-    return batches
+        groups = list(strips.groups.values())
+        return in_order(self, groups, [self.batch_size] * len(groups), strips.load)
 
 
 class Strips:

@@ -84,7 +84,9 @@ def load_source(
         if path.is_dir():
             return _loaded(name, split, str(path.absolute()), streaming=streaming)
         if path.suffix not in _FILES:
-            raise ValueError(f"{path} cannot be read as a data set: unknown ending; expected {KNOWN}")
+            raise ValueError(
+                f"{path} cannot be read as a data set: unknown ending {path.suffix!r}; expected {KNOWN}"
+            )
         return _loaded(name, split, _FILES[path.suffix], str(path.absolute()), streaming=streaming)
     except ValueError:
         files = [] if streaming or unreadable is None else _data_files(path, saved)

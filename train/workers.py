@@ -123,6 +123,7 @@ class _RayWorker:
 
 def _ray(setup: Setup, blocks: Iterable[Block], jobs: int) -> Iterator[Done]:
     import ray
+    from ray.exceptions import RayError
 
     rows = []
     for block in blocks:
@@ -141,7 +142,7 @@ def _ray(setup: Setup, blocks: Iterable[Block], jobs: int) -> Iterator[Done]:
         for row in work.iter_rows():
             counts = Counts(**row["counts"])
             yield Done(Block(row["part"], row["number"], row["size"]), counts, row["size"])
-    except ray.exceptions.RayError as error:  # its text is the tracebacks of several processes
+    except RayError as error:  # its text is the tracebacks of several processes
         cause = getattr(error, "cause", None) or error
         message = str(cause).strip().splitlines()
         raise ValueError(f"Ray: {message[-1] if message else type(cause).__name__}") from None

@@ -73,13 +73,13 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
     from earlyfusion.eval.reading import evaluate_reading
     from earlyfusion.eval.writing import evaluate_writing
     from earlyfusion.fusion_lm.folder import load_model
-    from earlyfusion.train.data import TokenData
     from earlyfusion.train.demo_budget import FULL
     from earlyfusion.train.demo_data import NEW_FONTS, WORDS
     from earlyfusion.train.demo_stages import READERS
     from earlyfusion.train.fit import fit_lm
     from earlyfusion.train.lm import FusionLMTraining
     from earlyfusion.train.logs import read_metrics
+    from earlyfusion.train.token_data import TokenData
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from earlyfusion.tokenizers.documents import interleave, split
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.data import Windows
 from earlyfusion.train.packing import pack
+from earlyfusion.train.token_data import Windows
 
 
 class Packed(NamedTuple):

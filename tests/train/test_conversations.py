@@ -16,12 +16,12 @@ from earlyfusion.tokenizers.documents import END_OF_TURN, DocumentTokenizer, spl
 from earlyfusion.tokenizers.pixels import contain, cover, to_pil
 from earlyfusion.train.cli import main
 from earlyfusion.train.conversations import answer_modalities, balanced, conversation
-from earlyfusion.train.data import TokenData, Windows
 from earlyfusion.train.fit import fit_lm
 from earlyfusion.train.lm import FusionLMTraining, targets_of
 from earlyfusion.train.prepare import prepare
 from earlyfusion.train.prepare_config import PrepareConfig
 from earlyfusion.train.sources import RawImage
+from earlyfusion.train.token_data import TokenData, Windows
 
 RED = PilImage.new("RGB", (32, 16), (255, 0, 0))
 PART = {"type": Value("string"), "text": Value("string"), "image": Image()}

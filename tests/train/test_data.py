@@ -16,9 +16,10 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from earlyfusion.tokenizers.pixels import to_tensor
-from earlyfusion.train.data import ImageData, TokenData, Windows, read_images, text_boxes
+from earlyfusion.train.data import ImageData, read_images, text_boxes
 from earlyfusion.train.loader import Batches, shuffled_batches
 from earlyfusion.train.sources import load_source
+from earlyfusion.train.token_data import TokenData, Windows
 
 GROUPS = [np.arange(0, 10), np.arange(10, 17)]
 

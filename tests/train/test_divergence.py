@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.train.data import TokenData
 from earlyfusion.train.divergence import Diverged, Divergence, Figures, clip_or_skip, skipped_steps
 from earlyfusion.train.fit import fit, fit_lm
 from earlyfusion.train.lm import FusionLMTraining
 from earlyfusion.train.logs import read_metrics
 from earlyfusion.train.muon import muon
 from earlyfusion.train.schedule import adamw
+from earlyfusion.train.token_data import TokenData
 
 CONFIG = FusionLMConfig(
     vocab_size=40, context_length=16, n_layers=1, width=16, n_heads=2, n_kv_heads=1, ffn_width=32

@@ -10,12 +10,12 @@ from lightning.pytorch.callbacks import Callback
 
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.train.data import TokenData
 from earlyfusion.train.fit import fit_lm
 from earlyfusion.train.lm import FusionLMTraining, targets_of
 from earlyfusion.train.logs import read_metrics
 from earlyfusion.train.pictures import Samples
 from earlyfusion.train.schedule import adamw
+from earlyfusion.train.token_data import TokenData
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48, dropout=0.1

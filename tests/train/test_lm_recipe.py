@@ -11,10 +11,10 @@ from lightning.pytorch.callbacks import Callback
 
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLMConfig
-from earlyfusion.train.data import TokenData
 from earlyfusion.train.fit import fit_lm
 from earlyfusion.train.lm import FusionLMTraining, drop_conditions, targets_of, weighted_mean
 from earlyfusion.train.logs import read_metrics
+from earlyfusion.train.token_data import TokenData
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48)
 STEPS = 6

@@ -12,11 +12,11 @@ from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.train.cli import main
-from earlyfusion.train.data import TokenData
 from earlyfusion.train.fit import fit_lm
 from earlyfusion.train.lm import FusionLMTraining
 from earlyfusion.train.logs import read_metrics
 from earlyfusion.train.lora import LoRALinear, adapt, merged, trained_names
+from earlyfusion.train.token_data import TokenData
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48, dropout=0.1

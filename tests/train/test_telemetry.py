@@ -20,7 +20,6 @@ from torch import Tensor
 
 from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.train.data import TokenData
 from earlyfusion.train.fit import fit_lm
 from earlyfusion.train.lm import FusionLMTraining, targets_of
 from earlyfusion.train.logs import CsvLog, read_metrics
@@ -31,6 +30,7 @@ from earlyfusion.train.telemetry import (
     observe,
     row_norms,
 )
+from earlyfusion.train.token_data import TokenData
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=4, n_kv_heads=2, ffn_width=48, dropout=0.1

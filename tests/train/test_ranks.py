@@ -1,0 +1,207 @@
+"""Several processes (gloo, on the CPU): the loss curve of one, each window once, and going on with more or
+fewer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from earlyfusion.train.logs import read_metrics
+
+SCRIPT = """
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+import torch
+
+torch.set_num_threads(1)
+from earlyfusion.train import lightning_cli, token_data
+
+folder = Path(sys.argv[1])
+load = token_data.windows_of
+
+
+def seen(sources, samples):
+    with (folder / f"seen-{os.environ['NAME']}-{os.environ.get('RANK', 0)}.txt").open("a") as file:
+        file.write(json.dumps(samples.tolist()) + "\\n")
+    return load(sources, samples)
+
+
+token_data.windows_of = seen
+for number, run in enumerate(json.loads(Path(sys.argv[2]).read_text())):
+    children = []
+    for rank in range(run["ranks"]):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        os.environ["NAME"] = run["name"]
+        if run["ranks"] > 1 or "ModelParallel" in str(run["argv"]):
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(int(sys.argv[3]) + number)}
+            os.environ |= {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "RANK": str(rank)}
+            os.environ |= {"WORLD_SIZE": str(run["ranks"]), "LOCAL_WORLD_SIZE": str(run["ranks"])}
+            os.environ["LOCAL_RANK"] = str(rank)
+        code = 1
+        try:
+            code = lightning_cli.run("lm", run["argv"])
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)  # the threads of gloo may abort a process that ends in order
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if codes != [run.get("code", 0)] * run["ranks"]:
+        sys.exit(f"{run['name']}: the ranks ended with {codes}")
+"""
+FSDP = [
+    "--trainer.strategy=ModelParallelStrategy",
+    "--trainer.strategy.tensor_parallel_size=1",
+]
+
+
+def argv(
+    prepared: Path, out: Path, ranks: int, *more: str, steps: int = 14, sharded: bool = False
+) -> list[str]:
+    """`lm fit` of a small network, with 8 windows a step in all."""
+    strategy = [*FSDP, f"--trainer.strategy.data_parallel_size={ranks}"] if sharded else []
+    if ranks > 1 and not sharded:
+        strategy = ["--trainer.strategy=ddp"]
+    small = {"n_layers": 2, "width": 32, "n_heads": 2, "n_kv_heads": 2, "ffn_width": 64, "context_length": 64}
+    return [
+        "fit",
+        f"--data.path={prepared}",
+        f"--data.batch_size={8 // ranks}",
+        *(f"--model.config.{name}={value}" for name, value in small.items()),
+        "--model.warmup_steps=2",
+        "--model.lr=0.01",
+        "--trainer.accelerator=cpu",
+        f"--trainer.devices={ranks}",
+        "--trainer.max_steps=14",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.val_check_interval=7",
+        "--trainer.precision=32-true",
+        f"--trainer.default_root_dir={out}",
+        "--trainer.enable_progress_bar=false",
+        *strategy,
+        *more,
+    ]
+
+
+def launch(folder: Path, runs: list[dict[str, Any]]) -> None:
+    """Do the runs, each in as many processes as it says, one after the other; torch is imported once."""
+    (folder / "runs.json").write_text(json.dumps(runs))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    port = str(20000 + os.getpid() % 20000)
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(folder / "runs.json"), port]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def curve(run: Path, name: str = "train/loss") -> list[float]:
+    return [value for _, value in read_metrics(run)[name]]
+
+
+def consumed(folder: Path, name: str, ranks: int) -> list[list[int]]:
+    """The windows of each step, of all ranks together, as they were read for training."""
+    steps = []
+    for rank in range(ranks):
+        lines = (folder / f"seen-{name}-{rank}.txt").read_text().splitlines()
+        steps.append([json.loads(line) for line in lines])
+    return [sum(step, []) for step in zip(*steps, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
+    """One process, two and four, DDP and FSDP; and runs that go on with other numbers."""
+    folder = tmp_path_factory.mktemp("ranks")
+    plan: list[dict[str, Any]] = []
+
+    def run(name: str, ranks: int, *more: str, **settings: Any) -> None:
+        code = settings.pop("code", 0)
+        line = argv(prepared, folder / settings.pop("out", name), ranks, *more, **settings)
+        plan.append({"name": name, "ranks": ranks, "argv": line, "code": code})
+
+    run("one", 1)
+    for ranks in (2, 4):
+        run(f"ddp-{ranks}", ranks)
+        run(f"fsdp-{ranks}", ranks, sharded=True)
+    # Stopped by the signal that a cluster sends, on 2 ranks, then on 4 and on 1, and to the end on 2.
+    for kind, sharded in (("ddp", False), ("fsdp", True)):
+        out = f"{kind}-moves"
+        for number, (ranks, last) in enumerate([(2, 6), (4, 9), (1, 11)]):
+            stop = ["--trainer.callbacks+=earlyfusion_test.StopAt", f"--trainer.callbacks.step={last}"]
+            resume = ["--ckpt_path=last"] if number else []
+            run(f"{out}-{number}", ranks, *stop, *resume, out=out, sharded=sharded, code=143)
+        run(f"{out}-3", 2, "--ckpt_path=last", out=out, sharded=sharded)
+    (folder / "earlyfusion_test.py").write_text(STOP_AT)
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = f"{folder}:{before}"
+    try:
+        launch(folder, plan)
+    finally:
+        os.environ["PYTHONPATH"] = before
+    return folder
+
+
+STOP_AT = """
+import os
+import signal
+
+from lightning.pytorch.callbacks import Callback
+
+
+class StopAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.step - 1 and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("name", ["ddp-2", "ddp-4", "fsdp-2", "fsdp-4"])
+def test_the_loss_curve_is_that_of_one_process(runs: Path, name: str):
+    assert len(curve(runs / "one")) == 14
+    assert curve(runs / name) == pytest.approx(curve(runs / "one"), rel=1e-4)
+    expected = curve(runs / "one", "validation/loss")
+    assert curve(runs / name, "validation/loss") == pytest.approx(expected, rel=1e-4)
+    alone, several = (load_file(runs / run / "model/model.safetensors") for run in ("one", name))
+    assert alone.keys() == several.keys()
+    for key, value in alone.items():
+        torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ddp-2", "fsdp-4"])
+def test_each_window_once_an_epoch(runs: Path, name: str):
+    windows = consumed(runs, "one", 1)
+    assert consumed(runs, name, int(name[-1])) == windows
+    stream = sum(windows, [])
+    count = max(stream) + 1
+    assert len(stream) > 2 * count  # so epochs have ended
+    for epoch in range(len(stream) // count):
+        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_run_goes_on_with_other_numbers_of_processes(runs: Path, kind: str):
+    assert curve(runs / f"{kind}-moves") == pytest.approx(curve(runs / "one"), rel=1e-4)
+    parts = [consumed(runs, f"{kind}-moves-{n}", ranks) for n, ranks in enumerate((2, 4, 1, 2))]
+    assert sum(parts, []) == consumed(runs, "one", 1)
+    assert (runs / f"{kind}-moves/last.ckpt").is_dir() == (kind == "fsdp")
+    alone, several = (load_file(runs / run / "model/model.safetensors") for run in ("one", f"{kind}-moves"))
+    for key, value in alone.items():
+        torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,89 @@
+"""A training that is told to stop finishes its step, writes a checkpoint, and goes."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Any, NoReturn
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from .callbacks import Checkpoints, validation_follows
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopping(Callback):
+    """On the first SIGINT (Ctrl+C) or SIGTERM (kill, a cluster that wants its machine back) the step is
+    finished and RUN/last.ckpt is written; a second SIGINT stops at once.
+
+    A process among several that gets the signal stops all of them, after the same step.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._stopping = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen. Lightning's own handler of SIGTERM would stop without a checkpoint."""
+        self.received, self._stopping = None, False
+        for number in SIGNALS:
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread, which alone gets signals
+                return
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop, between two steps."""
+        stop = self.received is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if not stop or trainer.global_step >= trainer.max_steps > 0:
+            return
+        if trainer.fit_loop._should_accumulate():
+            return  # in the middle of a step
+        self._stopping = True
+        if not validation_follows(trainer):
+            self._stop(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop, after the validation that belongs to the last step."""
+        if self._stopping:
+            self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> NoReturn:
+        """Raises KeyboardInterrupt, or SystemExit with 128 and the signal's number, as shells have it."""
+        for callback in trainer.callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.save_now(trainer)
+        number = self.received or signal.SIGTERM
+        if trainer.is_global_zero:
+            name = signal.Signals(number).name
+            print(f"earlyfusion: {name} after step {trainer.global_step}, which is saved", file=sys.stderr)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen no more."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Listen no more."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)
+        self._before = {}
