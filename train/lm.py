@@ -17,6 +17,7 @@ from ..fusion_lm.model import FusionLM, FusionLMConfig, upgrade
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .divergence import clip_or_skip, skipped_steps
+from .grow import load_grown
 from .logged_training import LoggedTraining
 from .lora import Part, adapt, merged, trained_names
 from .meters import Means
@@ -122,7 +123,8 @@ class FusionLMTraining(LoggedTraining):
                 generated ones can be guided (sample --guidance); 0.1 is usual.
             muon_lr: Learning rate of Muon, which then updates the matrices of the blocks; null: AdamW.
             rows_from_codebook: Begin with alike embeddings for codes that look alike (start_from_codebook).
-            init_from: Model folder whose weights to begin with.
+            init_from: Model folder whose weights to begin with. Where its tokenizer is another one, tokens
+                that mean the same keep their rows (grow).
             trained_part: all; lora: low-rank updates of the matrices, and the rows of image tokens in
                 embedding and lm_head; image_rows: those rows alone. The last two need init_from.
             lora_rank: Rank of the low-rank updates.
@@ -134,7 +136,7 @@ class FusionLMTraining(LoggedTraining):
         if isinstance(config, dict):  # from a checkpoint, which holds no classes
             config = FusionLMConfig(**upgrade(config))
         if init_from is not None and config == FusionLMConfig():
-            config = FusionLM.read_config(init_from)
+            config = replace(FusionLM.read_config(init_from), vocab_size=0)
         check_schedule(lr, warmup_steps, max_steps, decay_fraction, schedule, final_lr)
         self.tokenizer_folder = tokenizer_folder(tokenizer)
         self.vocab = SharedVocab.load(self.tokenizer_folder)
@@ -399,7 +401,7 @@ class FusionLMTraining(LoggedTraining):
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=True)
 
     def _take_weights(self, folder: str) -> None:
-        net = FusionLM.load(folder)
+        net = load_grown(folder, self.tokenizer_folder)
         check_config(folder, net.config, self.config)
         self.net.load_state_dict(net.state_dict())
         self.trained = True

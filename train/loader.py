@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-Plan = Callable[[int], Sequence[np.ndarray]]
+Plan = Callable[[int], Sequence[np.ndarray] | np.ndarray]
 """Epoch -> its units, each the numbers of samples that stay together; every epoch has as many."""
 
 

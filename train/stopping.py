@@ -61,7 +61,8 @@ class Stopping(Callback):
 
     def _stop(self, trainer: L.Trainer) -> NoReturn:
         """Raises KeyboardInterrupt, or SystemExit with 128 and the signal's number, as shells have it."""
-        for callback in trainer.callbacks:
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
             if isinstance(callback, Checkpoints):
                 callback.save_now(trainer)
         number = self.received or signal.SIGTERM

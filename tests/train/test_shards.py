@@ -368,7 +368,8 @@ def test_sizes(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
         }
         prepare(config(source, tokenizer_folders, out, **settings), silent)
         vocab = DocumentTokenizer.load(out / "tokenizer").vocab
-        [row] = datasets.load_from_disk(str(out / "train"))
+        [row] = list(datasets.load_from_disk(str(out / "train")))
+        assert isinstance(row, dict)
         tokens = torch.tensor(row["tokens"])
         tokens = tokens[torch.tensor(row["documents"]) == 0]
         return [tuple(part[1].shape) for part in split(tokens, vocab)]
