@@ -97,13 +97,13 @@ Pair = tuple[list[RawImage], list[str]]
 
 def _placed(texts: Any, places: Any, folder: Path | None) -> list[Pair]:
     """MMC4 (arXiv:2304.06939): each image belongs to the sentence of its ``matched_text_index``."""
-    if not isinstance(texts, list):
-        raise Unusable("text_list that is no list")
+    if not isinstance(texts, list) or not isinstance(places, list | None):
+        raise Unusable("text_list or image_info that is no list")
     spaced = [f" {text}" if number and isinstance(text, str) else text for number, text in enumerate(texts)]
     found: list[Pair] = [([], _strings(text)) for text in spaced]
     for place in places or []:
         number = place.get("matched_text_index") if isinstance(place, dict) else None
-        if not isinstance(number, int) or not 0 <= number < len(texts):
+        if type(number) is not int or not 0 <= number < len(texts):
             raise Unusable("image_info whose matched_text_index is not that of a text")
         value = place.get("image") or place.get("image_name")
         found[number][0].extend(image for image in raw_images(value, folder) if image is not None)

@@ -4,13 +4,15 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, Features, IterableDataset
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -145,25 +147,42 @@ def _readable(path: Path, files: Sequence[Path], unreadable: OnUnreadable) -> Da
 
 
 def _lines(file: Path, unreadable: OnUnreadable) -> Dataset:
-    """The lines of a file that are JSON objects."""
-
-    def rows() -> Iterator[dict[str, Any]]:
-        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line)
-                    line.encode()
-                    if not isinstance(row, dict):
-                        raise ValueError(f"a {type(row).__name__}")
-                except (ValueError, RecursionError) as error:
-                    unreadable(f"{file}:{number}", f"no JSON object in UTF-8: {error}")
-                else:
-                    yield row
-
-    found = Dataset.from_list(list(rows()))
-    if not len(found):
+    """The lines of a file that are JSON objects with values of the types that most of them have."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                json.dumps(row, ensure_ascii=False).encode()  # no lone surrogates
+                if not isinstance(row, dict):
+                    raise ValueError(f"a {type(row).__name__}")
+                rows.append((number, row))
+            except (ValueError, RecursionError) as error:
+                unreadable(f"{file}:{number}", f"no JSON object in UTF-8: {error}")
+    schema = _common_schema([row for _, row in rows])
+    kept = []
+    for number, row in rows:
+        try:
+            kept.append(pa.array([row], type=pa.struct(list(schema)))[0].as_py())
+        except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
+            unreadable(f"{file}:{number}", f"values of other types than elsewhere: {error}")
+    if not kept:
         raise ValueError("no line of it is a JSON object")
-    return found
+    return Dataset.from_list(kept, features=Features.from_arrow_schema(schema))
+
+
+def _common_schema(rows: Sequence[dict[str, Any]]) -> pa.Schema:
+    """The columns and types of most rows, and what others add without contradicting them."""
+    types: Counter[pa.DataType] = Counter()
+    for row in rows:
+        with suppress(pa.ArrowException, ValueError, OverflowError, TypeError):
+            types[pa.infer_type([row])] += 1
+    schema = pa.schema([])
+    for kind, count in types.most_common():
+        if count > 1 or not len(schema):
+            with suppress(pa.ArrowException):
+                schema = pa.unify_schemas([schema, pa.schema(list(kind))])
+    return schema
 
 
 def _choose(found: Any, split: str) -> Any:
@@ -226,10 +245,12 @@ def raw_images(value: Any, folder: Path | None = None) -> list[RawImage | None]:
         return [RawImage(value, None)]
     if isinstance(value, str | Path):
         return [RawImage(None, _inside(str(value), folder))]
-    if isinstance(value, dict) and value.get("bytes") is not None:
-        return [RawImage(value["bytes"], value.get("path"))]
-    if isinstance(value, dict) and value.get("path"):
-        return [RawImage(None, _inside(value["path"], folder))]
+    if isinstance(value, dict):
+        data, path = value.get("bytes"), value.get("path")
+        if isinstance(data, bytes):
+            return [RawImage(data, path if isinstance(path, str) else None)]
+        if data is None and isinstance(path, str) and path:
+            return [RawImage(None, _inside(path, folder))]
     raise Unusable("image that is none", repr(value)[:200])
 
 
