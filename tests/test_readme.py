@@ -169,6 +169,31 @@ def test_its_commands_parse(command: Command, monkeypatch: pytest.MonkeyPatch) -
         assert stop.code in (0, None)
 
 
+DOCS = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+LAUNCHED = [
+    (page, words)
+    for page, text in DOCS.items()
+    for command in shell_commands(text)
+    for place, word in enumerate(command.words)
+    if word in ("earlyfusion", "earlyfusion.train.cli")  # behind srun or torchrun, or by itself
+    for words in [command.words[place + 1 :]]
+]
+
+
+@pytest.mark.parametrize(("page", "words"), LAUNCHED, ids=lambda v: v if isinstance(v, str) else v[0])
+def test_the_commands_in_docs_parse(
+    page: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train").symlink_to(ROOT / "train")
+    for block in blocks(DOCS[page]):
+        if block.language == "yaml":
+            (tmp_path / "prepare.yaml").write_text(block.text)
+    if not (tmp_path / "prepare.yaml").exists():
+        shutil.copy(ROOT / "train/configs/prepare.yaml", tmp_path / "prepare.yaml")
+    monkeypatch.chdir(tmp_path)
+    check(words)
+
+
 @pytest.mark.parametrize("command", [c for c in of_earlyfusion(ALL) if c.run], ids=name)
 def test_its_quick_commands_run(
     command: Command, model_folder: Path, photo, tmp_path: Path, monkeypatch
