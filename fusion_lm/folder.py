@@ -39,6 +39,7 @@ def load_model(
 
     :param folder: the folder, or the name of a model on the Hugging Face Hub (owner/name); without one, the
         small model that comes with the package.
+    :param device: on a CPU weights in float16 become float32, which is what CPUs are fast at.
     :param weights: how the transformer's are laid out, for generation alone (see ``decoding_weights``); None
         leaves them as they are in the file.
     :raises FileNotFoundError: the folder or one of its files is missing.
@@ -48,6 +49,8 @@ def load_model(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no model folder: there is no such folder")
     lm = FusionLM.load(folder).to(device)
+    if lm.embedding.weight.dtype == torch.float16 and torch.device(device).type == "cpu":
+        lm = lm.float()  # float16 saves space in files, and is slow on CPUs
     tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
     _check(lm, tokenizer, str(folder))
     tokenizer.image.to(device)

@@ -2,8 +2,9 @@
 
     PYTHONPATH=benchmarks .venv/bin/python benchmarks/reliability/throughput.py --threads 2 --out FILE.json
 
-- prepare beside the bare image tokenizer: images/s of the whole of prepare (reading, decoding PNG, encoding,
-  packing, writing) over those of ``DocumentTokenizer.encode_images`` on the same pixels, which are in memory.
+- prepare beside the bare image tokenizer: images/s of prepare (reading, decoding PNG, encoding, packing,
+  writing), from its first shard to its last, over those of ``DocumentTokenizer.encode_images`` on the same
+  pixels, which are in memory; with one process of all threads, and with a process for each thread.
 - the loader beside the training: tokens/s of the loader alone over those of ``fit_lm`` on the same windows.
 - memory: the resident size of the process over many epochs of the loader, and over a long prepare.
 - cost: seconds of prepare from a thousand to a million documents of text.
@@ -82,13 +83,14 @@ def config(source: Path, out: Path, **more: Any) -> PrepareConfig:
     return PrepareConfig(str(source), str(out), model=str(PRETRAINED), **settings)
 
 
-def timed_prepare(source: Path, out: Path, **more: Any) -> float:
-    """Seconds, loading of the tokenizers included."""
-    began = time.perf_counter()
+def rows_per_second(source: Path, out: Path, jobs: int = 1, **more: Any) -> float:
+    """From the first shard to the last."""
+    moments: list[tuple[float, int]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        prepare(config(source, out, **more), lambda *_: None)
-    return time.perf_counter() - began
+        settings = config(source, out, **more)
+        prepare(settings, lambda _, done, total: moments.append((time.perf_counter(), done)), jobs=jobs)
+    return (moments[-1][1] - moments[0][1]) / (moments[-1][0] - moments[0][0])
 
 
 def beside_the_tokenizer(work: Path, side: int, count: int, runs: int) -> dict[str, Any]:
@@ -98,21 +100,28 @@ def beside_the_tokenizer(work: Path, side: int, count: int, runs: int) -> dict[s
     stored: Any = Dataset.load_from_disk(str(source)).cast_column("image", ImageFeature())
     images = [tokenizer.pixels(image) for image in stored["image"]]
     tokenizer.encode_images(images[:64])
-    whole, bare = [], []
+    jobs = torch.get_num_threads()
+    speeds: dict[str, list[float]] = {"bare": [], "one process": [], f"{jobs} processes": []}
     for run in range(runs):
-        whole.append(count / timed_prepare(source, work / f"tokens-{side}-{run}"))
+        out, rows = work / f"tokens-{side}-{run}", count // 20
+        speeds["one process"].append(rows_per_second(source, out / "one", shard_rows=rows))
         began = time.perf_counter()
         tokenizer.encode_images(images)
-        bare.append(count / (time.perf_counter() - began))
-    ratios = [a / b for a, b in zip(whole, bare)]
-    speeds = {"prepare": spread(whole), "bare": spread(bare), "ratio": spread(ratios)}
-    return {"side": side, "images": count, **speeds}
+        speeds["bare"].append(count / (time.perf_counter() - began))
+        speeds[f"{jobs} processes"].append(rows_per_second(source, out / "many", jobs, shard_rows=rows))
+    found: dict[str, Any] = {"side": side, "images": count}
+    for name, values in speeds.items():
+        found[name] = {"images_per_second": spread(values)}
+        found[name]["of_bare"] = spread([a / b for a, b in zip(values, speeds["bare"])])
+    return found
 
 
 def beside_the_training(work: Path, runs: int) -> dict[str, Any]:
     """The loader alone and the training of the packaged model's shape, on the same windows."""
     out = work / "tokens-loader"
-    timed_prepare(work / "pictures-64", out, context_length=256)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepare(config(work / "pictures-64", out, context_length=256), lambda *_: None)
     loader_speed, training_speed = [], []
     for run in range(runs):
         data = TokenData(str(out), batch_size=8, seed=run)
@@ -193,9 +202,9 @@ def main() -> None:
     sizes = [10**power for power in range(3, 10) if 10**power <= args.documents]
     with tempfile.TemporaryDirectory(prefix="throughput-") as name:
         work = Path(name)
-        large = max(args.documents // 500, 100)
+        large = max(args.documents // 250, 100)
         result["prepare_beside_the_tokenizer"] = [
-            beside_the_tokenizer(work, 64, min(large, 2000), args.runs),
+            beside_the_tokenizer(work, 64, min(large, 4000), args.runs),
             beside_the_tokenizer(work, 256, min(large, 200), args.runs),
         ]
         print(result["prepare_beside_the_tokenizer"], flush=True)

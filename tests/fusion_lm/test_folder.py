@@ -141,3 +141,19 @@ def test_a_copied_folder_is_the_same_model(folder: Path, tmp_path: Path) -> None
     shutil.rmtree(folder)
     assert json.loads((copy / "config.json").read_text())["kind"] == "fusion_lm"
     load_model(copy, device=torch.device("cpu"))
+
+
+def test_half_precision_saves_space_and_is_computed_with_in_full(
+    lm: FusionLM, document_tokenizer: DocumentTokenizer, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "full", lm, document_tokenizer)
+    save_model(tmp_path / "half", lm.half(), document_tokenizer)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = load_model(tmp_path / "half").lm
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(tokens), load_model(tmp_path / "full").lm(tokens), rtol=1e-2, atol=1e-2
+        )
