@@ -168,11 +168,10 @@ class TokenData(L.LightningDataModule):
         if self._batches is None:
             return {}
         passed = self._batches.position / self._batches.count
-        names = [self.path, *map(Path, self.mixture)]
-        return {
-            name.name: passed * drawn / (drawn if name is self.path else source.length)
-            for name, drawn, source in zip(names, self.draws(), self.sources)
-        }
+        draws = self.draws()
+        lengths = [draws[0], *(source.length for source in self.sources[1:])]
+        names = [str(self.path), *self.mixture]
+        return {name: passed * n / length for name, n, length in zip(names, draws, lengths)}
 
     def train_dataloader(self) -> Batches:
         """Batches of windows, shuffled anew in each epoch."""

@@ -53,7 +53,7 @@ for number, run in enumerate(json.loads(Path(sys.argv[2]).read_text())):
             os.environ["LOCAL_RANK"] = str(rank)
         code = 1
         try:
-            code = lightning_cli.run("lm", run["argv"])
+            code = lightning_cli.run(run.get("kind", "lm"), run["argv"])
         except SystemExit as stop:
             code = stop.code
         except BaseException:
@@ -66,6 +66,34 @@ for number, run in enumerate(json.loads(Path(sys.argv[2]).read_text())):
     if codes != [run.get("code", 0)] * run["ranks"]:
         sys.exit(f"{run['name']}: the ranks ended with {codes}")
 """
+CALLBACKS = """
+import hashlib
+import os
+import signal
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
+
+
+class StopAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.step - 1 and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Digest(Callback):
+    def on_train_end(self, trainer, pl_module):
+        digest = hashlib.sha256()
+        for name, value in sorted(pl_module.net.state_dict().items()):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        path = Path(trainer.default_root_dir) / f"digest-{trainer.global_rank}"
+        path.write_text(digest.hexdigest())
+"""
+
+
 FSDP = [
     "--trainer.strategy=ModelParallelStrategy",
     "--trainer.strategy.tensor_parallel_size=1",
@@ -103,7 +131,9 @@ def argv(
 def launch(folder: Path, runs: list[dict[str, Any]]) -> None:
     """Do the runs, each in as many processes as it says, one after the other; torch is imported once."""
     (folder / "runs.json").write_text(json.dumps(runs))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    (folder / "earlyfusion_test.py").write_text(CALLBACKS)
+    path = f"{folder}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     port = str(20000 + os.getpid() % 20000)
     command = [sys.executable, "-c", SCRIPT, str(folder), str(folder / "runs.json"), port]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -146,31 +176,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
             resume = ["--ckpt_path=last"] if number else []
             run(f"{out}-{number}", ranks, *stop, *resume, out=out, sharded=sharded, code=143)
         run(f"{out}-3", 2, "--ckpt_path=last", out=out, sharded=sharded)
-    (folder / "earlyfusion_test.py").write_text(STOP_AT)
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{folder}:{before}"
-    try:
-        launch(folder, plan)
-    finally:
-        os.environ["PYTHONPATH"] = before
+    launch(folder, plan)
     return folder
-
-
-STOP_AT = """
-import os
-import signal
-
-from lightning.pytorch.callbacks import Callback
-
-
-class StopAt(Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        if trainer.global_step == self.step - 1 and trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-"""
 
 
 @pytest.mark.parametrize("name", ["ddp-2", "ddp-4", "fsdp-2", "fsdp-4"])
@@ -205,3 +212,34 @@ def test_a_run_goes_on_with_other_numbers_of_processes(runs: Path, kind: str):
     alone, several = (load_file(runs / run / "model/model.safetensors") for run in ("one", f"{kind}-moves"))
     for key, value in alone.items():
         torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_image_tokenizer_trains_on_two_processes(tmp_path: Path, image_folder: Path):
+    """Both ranks come to the same weights and the same codebook."""
+    network = {"stem": 4, "channels": "[8,16]", "res_blocks": 1, "codebook_size": 16, "codebook_dim": 4}
+    line = [
+        "fit",
+        f"--data.train={image_folder}",
+        "--data.batch_pixels=2048",
+        "--model.autoencoder_steps=4",
+        "--model.warmup_steps=2",
+        "--model.kmeans_latents=64",
+        *(f"--model.config.{name}={value}" for name, value in network.items()),
+        "--bench.every=0",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--trainer.max_steps=10",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.val_check_interval=5",
+        "--trainer.precision=32-true",
+        f"--trainer.default_root_dir={tmp_path / 'images'}",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.callbacks+=earlyfusion_test.Digest",
+    ]
+    launch(tmp_path, [{"name": "images", "kind": "image-tokenizer", "ranks": 2, "argv": line}])
+    assert len(curve(tmp_path / "images")) == 10
+    assert len(curve(tmp_path / "images", "validation/psnr")) == 2
+    digests = {(tmp_path / f"images/digest-{rank}").read_text() for rank in range(2)}
+    assert len(digests) == 1
+    assert (tmp_path / "images/model/model.safetensors").is_file()

@@ -379,3 +379,18 @@ def test_sizes(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
     assert grids(max_positions=60, policy="pad") == [(6, 10)]
     assert grids(large_images="tile", max_side=64) == [(6, 7), (6, 7), (6, 7), (6, 7), (6, 7), (6, 7)]
     assert grids(large_images="scale", max_side=64) == [(5, 8)]
+
+
+def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer_folders):
+    """There is no network here: what is asked of `datasets` is looked at, and what it gives is read."""
+    asked = []
+
+    def load_dataset(path: str, **options: Any) -> Any:
+        asked.append((path, options))
+        rows = Dataset.from_dict({"text": ["a red apple", "a small house"]})
+        return datasets.DatasetDict(train=rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    settings = config("hf://datasets/owner/name", tokenizer_folders, tmp_path / "out", validation_share=0.0)
+    assert prepare(settings, silent)["train"]["documents"] == 2
+    assert asked == [("owner/name", {"data_files": None, "streaming": False})]

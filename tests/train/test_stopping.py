@@ -55,7 +55,7 @@ def test_the_step_is_finished_and_saved(
     assert read_checkpoint(tmp_path / "run/last.ckpt")[1] == step
     train(prepared, tmp_path / "run")
     train(prepared, tmp_path / "whole")
-    for name in ("train/loss", "train/lr", "validation/loss", "train/epochs/tokens"):
+    for name in ("train/loss", "train/lr", "validation/loss", f"train/epochs/{prepared}"):
         curves = [read_metrics(tmp_path / run)[name] for run in ("run", "whole")]
         assert curves[0] == curves[1] and len(curves[0]) == (3 if name.startswith("validation") else 12)
     ends = [torch.load(tmp_path / f"{run}/last.ckpt", weights_only=True) for run in ("run", "whole")]
