@@ -14,6 +14,7 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 from datasets import config as datasets_config
+from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
@@ -84,7 +85,8 @@ def load_source(
         if saved:
             return _loaded(name, split, name, saved=True)
         if path.is_dir():
-            return _loaded(name, split, str(path.absolute()), streaming=streaming)
+            files = _data_files_of(path)
+            return _loaded(name, split, str(path.absolute()), files, streaming=streaming)
         if path.suffix not in _FILES:
             raise ValueError(
                 f"{path} cannot be read as a data set: unknown ending {path.suffix!r}; expected {KNOWN}"
@@ -101,7 +103,7 @@ def _loaded(
     name: str,
     split: str,
     path: str,
-    data_files: str | None = None,
+    data_files: str | dict[str, str] | None = None,
     *,
     streaming: bool = False,
     saved: bool = False,
@@ -114,6 +116,30 @@ def _loaded(
     except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{name} cannot be read as a data set: {message}; expected {KNOWN}") from None
+
+
+def _data_files_of(path: Path) -> dict[str, str] | None:
+    """For a folder of images all of its files, unless there are folders for the parts.
+
+    ``datasets`` finds the parts by names, too, and takes an image called portrait-dev-1.png for validation:
+    of a folder with one such image it would read that one alone.
+    """
+    parts = (
+        "train",
+        "training",
+        "validation",
+        "valid",
+        "val",
+        "dev",
+        "test",
+        "testing",
+        "eval",
+        "evaluation",
+    )
+    if any((path / part).is_dir() for part in parts):
+        return None
+    images = any(file.suffix.lower() in Image.registered_extensions() for file in path.rglob("*"))
+    return {"train": "**"} if images else None
 
 
 def _data_files(path: Path, saved: bool) -> list[Path]:

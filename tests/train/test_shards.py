@@ -394,3 +394,21 @@ def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     settings = config("hf://datasets/owner/name", tokenizer_folders, tmp_path / "out", validation_share=0.0)
     assert prepare(settings, silent)["train"]["documents"] == 2
     assert asked == [("owner/name", {"data_files": None, "streaming": False})]
+
+
+def test_names_of_images_are_no_names_of_parts(tmp_path: Path, photo: PilImage.Image):
+    """`datasets` alone would read the one image whose name says dev, or test."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    names = ["apple.png", "house-dev-2.png", "cat_test.png", "train-station.png"]
+    for name in names:
+        photo.save(folder / name)
+    lines = [json.dumps({"file_name": name, "text": name}) for name in names]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    dataset = load_source(folder)
+    assert sorted(dataset["text"]) == sorted(names)
+    for part in ("train", "test"):
+        (tmp_path / "parts" / part).mkdir(parents=True)
+        photo.save(tmp_path / "parts" / part / "one.png")
+    photo.save(tmp_path / "parts/test/two.png")
+    assert [len(load_source(tmp_path / "parts", part)) for part in ("train", "test")] == [1, 2]
