@@ -124,19 +124,7 @@ def _data_files_of(path: Path) -> dict[str, str] | None:
     ``datasets`` finds the parts by names, too, and takes an image called portrait-dev-1.png for validation:
     of a folder with one such image it would read that one alone.
     """
-    parts = (
-        "train",
-        "training",
-        "validation",
-        "valid",
-        "val",
-        "dev",
-        "test",
-        "testing",
-        "eval",
-        "evaluation",
-    )
-    if any((path / part).is_dir() for part in parts):
+    if any((path / name).is_dir() for names in SPLIT_KEYWORDS.values() for name in names):
         return None
     images = any(file.suffix.lower() in Image.registered_extensions() for file in path.rglob("*"))
     return {"train": "**"} if images else None

@@ -388,7 +388,7 @@ def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     def load_dataset(path: str, **options: Any) -> Any:
         asked.append((path, options))
         rows = Dataset.from_dict({"text": ["a red apple", "a small house"]})
-        return datasets.DatasetDict(train=rows)
+        return datasets.DatasetDict({"train": rows})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     settings = config("hf://datasets/owner/name", tokenizer_folders, tmp_path / "out", validation_share=0.0)
