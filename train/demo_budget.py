@@ -184,8 +184,7 @@ LONG = replace(
     seconds={CORPUS: 30, TEXT: 2, IMAGE: 600, TOKENS: 45, LM: 6_000, EVALUATION: 90, SAMPLES: 4, REPORT: 2},
 )
 """The model that ships, pretrained/openmoji-words/: larger type as well, pictures of all sizes and at all
-places, guidance. The present one was made by an earlier version of these numbers (see its card), hardly names
-pictures and has no colours."""
+places, colours, guidance."""
 
 TINY = DemoBudget(
     name="tiny",
