@@ -176,7 +176,9 @@ def table(name: str, config: FusionLMConfig, saved: dict[str, float]) -> list[di
         found: dict[str, Any] = {"preset": name, "gpus": gpus, "state_gb": round(state / 1e9, 1)}
         room = 0.9 * GPU_BYTES - state - gathered - 2e9
         for kind, factor in (("bfloat16", 1.0), ("bfloat16, checkpointing", 4 / 3)):
-            windows = int(room // (MARGIN * saved[kind] * config.n_layers * window)) if room > 0 else 0
+            recomputed = saved["bfloat16"] if factor > 1 else 0.0  # of the block that is computed again
+            bytes_of_window = MARGIN * (saved[kind] * config.n_layers + recomputed) * window
+            windows = int(room // bytes_of_window) if room > 0 else 0
             found[f"windows ({kind})"] = max(0, windows)
             seconds = 1e9 * operations(config, window) * factor / (gpus * GPU_FLOPS * REACHED)
             found[f"hours per 1e9 tokens ({kind})"] = round(seconds / 3600, 2)
