@@ -35,7 +35,7 @@ def windows(data: Path, part: str, kind: str | None) -> Packed:
         return Packed(batch["tokens"], batch["documents"])
     vocab = SharedVocab.load(data / "tokenizer")
     documents = _of_one_kind(Packed(batch["tokens"], batch["documents"]), vocab, kind)
-    packed = list(pack(documents, stored.context_length, vocab.pad, np.random.default_rng(0), 10**9))
+    packed = list(pack(documents, stored.context_length, vocab.pad, np.random.default_rng(0)))
     if not packed:
         raise ValueError(f"{data / part} has no document with a segment of kind {kind}")
     tokens, numbers = (torch.from_numpy(np.stack(rows)).long() for rows in zip(*packed, strict=True))

@@ -90,7 +90,7 @@ def test_long_documents_are_split_between_images(tmp_path: Path, folders, docume
 
 
 def prepare_record(folders: tuple[Path, Path], documents: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    with pytest.warns(UserWarning, match="images of train were left out"):
+    with pytest.warns(UserWarning, match="rows, images or files were left out"):
         prepared_with(folders, documents, out, **changes)
     return json.loads((out / "prepare.json").read_text())["train"]
 
