@@ -50,8 +50,8 @@ class Batches:
         # A generator: nothing below happens before the first batch is asked for, so that an iterator that
         # Lightning makes and drops changes nothing.
         left = len(self) - self.position // self.step % len(self)
-        starts = [self.position + step * self.step for step in range(left)]
-        for start, batch in zip(starts, self._fetch([self._samples(start) for start in starts])):
+        starts = range(self.position, self.position + left * self.step, self.step)
+        for start, batch in zip(starts, self._fetch(map(self._samples, starts))):
             self.position = start + self.step
             yield batch
 
@@ -66,12 +66,13 @@ class Batches:
             self._epoch, self._units = epoch, self.plan(epoch)
         return self._units[place]
 
-    def _fetch(self, batches: list[np.ndarray]) -> Iterator[Any]:
+    def _fetch(self, batches: Iterator[np.ndarray]) -> Iterator[Any]:
         if not self.num_workers:
             yield from map(self.load, batches)
             return
+        sampler: Any = batches  # what workers are asked for need not be one number
         yield from DataLoader(
-            _Loaded(self.load, batches), batch_size=None, num_workers=self.num_workers, pin_memory=False
+            _Loaded(self.load), sampler=sampler, batch_size=None, num_workers=self.num_workers
         )
 
     def state_dict(self) -> dict[str, int]:
@@ -116,14 +117,11 @@ class InOrder:
 class _Loaded(Dataset):
     """What worker processes read."""
 
-    def __init__(self, load: Callable[[np.ndarray], Any], batches: list[np.ndarray]) -> None:
-        self.load, self.batches = load, batches
+    def __init__(self, load: Callable[[np.ndarray], Any]) -> None:
+        self.load = load
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.load(self.batches[index])
+    def __getitem__(self, samples: Any) -> Any:
+        return self.load(samples)
 
 
 def shuffled_batches(

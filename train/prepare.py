@@ -239,8 +239,7 @@ def _blocks(config: PrepareConfig, sources: dict[str, Source]) -> Iterator[Block
             rows = len(source.dataset)
             for number, start in enumerate(range(0, rows, config.shard_rows)):
                 yield Block(source.name, number, min(config.shard_rows, rows - start))
-    if sources["train"].dataset is None:
-        yield from _streamed_blocks(config, sources)
+    yield from _streamed_blocks(config, sources)
 
 
 def _streamed_blocks(config: PrepareConfig, sources: dict[str, Source]) -> Iterator[Block]:
@@ -250,7 +249,7 @@ def _streamed_blocks(config: PrepareConfig, sources: dict[str, Source]) -> Itera
             continue
         waiting: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         made = dict.fromkeys(sources, 0)
-        every = round(1 / config.validation_share) if shared else 0
+        every = max(2, round(1 / config.validation_share)) if shared else 0
         for number, row in enumerate(source.streamed):
             part = "validation" if every and (number + config.seed) % every == 0 else source.name
             rows = waiting.setdefault(part, [])
