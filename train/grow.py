@@ -90,12 +90,11 @@ def first_rows(old: DocumentTokenizer, new: DocumentTokenizer) -> dict[int, list
     if len(ids):
         missing = torch.ones(len(new.image.codebook), dtype=torch.bool)
         missing[ids[:, 0]] = False
-        here = new.image.codebook.float()
-        for code in missing.nonzero().flatten().tolist():
-            nearest = ids[(here[ids[:, 0]] - here[code]).square().sum(dim=1).argmin(), 1]
-            rows[int(new.vocab.image_ids_to_tokens(torch.tensor([code])))] = [
-                int(old.vocab.image_ids_to_tokens(nearest[None]))
-            ]
+        here, codes = new.image.codebook.float(), missing.nonzero().flatten()
+        nearest = ids[torch.cdist(here[codes], here[ids[:, 0]]).argmin(dim=1), 1]
+        tokens = new.vocab.image_ids_to_tokens(codes).tolist()
+        begun = old.vocab.image_ids_to_tokens(nearest).tolist()
+        rows |= {token: [first] for token, first in zip(tokens, begun)}
     return rows
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetInfo
+from datasets import DatasetInfo, IterableDataset
 
 from ..fusion_lm.folder import TOKENIZER
 from ..tokenizers.documents import DocumentTokenizer
@@ -220,7 +220,7 @@ def _source(
         raise ValueError(f"balance_answers is for conversations: {path} has no column {MESSAGES}")
     used = used_columns(shape, list(dataset.features))
     dataset = undecoded(dataset.select_columns(used), used)
-    streamed = dataset if config.streaming and not hasattr(dataset, "__len__") else None
+    streamed = dataset if isinstance(dataset, IterableDataset) else None
     return Source(
         name,
         None if streamed is not None else dataset,

@@ -412,3 +412,14 @@ def test_names_of_images_are_no_names_of_parts(tmp_path: Path, photo: PilImage.I
         photo.save(tmp_path / "parts" / part / "one.png")
     photo.save(tmp_path / "parts/test/two.png")
     assert [len(load_source(tmp_path / "parts", part)) for part in ("train", "test")] == [1, 2]
+
+
+def test_a_streamed_validation_set_beside_a_stored_training_set(
+    tmp_path: Path, documents: Path, tokenizer_folders
+):
+    rows = Dataset.from_dict({"text": [f"number {n}" for n in range(5)]})
+    rows.to_json(tmp_path / "validation.jsonl")
+    validation = str(tmp_path / "validation.jsonl")
+    settings = {"streaming": True, "validation": validation, "validation_share": 0.0}
+    record = prepare(config(documents, tokenizer_folders, tmp_path / "out", **settings), silent)
+    assert (record["train"]["documents"], record["validation"]["documents"]) == (90, 5)
