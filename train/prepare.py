@@ -223,7 +223,7 @@ def _source(
     streamed = dataset if isinstance(dataset, IterableDataset) else None
     return Source(
         name,
-        None if streamed is not None else dataset,
+        None if isinstance(dataset, IterableDataset) else dataset,
         None,
         shape,
         base_folder(path),
