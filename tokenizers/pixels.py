@@ -50,9 +50,13 @@ def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tens
     """RGB image -> float32 (3, H, W) in [-1, 1]."""
     if image.mode != "RGB":
         raise ValueError(f"the image has the mode {image.mode}, expected RGB: load_image converts it")
-    pixels = torch.from_numpy(np.array(image))  # (H, W, 3) uint8
-    pixels = pixels.permute(2, 0, 1).float().contiguous()
-    return pixels / 127.5 - 1 if preprocessing == "meta" else pixels * 0.0078 - 1
+    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+    if preprocessing == "meta":
+        pixels /= 127.5
+    else:
+        pixels *= 0.0078
+    pixels -= 1
+    return torch.from_numpy(pixels)
 
 
 def to_pil(pixels: Tensor) -> Image.Image:

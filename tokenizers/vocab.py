@@ -366,17 +366,20 @@ def _look_up(table: "Tensor", values: "Tensor", error: str) -> "Tensor":
     if values.is_floating_point() or values.dtype.itemsize == 1:  # PyTorch takes bool and uint8 for masks
         raise ValueError(f"expected a tensor of int64, got {values.dtype}")
     values = values.long()
-    inside = (values >= 0) & (values < table.shape[-1])
-    places = values.where(inside, 0)
-    if table.ndim == 2:
-        import torch
+    if not values.numel():
+        return values
+    import torch
 
-        found = table[torch.arange(len(table), device=table.device), places]
-    else:
-        found = table[places]
-    found = found.where(inside, -1)
-    if bool((missing := found < 0).any()):
-        first = missing.nonzero()[0].tolist()
+    size = table.shape[-1]
+    rows = torch.arange(len(table), device=table.device) if table.ndim == 2 else None
+    low, high = values.aminmax()
+    inside = int(low) >= 0 and int(high) < size
+    places = values if inside else values.clamp(0, size - 1)
+    found = table[places] if rows is None else table[rows, places]
+    if not inside:
+        found = found.where((values >= 0) & (values < size), -1)
+    if int(found.amin()) < 0:
+        first = (found < 0).nonzero()[0].tolist()
         raise ValueError(error.format(int(values[tuple(first)]), *first[-1:]))
     return found
 
