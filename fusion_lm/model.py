@@ -296,6 +296,17 @@ class Block(nn.Module):
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
+def initialise(module: nn.Module, layers: int) -> None:
+    """Draw the matrices of a network, or of a block of one with so many layers, anew.
+
+    Normal, standard deviation 0.02; residual projections scaled down by sqrt(2 * layers) (GPT-2).
+    """
+    residual = 0.02 / (2 * layers) ** 0.5
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=residual if name.endswith((".out", ".down")) else 0.02)
+
+
 class FusionLM(nn.Module):
     """Tokens (B, T) -> logits (B, T, V), text and image codes alike."""
 
@@ -318,11 +329,8 @@ class FusionLM(nn.Module):
             self.lm_head.weight = self.embedding.weight
 
     def reset_parameters(self) -> None:
-        """Normal, standard deviation 0.02; residual projections scaled down by sqrt(2 * layers) (GPT-2)."""
-        residual = 0.02 / (2 * self.config.n_layers) ** 0.5
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=residual if name.endswith((".out", ".down")) else 0.02)
+        """See ``initialise``."""
+        initialise(self, self.config.n_layers)
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """An empty cache for ``batch`` sequences of at most ``length`` tokens."""

@@ -17,6 +17,7 @@ from ..fusion_lm.model import FusionLM, FusionLMConfig, upgrade
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .divergence import clip_or_skip, skipped_steps
+from .first_weights import drawn, fill, shell, start_from_codebook, stored
 from .grow import load_grown
 from .logged_training import LoggedTraining
 from .lora import Part, adapt, merged, trained_names
@@ -73,7 +74,7 @@ def drop_conditions(
 class FusionLMTraining(LoggedTraining):
     """Trains a ``FusionLM``, which stands in ``self.net``."""
 
-    may_differ = ("tokenizer", "compile", "activation_checkpointing")
+    may_differ = ("tokenizer", "compile", "activation_checkpointing", "build_in_shards")
     """Settings that a run may go on with when they changed: they do not change what is learned."""
     shown = ("loss", *MODALITIES)
     net: FusionLM
@@ -103,6 +104,7 @@ class FusionLMTraining(LoggedTraining):
         lora_alpha: float = 32.0,
         activation_checkpointing: bool = False,
         compile: bool = False,
+        build_in_shards: bool = False,
     ) -> None:
         """
         Args:
@@ -131,6 +133,8 @@ class FusionLMTraining(LoggedTraining):
             lora_alpha: They are scaled by lora_alpha / lora_rank.
             activation_checkpointing: Compute each block again in the backward pass: less memory, more time.
             compile: Compile the network (torch.compile), which takes minutes once and pays on GPUs.
+            build_in_shards: Make the weights a part at a time, each process keeping its shard, for networks
+                that a machine cannot hold once for each process. Other weights are drawn than without it.
         """
         super().__init__()
         if isinstance(config, dict):  # from a checkpoint, which holds no classes
@@ -169,14 +173,19 @@ class FusionLMTraining(LoggedTraining):
         self.condition_dropout = condition_dropout
         self.schedule, self.final_lr = schedule, final_lr
         self.register_buffer("modality_weights", torch.tensor(modality_weights), persistent=False)
-        self.net = FusionLM(config)
+        if build_in_shards and trained_part != "all":
+            raise ValueError(f"build_in_shards is for trainings of all weights, not of {trained_part}")
+        self.net = shell(config) if build_in_shards else FusionLM(config)
         self.net.activation_checkpointing = activation_checkpointing
         if compile:
             self.net.compile()  # in place: names of the weights stay
         self.muon_lr = muon_lr
         self.trained = False
         """Whether the weights are those of a run."""
-        if init_from is not None:
+        self.init_from, self.rows_from_codebook = init_from, rows_from_codebook
+        if build_in_shards:
+            self.trained = init_from is not None  # their weights come with configure_model
+        elif init_from is not None:
             self._take_weights(init_from)
         elif rows_from_codebook:
             start_from_codebook(self.net, DocumentTokenizer.load(self.tokenizer_folder))
@@ -197,7 +206,10 @@ class FusionLMTraining(LoggedTraining):
         Raises ValueError where that strategy is asked for more.
         """
         mesh = self.device_mesh
-        if mesh is None or is_sharded(self.net):
+        if is_sharded(self.net):
+            return
+        if mesh is None:
+            self._fill_shell()
             return
         if mesh["tensor_parallel"].size() > 1:
             raise ValueError("tensor_parallel_size is above 1, which this model does not have: leave it at 1")
@@ -206,6 +218,18 @@ class FusionLMTraining(LoggedTraining):
         for block in self.net.blocks:
             fully_shard(block, mesh=mesh["data_parallel"])
         fully_shard(self.net, mesh=mesh["data_parallel"])
+        self._fill_shell()
+
+    def _fill_shell(self) -> None:
+        """The weights of a network that was built without them (``build_in_shards``)."""
+        if not next(self.net.parameters()).is_meta:
+            return
+        if self.init_from is not None:
+            parts = stored(self.init_from, self.config, self.tokenizer_folder)
+        else:
+            tokenizer = DocumentTokenizer.load(self.tokenizer_folder) if self.rows_from_codebook else None
+            parts = drawn(self.config, tokenizer)
+        fill(self.net, self.trainer.strategy.root_device, parts)
 
     def setup(self, stage: str) -> None:
         """Raises ValueError when the windows are longer than the context, or for float16, which overflows."""
@@ -428,22 +452,6 @@ def weighted_mean(terms: LossTerms, weights: Tensor) -> Tensor:
     """
     total = (weights * terms.counts).sum()
     return (weights * terms.nll_sums).sum() / torch.where(total > 0, total, 1.0)
-
-
-@torch.no_grad()
-def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
-    """Begin the image codes' rows of embedding and lm_head with a random projection of the codebook.
-
-    Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbours.
-    """
-    codebook = tokenizer.image.codebook.float()  # (n * K, latent_dim)
-    centred = codebook - codebook.mean(dim=0)
-    projection = torch.randn(codebook.shape[1], net.config.width) / codebook.shape[1] ** 0.5
-    rows = (centred / centred.std()) @ projection  # (n * K, C), entries of variance 1
-    tokens = tokenizer.vocab.image_ids_to_tokens(torch.arange(len(codebook)))
-    net.embedding.weight[tokens] = 0.1 * rows
-    if not net.config.tie_embeddings:
-        net.lm_head.weight[tokens] = 0.02 * rows
 
 
 def tokenizer_folder(folder: str | Path) -> Path:

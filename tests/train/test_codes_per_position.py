@@ -15,8 +15,8 @@ from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, split
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
+from earlyfusion.train.first_weights import start_from_codebook
 from earlyfusion.train.folders import describe
-from earlyfusion.train.lm import start_from_codebook
 from earlyfusion.train.options import build_parser
 from earlyfusion.train.prepare import prepare
 from earlyfusion.train.prepare_config import PrepareConfig

@@ -168,6 +168,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
     for ranks in (2, 4):
         run(f"ddp-{ranks}", ranks)
         run(f"fsdp-{ranks}", ranks, sharded=True)
+    # Weights that are made a part at a time, drawn and of a model.
+    parts = "--model.build_in_shards=true"
+    begun = [parts, f"--model.init_from={folder / 'one' / 'model'}"]
+    for name, more in (("parts", [parts]), ("begun", begun)):
+        run(f"{name}-1", 1, *more)
+        run(f"{name}-2", 2, *more, sharded=True)
+    run("parts-4", 4, parts, sharded=True)
     # Stopped by the signal that a cluster sends, on 2 ranks, then on 4 and on 1, and to the end on 2.
     for kind, sharded in (("ddp", False), ("fsdp", True)):
         out = f"{kind}-moves"
@@ -190,6 +197,19 @@ def test_the_loss_curve_is_that_of_one_process(runs: Path, name: str):
     assert alone.keys() == several.keys()
     for key, value in alone.items():
         torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "ranks"), [("parts", 2), ("parts", 4), ("begun", 2)])
+def test_weights_that_are_made_in_parts_are_the_same_on_all_numbers_of_processes(
+    runs: Path, kind: str, ranks: int
+):
+    alone = curve(runs / f"{kind}-1")
+    assert curve(runs / f"{kind}-{ranks}") == pytest.approx(alone, rel=1e-4)
+    if kind == "begun":  # from where the first run ended
+        assert alone[0] == pytest.approx(curve(runs / "one")[-1], rel=0.2)
+        assert alone[0] < curve(runs / "one")[0] - 1
+    else:
+        assert alone[0] == pytest.approx(curve(runs / "one")[0], rel=0.02)  # as large as they should be
 
 
 @pytest.mark.parametrize("name", ["ddp-2", "fsdp-4"])
