@@ -64,6 +64,8 @@ class Finished:
 
     row: int
     stop: Stop
+    tokens: tuple[int, ...] = ()
+    """All that it wrote, its end too."""
 
 
 Event = TextDelta | ImageBegin | ImageProgress | ImageDone | Finished
@@ -176,6 +178,8 @@ class Row:
     """Characters of it that were given out."""
     image: list[int] = field(default_factory=list)
     """Tokens of the image that is being drawn, from begin_image on."""
+    written: list[int] = field(default_factory=list)
+    """All tokens."""
 
     def take(self, token: int) -> Iterator[Event]:
         """The events of one more token."""
@@ -183,6 +187,7 @@ class Row:
         if self.ended:
             return
         self.length += 1
+        self.written.append(token)
         ends = (vocab.eos, vocab.sep)
         if self.image or token == vocab.begin_image:
             if not self.image:
@@ -198,7 +203,7 @@ class Row:
             yield from self._text(whole=True)
             self.ended = True
             stop = stop_of(token, self.length, vocab, self.context, self.stop_after_image)
-            yield Finished(self.number, stop)
+            yield Finished(self.number, stop, tuple(self.written))
 
     def _text(self, whole: bool) -> Iterator[Event]:
         text = self.tokenizer.text.decode(self.ids) if self.ids else ""

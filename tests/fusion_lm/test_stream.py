@@ -35,14 +35,17 @@ def model(model_folder) -> Model:
     return load_model(model_folder)
 
 
-def wholes(model: Model, **options) -> tuple[list[list[str | Image.Image]], list[str]]:
-    """What `generate` writes, decoded at once, and the reasons to stop."""
+def wholes(
+    model: Model, **options
+) -> tuple[list[list[str | Image.Image]], list[tuple[str, tuple[int, ...]]]]:
+    """What `generate` writes, decoded at once, and each row's reason to stop and tokens."""
     tokenizer = model.tokenizer
     results = generate(
         model.lm, tokenizer.vocab, [tokenizer.encode(p, eos=False) for p in PROMPTS], **OPTIONS | options
     )
     parts = [tokenizer.decode(r.tokens[r.prompt_length :], partial="drop") for r in results]
-    return [[s if isinstance(s, str) else to_pil(s) for s in p] for p in parts], [r.stop for r in results]
+    ends = [(r.stop, tuple(r.tokens[r.prompt_length :].tolist())) for r in results]
+    return [[s if isinstance(s, str) else to_pil(s) for s in p] for p in parts], ends
 
 
 def same(a: str | Image.Image, b: str | Image.Image) -> bool:
@@ -58,9 +61,10 @@ def same(a: str | Image.Image, b: str | Image.Image) -> bool:
     ids=str,
 )
 def test_streamed_is_whole(model: Model, options: dict, images: int) -> None:
-    expected, stops = wholes(model, **options)
+    expected, ends = wholes(model, **options)
     events = list(stream(model, PROMPTS, **OPTIONS | options))
-    assert [e.stop for row in range(4) for e in events if isinstance(e, Finished) and e.row == row] == stops
+    finished = sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.row)
+    assert [(e.stop, e.tokens) for e in finished] == ends
     streamed: list[list[str | Image.Image]] = [[] for _ in PROMPTS]
     for event in events:
         gather(streamed[event.row], event)
