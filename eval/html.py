@@ -34,6 +34,23 @@ class Series(NamedTuple):
     dashed: bool = False
 
 
+class Cell(NamedTuple):
+    """A token of a strip."""
+
+    kind: str
+    """``structure``, ``text`` or ``image``."""
+    says: str
+    detail: str = ""
+    """What shows when it is pointed at."""
+    level: float | None = None
+    """Its probability, drawn as a bar."""
+    picture: int | None = None
+    """The picture of the page that it is a code of."""
+    place: tuple[int, int] | None = None
+    """Row and column there."""
+    given: bool = False
+
+
 class Card(NamedTuple):
     """A figure that stands at the top."""
 
@@ -51,12 +68,18 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def picture(image: Image.Image, scale: int = 3, alt: str = "", title: str = "") -> str:
-    """An image enlarged by a whole number, its pixels as squares."""
+def picture(
+    image: Image.Image,
+    scale: int = 3,
+    alt: str = "",
+    title: str = "",
+    uri: Callable[[Image.Image], str] = data_uri,
+) -> str:
+    """An image enlarged by a whole number, its pixels as squares; ``uri`` says where it is."""
     width, height = image.width * scale, image.height * scale
     alt = alt or f"image of {image.width} x {image.height} pixels"
     return (
-        f'<img class="px" src="{data_uri(image)}" width="{width}" height="{height}" alt="{escape(alt)}" '
+        f'<img class="px" src="{uri(image)}" width="{width}" height="{height}" alt="{escape(alt)}" '
         f'title="{escape(title or alt)}">'
     )
 
@@ -89,29 +112,35 @@ def mark(text: str, right: bool) -> str:
     return f'{shown} <span class="{"ok" if right else "no"}">{"✓" if right else "✗"}</span>'
 
 
-def document(parts: Iterable[Part], scale: int = 3) -> str:
-    """Text and images in their order, the prompt apart from what was written."""
+def document(parts: Iterable[Part], scale: int = 3, uri: Callable[[Image.Image], str] = data_uri) -> str:
+    """Text and images in their order, the prompt apart from what was written; ``uri`` as for ``picture``."""
     out = []
     for part in parts:
         side = "given" if part.prompt else "made"
         if isinstance(part.content, str):
             out.append(f'<span class="said {side}">{escape(part.content)}</span>')
         else:
-            out.append(f'<span class="drawn {side}">{picture(part.content, scale)}</span>')
+            out.append(f'<span class="drawn {side}">{picture(part.content, scale, uri=uri)}</span>')
     return f'<div class="document">{"".join(out)}</div>'
 
 
-def token_strip(tokens: Sequence[tuple[str, str]]) -> str:
-    """Tokens as a row of cells: each its modality (``structure``, ``text``, ``image``) and what it says.
+def token_strip(cells: Iterable[Cell]) -> str:
+    """Tokens as a row of cells, coloured by modality; image codes are bare and tell when they are pointed at.
 
-    Image codes are drawn as bare cells whose number shows when pointed at.
+    A page with a script can go further: each cell has its ``data-picture`` and ``data-place`` (row,column).
     """
-    cells = (
-        f'<i class="{escape(kind)}" title="{escape(label)}">'
-        f"{'' if kind == 'image' else escape(label.replace(' ', '␣'))}</i>"
-        for kind, label in tokens
-    )
-    return f'<div class="tokens">{"".join(cells)}</div>'
+    out = []
+    for number, cell in enumerate(cells):
+        says = "" if cell.kind == "image" else escape(cell.says.replace(" ", "␣").replace("\n", "⏎"))
+        data = "" if cell.picture is None else f' data-picture="{cell.picture}"'
+        if cell.place is not None:
+            data += ' data-place="{},{}"'.format(*cell.place)
+        if cell.level is not None:
+            data += f' style="--p:{cell.level:.3f}"'
+        kind = escape(cell.kind) + (" given" if cell.given else "")
+        detail = escape(cell.detail or cell.says)
+        out.append(f'<i class="{kind}" data-token="{number}" title="{detail}"{data}>{says}</i>')
+    return f'<div class="tokens">{"".join(out)}</div>'
 
 
 def cards(items: Iterable[Card]) -> str:
@@ -215,6 +244,11 @@ def line_chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(svg)}</svg>'
         f'<div class="legend">{legend}</div></figure>'
     )
+
+
+def charts(drawn: Iterable[str]) -> str:
+    """Charts side by side, wrapping; empty ones are left out."""
+    return f'<div class="charts">{"".join(chart for chart in drawn if chart)}</div>'
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:

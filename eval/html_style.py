@@ -1,26 +1,16 @@
 """The style of the pages that ``html`` makes."""
 # ruff: noqa: E501
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2330; --soft: #5d6678; --page: #f6f7f9; --card: #ffffff;
-  --line: #dfe3ea; --text: #2563eb; --image: #d9620f; --structure: #7a8496; --all: #10a37f;
-  --ok: #0a7d4f; --no: #c02b3c; --made: #2563eb17; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7eaf0; --soft: #9aa4b5; --page: #12151b; --card: #1b2029;
-  --line: #303846; --text: #6ea3ff; --image: #ff9a4d; --structure: #8b96a8; --all: #3ecfa6;
-  --ok: #45d19a; --no: #ff7b89; --made: #6ea3ff26; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: 2.2rem 1.1rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.015em; }
-h2 { font-size: 1.25rem; margin: 0 0 .35rem; letter-spacing: -.01em; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
-p { margin: .3rem 0 .9rem; max-width: 48rem; }
+LIGHT = """--ink: #1d2330; --soft: #5d6678; --page: #f6f7f9; --card: #ffffff; --line: #dfe3ea; --text: #2563eb;
+  --image: #d9620f; --structure: #7a8496; --all: #10a37f; --ok: #0a7d4f; --no: #c02b3c; --made: #2563eb17; --on: #ffffff;"""
+DARK = """--ink: #e7eaf0; --soft: #9aa4b5; --page: #12151b; --card: #1b2029; --line: #303846; --text: #6ea3ff;
+  --image: #ff9a4d; --structure: #8b96a8; --all: #3ecfa6; --ok: #45d19a; --no: #ff7b89; --made: #6ea3ff26; --on: #10131a;"""
+"""Colours that all rules name."""
+
+PARTS = """
 .lead { font-size: 1.08rem; color: var(--soft); }
 .note, small, figcaption, caption { color: var(--soft); }
 .note { font-size: .92rem; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: .8rem; padding: 1.3rem 1.4rem;
-  margin: 1.2rem 0; }
 .px { image-rendering: pixelated; display: block; max-width: 100%; height: auto; background: #fff; border-radius: 3px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .8rem; margin: 1.3rem 0; }
 .cards div { background: var(--card); border: 1px solid var(--line); border-radius: .8rem; padding: .9rem 1rem;
@@ -50,9 +40,10 @@ figure.wrong { border-style: dashed; }
 .drawn.given { border-style: dashed; }
 .tokens { display: flex; flex-wrap: wrap; gap: 2px; margin: .7rem 0; font: .72rem/1.35rem ui-monospace, Menlo, Consolas, monospace; }
 .tokens i { font-style: normal; min-width: .8rem; height: 1.35rem; padding: 0 .22rem; border-radius: 3px; text-align: center;
-  color: #fff; background: var(--structure); white-space: pre; }
+  color: var(--on); background: var(--structure); white-space: pre; }
+.tokens i.given { opacity: .62; } .tokens i[style] { position: relative; overflow: hidden; padding-bottom: 4px; }
+.tokens i[style]::after { content: ""; position: absolute; left: 0; bottom: 0; height: 3px; width: calc(100% * var(--p)); background: var(--ink); }
 .tokens .text { background: var(--text); } .tokens .image { background: var(--image); padding: 0; opacity: .85; }
-@media (prefers-color-scheme: dark) { .tokens i { color: #10131a; } }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .7rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-size: .85rem; padding: 0 0 .35rem; }
@@ -75,9 +66,31 @@ polyline.dashed { stroke-dasharray: 5 4; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; margin: .6rem 0; font-size: .92rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .88em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; }
 a { color: var(--text); }
+"""
+"""Pictures, documents, tokens, figures, tables and charts, wherever they stand."""
+
+STYLE = (
+    f""":root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}"""
+    + """
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+main { max-width: 68rem; margin: 0 auto; padding: 2.2rem 1.1rem 4rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.015em; }
+h2 { font-size: 1.25rem; margin: 0 0 .35rem; letter-spacing: -.01em; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+p { margin: .3rem 0 .9rem; max-width: 48rem; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: .8rem; padding: 1.3rem 1.4rem;
+  margin: 1.2rem 0; }
+"""
+    + PARTS
+    + """
+footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; }
 @media (max-width: 34rem) { main { padding: 1.3rem .7rem 3rem; } section { padding: 1rem .9rem; } h1 { font-size: 1.5rem; }
   .cards { grid-template-columns: 1fr 1fr; } .cards strong { font-size: 1.5rem; } dl { grid-template-columns: 1fr; }
   dd { margin-bottom: .4rem; } }
 """
+)
+"""A whole page."""

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,28 +63,53 @@ class RapidReader:
         except ImportError as error:
             raise ImportError(f"rapidocr cannot be used ({error}): pip install 'earlyfusion[ocr]'") from None
         folder = Path(str(rapidocr.__file__)).parent / "models"
-        models = sorted(folder.glob("*rec*.onnx"))
-        if not models:  # rapidocr would fetch it from the network
-            raise FileNotFoundError(
-                f"{folder} has no *rec*.onnx: install rapidocr again, its wheel holds one"
-            )
+        models = {part: sorted(folder.glob(f"*{part.lower()}*.onnx")) for part in ("Rec", "Det")}
+        for part, files in models.items():
+            if not files:  # rapidocr would fetch it from the network
+                raise FileNotFoundError(
+                    f"{folder} has no *{part.lower()}*.onnx: install rapidocr again, its wheel holds one"
+                )
         self.version = version("rapidocr")
         self.threads = threads or min(8, _cpus())
         # One thread per image: these images are too small for an operation to keep several busy.
-        self._engine = rapidocr.RapidOCR(
-            params={
-                "Global.log_level": "critical",
-                "Rec.model_path": str(models[0]),
-                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-            }
-        )
+        engine = {
+            "Global.log_level": "critical",
+            **{f"{part}.model_path": str(files[0]) for part, files in models.items()},
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+        self._engine = rapidocr.RapidOCR(params=engine)
+        self._new_engine = partial(rapidocr.RapidOCR, params=engine)
         logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
         """See `Reader.read`."""
         with ThreadPoolExecutor(self.threads) as pool:
             return _collect(pool.map(partial(_read_unless_blank, self._read), images), on_read)
+
+    @cached_property
+    def _finder(self) -> Any:
+        """The engine that detects. One of its own: an engine remembers what it was last asked to do, and
+        several threads may read and find at once."""
+        return self._new_engine()
+
+    def find(self, page: Image.Image) -> list[tuple[int, int, int, int]]:
+        """Where the detector finds a line: (left, top, right, bottom) in px, from top to bottom.
+
+        It enlarges a page's shorter side, so that strips are seen on a white page of at most 8 to 1.
+        """
+        width, height = page.size
+        room = Image.new("RGB", (max(width, -(-height // 8)), max(height, -(-width // 8))), "white")
+        room.paste(page)
+        bgr = np.ascontiguousarray(np.asarray(room)[:, :, ::-1])
+        found = getattr(self._finder(bgr, use_det=True, use_cls=False, use_rec=False), "boxes", None)
+        boxes = []
+        for corners in np.asarray([] if found is None else found):  # (4, 2), a quadrangle
+            (left, top), (right, bottom) = corners.min(0), corners.max(0)
+            box = max(0, int(left)), max(0, int(top)), min(width, int(np.ceil(right)))
+            if box[0] < box[2] and box[1] < (low := min(height, int(np.ceil(bottom)))):
+                boxes.append((*box, low))
+        return sorted(boxes, key=lambda box: (box[1], box[0]))
 
     def _read(self, image: Image.Image) -> str:
         prepared = prepare(image, least_height=32, border=4)

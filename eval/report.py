@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import html
+from .curves import image_tokenizer_charts, lm_charts
 from .figures import FONTS, by_kind, count, duration, figure, headline, kind_name, percent
-from .html import Part, Series
+from .html import Part
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 SHOWN = 24
@@ -42,7 +43,7 @@ def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curve
         _writings(gallery.get("writings", []), results.get("writing", {})),
         _readings(gallery.get("readings", []), results.get("reading", {})),
         _reconstructions(gallery.get("reconstructions", {}), results.get("reconstruction", {}), made),
-        _curves(curves),
+        _learning(curves),
         _run(results),
     )
     return html.page(
@@ -85,7 +86,7 @@ def _documents(documents: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence
         strip = (
             "<h3>What the transformer sees</h3>"
             '<p class="note">The first document above as tokens: structure (grey), text (blue), image codes '
-            "(orange).</p>" + html.token_strip([(kind, label) for kind, label in tokens])
+            "(orange).</p>" + html.token_strip(html.Cell(kind, label) for kind, label in tokens)
         )
     return html.section(
         "Text and pictures in one document", f'<p class="note">{note}</p>', *body, strip, id="documents"
@@ -251,42 +252,9 @@ def _ocr_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _curves(curves: Curves) -> str:
-    lm, images = curves.get("lm", {}), curves.get("image_tokenizer", {})
-
-    def modalities(part: str, dashed: bool) -> list[Series]:
-        names = ("text", "image", "structure")
-        found = [(name, lm.get(f"{part}/{name}", ())) for name in names]
-        suffix = ", validation" if dashed else ""
-        return [Series(name + suffix, points, name, dashed) for name, points in found if points]
-
-    def pick(source: Mapping[str, Any], name: str, colour: str) -> list[Series]:
-        found = [("training", f"train/{name}", False), ("validation", f"validation/{name}", True)]
-        return [Series(label, source[key], colour, dashed) for label, key, dashed in found if source.get(key)]
-
-    charts = [
-        html.line_chart(
-            [*modalities("train", False), *modalities("validation", True)],
-            title="Transformer: loss by modality",
-            y_label="nats per token",
-            log_y=True,
-        ),
-        html.line_chart(
-            pick(lm, "loss", "all"), title="Transformer: loss of all tokens", y_label="nats per token"
-        ),
-        html.line_chart(pick(images, "psnr", "image"), title="Image tokenizer: PSNR", y_label="dB"),
-        html.line_chart(
-            pick(images, "codebook_perplexity", "all"),
-            title="Image tokenizer: codebook perplexity",
-            y_label="codes",
-        ),
-    ]
-    charts = [chart for chart in charts if chart]
-    return (
-        html.section("Learning", f'<div class="charts">{"".join(charts)}</div>', id="curves")
-        if charts
-        else ""
-    )
+def _learning(curves: Curves) -> str:
+    charts = [*lm_charts(curves.get("lm", {})), *image_tokenizer_charts(curves.get("image_tokenizer", {}))]
+    return html.section("Learning", html.charts(charts), id="curves") if any(charts) else ""
 
 
 def _run(results: Mapping[str, Any]) -> str:

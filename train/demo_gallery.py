@@ -13,6 +13,7 @@ from ..eval.ocr import Reader
 from ..eval.openmoji import Concept, render_drawing
 from ..eval.reconstruction import reconstruct_pictures
 from ..eval.split import BOTH, DRAW, THIS_TYPED, TYPED, demo_concepts, sentence
+from ..eval.tokens import describe
 from ..fusion_lm.folder import Model
 from ..fusion_lm.generate import Generated, generate
 from ..fusion_lm.grammar import Next
@@ -73,27 +74,8 @@ def sample_gallery(
         prompts = [prompt for prompt, kind in beginnings if kind == then]
         results = _continue(model, budget, seed, prompts, then, progress, f"documents, {then} next")
         documents += [_document(tokenizer, prompt, result) for prompt, result in zip(prompts, results)]
-        strip = strip or token_labels(tokenizer, results[0].tokens)
+        strip = strip or [(token.kind, token.says) for token in describe(tokenizer, results[0].tokens)]
     return {"drawings": drawings[:SHOWN], "documents": documents, "tokens": strip}, drawings
-
-
-def token_labels(tokenizer: DocumentTokenizer, tokens: Tensor) -> list[tuple[str, str]]:
-    """(modality, what it says) of each token (T,), for `html.token_strip`."""
-    vocab = tokenizer.vocab
-    roles = {token: role for role, token in vocab.roles.items()}
-    labels = []
-    for token, text, image in zip(tokens, vocab.is_text(tokens), vocab.is_image(tokens)):
-        if text:
-            piece = tokenizer.text.decode([int(vocab.tokens_to_text(token))])
-            labels.append(("text", piece))
-        elif image:
-            labels.append(("image", f"code {int(vocab.tokens_to_image_ids(token)) % vocab.codebook_size}"))
-        elif int(token) in roles:
-            labels.append(("structure", roles[int(token)]))
-        else:
-            assert vocab.grid is not None
-            labels.append(("structure", str(int(token) - vocab.grid.start + 1)))
-    return labels
 
 
 def _continue(

@@ -149,7 +149,7 @@ def test_parts_escape_what_they_are_given(photo):
         html.table(["<i>"], [["<i>"]], "<i>"),
         html.pairs([("<i>", "<i>")]),
         html.cards([Card("<i>", "<i>", "<i>")]),
-        html.token_strip([("text", "<i>")]),
+        html.token_strip([html.Cell("text", "<i>")]),
         html.section("<i>"),
     ):
         assert "&lt;i&gt;" in piece

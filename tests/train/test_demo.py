@@ -215,7 +215,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     page = (finished / "report.html").read_text()
     for heading in ("Drawing", "Text and pictures", "Writing", "Reading", "The image tokenizer", "Learning"):
         assert heading in page
-    assert "<script" not in page and page.count("<svg") == 4
+    assert "<script" not in page and page.count("<svg") == 6
     assert 'src="data:image/png;base64,' in page and 'src="h' not in page
     assert (finished / "samples.png").stat().st_size > 1000
     assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp")]

@@ -1,0 +1,86 @@
+"""The charts of a training's curves: metric -> (step, value) pairs, as ``metrics.csv`` holds them.
+
+The demo's report and the playground show the same ones; a chart without a curve is "".
+"""
+
+from collections.abc import Mapping, Sequence
+
+from .html import Series, line_chart
+
+Run = Mapping[str, Sequence[tuple[float, float]]]
+MODALITIES = ("text", "image", "structure")
+
+
+def charts_of(run: Run) -> list[str]:
+    """The charts of a run of either kind."""
+    return [*lm_charts(run), *telemetry_charts(run)] if "train/z" in run else image_tokenizer_charts(run)
+
+
+def lm_charts(run: Run) -> list[str]:
+    """The transformer's losses."""
+    return [
+        line_chart(
+            [*_modalities(run, "train"), *_modalities(run, "validation", dashed=True)],
+            title="Transformer: loss by modality",
+            y_label="nats per token",
+            log_y=True,
+        ),
+        line_chart(
+            _both(run, "loss", "all"), title="Transformer: loss of all tokens", y_label="nats per token"
+        ),
+    ]
+
+
+def telemetry_charts(run: Run) -> list[str]:
+    """Whether the transformer's training is stable (``train.telemetry``)."""
+    norms = [*_modalities(run, "telemetry/output_norm"), *_one(run, "telemetry/output_norm", "all")]
+    ratios = {name: points for name, points in run.items() if name.startswith("telemetry/update_ratio/")}
+    updates = [Series(name.rpartition("/")[2], points, "all") for name, points in ratios.items()]
+    return [
+        line_chart(norms, title="Output norm", y_label="L2, before the last norm"),
+        line_chart(
+            _one(run, "telemetry/attention_logit", "all", "largest"),
+            title="Largest attention logit",
+        ),
+        line_chart(
+            _modalities(run, "telemetry/leakage"),
+            title="Probability given to other modalities",
+            y_label="nats per token",
+        ),
+        line_chart(_one(run, "train/grad_norm", "all", "before clipping"), title="Gradient norm", log_y=True),
+        line_chart(_one(run, "train/lr", "structure"), title="Learning rate"),
+        line_chart(updates, title="Size of the updates", y_label="of the weights", log_y=True),
+    ]
+
+
+def image_tokenizer_charts(run: Run) -> list[str]:
+    """The image tokenizer's fidelity, and how much of its codebook is in use."""
+    return [
+        line_chart(_both(run, "psnr", "image"), title="Image tokenizer: PSNR", y_label="dB"),
+        line_chart(
+            _both(run, "codebook_perplexity", "all"),
+            title="Image tokenizer: codebook perplexity",
+            y_label="codes",
+        ),
+        line_chart(
+            _both(run, "codebook_usage", "all"), title="Image tokenizer: codebook usage", y_label="share"
+        ),
+        line_chart(_both(run, "l1", "image"), title="Image tokenizer: L1", log_y=True),
+    ]
+
+
+def _modalities(run: Run, part: str, dashed: bool = False) -> list[Series]:
+    suffix = ", validation" if dashed else ""
+    found = [(name, run.get(f"{part}/{name}", ())) for name in MODALITIES]
+    return [Series(name + suffix, points, name, dashed) for name, points in found if points]
+
+
+def _both(run: Run, name: str, colour: str) -> list[Series]:
+    found = [("training", f"train/{name}", False), ("validation", f"validation/{name}", True)]
+    return [Series(label, run[key], colour, dashed) for label, key, dashed in found if run.get(key)]
+
+
+def _one(run: Run, key: str, colour: str, label: str = "") -> list[Series]:
+    return (
+        [Series(label or key.rpartition("/")[2].replace("_", " "), run[key], colour)] if run.get(key) else []
+    )
