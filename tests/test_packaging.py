@@ -20,12 +20,13 @@ from earlyfusion.eval.words import held_out_fonts, train_fonts
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
-NOT_PACKAGES = ("tests", "benchmarks", "docs", "playground")
+NOT_PACKAGES = ("tests", "benchmarks", "docs")
 MAY_IMPORT = {
     "tokenizers": {"tokenizers"},
     "fusion_lm": {"tokenizers", "fusion_lm"},
     "eval": {"tokenizers", "fusion_lm", "eval"},
-    "train": {"tokenizers", "fusion_lm", "eval", "train"},
+    "train": {"tokenizers", "fusion_lm", "eval", "train", "playground"},  # the command line calls it
+    "playground": {"tokenizers", "fusion_lm", "eval", "train", "playground"},
 }
 
 
@@ -173,10 +174,11 @@ def test_the_wheel_holds_the_package_and_no_more(wheel):
         metadata = archive.read(next(n for n in names if n.endswith("/METADATA"))).decode()
     expected = {f"earlyfusion/{path.as_posix()}" for path in (*code(), Path("__init__.py"), Path("py.typed"))}
     expected |= {f"earlyfusion/train/configs/{p.name}" for p in (ROOT / "train/configs").glob("*.yaml")}
+    data = [*(ROOT / "pretrained").rglob("*"), *(ROOT / "playground").rglob("*.*")]
     expected |= {
         f"earlyfusion/{p.relative_to(ROOT).as_posix()}"
-        for p in (ROOT / "pretrained").rglob("*")
-        if p.is_file()
+        for p in data
+        if p.is_file() and p.suffix not in (".py", ".pyc")
     }
     info = next(name for name in names if name.endswith(".dist-info/RECORD")).partition("/")[0]
     assert {n for n in names if not n.startswith(info)} == expected

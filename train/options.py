@@ -32,6 +32,7 @@ commands:
   prepare            documents of text and images -> packed windows of tokens
   lm                 fit, validate, test, predict: the transformer
   sample             continue a prompt of texts and images
+  playground         a page in the browser: compose, look at tokens, compare tokenizers
   import, export     chameleon: models of transformers and of Meta, and for them
   info               what a tokenizer or model folder is
   eval               reconstruction, reading, writing, lm: how much survives, measured"""
@@ -72,6 +73,7 @@ def build_parser() -> Parser:
         add_codes,
         _add_prepare,
         _add_sample,
+        _add_playground,
         _add_info,
         add_eval,
     ):
@@ -328,6 +330,55 @@ it comes. Ctrl+C keeps what is written so far.""",
     parser.add_argument(
         "--negative", metavar="TEXT", help="what guidance leads the images away from (default: nothing)"
     )
+
+
+def _add_playground(commands: Any) -> None:
+    def run(args: Namespace) -> None:
+        from ..playground.command import playground
+
+        playground(args)
+
+    parser = add(
+        commands,
+        "playground",
+        """\
+A page in the browser: compose prompts of text and pictures and watch the answers come, look
+at their tokens and the codebook, pass pictures through image tokenizers, watch trainings.
+It answers this machine alone unless --host says otherwise, and keeps nothing that is sent.
+Needs the extra: pip install 'earlyfusion[playground]'""",
+        """\
+  earlyfusion playground
+  earlyfusion playground runs/demo/model --tokenizer pretrained/openmoji-words""",
+        run,
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default=str(PRETRAINED),
+        help="model folder, or a name on the Hugging Face Hub (default: the one in the package)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="another image tokenizer or model to reconstruct pictures with; may be given more than once",
+    )
+    parser.add_argument(
+        "--runs",
+        metavar="DIR",
+        default="runs",
+        help="where the folders of trainings lie whose curves are shown (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="address to answer at; 0.0.0.0: every one of this machine, for everybody who can reach it "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--port", metavar="N", type=number, default=7860, help="(default: %(default)s)")
 
 
 def _add_info(commands: Any) -> None:

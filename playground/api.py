@@ -1,0 +1,150 @@
+"""What the page does, a function each, with plain values in and out: Gradio serves them to programs as well.
+
+    from gradio_client import Client
+    page = Client("http://127.0.0.1:7860")
+    page.predict([{"text": "A red apple:"}], {"then": "image"}, api_name="/compose")
+
+Pictures are data URIs on both sides. What cannot be done is a ValueError (often ``limits.Refused``), whose
+message is for the visitor.
+"""
+
+from collections.abc import Iterator, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..eval.comparison import Comparison, compare, page_reader
+from ..eval.html import data_uri
+from ..eval.tokens import Token, describe
+from ..fusion_lm.folder import Model
+from ..fusion_lm.generate import Guidance
+from ..fusion_lm.sampling import Sampling
+from ..fusion_lm.scores import token_scores
+from ..tokenizers.documents import split
+from ..tokenizers.image import ImageTokenizer
+from ..tokenizers.pixels import to_pil
+from .compose import Ask, Written, compose
+from .limits import Refused, read_picture, read_segments
+
+RUNS = 200
+"""Folders of runs that are listed, at most."""
+COMPARED_SIDE = 2048
+"""Larger pictures are scaled down before they are reconstructed, in px."""
+
+
+def ask_of(
+    then: str = "any",
+    answer: bool = False,
+    samples: float = 1,
+    temperature: float = 0.7,
+    top_k: float = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    image_temperature: float = 0.7,
+    image_top_k: float = 0,
+    image_top_p: float = 1.0,
+    image_min_p: float = 0.0,
+    guidance: float = 1.0,
+    max_new_tokens: float = 0,
+    max_positions: float = 0,
+    seed: float = 0,
+) -> Ask:
+    """Settings as a page or a program gives them."""
+    try:
+        if then not in ("any", "text", "image"):
+            raise ValueError(f"then is {then!r}, expected any, text or image")
+        return Ask(
+            then,  # pyright: ignore[reportArgumentType]  checked
+            bool(answer),
+            int(samples),
+            Sampling(temperature, int(top_k), top_p, min_p, repetition_penalty),
+            Sampling(image_temperature, int(image_top_k), image_top_p, image_min_p),
+            Guidance(guidance),
+            int(max_new_tokens),
+            int(max_positions),
+            int(seed),
+        )
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Refused(str(error)) from None
+
+
+def known(settings: Any) -> dict[str, Any]:
+    """Settings by the names of ``ask_of``'s arguments."""
+    names = list(signature(ask_of).parameters)
+    if not isinstance(settings, dict) or not set(settings) <= set(names):
+        raise Refused(f"settings are {settings!r}, expected an object with some of: {', '.join(names)}")
+    return settings
+
+
+def composed(model: Model, segments: Any, ask: Ask) -> Iterator[list[Written]]:
+    """``compose.compose`` of segments as they come from outside."""
+    return compose(model, read_segments(segments), ask)
+
+
+def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:
+    """The tokens (T,) of a document with their scores, and its whole pictures, decoded from their codes; none
+    where the model has no decoder.
+
+    Raises ValueError for what is no document of the model's.
+    """
+    tokenizer = model.tokenizer
+    split(tokens, tokenizer.vocab, partial="drop")  # refuses unknown tokens before a device meets them
+    described = describe(tokenizer, tokens, token_scores(model.lm, tokens))
+    if not tokenizer.image.config.decoder:
+        return described, []
+    segments = tokenizer.decode(tokens, partial="drop")
+    return described, [to_pil(s) for s in segments if not isinstance(s, str)]
+
+
+def reconstruct(
+    tokenizers: dict[str, ImageTokenizer], names: Sequence[str], picture: Any
+) -> list[Comparison]:
+    """A picture (a data URI) through the tokenizers of these names."""
+    if unknown := [name for name in names if name not in tokenizers]:
+        raise Refused(f"there is no tokenizer {unknown[0]!r}; there are: {', '.join(tokenizers)}")
+    if not names:
+        raise Refused("no tokenizer is chosen: choose one at least")
+    chosen = {name: tokenizers[name] for name in names}
+    return compare(read_picture(picture), chosen, page_reader(), max_side=COMPARED_SIDE)
+
+
+def runs(root: Path) -> list[str]:
+    """The folders at or below ``root`` that hold the curves of a training, the newest first."""
+    found = [path for path in root.glob("**/metrics.csv") if path.is_file()]
+    newest = sorted(found, key=lambda path: -path.stat().st_mtime)[:RUNS]
+    return [path.parent.relative_to(root).as_posix() for path in newest]
+
+
+def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
+    """The curves of a run, of a folder in ``root``."""
+    from ..train.logs import read_metrics
+
+    file = (root / name / "metrics.csv").resolve()
+    if not file.is_relative_to(root.resolve()) or not file.is_file():
+        raise Refused(f"there is no run {name!r} in {root}")
+    return read_metrics(file.parent)
+
+
+def as_document(sample: Written) -> dict[str, Any]:
+    """A finished sample as plain values."""
+    return {
+        "segments": [{"text": s} if isinstance(s, str) else {"image": data_uri(s)} for s in sample.segments],
+        "stop": sample.stop,
+        "tokens": [] if sample.tokens is None else sample.tokens.tolist(),
+        "prompt_length": sample.prompt_length,
+    }
+
+
+def as_comparison(one: Comparison) -> dict[str, Any]:
+    """A comparison as plain values."""
+    return {
+        "tokenizer": one.name,
+        **one.figures,
+        "original": data_uri(one.sample.original),
+        "reconstruction": data_uri(one.sample.reconstruction),
+        "lines": [list(next(iter(read.values()))) for _, read in one.sample.readings if read],
+    }

@@ -1,0 +1,215 @@
+"""What the playground shows, as HTML: the same drawing as in the demo's report (``eval.html``)."""
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from PIL import Image
+
+from ..eval import html
+from ..eval.codebook_map import CodebookMap
+from ..eval.comparison import Comparison
+from ..eval.curves import Run, charts_of
+from ..eval.figures import figure
+from ..eval.heat_map import heat_map, legend
+from ..eval.sheet import difference
+from ..eval.tokens import Token, grids, strip_cells
+from .compose import Written
+
+STOPS = {
+    "eos": "the document ended",
+    "turn": "its turn ended",
+    "length": "as many tokens as were asked for",
+    "context": "the context is full",
+    "image": "the picture is done",
+}
+SIDE = 200
+"""Pixels of the longer side that pictures are enlarged to, about."""
+
+
+def wrapped(*parts: str, kind: str = "") -> str:
+    """A piece of the page; its style is bound to the class."""
+    return f'<div class="ef {kind}">{"".join(parts)}</div>'
+
+
+def kept_pictures() -> Callable[[Image.Image], str]:
+    """``html.data_uri`` that makes the URI of a picture once: pages that grow show most of theirs again."""
+    kept: dict[int, tuple[Image.Image, str]] = {}  # with the picture, so that its id stays its own
+
+    def uri(image: Image.Image) -> str:
+        if id(image) not in kept:
+            kept[id(image)] = image, html.data_uri(image)
+        return kept[id(image)][1]
+
+    return uri
+
+
+def written(samples: Sequence[Written], done: bool, uri: Callable[[Image.Image], str] = html.data_uri) -> str:
+    """All samples side by side, as far as they are."""
+    columns = []
+    for number, sample in enumerate(samples, start=1):
+        parts = [html.Part(segment, prompt=True) for segment in sample.prompt]
+        parts += [html.Part(segment) for segment in sample.segments]
+        if sample.drawing is not None:
+            parts.append(html.Part(sample.drawing))
+        state = STOPS.get(sample.stop or "", "stopped" if done else "writing …")
+        title = f"Sample {number}" if len(samples) > 1 else "Answer"
+        caption = f'<b>{title}</b>: <span class="state">{html.escape(state)}</span>'
+        if sample.stop is not None and not sample.turn:  # the prompt's box has no turns
+            caption += ' <button type="button" data-continue>Take as prompt</button>'
+        columns.append(html.figure(html.document(parts, scale=2, uri=uri), caption))
+    busy = "false" if done else "true"
+    grid = html.sheet(columns, 260) if len(samples) > 1 else columns[0]
+    told = "The answer is there." if done else ""
+    spoken = f'<p class="spoken" role="status">{told}</p>'
+    region = f'<div role="region" aria-label="Answer" aria-busy="{busy}">{grid}</div>'
+    return wrapped(region, spoken, kind="answer")
+
+
+def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_length: int) -> str:
+    """The token strip of a document, and its pictures with maps of what the model thought of their codes."""
+    cells = strip_cells(tokens, prompt_length)
+    figures = []
+    entropies, shares = grids(tokens, "entropy"), grids(tokens, "p")
+    high = max((float(x.entropy) for x in tokens if x.kind == "image" and x.entropy is not None), default=1.0)
+    for number, picture in enumerate(pictures):
+        h, w = entropies[number].shape
+        maps = [
+            ("decoded from its codes", picture),
+            (f"entropy, 0 to {high:.1f} nats", heat_map(picture, entropies[number], 0, high)),
+            ("probability, 0 to 1", heat_map(picture, shares[number], 0, 1)),
+        ]
+        scale = max(1, SIDE // max(picture.size))
+        shown = "".join(
+            f'<span class="labelled"><span class="coded" data-picture="{number}" data-rows="{h}" '
+            f'data-columns="{w}">{html.picture(image, scale, alt=f"picture {number + 1}: {name}")}'
+            f'<i class="spot"></i></span><small>{html.escape(name)}</small></span>'
+            for name, image in maps
+        )
+        caption = f"<b>Picture {number + 1}</b>: {h} x {w} codes, {picture.width} x {picture.height} px"
+        figures.append(html.figure(f'<span class="maps">{shown}</span>', caption))
+    bar = html.picture(legend(), 1, alt="colours from low to high")
+    key = (
+        '<p class="note"><i class="key structure"></i> structure <i class="key text"></i> text '
+        '<i class="key image"></i> image codes; paler: given. The bar under a token is its probability. '
+        "Point at a token, or go along them with the arrow keys.</p>"
+    )
+    colours = (
+        f'<p class="note">Colours of the maps, from low to high: <span class="bar">{bar}</span></p>'
+        if figures
+        else ""
+    )
+    status = '<p class="status" role="status" aria-live="polite">&nbsp;</p>'
+    strip = html.token_strip(cells).replace(
+        '<div class="tokens"', '<div class="tokens" role="group" aria-label="Tokens of the document"', 1
+    )
+    shown = f'<div class="pictures">{"".join(figures)}</div>'
+    total = [t for t in tokens[prompt_length:] if t.entropy is not None and t.p is not None]
+    mean = f"{len(tokens)} tokens, {prompt_length} of them given"
+    if total:
+        mean += f"; entropy of the written ones {sum(t.entropy or 0 for t in total) / len(total):.2f} nats"
+    return wrapped(f"<p>{html.escape(mean)}.</p>", key, status, strip, colours, shown, kind="inspected")
+
+
+def codebook(found: CodebookMap, slots: int = 1) -> str:
+    """The map of the codebook, or of its first slot; a script tells the number of what is pointed at."""
+    scale = max(1, 768 // found.picture.width)
+    codes = html.escape(json.dumps(found.codes.tolist(), separators=(",", ":")))
+    side = len(found.codes)
+    number = int((found.codes >= 0).sum())
+    which = f" of the first of {slots} slots" if slots > 1 else ""
+    drawn = html.picture(found.picture, scale, alt="codebook")
+    return wrapped(
+        f"<p>All {number:,} codes{which}, each as the decoder draws it among its like, like ones beside it. "
+        "Point at one for its number; a code that is pointed at above is framed here.</p>",
+        f'<div class="book coded" data-rows="{side}" data-columns="{side}" '
+        f'data-codes="{codes}" role="img" aria-label="Map of the codebook">{drawn}'
+        '<i class="spot"></i></div><p class="status" role="status" aria-live="polite">&nbsp;</p>',
+        kind="codebook",
+    )
+
+
+def compared(comparisons: Sequence[Comparison], note: str = "") -> str:
+    """Original, reconstruction and error of each tokenizer, its figures, and what is read in both."""
+    parts = []
+    header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "lines read alike", "seconds")
+    rows = []
+    for one in comparisons:
+        f, sample = one.figures, one.sample
+        readings = [next(iter(read.values())) for _, read in sample.readings if read]
+        alike = sum(before == after for before, after in readings)
+        rows.append(
+            (
+                one.name,
+                f"{f['bits_per_pixel']:.3f}",
+                f"{f['tokens']:,}",
+                figure(f["psnr"], 1),
+                figure(f["ssim"]),
+                figure(f["l1"]),
+                f"{alike} of {len(readings)}" if readings else "–",
+                f"{f['seconds']:.2f}",
+            )
+        )
+        wide = sample.original.width > 2 * sample.original.height
+        scale = max(1, SIDE * (2 if wide else 1) // max(sample.original.size))
+        images = [
+            ("original", sample.original),
+            ("reconstruction", sample.reconstruction),
+            ("error x 2", difference(sample)),
+        ]
+        lines = "".join(f"<tr><td>{_kept(b, a)}</td><td>{_came(b, a)}</td></tr>" for b, a in readings)
+        table = (
+            '<div class="scroll"><table class="read"><caption>what OCR reads; differences marked</caption>'
+            f"<thead><tr><th>original</th><th>reconstruction</th></tr></thead><tbody>{lines}</tbody></table></div>"
+            if readings
+            else ""
+        )
+        parts.append(f"<h3>{html.escape(one.name)}</h3>{html.beside(images, scale, stacked=wide)}{table}")
+    notes = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return wrapped(html.table(header, rows), notes, *parts, kind="compared")
+
+
+def _kept(before: str, after: str) -> str:
+    """``before``, what ``after`` lost of it marked."""
+    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    return "".join(
+        html.escape(before[a:b]) if kind == "equal" else f"<del>{html.escape(before[a:b])}</del>"
+        for kind, a, b, _, _ in blocks
+        if b > a
+    )
+
+
+def _came(before: str, after: str) -> str:
+    """``after``, what is not of ``before`` marked."""
+    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    shown = "".join(
+        html.escape(after[a:b]) if kind == "equal" else f"<ins>{html.escape(after[a:b])}</ins>"
+        for kind, _, _, a, b in blocks
+        if b > a
+    )
+    return shown or "<i>nothing</i>"
+
+
+def run(name: str, curves: Run) -> str:
+    """The curves of a run's folder, as far as it is."""
+    if not curves:
+        return wrapped(f"<p>{html.escape(name)} has no curves yet.</p>")
+    step = max(points[-1][0] for points in curves.values() if points)
+    facts = [f"step {step:,.0f}"]
+    if speed := curves.get("train/tokens_per_second"):
+        facts.append(f"{speed[-1][1]:,.0f} tokens/s")
+    return wrapped(
+        f"<p><b>{html.escape(name)}</b>: {', '.join(facts)}</p>", html.charts(charts_of(curves)), kind="run"
+    )
+
+
+def message(text: str, kind: str = "note") -> str:
+    """A line to the visitor."""
+    role = "alert" if kind == "refused" else "status"
+    return wrapped(f'<p class="{kind}" role="{role}">{html.escape(text)}</p>')
+
+
+def head(title: str, facts: Mapping[str, str]) -> str:
+    """The title, and names and values in a line."""
+    shown = (f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in facts.items())
+    return wrapped(f"<h1>{html.escape(title)}</h1>", " · ".join(shown), kind="facts")

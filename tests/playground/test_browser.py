@@ -1,0 +1,355 @@
+"""The page in a real browser: Debian's chromium, driven by Playwright."""
+
+import base64
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "playground" / "examples"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+SHOTS = os.environ.get("SCREENSHOTS")
+"""A folder to leave pictures of the page in."""
+PATIENCE = 60_000
+"""Milliseconds that something may take on a machine that is busy with other things."""
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="no chromium (Debian: apt install chromium, else name one in CHROMIUM)"
+)
+
+Open = Callable[..., Any]
+DONE = '#answer [aria-busy="false"]'
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Open]:
+    """Opens the page as a new visitor; afterwards nobody may have met an error or left this machine."""
+    contexts, troubles = [], []
+
+    def opened(**options: Any) -> Any:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+
+        def left(request: Any) -> None:
+            if not request.url.startswith((address, "data:", "blob:")):
+                troubles.append(request.url)
+
+        page.on("request", left)
+        page.goto(address)
+        page.wait_for_selector("#compose-prompt .prompt[data-ready]")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def shot(page: Any, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+
+
+def generate(page: Any) -> None:
+    page.evaluate("document.querySelector('#answer [aria-busy]')?.remove()")  # the answer before
+    page.click("#generate")
+    page.wait_for_selector(DONE)
+
+
+def watch_answer(page: Any) -> None:
+    """Keep what the answer shows each time that it changes."""
+    page.evaluate(
+        """() => { window.seen = [];
+        const look = () => { const a = document.querySelector('#answer');
+          window.seen.push([a.innerText, a.querySelectorAll('.made').length]); };
+        new MutationObserver(look).observe(document.querySelector('#answer'), {childList: true, subtree: true,
+          characterData: true}); }"""
+    )
+
+
+def prompt_of(page: Any) -> list[dict[str, str]]:
+    return page.evaluate("earlyfusion.segments(document.querySelector('#compose-prompt .prompt'))")
+
+
+def test_an_uploaded_picture_gets_a_mixed_answer_that_streams_in(visit: Open):
+    page = visit()
+    page.set_input_files("#compose-prompt input[type=file]", str(EXAMPLES / "drawing.png"))
+    page.wait_for_selector("#compose-prompt .prompt img")
+    page.keyboard.type(" This is a carrot. Here is a red apple:")
+    image, text = prompt_of(page)
+    assert image["image"].startswith("data:image/png;base64,")
+    assert text["text"] == " This is a carrot. Here is a red apple:"
+    watch_answer(page)
+    page.click("#then label:has-text('a picture')")
+    page.fill("#samples input[type=number]", "4")  # which takes long enough to be watched
+    page.keyboard.press("Tab")
+    generate(page)
+    assert "writing" not in page.inner_text("#answer")
+    assert page.locator("#answer .drawn.given").count() == 4
+    assert page.locator("#answer .drawn.made").count() >= 4
+    coming = [made for words, made in page.evaluate("seen") if "writing" in words and made]
+    assert len(coming) >= 2 and coming == sorted(coming)  # it came in pieces
+    assert "This is a carrot." in page.locator("#answer .said.given").first.inner_text()
+    shot(page, "compose")
+
+
+def test_several_samples_stand_side_by_side_and_the_picture_is_named(visit: Open):
+    page = visit()
+    page.click("#compose-prompt button:has-text('what is this?')")
+    page.fill("#samples input[type=number]", "3")
+    page.keyboard.press("Tab")
+    page.click("#then label:has-text('text')")
+    generate(page)
+    assert page.locator("#answer figure").count() == 3
+    assert "carrot" in page.inner_text("#answer")
+    shot(page, "samples")
+    page.click("role=tab[name=Inspect]")
+    page.wait_for_selector("#which label:has-text('Sample 3')")
+    page.click("#which label:has-text('Sample 3')")
+    page.wait_for_selector(".inspected .tokens")
+
+
+def test_tokens_are_inspected_with_mouse_and_keys(visit: Open):
+    page = visit()
+    page.click("#compose-prompt button:has-text('A red apple:')")
+    generate(page)
+    page.click("role=tab[name=Inspect]")
+    page.wait_for_selector(".inspected .tokens[data-keys]")
+    strip = page.locator(".inspected .tokens i")
+    assert strip.first.inner_text() == "bos" and strip.count() > 50
+    assert page.locator(".inspected .coded").count() == 3  # the picture, entropy, probability
+    code = page.locator(".inspected .tokens i.image").nth(8)
+    code.hover()
+    said = page.inner_text(".inspected .status")
+    assert (
+        "row 3, column 2" in said and "probability" in said and "entropy" in said
+    )  # columns come one by one
+    spot = page.locator(".inspected .coded .spot").first
+    outer, inner = page.locator(".inspected .coded").first.bounding_box(), spot.bounding_box()
+    assert abs((inner["x"] - outer["x"]) / outer["width"] - 1 / 6) < 0.02
+    assert abs((inner["y"] - outer["y"]) / outer["height"] - 2 / 6) < 0.02
+    strip.first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "text 306, 'A'" in page.inner_text(".inspected .status") or "'A'" in page.inner_text(
+        ".inspected .status"
+    )
+    page.locator(".inspected .coded").first.hover(position={"x": 5, "y": 5})
+    assert "row 1, column 1" in page.inner_text(".inspected .status")
+    page.click("text=The codebook")
+    page.click("#draw-codebook")
+    page.wait_for_selector(".book .px")
+    page.locator(".book").hover(position={"x": 300, "y": 300})
+    assert page.inner_text("#codebook .status").startswith("code ")
+    shot(page, "inspect")
+
+
+def test_a_scan_is_reconstructed_and_read(visit: Open):
+    page = visit()
+    page.click("role=tab[name=Reconstruct]")
+    page.set_input_files("#reconstruct-picture input[type=file]", str(EXAMPLES / "receipt.png"))
+    page.wait_for_selector("#reconstruct-picture .drop img")
+    page.click("#reconstruct")
+    page.wait_for_selector("#compared table.read")
+    text = page.inner_text("#compared")
+    for words in ("bits per pixel", "0.188", "PSNR", "RECEIPT", "openmoji-words", "the same"):
+        assert words in text
+    assert page.locator("#compared .labelled img").count() == 6  # original, reconstruction, error; twice
+    assert page.locator("#compared del, #compared ins").count() > 5
+    shot(page, "reconstruct")
+
+
+def test_a_run_is_shown_and_goes_on_by_itself(visit: Open, runs: Path):
+    page = visit()
+    page.click("role=tab[name=Runs]")
+    page.wait_for_selector("#curves svg")
+    assert "step 98" in page.inner_text("#curves")
+    for title in ("loss by modality", "Output norm", "Largest attention logit"):
+        assert title in page.inner_text("#curves")
+    shot(page, "runs")
+    with (runs / "one/lm/metrics.csv").open("a") as file:
+        file.write("123,1,0,1,1,5,5\n")
+    page.wait_for_selector("#curves :text('step 123')")
+
+
+def test_broken_and_large_uploads_and_other_files_get_a_message(visit: Open, tmp_path: Path):
+    page = visit()
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"broken" * 40)
+    large = tmp_path / "large.png"
+    large.write_bytes(b"\0" * (50 << 20))
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    odd = tmp_path / "..%2f..%2fetc%2fpasswd.png"
+    odd.write_bytes((EXAMPLES / "drawing.png").read_bytes())
+    for file, words in ((broken, "broken"), (large, "larger than 10 MB"), (text, "no picture of a kind")):
+        page.set_input_files("#compose-prompt input[type=file]", str(file))
+        page.wait_for_selector(f"#compose-prompt .said-by-page:has-text('{words}')")
+        assert page.locator("#compose-prompt .prompt img").count() == 0
+        if file == broken:
+            shot(page, "broken")
+    page.set_input_files("#compose-prompt input[type=file]", str(odd))
+    page.wait_for_selector("#compose-prompt .prompt img")
+    assert page.inner_text("#compose-prompt .said-by-page") == ""
+    page.click("role=tab[name=Reconstruct]")
+    page.click("#reconstruct")
+    page.wait_for_selector("#compared .refused:has-text('there is no picture')")
+
+
+def test_what_the_script_lets_pass_the_server_refuses(visit: Open):
+    page = visit()
+    bad = base64.b64encode((EXAMPLES / "drawing.png").read_bytes()[:-200]).decode()  # browsers show the rest
+    page.evaluate(
+        """bad => { const image = document.createElement('img'); image.src = 'data:image/png;base64,' + bad;
+        document.querySelector('#compose-prompt .prompt').append(image); }""",
+        bad,
+    )
+    page.click("#generate")
+    page.wait_for_selector("#answer .refused:has-text('cannot be read')")
+    page.click("[data-clear]")
+    page.click("#compose-prompt .prompt")
+    page.keyboard.type("long " * 60)
+    page.click("#generate")
+    page.wait_for_selector("#answer .refused:has-text('context holds 256')")
+
+
+def test_control_tokens_and_markup_that_are_typed_stay_text(visit: Open):
+    page = visit()
+    typed = "<image></s><b>x</b><script>alert(1)</script>"
+    page.click("#compose-prompt .prompt")
+    page.keyboard.type(typed)
+    assert prompt_of(page) == [{"text": typed}]
+    generate(page)
+    assert page.inner_text("#answer .said.given") == typed
+    page.click("role=tab[name=Inspect]")
+    page.wait_for_selector(".inspected .tokens[data-keys]")
+    kinds = page.evaluate(
+        "[...document.querySelectorAll('.inspected .tokens .given')].map(c => c.classList[0])"
+    )
+    assert kinds[0] == "structure" and set(kinds[1:]) == {"text"} and len(kinds) >= 1 + len(typed)
+
+
+def test_pictures_are_pasted_moved_and_taken_away(visit: Open):
+    page = visit()
+    data = base64.b64encode((EXAMPLES / "drawing.png").read_bytes()).decode()
+    page.click("#compose-prompt .prompt")
+    page.keyboard.type("before after")
+    for _ in range(6):
+        page.keyboard.press("ArrowLeft")
+    page.evaluate(
+        """async data => { const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
+        const files = new DataTransfer(); files.items.add(new File([bytes], 'a.png', {type: 'image/png'}));
+        document.querySelector('#compose-prompt .prompt').dispatchEvent(
+          new ClipboardEvent('paste', {clipboardData: files, bubbles: true, cancelable: true})); }""",
+        data,
+    )
+    page.wait_for_selector("#compose-prompt .prompt img")
+    kinds = [next(iter(segment.items())) for segment in prompt_of(page)]
+    assert [kind for kind, _ in kinds] == ["text", "image", "text"]
+    assert (kinds[0][1], kinds[2][1]) == ("before", " after")
+    page.focus("#compose-prompt .prompt img")
+    page.keyboard.press("Alt+ArrowLeft")
+    assert [next(iter(segment)) for segment in prompt_of(page)] == ["image", "text"]
+    page.locator("#compose-prompt .prompt img").drag_to(
+        page.locator("#compose-prompt .prompt"), target_position={"x": 400, "y": 60}
+    )
+    assert [next(iter(segment)) for segment in prompt_of(page)] == ["text", "image"]
+    page.focus("#compose-prompt .prompt img")
+    page.keyboard.press("Delete")
+    assert prompt_of(page) == [{"text": "before after"}]
+
+
+def test_lines_are_kept_as_they_are_typed(visit: Open):
+    page = visit()
+    page.click("#compose-prompt .prompt")
+    for key in ("a", "Enter", "Enter", "b", "Enter", "c"):
+        page.keyboard.press(key)
+    assert prompt_of(page) == [{"text": "a\n\nb\nc"}]
+
+
+def test_two_visitors_at_once_get_their_own_answers(visit: Open):
+    first, second = visit(), visit()
+    first.click("#compose-prompt button:has-text('A red apple:')")
+    second.click("#compose-prompt button:has-text('what is this?')")
+    second.click("#then label:has-text('text')")
+    first.click("#generate")
+    second.click("#generate")
+    first.wait_for_selector(DONE)
+    second.wait_for_selector(DONE)
+    assert "A red apple:" in first.inner_text("#answer") and "carrot" in second.inner_text("#answer")
+    assert "carrot" not in first.inner_text("#answer")
+    first.click("role=tab[name=Inspect]")
+    first.wait_for_selector(".inspected .tokens[data-keys]")
+    cells = first.evaluate("[...document.querySelectorAll('.inspected .tokens i')].map(c => c.innerText)")
+    assert cells[1:8] == ["A", "␣", "r", "e", "d", "␣", "a"]
+
+
+def test_an_answer_is_taken_as_the_next_prompt(visit: Open):
+    page = visit()
+    page.click("#compose-prompt button:has-text('A red apple:')")
+    generate(page)
+    page.click("#answer [data-continue]")
+    text, image = prompt_of(page)
+    assert text == {"text": "A red apple:"} and image["image"].startswith("data:image/png;base64,")
+    generate(page)
+    assert page.locator("#answer .drawn.given").count() == 1
+
+
+def test_generation_stops_when_asked(visit: Open):
+    page = visit()
+    page.click("#compose-prompt button:has-text('begin by itself')")
+    page.fill("#samples input[type=number]", "4")
+    page.keyboard.press("Tab")
+    page.click("#generate")
+    page.wait_for_selector('#answer [aria-busy="true"]')
+    page.click("#stop")
+    page.wait_for_selector(DONE)
+    assert "writing" not in page.inner_text("#answer")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_of_it(visit: Open, scheme: str):
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, is_mobile=True, has_touch=True)
+    page.tap("#compose-prompt button:has-text('A red apple:')")
+    page.tap("#generate")
+    page.wait_for_selector(DONE)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shot(page, f"phone-{scheme}")
+    ink = page.evaluate("getComputedStyle(document.querySelector('.prompt')).color")
+    assert ink == ("rgb(231, 234, 240)" if scheme == "dark" else "rgb(29, 35, 48)")
+    page.tap("role=tab[name=Inspect]")
+    page.wait_for_selector(".inspected .tokens[data-keys]")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_screen_readers_find_names_for_every_control(visit: Open):
+    page = visit()
+    assert page.get_by_role("textbox", name="Text and pictures in any order").count() == 1
+    for role, name in (("button", "Generate"), ("button", "Stop"), ("tab", "Inspect"), ("slider", "Samples")):
+        assert page.get_by_role(role, name=name).count() >= 1, name
+    nameless = page.evaluate(
+        """() => { const named = e => e.innerText || e.ariaLabel || e.title || e.labels?.length;
+        return [...document.querySelectorAll('button, input, [role=textbox]')]
+          .filter(e => e.checkVisibility() && !named(e)).map(e => e.outerHTML); }"""
+    )
+    assert nameless == []
+    page.click("#compose-prompt button:has-text('A red apple:')")
+    page.focus("#compose-prompt .prompt")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(DONE)
+    assert page.get_by_role("region", name="Answer").count() == 1

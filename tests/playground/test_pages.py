@@ -1,0 +1,57 @@
+"""What the page shows: everything that is not ours is escaped, and differences are marked where they are."""
+
+import re
+from html import unescape
+
+from PIL import Image
+
+from earlyfusion.eval.comparison import Comparison
+from earlyfusion.eval.reconstruction import Sample
+from earlyfusion.playground import pages
+from earlyfusion.playground.compose import Written
+
+EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
+
+
+def harmless(page: str) -> bool:
+    return "<script" not in page and "<img src=x" not in page and unescape(page).count("alert(2)") >= 1
+
+
+def test_texts_of_visitors_models_and_files_are_escaped():
+    assert harmless(pages.written([Written([EVIL], [EVIL])], done=True))
+    assert harmless(pages.message(EVIL, "refused"))
+    assert harmless(pages.head(EVIL, {EVIL: EVIL}))
+    assert harmless(pages.run(EVIL, {}))
+    white = Image.new("RGB", (8, 8), "white")
+    figures = {"psnr": None, "ssim": 1.0, "l1": 0.0, "bits_per_pixel": 0.1, "tokens": 1, "seconds": 0.1}
+    read = [(EVIL, {"rapidocr": (EVIL, EVIL[1:])})]
+    assert harmless(
+        pages.compared([Comparison(EVIL, figures, Sample(EVIL, None, white, white, None, {}, read))])
+    )
+
+
+def test_a_sample_tells_whether_it_is_still_written():
+    unfinished = Written(["a"], ["b"], drawing=Image.new("RGB", (16, 8)))
+    page = pages.written([unfinished, Written(["a"], stop="eos")], done=False)
+    assert 'aria-busy="true"' in page and "writing …" in page and "the document ended" in page
+    assert page.count("<img") == 1 and "Sample 2" in page
+    assert "stopped" in pages.written([unfinished], done=True)
+
+
+def test_what_was_lost_and_what_came_is_marked():
+    white = Image.new("RGB", (8, 8), "white")
+    figures = {"psnr": 20.0, "ssim": 0.5, "l1": 0.1, "bits_per_pixel": 0.188, "tokens": 1, "seconds": 0.1}
+    read = [("winter", {"rapidocr": ("winter", "vinte")}), ("ok", {"rapidocr": ("ok", "ok")})]
+    page = pages.compared([Comparison("a", figures, Sample("a", None, white, white, None, {}, read))])
+    assert "<del>w</del>inte<del>r</del>" in page and "<ins>v</ins>inte" in page
+    assert re.search(r"<td>1 of 2</td>", page) and "0.188" in page
+
+
+def test_curves_of_both_kinds_of_training_are_drawn():
+    steps = [(0, 2.0), (1, 1.0)]
+    lm = {"train/z": steps, "train/loss": steps, "train/image": steps, "telemetry/output_norm/image": steps}
+    page = pages.run("lm", lm)
+    assert "step 1" in page and "loss by modality" in page and "Output norm" in page
+    images = {"train/psnr": steps, "train/codebook_usage": steps, "train/codebook_perplexity": steps}
+    page = pages.run("images", images)
+    assert "codebook usage" in page and "PSNR" in page and "Transformer" not in page
