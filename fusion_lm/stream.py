@@ -8,9 +8,9 @@
 ``sample`` gathers them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -63,7 +63,7 @@ class Finished:
     """A row ended, and why."""
 
     row: int
-    stop: Stop
+    stop: Stop | Literal["stopped"]
     tokens: tuple[int, ...] = ()
     """All that it wrote, its end too."""
 
@@ -115,7 +115,12 @@ def gather(segments: list[str | Image.Image], event: Event) -> None:
 
 
 def stream(
-    model: Model, prompts: Sequence[Sequence[Segment]], *, previews: bool = True, **options: Any
+    model: Model,
+    prompts: Sequence[Sequence[Segment]],
+    *,
+    previews: bool = True,
+    stopped: Callable[[], bool] | None = None,
+    **options: Any,
 ) -> Iterator[Event]:
     """Continue each of ``prompts`` in one batch, and tell what comes as it comes.
 
@@ -123,6 +128,7 @@ def stream(
     events come in bursts of some steps, since looking at a token means to wait for it.
 
     :param previews: whether to decode an image after each line of its codes too.
+    :param stopped: is asked after each step; once it says True, rows that go on finish as "stopped".
     :param options: those of :func:`earlyfusion.fusion_lm.generate.decode`; ``max_new_tokens`` may be left
         out: the context ends a row sooner or later.
     :raises ValueError: as ``decode`` does.
@@ -155,6 +161,11 @@ def stream(
         waiting.append(step.tokens)
         if len(waiting) == every:
             yield from read()
+        if stopped is not None and stopped():
+            yield from read()
+            for row in rows:
+                yield from row.end("stopped")
+            return
     yield from read()
 
 
@@ -200,9 +211,13 @@ class Row:
             yield from self._text(whole=False)
         done = self.stop_after_image and token == vocab.end_image
         if token in ends or done or self.length == self.limit:
+            yield from self.end(stop_of(token, self.length, vocab, self.context, self.stop_after_image))
+
+    def end(self, stop: Stop | Literal["stopped"]) -> Iterator[Event]:
+        """The rest of its text, and that it is finished; nothing where it was."""
+        if not self.ended:
             yield from self._text(whole=True)
             self.ended = True
-            stop = stop_of(token, self.length, vocab, self.context, self.stop_after_image)
             yield Finished(self.number, stop, tuple(self.written))
 
     def _text(self, whole: bool) -> Iterator[Event]:

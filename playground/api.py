@@ -8,7 +8,7 @@ Pictures are data URIs on both sides. What cannot be done is a ValueError (often
 message is for the visitor.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,11 @@ def known(settings: Any) -> dict[str, Any]:
     return settings
 
 
-def composed(model: Model, segments: Any, ask: Ask) -> Iterator[list[Written]]:
+def composed(
+    model: Model, segments: Any, ask: Ask, stopped: Callable[[], bool] | None = None
+) -> Iterator[list[Written]]:
     """``compose.compose`` of segments as they come from outside."""
-    return compose(model, read_segments(segments), ask)
+    return compose(model, read_segments(segments), ask, stopped)
 
 
 def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:

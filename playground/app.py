@@ -7,6 +7,7 @@ import signal
 import socket
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ EVERY = 0.08
 """Seconds between two looks at what is being written."""
 AT_ONCE, WAITING = 2, 16
 """Requests that are computed at the same time, and that wait for it; others are told to come again."""
+TICKET, STOPPED = 32, 1000
+"""Characters of an answer's ticket, and how many tickets of stopped answers are remembered."""
 LIVE = 4.0
 """Seconds between two looks at a run."""
 
@@ -179,7 +182,7 @@ def _compose(model: Model, state: gr.State, working: dict[str, Any]) -> None:
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
             _editor("compose-prompt", hint, prompts(), single=False)
-            given = gr.JSON([], visible=False)
+            given, ticket = gr.JSON([], visible=False), gr.Textbox("", visible=False)
             with gr.Row():
                 then = gr.Radio(
                     [("whatever comes", "any"), ("text", "text"), ("a picture", "image")],
@@ -227,12 +230,14 @@ def _compose(model: Model, state: gr.State, working: dict[str, Any]) -> None:
         with gr.Column(scale=4, min_width=320):
             answer = _html(pages.message("The answer comes here."), elem_id="answer")
 
-    def run(segments: Any, *settings: Any) -> Iterator[tuple[str, Any]]:
+    stopped: deque[str] = deque(maxlen=STOPPED)
+
+    def run(segments: Any, ticket: str, *settings: Any) -> Iterator[tuple[str, Any]]:
         shown: list[Written] = []
         picture = pages.kept_pictures()
         last = 0.0
         try:
-            for shown in api.composed(model, segments, api.ask_of(*settings)):
+            for shown in api.composed(model, segments, api.ask_of(*settings), lambda: ticket in stopped):
                 if time.perf_counter() - last >= EVERY:
                     yield pages.written(shown, False, picture), gr.skip()
                     last = time.perf_counter()
@@ -246,17 +251,22 @@ def _compose(model: Model, state: gr.State, working: dict[str, Any]) -> None:
         yield pages.written(shown, True, picture), kept
 
     settings = [then, answers, samples, *text, penalty, *image, guidance, most, positions, seed]
-    event = start.click(
+    start.click(
         run,
-        [given, *settings],
+        [given, ticket, *settings],
         [answer, state],
-        js="(...rest) => window.earlyfusion.give('#compose-prompt .prompt', rest)",
+        js="(...rest) => window.earlyfusion.begin(rest)",
         api_visibility="private",
         show_progress="hidden",
         **working,
     )
     stop.click(
-        None, None, None, cancels=[event], js="() => window.earlyfusion.stopped()", api_visibility="private"
+        lambda ticket: stopped.append(str(ticket)[:TICKET]),
+        ticket,
+        None,
+        js="() => window.earlyfusion.ticket()",
+        queue=False,
+        api_visibility="private",
     )
 
 

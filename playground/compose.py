@@ -1,6 +1,6 @@
 """A prompt of text and pictures, and what the model makes of it, several samples in one batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,7 @@ class Written:
     """As the model sees it."""
     segments: list[str | Image.Image] = field(default_factory=list)
     drawing: Image.Image | None = None
-    """The picture that is not finished yet."""
+    """The picture that is not finished yet, or never was."""
     stop: str | None = None
     """Why it ended."""
     tokens: Tensor | None = None
@@ -67,10 +67,15 @@ class Written:
     """The prompt was a turn of a conversation."""
 
 
-def compose(model: Model, segments: Sequence[str | Image.Image], ask: Ask) -> Iterator[list[Written]]:
+def compose(
+    model: Model,
+    segments: Sequence[str | Image.Image],
+    ask: Ask,
+    stopped: Callable[[], bool] | None = None,
+) -> Iterator[list[Written]]:
     """Continue ``segments`` ``ask.samples`` times; after every piece of news, how far all samples are.
 
-    The same objects are yielded each time.
+    The same objects are yielded each time; once ``stopped`` says True they end as they are.
 
     :raises Refused: the prompt is too long for the model, or what is asked cannot follow it.
     """
@@ -99,14 +104,14 @@ def compose(model: Model, segments: Sequence[str | Image.Image], ask: Ask) -> It
         "seed": ask.seed,
     }
     try:
-        for event in stream(model, [whole] * ask.samples, **options):
+        for event in stream(model, [whole] * ask.samples, stopped=stopped, **options):
             row = rows[event.row]
             if isinstance(event, ImageBegin):
                 row.drawing = Image.new("RGB", (event.width, event.height), (128, 128, 128))
             elif isinstance(event, ImageProgress):
                 row.drawing = event.preview
             elif isinstance(event, Finished):
-                row.stop, row.drawing = event.stop, None
+                row.stop = event.stop
                 row.tokens = torch.cat([tokens, torch.tensor(event.tokens)])
             else:
                 gather(row.segments, event)

@@ -49,6 +49,7 @@ OPEN = (
     "/gradio_api/heartbeat/",
     "/gradio_api/queue/",
     "/gradio_api/call/",
+    "/gradio_api/run/predict",  # the Stop button, which waits for nobody: Gradio refuses the others there
     "/gradio_api/cancel",
     "/gradio_api/reset",
     "/gradio_api/theme.css",

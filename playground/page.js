@@ -208,6 +208,13 @@ window.earlyfusion = (() => {
   // Gradio's arguments with what the visitor made in the place of the first one.
   const give = (selector, rest) => [segments(document.querySelector(selector)), ...rest.slice(1)];
 
+  // Each answer has a ticket, random so that nobody else has it, which the Stop button hands in.
+  let ticket = "";
+  function begin(rest) {
+    ticket = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    return [...give("#compose-prompt .prompt", rest).slice(0, 1), ticket, ...rest.slice(2)];
+  }
+
   // Pointing: a token of the strip, or a cell of the codebook's map.
   function frame(coded, row, column) {
     const spot = coded.querySelector(".spot");
@@ -296,14 +303,5 @@ window.earlyfusion = (() => {
     box.focus();
   });
 
-  // The Stop button: what is there stays, and says that no more will come.
-  function stopped() {
-    const answer = document.querySelector("#answer [aria-busy=true]");
-    if (!answer) return;
-    answer.setAttribute("aria-busy", "false");
-    for (const state of answer.querySelectorAll(".state"))
-      if (state.textContent.startsWith("writing")) state.textContent = "stopped";
-  }
-
-  return { prompt, single, give, segments, stopped };
+  return { prompt, single, give, begin, segments, ticket: () => ticket };
 })();

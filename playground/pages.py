@@ -22,6 +22,7 @@ STOPS = {
     "length": "as many tokens as were asked for",
     "context": "the context is full",
     "image": "the picture is done",
+    "stopped": "stopped",
 }
 SIDE = 200
 """Pixels of the longer side that pictures are enlarged to, about."""

@@ -123,3 +123,15 @@ def test_characters_come_whole(model: Model) -> None:
 
 def test_nothing_in_nothing_out(model: Model) -> None:
     assert list(stream(model, [])) == [] and sample(model, []) == []
+
+
+def test_a_stopped_stream_ends_all_rows_with_what_they_have(model: Model) -> None:
+    options: dict = OPTIONS | {"max_new_tokens": 60, "then": "image"}
+    asked = iter([False] * 6 + [True])
+    events = stream(model, PROMPTS, stopped=lambda: next(asked), **options)
+    ends = {e.row: e for e in events if isinstance(e, Finished)}
+    assert "stopped" in {e.stop for e in ends.values()} and len(ends) == len(PROMPTS)
+    for event in stream(model, PROMPTS, **options):
+        if isinstance(event, Finished):
+            assert ends[event.row].tokens == event.tokens[:7]
+            assert ends[event.row].stop == ("stopped" if len(event.tokens) > 7 else event.stop)

@@ -165,6 +165,18 @@ def test_only_what_the_page_needs_is_open(address: str):
             assert code in (403, 404, 405) and b"root:" not in body, (method, path, code)
 
 
+def test_nothing_but_the_stop_button_goes_past_the_queue(address: str):
+    functions = json.loads(status(address, "/config")[2])["dependencies"]
+    stopping = []
+    for function in functions:
+        body = json.dumps({"fn_index": function["id"], "data": ["x" * 10_000], "session_hash": "s"}).encode()
+        headers = {"Content-Type": "application/json"}
+        code, _, _ = status(address, "/gradio_api/run/predict", method="POST", data=body, headers=headers)
+        assert code in (200, 404), (function, code)
+        stopping += [function["targets"]] * (code == 200)
+    assert len(functions) > 10 and len(stopping) == 1
+
+
 def test_answers_bind_the_page_to_its_server(address: str):
     code, headers, body = status(address, "/")
     assert code == 200 and b"earlyfusion playground" in body

@@ -319,7 +319,10 @@ def test_generation_stops_when_asked(visit: Open):
     page.wait_for_selector('#answer [aria-busy="true"]')
     page.click("#stop")
     page.wait_for_selector(DONE)
-    assert "writing" not in page.inner_text("#answer")
+    assert "writing" not in page.inner_text("#answer") and "stopped" in page.inner_text("#answer")
+    page.click("role=tab[name=Inspect]")  # what is there can be looked at
+    page.wait_for_selector(".inspected .tokens[data-keys]")
+    assert page.locator("#which input").count() == 4
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
