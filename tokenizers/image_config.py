@@ -26,6 +26,10 @@ class ImageTokenizerConfig:
     """Width of each level; every level after the first halves height and width once more."""
     res_blocks: int = 2
     """Residual blocks per level, in the encoder and in the decoder (vqgan: one more there)."""
+    decoder_channels: tuple[int, ...] = ()
+    """Width of each level of the decoder where it is another than the encoder's; (): the same."""
+    decoder_res_blocks: int = 0
+    """Residual blocks per level of the decoder; 0: as in the encoder."""
     norm: Norm = "layer"
     """"layer": each position by itself, so that a code depends on its neighbourhood alone and a page is
     exactly the sum of its tiles. "group": GroupNorm, whose statistics go over the whole image."""
@@ -64,7 +68,7 @@ class ImageTokenizerConfig:
     """A code whose moving-average use per batch falls below this becomes a current latent; 0 = never."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "attention_levels", "fsq_levels"):
+        for name in ("channels", "decoder_channels", "attention_levels", "fsq_levels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, choices in (
             ("architecture", Architecture),
@@ -79,6 +83,15 @@ class ImageTokenizerConfig:
             raise ValueError(f"stem must be a power of two (1, 2, 4, ...), got {self.stem}")
         if not self.channels or any(c < 8 or c % 8 for c in self.channels):
             raise ValueError(f"channels must be multiples of 8, one per level, got {self.channels}")
+        if len(self.decoder_widths) != len(self.channels) or any(c < 8 or c % 8 for c in self.decoder_widths):
+            raise ValueError(
+                f"decoder_channels must be multiples of 8, one for each of the {len(self.channels)} levels, "
+                f"or none, got {self.decoder_channels}"
+            )
+        if self.decoder_res_blocks < 0:
+            raise ValueError(
+                f"decoder_res_blocks must not be negative (0: as res_blocks), got {self.decoder_res_blocks}"
+            )
         for name in ("res_blocks", "codebook_size", "codebook_dim", "groups", "residual", "z_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -125,6 +138,16 @@ class ImageTokenizerConfig:
     def factor(self) -> int:
         """Downsampling factor: pixels per position along each side."""
         return self.stem * 2 ** (len(self.channels) - 1)
+
+    @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        """Width of each level of the decoder, the finest first."""
+        return self.decoder_channels or self.channels
+
+    @property
+    def decoder_blocks(self) -> int:
+        """Residual blocks per level of the decoder."""
+        return self.decoder_res_blocks or self.res_blocks
 
     @property
     def codes_per_position(self) -> int:

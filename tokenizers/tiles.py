@@ -74,7 +74,7 @@ def decoder_margins(config: ImageTokenizerConfig) -> Margins:
     vqgan = config.architecture == "vqgan"
     reach = 1  # the last convolution, whose output the stem shuffles into pixels
     for level in range(len(config.channels)):
-        reach += 2 * (config.res_blocks + vqgan)
+        reach += 2 * (config.decoder_blocks + vqgan)
         if level < len(config.channels) - 1:
             reach = _ceil(reach + vqgan, 2)  # taming's upsampling has a convolution of its own
     reach += 5 if vqgan else 1  # the middle and the first one

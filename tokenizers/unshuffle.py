@@ -56,12 +56,12 @@ def build_encoder(config: ImageTokenizerConfig) -> nn.Sequential:
 
 def build_decoder(config: ImageTokenizerConfig) -> nn.Sequential:
     """Latents (B, latent_dim, h, w) -> (B, 3, H, W)."""
-    width = config.channels[-1]
+    width = config.decoder_widths[-1]
     layers: list[nn.Module] = [nn.Conv2d(config.latent_dim, width, 3, padding=1)]
-    for level, channels in enumerate(reversed(config.channels)):
+    for level, channels in enumerate(reversed(config.decoder_widths)):
         if level:
             layers += [nn.Conv2d(width, 4 * channels, 1), nn.PixelShuffle(2)]
-        layers += [ResBlock(channels, config.norm) for _ in range(config.res_blocks)]
+        layers += [ResBlock(channels, config.norm) for _ in range(config.decoder_blocks)]
         width = channels
     out = nn.Conv2d(width, 3 * config.stem**2, 3, padding=1)
     return nn.Sequential(

@@ -61,7 +61,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ImageTokenizerConfig):
         super().__init__()
-        channels = config.channels
+        channels = config.decoder_widths
         width = channels[-1]
         self.conv_in = conv3x3(config.z_channels, width)
         self.mid = Middle(width, config.mid_attention, config.norm)
@@ -70,7 +70,7 @@ class Decoder(nn.Module):
             out = channels[level]
             step = {"upsample": Upsample(out)} if level else {}
             attention = level in config.attention_levels
-            levels.append(Level(width, out, config.res_blocks + 1, attention, config.norm, **step))
+            levels.append(Level(width, out, config.decoder_blocks + 1, attention, config.norm, **step))
             width = out
         self.up = nn.ModuleList(reversed(levels))
         self.norm_out = build_norm(config.norm, width)

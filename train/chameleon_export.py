@@ -133,6 +133,8 @@ def _check(tokenizer: DocumentTokenizer) -> int:
         reason = (
             "its image tokenizer has no GroupNorm of 32 groups (norm: group, channels in multiples of 32)"
         )
+    elif (image.decoder_widths, image.decoder_blocks) != (image.channels, image.res_blocks):
+        reason = "its decoder has other channels or res_blocks than its encoder; the format has one number"
     if reason:
         raise ValueError(f"the model does not fit Chameleon's format: {reason}")
     assert vocab.fixed_grid is not None

@@ -110,7 +110,9 @@ def _image(folder: Path, config: dict[str, Any]) -> Lines:
     yield "images", f"{factor} x {factor} pixels per {what}, {slots}{codes}, {bits:.3g} bits per pixel"
     channels = ", ".join(map(str, made.channels))
     decoder = "" if made.decoder else "; no decoder"
-    yield "VQ-VAE", f"channels {channels}; {_weights(folder, NETWORK)}{decoder}"
+    if made.decoder and made.decoder_widths != made.channels:
+        decoder = f", of the decoder {', '.join(map(str, made.decoder_widths))}"
+    yield "VQ-VAE", f"channels {channels}{decoder}; {_weights(folder, NETWORK)}"
 
 
 def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:

@@ -5,12 +5,12 @@ A VQ-VAE that is quantised from the first step learns slowly; this order gave 3 
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from ..tokenizers.image import ImageTokenizer, ImageTokenizerConfig, ImageTokenizerOutput
 from . import image_losses
 from .adversary import Adversary, AdversaryConfig
 from .data import ImageBatch
@@ -19,6 +19,10 @@ from .logged_training import LoggedTraining
 from .meters import CodebookUse
 from .recogniser import SHIPPED, Recogniser
 from .schedule import adamw, check_config, check_schedule, warmup_stable_decay
+
+PARTS = ("all", "decoder")
+DECODER = ("decoder", "decoder_channels", "decoder_res_blocks")
+"""What a decoder that is trained alone may have otherwise than that of ``init_from``."""
 
 
 class ImageTokenizerTraining(LoggedTraining):
@@ -53,6 +57,7 @@ class ImageTokenizerTraining(LoggedTraining):
         adversary: AdversaryConfig = AdversaryConfig(),
         ema_decay: float = 0.0,
         init_from: str | None = None,
+        trained_part: Literal["all", "decoder"] = "all",
         seed: int = 0,
     ) -> None:
         """
@@ -87,6 +92,9 @@ class ImageTokenizerTraining(LoggedTraining):
             adversary: The adversarial loss; its weight 0 leaves it out.
             ema_decay: Decay of the average of the weights that is validated and saved; 0 = no average.
             init_from: Folder of an image tokenizer whose weights to begin with.
+            trained_part: all; decoder: encoder and codebook stay those of init_from, so that every image
+                keeps its codes, and transformers trained on them stay valid. Its decoder may then be another
+                (config.decoder_channels, config.decoder_res_blocks), and begins anew.
             seed: Of the draw for k-means.
         """
         super().__init__()
@@ -110,6 +118,13 @@ class ImageTokenizerTraining(LoggedTraining):
                 f"adversary.start is {adversary.start}, expected at least autoencoder_steps, "
                 f"{autoencoder_steps}"
             )
+        if trained_part not in PARTS:
+            raise ValueError(f"trained_part is {trained_part!r}, expected one of {', '.join(PARTS)}")
+        if trained_part == "decoder" and (init_from is None or not config.decoder):
+            raise ValueError(
+                "trained_part=decoder trains the decoder of an image tokenizer: give it as init_from, and "
+                "config.decoder=true"
+            )
         if lpips_weight and lpips_backbone is None:
             raise ValueError(
                 f"lpips_weight is {lpips_weight}, which needs lpips_backbone: a file with the weights of "
@@ -122,7 +137,9 @@ class ImageTokenizerTraining(LoggedTraining):
         self.config, self.lr, self.betas, self.weight_decay = config, lr, tuple(betas), weight_decay
         self.quantised_lr = lr if quantised_lr is None else quantised_lr
         self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
-        self.autoencoder_steps, self.latent_noise = autoencoder_steps, latent_noise
+        self.trained_part = trained_part
+        self.autoencoder_steps = autoencoder_steps if trained_part == "all" else 0
+        self.latent_noise = latent_noise
         self.kmeans_images, self.kmeans_latents, self.seed = kmeans_images, kmeans_latents, seed
         self.weights = {
             "l1": l1_weight,
@@ -146,11 +163,18 @@ class ImageTokenizerTraining(LoggedTraining):
         """Whether the codebook was made: by k-means, or by the run that ``init_from`` comes from."""
         if init_from is not None:
             self._take_weights(init_from)
+        if trained_part == "decoder":
+            for part in (self.net.encoder, self.net.quant_conv, self.net.quantizer):
+                part.requires_grad_(False)
         self.train_use = CodebookUse(config.codebook_size, config.codes_per_position)
         self.validation_use = CodebookUse(config.codebook_size, config.codes_per_position)
 
     def forward(self, images: Tensor, quantize: bool = True, noise: float = 0.0) -> Any:
-        """``ImageTokenizer.forward``."""
+        """``ImageTokenizer.forward``, or its reconstruction of codes that stay as they are."""
+        if self.trained_part == "decoder":  # the codebook may follow what it quantises: it is only read
+            codes = self.net.encode(images)
+            latents = self.net.quantizer.decode(codes).movedim(-1, 1)
+            return ImageTokenizerOutput(self.net.reconstruct(latents), codes, latents.new_zeros(()))
         return self.net(images, quantize=quantize, noise=noise)
 
     def on_train_start(self) -> None:
@@ -177,9 +201,10 @@ class ImageTokenizerTraining(LoggedTraining):
         loss = self._weighted(terms)
         if self.adversary.active(self.global_step):
             loss = loss + self._adversarial(output.images, batch.images, loss)
-        if output.codes is not None:
+        if output.codes is not None and self.trained_part == "all":  # else it is 0
             loss = loss + self.weights["commitment"] * output.quantizer_loss
             self.means.add("commitment", output.quantizer_loss)
+        if output.codes is not None:
             self.train_use.update(output.codes)
         for name, value in (("loss", loss), *terms.items()):
             self.means.add(name, value)
@@ -292,8 +317,10 @@ class ImageTokenizerTraining(LoggedTraining):
 
     def _take_weights(self, folder: str) -> None:
         net = ImageTokenizer.load(folder)
-        check_config(folder, net.config, self.config)
-        self.net.load_state_dict(net.state_dict())
+        check_config(folder, net.config, self.config, DECODER if self.trained_part == "decoder" else ())
+        same = all(getattr(net.config, name) == getattr(self.config, name) for name in DECODER)
+        taken = {name: w for name, w in net.state_dict().items() if same or not name.startswith("decoder.")}
+        self.net.load_state_dict({**self.net.state_dict(), **taken})
         self.codebook_ready = True
 
     @torch.no_grad()

@@ -127,13 +127,13 @@ def check_resumed(
         raise ValueError(f"the checkpoint was trained with {name}={before}, now it is {now}: {NEW_RUN}")
 
 
-def check_config(folder: str, found: Any, wanted: Any) -> None:
-    """Refuse weights (``init_from``) of a network with another config than ``wanted``.
+def check_config(folder: str, found: Any, wanted: Any, free: Iterable[str] = ()) -> None:
+    """Refuse weights (``init_from``) of a network with another config than ``wanted``, but for ``free``.
 
     :raises ValueError: names the first field that differs.
     """
     for name, value in asdict(wanted).items():
-        if getattr(found, name) != value:
+        if name not in free and getattr(found, name) != value:
             raise ValueError(
                 f"init_from={folder} has config.{name}={getattr(found, name)}, not {value}: give its config"
             )

@@ -353,3 +353,49 @@ def test_too_few_images_for_the_codebook_are_noticed_before_the_training(tmp_pat
     with pytest.raises(ValueError, match="codebook_size is 500, but all training images together have only"):
         train(image_folder, tmp_path, watch, module=module)
     assert watch.steps == []
+
+
+@pytest.mark.parametrize("quantizer", ["cosine", "simvq"])
+def test_a_decoder_alone_is_trained_for_codes_that_stay(tmp_path: Path, image_folder: Path, quantizer: str):
+    config = dataclasses.replace(CONFIG, quantizer=quantizer)
+    first = train(image_folder, tmp_path / "first", module=training(config=config))
+    wider = dataclasses.replace(config, decoder_channels=(16, 24), decoder_res_blocks=2)
+    for name, new in (("as it was", config), ("wider", wider)):
+        again = training(config=new, init_from=str(first), trained_part="decoder")
+        before = {k: v.clone() for k, v in again.net.state_dict().items()}
+        second = train(image_folder, tmp_path / name, module=again)
+        old, made = ImageTokenizer.load(first), ImageTokenizer.load(second)
+        for key, value in made.state_dict().items():
+            if not key.startswith("decoder."):
+                assert torch.equal(value, before[key]) and torch.equal(value, old.state_dict()[key]), key
+        assert any(
+            not torch.equal(v, before[k]) for k, v in made.state_dict().items() if k.startswith("decoder.")
+        )
+        images = torch.rand(3, 3, 16, 24) * 2 - 1
+        assert torch.equal(old.encode(images), made.encode(images))
+        losses = [loss for _, loss in read_metrics(tmp_path / name)["train/loss"]]
+        assert losses[-1] < losses[0]
+
+
+def test_a_decoder_alone_needs_an_image_tokenizer(tmp_path: Path):
+    with pytest.raises(ValueError, match="trained_part=decoder trains the decoder of an image tokenizer"):
+        training(trained_part="decoder")
+    with pytest.raises(ValueError, match="trained_part is 'encoder', expected one of all, decoder"):
+        training(trained_part="encoder")
+    ImageTokenizer(CONFIG).save(tmp_path)
+    with pytest.raises(ValueError, match=r"has config.res_blocks=1, not 2: give its config"):
+        training(
+            config=dataclasses.replace(CONFIG, res_blocks=2), init_from=str(tmp_path), trained_part="decoder"
+        )
+    with pytest.raises(ValueError, match="has config.decoder_res_blocks=0, not 2"):
+        training(config=dataclasses.replace(CONFIG, decoder_res_blocks=2), init_from=str(tmp_path))
+
+
+def test_a_tokenizer_without_a_decoder_gets_one(tmp_path: Path, image_folder: Path):
+    torch.manual_seed(0)
+    ImageTokenizer(dataclasses.replace(CONFIG, decoder=False)).save(tmp_path / "none")
+    module = training(init_from=str(tmp_path / "none"), trained_part="decoder")
+    made = ImageTokenizer.load(train(image_folder, tmp_path / "run", module=module))
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    codes = ImageTokenizer.load(tmp_path / "none").encode(images)
+    assert torch.equal(codes, made.encode(images)) and made.decode(codes).shape == images.shape
