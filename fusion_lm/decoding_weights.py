@@ -1,7 +1,10 @@
 """Weights laid out for generation, whose products have few rows and take as long as the weights take to read.
 
+    auto      on CPUs float16 where that loses nothing, float32 otherwise; elsewhere as they are
     float32   on CPUs packed by oneDNN: the same numbers, read in the order in which they are needed
-    bfloat16  half of the bytes
+    float16   half of the bytes, for CPUs: packed by FBGEMM, which computes with them in float32. Where the
+              file is in float16 they are its numbers; where there is no FBGEMM (not on x86) they stay float32
+    bfloat16  half of the bytes, and products in bfloat16, which only some CPUs have instructions for
     int8      a quarter of them, one scale for each output (symmetric, rounded to nearest); on CPUs the rest
               stays float32, elsewhere it is bfloat16
 
@@ -17,10 +20,12 @@ from torch import Tensor, nn
 
 from .model import FusionLM
 
-Weights = Literal["float32", "bfloat16", "int8"]
-WEIGHTS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
+Weights = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+WEIGHTS: tuple[Weights, ...] = ("auto", "float32", "float16", "bfloat16", "int8")
 FEW = 16
-"""Rows up to which a product with int8 weights reads them as they are; for more they are first unpacked."""
+"""Rows that a step has at most, about: up to so many a product with int8 weights reads them as they are,
+while for more they are first unpacked; and oneDNN is told to expect so many. (Packed for one row its products
+of eight took twice as long.)"""
 
 
 class PackedLinear(nn.Module):
@@ -28,11 +33,23 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor):
         super().__init__()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), FEW)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> (..., O)."""
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+
+
+class Float16Linear(nn.Module):
+    """x @ weight.T by FBGEMM, the weight in float16, x and the products in float32."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.detach().float(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C) -> (..., O)."""
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
 
 
 class Int8Linear(nn.Module):
@@ -62,19 +79,29 @@ class Int8Linear(nn.Module):
 def for_generation(model: FusionLM, weights: Weights) -> FusionLM:
     """``model`` with its weights laid out anew, in place.
 
-    :raises ValueError: there are no such weights.
+    :raises ValueError: there are no such weights, or not on this device.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights are {weights!r}, expected one of {', '.join(WEIGHTS)}")
     model.eval().requires_grad_(False)
-    packs = model.embedding.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    linears = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    on_cpu = model.embedding.weight.device.type == "cpu"
+    if weights == "auto":
+        if not on_cpu:
+            return model
+        weights = "float16" if all(torch.equal(w.half().to(w.dtype), w) for w in linears) else "float32"
     if weights == "float32":
         model.float()
-        return _replace(model, PackedLinear) if packs else model
+        return _replace(model, PackedLinear) if on_cpu and torch.backends.mkldnn.is_available() else model
+    if weights == "float16":
+        if not on_cpu:
+            raise ValueError("float16 weights are for CPUs: take bfloat16 or auto")
+        model.float()
+        packs = "fbgemm" in torch.backends.quantized.supported_engines
+        return _replace(model, Float16Linear) if packs else model
     if weights == "bfloat16":
         return model.bfloat16()
-    rest = torch.float32 if model.embedding.weight.device.type == "cpu" else torch.bfloat16
-    linears = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    rest = torch.float32 if on_cpu else torch.bfloat16
     quantised = iter([Int8Linear(weight, rest) for weight in linears])
     return _replace(model.to(rest), lambda _: next(quantised))
 

@@ -43,7 +43,8 @@ def load_model(
     :param weights: how the transformer's are laid out, for generation alone (see ``decoding_weights``); None
         leaves them as they are in the file.
     :raises FileNotFoundError: the folder or one of its files is missing.
-    :raises ValueError: a file is broken, or vocabulary and transformer do not fit together.
+    :raises ValueError: a file is broken, vocabulary and transformer do not fit together, or there are no such
+        weights.
     """
     folder = local_folder(folder)
     if not folder.is_dir():

@@ -35,5 +35,5 @@ def playground(args: Namespace) -> None:
     tokenizers = {title: image}
     for name in args.tokenizer:
         tokenizers[name] = ImageTokenizer.load(image_folder(name)).to(device).eval()
-    model = Model(for_generation(lm, "float32"), tokenizer)
+    model = Model(for_generation(lm, "auto"), tokenizer)
     serve(lambda: build(model, about, tokenizers, Path(args.runs)), args.host.strip("[]"), args.port)

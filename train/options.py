@@ -234,9 +234,10 @@ it comes. Ctrl+C keeps what is written so far.""",
     )
     parser.add_argument(
         "--weights",
-        choices=("float32", "bfloat16", "int8"),
-        default="float32",
-        help="numbers that the transformer computes with; fewer bits are read faster (default: %(default)s)",
+        choices=("auto", "float32", "float16", "bfloat16", "int8"),
+        default="auto",
+        help="numbers that the transformer's weights are kept in: fewer bits are read faster, auto loses "
+        "nothing (default: %(default)s)",
     )
     parser.add_argument(
         "--answer",

@@ -6,12 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlyfusion.fusion_lm.decoding_weights import FEW, WEIGHTS, Int8Linear, for_generation
+from earlyfusion.fusion_lm.decoding_weights import (
+    FEW,
+    WEIGHTS,
+    Float16Linear,
+    Int8Linear,
+    PackedLinear,
+    for_generation,
+)
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.tokenizers.vocab import SharedVocab
+
+FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines
 
 
 def logits_of(model: FusionLM, tokens: Tensor) -> Tensor:
@@ -27,7 +36,10 @@ def tokens() -> Tensor:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize(("weights", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05), ("int8", 0.08)])
+@pytest.mark.parametrize(
+    ("weights", "tolerance"),
+    [("auto", 1e-5), ("float32", 1e-5), ("float16", 2e-3), ("bfloat16", 0.05), ("int8", 0.08)],
+)
 def test_logits_are_those_of_the_model(build, tokens: Tensor, weights, tolerance: float, tied: bool) -> None:
     model = build(n_kv_heads=2, tie_embeddings=tied)
     expected = logits_of(model, tokens)
@@ -52,13 +64,34 @@ def test_int8_is_rounded_to_nearest_with_a_scale_for_each_output() -> None:
     torch.testing.assert_close(layer(many), many @ restored.T, atol=1e-4, rtol=1e-4)
 
 
-def test_packed_weights_write_what_the_model_writes(build) -> None:
+def test_float16_is_taken_where_it_loses_nothing(build, tokens: Tensor) -> None:
+    half = build().half().float()
+    expected = logits_of(half, tokens)
+    packed = for_generation(half, "auto")
+    layer = packed.blocks[0].ffn.down
+    assert isinstance(layer, Float16Linear if FBGEMM else PackedLinear)
+    torch.testing.assert_close(logits_of(packed, tokens), expected, atol=1e-5, rtol=1e-5)
+    assert isinstance(for_generation(build(), "auto").blocks[0].ffn.down, PackedLinear)
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+def test_a_row_does_not_depend_on_its_neighbours(build, weights) -> None:
+    packed = for_generation(build(vocab_size=50), weights)
+    numbers = torch.Generator().manual_seed(0)
+    tokens = torch.randint(50, (5, 12), generator=numbers)
+    others = torch.randint(50, (5, 12), generator=numbers)
+    others[2] = tokens[2]
+    assert torch.equal(logits_of(packed, tokens)[2], logits_of(packed, others)[2])
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+def test_packed_weights_write_what_the_model_writes(build, weights) -> None:
     """Greedily, in a batch and alone."""
     vocab = SharedVocab.build(text=(6, (0,)), codebook_size=5, max_grid=4)
     greedy = Sampling(0)
     prompts = [torch.tensor([vocab.bos, *[9] * n]) for n in (0, 7, 2)]
-    plain = build(vocab_size=vocab.size)
-    packed = for_generation(build(vocab_size=vocab.size), "float32")
+    plain = build(vocab_size=vocab.size).half().float()
+    packed = for_generation(build(vocab_size=vocab.size).half().float(), weights)
     for some in (prompts, prompts[:1]):
         rows = [
             generate(model, vocab, some, max_new_tokens=30, text=greedy, image=greedy)
@@ -74,14 +107,13 @@ def test_a_folder_is_loaded_with_the_weights_that_are_asked_for(model_folder) ->
         sizes[weights] = sum(t.numel() * t.element_size() for t in lm.state_dict().values())
         assert lm.training is False
     assert sizes["bfloat16"] == sizes[None] / 2 and sizes["int8"] < sizes[None]
-    with pytest.raises(
-        ValueError, match=re.escape("weights are 'int4', expected one of float32, bfloat16, int8")
-    ):
+    known = "weights are 'int4', expected one of auto, float32, float16, bfloat16, int8"
+    with pytest.raises(ValueError, match=re.escape(known)):
         load_model(model_folder, weights="int4")  # type: ignore[arg-type]
 
 
 def test_such_a_model_is_not_saved(build, tmp_path) -> None:
-    for weights in ("float32", "int8"):
+    for weights in ("float32", "float16", "int8"):
         with pytest.raises(ValueError, match="laid out for generation alone"):
             for_generation(build(), weights).save(tmp_path / weights)
         assert not list(tmp_path.iterdir())
