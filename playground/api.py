@@ -11,12 +11,11 @@ message is for the visitor.
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
-from ..eval.comparison import Comparison, compare, page_reader
 from ..eval.html import data_uri
 from ..eval.tokens import Token, describe
 from ..fusion_lm.folder import Model
@@ -28,6 +27,9 @@ from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import to_pil
 from .compose import Ask, Written, compose
 from .limits import Refused, read_picture, read_segments
+
+if TYPE_CHECKING:
+    from ..eval.comparison import Comparison
 
 RUNS = 200
 """Folders of runs that are listed, at most."""
@@ -104,8 +106,10 @@ def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image
 
 def reconstruct(
     tokenizers: dict[str, ImageTokenizer], names: Sequence[str], picture: Any
-) -> list[Comparison]:
+) -> "list[Comparison]":
     """A picture (a data URI) through the tokenizers of these names."""
+    from ..eval.comparison import compare, page_reader  # its metrics take seconds to import, OCR more
+
     if unknown := [name for name in names if name not in tokenizers]:
         raise Refused(f"there is no tokenizer {unknown[0]!r}; there are: {', '.join(tokenizers)}")
     if not names:
@@ -141,7 +145,7 @@ def as_document(sample: Written) -> dict[str, Any]:
     }
 
 
-def as_comparison(one: Comparison) -> dict[str, Any]:
+def as_comparison(one: "Comparison") -> dict[str, Any]:
     """A comparison as plain values."""
     return {
         "tokenizer": one.name,

@@ -22,7 +22,6 @@ from starlette.middleware import Middleware
 
 from ..eval import html
 from ..eval.codebook_map import codebook_map
-from ..eval.comparison import page_reader
 from ..eval.html_style import DARK, LIGHT, PARTS
 from ..eval.ocr import INSTALL
 from ..fusion_lm.folder import Model
@@ -329,6 +328,8 @@ def _reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any])
     result = _html("", elem_id="compared")
 
     def run(segments: Any, chosen: list[str]) -> str:
+        from ..eval.comparison import page_reader  # as in api.reconstruct
+
         try:
             pictures = [s["image"] for s in segments or [] if isinstance(s, dict) and "image" in s]
             if not pictures:
