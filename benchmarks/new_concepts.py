@@ -148,13 +148,14 @@ def write_documents(folder: Path, count: int, old: bool, seed: int) -> None:
     from earlyfusion.train.demo_budget import LONG
     from earlyfusion.train.demo_data import Corpus, document_set
 
-    config = replace(LONG.corpus, picture_documents=count, interleaved=0, typed=0)
+    alike = replace(LONG.corpus, naming_documents=None)  # as many as drawing ones
+    config = replace(alike, picture_documents=count, interleaved=0, typed=0)
     corpus = Corpus(config, seed)
     corpus.concepts = demo_concepts().held_out
     documents = corpus.documents([], [])
     if old:
         wanted = len(documents)
-        config = replace(LONG.corpus, picture_documents=2, interleaved=wanted // 10, typed=wanted // 20)
+        config = replace(alike, picture_documents=2, interleaved=wanted // 10, typed=wanted // 20)
         corpus = Corpus(config, seed + 100)
         words = corpus.words(demo_words().train, wanted // 4)
         more = corpus.documents(words, [corpus.type(word) for word in words])
