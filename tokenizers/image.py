@@ -18,7 +18,7 @@ from . import unshuffle
 from .conv import Conv
 from .image_config import ImageTokenizerConfig, upgrade
 from .quantizer import Quantizer
-from .weights import load_network, save_network
+from .weights import load_network, read_config, save_network
 
 __all__ = ["KIND", "ImageTokenizer", "ImageTokenizerConfig", "ImageTokenizerOutput"]
 
@@ -181,3 +181,8 @@ class ImageTokenizer(nn.Module):
             cls, ImageTokenizerConfig, Path(folder), KIND, upgrade=upgrade, renamed=renamed
         )
         return network.eval()
+
+    @staticmethod
+    def read_config(folder: str | Path) -> ImageTokenizerConfig:
+        """The config in a folder written by :meth:`save`; errors as :meth:`load`'s."""
+        return read_config(ImageTokenizerConfig, Path(folder), KIND, upgrade)

@@ -17,8 +17,8 @@ from ..fusion_lm.folder import TOKENIZER
 from ..fusion_lm.model import Block, FusionLM, FusionLMConfig, initialise
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.tensor_files import TensorFiles
+from .grow import same_tokens
 from .schedule import check_config
-from .sources import fingerprint
 
 WEIGHTS = "model.safetensors"
 
@@ -90,7 +90,7 @@ def stored(
     """
     folder = Path(folder)
     theirs = folder / TOKENIZER
-    if theirs.is_dir() and fingerprint(theirs, content=True) != fingerprint(tokenizer_folder, content=True):
+    if theirs.is_dir() and not same_tokens(theirs, tokenizer_folder):
         raise ValueError(
             f"init_from={folder} has another tokenizer, for which its vocabulary would have to grow: train a "
             "step without build_in_shards first, and begin with that model"

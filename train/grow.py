@@ -14,11 +14,9 @@ from .sources import fingerprint
 
 
 def load_grown(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
-    """The transformer of a model folder, for another tokenizer if it has another one; that is then told."""
+    """The transformer of a model folder, for other tokens if it has others; that is then told."""
     net, theirs = FusionLM.load(folder), Path(folder) / TOKENIZER
-    if not theirs.is_dir() or fingerprint(theirs, content=True) == fingerprint(
-        tokenizer_folder, content=True
-    ):
+    if not theirs.is_dir() or same_tokens(theirs, tokenizer_folder):
         return net
     old, new = DocumentTokenizer.load(theirs), DocumentTokenizer.load(tokenizer_folder)
     larger, kept = grown(net, old, new)
@@ -27,6 +25,16 @@ def load_grown(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
         f"{new.vocab.size - kept:,} of {new.vocab.size:,} are new"
     )
     return larger
+
+
+def same_tokens(folder: Path, other: Path) -> bool:
+    """Whether every token means the same in two tokenizer folders; how codes become images may differ."""
+    if fingerprint(folder, content=True) == fingerprint(other, content=True):
+        return True
+    one, two = DocumentTokenizer.load(folder), DocumentTokenizer.load(other)
+    if one.vocab != two.vocab:
+        return False
+    return torch.equal(kept_tokens(one, two), torch.arange(one.vocab.size))
 
 
 def grown(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tuple[FusionLM, int]:
@@ -47,7 +55,7 @@ def grown(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tupl
     for name, fresh in larger.state_dict().items():
         if name not in ("embedding.weight", "lm_head.weight"):
             continue
-        rows, before = fresh.clone(), net.state_dict()[name]
+        rows, before = fresh.clone(), net.state_dict()[name].to(fresh.dtype)
         for token, sources in begun.items():
             rows[token] = before[sources].mean(dim=0)
         rows[kept >= 0] = before[kept[kept >= 0]]

@@ -109,7 +109,7 @@ class ImageTokenizerTraining(LoggedTraining):
             raise ValueError(f"latent_noise must not be negative, got {latent_noise}")
         if autoencoder_steps < 0:
             raise ValueError(f"autoencoder_steps must not be negative, got {autoencoder_steps}")
-        if kmeans_latents < config.codebook_size:
+        if trained_part == "all" and kmeans_latents < config.codebook_size:
             raise ValueError(
                 f"kmeans_latents must reach codebook_size ({config.codebook_size}), got {kmeans_latents}"
             )

@@ -7,6 +7,7 @@ config.yaml, last.ckpt, metrics.csv, tensorboard/, model/ and pictures.
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,14 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from ..tokenizers.image import ImageTokenizer
 from .bench import Bench
 from .callbacks import CHECKPOINT, Checkpoints, Curves, ModelFolder, RandomStates, StepBar, recover
 from .cpu import best_cpu_precision
 from .data import ImageData
 from .divergence import Divergence
 from .fit import interruptible, loggers, quiet, read_checkpoint
-from .image_tokenizer import ImageTokenizerTraining
+from .image_tokenizer import DECODER, ImageTokenizerTraining
 from .lm import FusionLMTraining
 from .pictures import Predictions, Reconstructions, Samples
 from .recogniser_training import RecogniserTraining, TextBoxData
@@ -168,6 +170,8 @@ class _Cli(LightningCLI):
             source = config.data.get(name)
             if source is not None and not Path(source).exists():
                 raise FileNotFoundError(f"{source} not found: a data set is expected there (data.{name})")
+        if self.kind == "image-tokenizer" and config.model.trained_part == "decoder":
+            self._keep_encoder(config)
         if config.get("ckpt_path") == "last":
             last = recover(folder)
             config.ckpt_path = None if last is None else str(last)
@@ -189,6 +193,17 @@ class _Cli(LightningCLI):
             config.model.config[name] = value
         if self.kind == "image-tokenizer":
             config.data.factor = _factor(config.model.config.stem, config.model.config.channels)
+
+    @staticmethod
+    def _keep_encoder(config: Any) -> None:
+        """All but the decoder is as in ``init_from``, whatever the defaults are."""
+        if config.model.init_from is None:
+            return  # which the training refuses
+        given = ImageTokenizer.read_config(config.model.init_from)
+        for name, value in asdict(given).items():
+            if name not in DECODER:
+                config.model.config[name] = value
+        config.data.factor = given.factor
 
     def after_instantiate_classes(self) -> None:
         """Refuse to go on with other settings before anything is written."""

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..fusion_lm.folder import TOKENIZER
 from .data import in_order, ranks
+from .grow import same_tokens
 from .loader import Batches, InOrder
-from .sources import fingerprint, load_source
+from .sources import load_source
 
 
 class Windows:
@@ -141,9 +142,8 @@ class TokenData(L.LightningDataModule):
             self.validation_windows = Windows(self.path / "validation")
         folders = [self.path, *map(Path, self.mixture)]
         sources = [Windows(folder / "train") for folder in folders]
-        own = fingerprint(self.path / TOKENIZER, content=True) if self.mixture else ""
         for folder, source in zip(folders[1:], sources[1:]):
-            if fingerprint(folder / TOKENIZER, content=True) != own:
+            if not same_tokens(folder / TOKENIZER, self.path / TOKENIZER):
                 raise ValueError(f"{folder} was prepared with another tokenizer than {self.path}")
             if source.context_length != sources[0].context_length:
                 raise ValueError(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.image import ImageTokenizer
+from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.cli import main
 from earlyfusion.train.demo_budget import FULL
 from earlyfusion.train.logs import read_metrics
@@ -227,3 +227,28 @@ def test_an_unknown_key_in_a_file_is_named(tmp_path: Path, prepared: Path, capsy
     error = capsys.readouterr().err.strip()
     assert "model.warm_up" in error
     assert "\n" not in error
+
+
+def test_the_commands_train_a_decoder_alone(
+    tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture
+):
+    """All but the decoder is init_from's, also where that is none of the defaults."""
+    torch.manual_seed(0)
+    config = ImageTokenizerConfig(
+        stem=2, channels=(8, 16, 24), res_blocks=1, codebook_size=16, codebook_dim=4
+    )
+    first = ImageTokenizer(config)
+    first.save(tmp_path / "first")
+    run = tmp_path / "run"
+    command = overrides(CONFIGS / "image_tokenizer_decoder.yaml", image_folder, tmp_path, run)
+    command += [f"--model.init_from={tmp_path / 'first'}", "--model.config.decoder_channels=[8,8,16]"]
+    command += ["--trainer.max_steps=3", "--bench.every=0", "--trainer.accelerator=cpu", "--data.max_side=32"]
+    assert main(command) == 0
+    made = ImageTokenizer.load(run / "model")
+    assert made.config == replace(config, decoder_channels=(8, 8, 16), decoder_res_blocks=2)
+    images = torch.rand(2, 3, 16, 24) * 2 - 1
+    assert torch.equal(made.encode(images), first.eval().encode(images))
+    assert main([*command, "--ckpt_path=last", "--trainer.max_steps=3"]) == 0
+    capsys.readouterr()
+    assert main([*command, f"--model.init_from={tmp_path / 'none'}"]) != 0
+    assert "none" in capsys.readouterr().err

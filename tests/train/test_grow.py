@@ -1,5 +1,6 @@
 """A transformer for another vocabulary: what means the same keeps its rows, and so its logits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.grow import grown, kept_tokens
+from earlyfusion.train.grow import grown, kept_tokens, same_tokens
 from earlyfusion.train.lm import FusionLMTraining
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
@@ -115,6 +116,23 @@ def test_new_pieces_begin_with_the_mean_of_their_old_ones(old: DocumentTokenizer
     torch.testing.assert_close(larger.embedding.weight[code], row)
 
 
+def test_another_decoder_is_no_other_tokenizer(old: DocumentTokenizer, tmp_path: Path, capsys):
+    net = network(old.vocab)
+    save_model(tmp_path / "model", net, old)
+    larger = ImageTokenizer(replace(CONFIG, decoder_channels=(16, 24))).eval()
+    state = {k: v for k, v in old.image.state_dict().items() if not k.startswith("decoder.")}
+    larger.load_state_dict({**larger.state_dict(), **state})
+    DocumentTokenizer(old.text, larger, old.vocab).save(tmp_path / "tokenizer")
+    assert same_tokens(tmp_path / "tokenizer", tmp_path / "model" / "tokenizer")
+    module = FusionLMTraining(str(tmp_path / "tokenizer"), init_from=str(tmp_path / "model"), max_steps=1)
+    assert capsys.readouterr().out == ""
+    for name, weight in net.state_dict().items():
+        assert torch.equal(module.net.state_dict()[name], weight)
+    turned = replace(old.vocab, scan="columns")  # the same numbers, read in another order
+    DocumentTokenizer(old.text, old.image, turned).save(tmp_path / "turned")
+    assert not same_tokens(tmp_path / "turned", tmp_path / "model" / "tokenizer")
+
+
 def test_a_training_begins_with_the_weights_of_another_vocabulary(old, new, tmp_path: Path, capsys):
     net = network(old.vocab)
     save_model(tmp_path / "model", net, old)
@@ -125,6 +143,13 @@ def test_a_training_begins_with_the_weights_of_another_vocabulary(old, new, tmp_
     assert module.config.vocab_size == new.vocab.size
     for name, weight in net.blocks.state_dict().items():
         assert torch.equal(module.net.blocks.state_dict()[name], weight)
+    # A model whose file is in float16 grows in float32.
+    save_model(tmp_path / "half", net.half(), old)
+    half = FusionLMTraining(str(tmp_path / "tokenizer"), init_from=str(tmp_path / "half"), max_steps=1)
+    assert {p.dtype for p in half.net.parameters()} == {torch.float32}
+    rows = kept_tokens(old, new) >= 0
+    half_rows, whole_rows = (m.net.embedding.weight[rows] for m in (half, module))
+    torch.testing.assert_close(half_rows, whole_rows, atol=1e-3, rtol=1e-3)
     # Of another image tokenizer of the same size no code means what it meant.
     torch.manual_seed(7)
     other = DocumentTokenizer(old.text, ImageTokenizer(CONFIG).eval(), old.vocab)

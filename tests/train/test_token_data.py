@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 
+from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.loader import Batches, InOrder, ordered_batches
 from earlyfusion.train.prepare import prepare
 from earlyfusion.train.prepare_config import PrepareConfig
@@ -91,7 +93,8 @@ def test_what_cannot_be_mixed(prepared: Path, texts: Path, tmp_path: Path):
         TokenData(str(prepared), mixture={str(tmp_path / "nowhere"): 0.5}).setup("fit")
     other = tmp_path / "other"
     shutil.copytree(texts, other)
-    (other / "tokenizer/vocab.json").write_text("{}")
+    vocab = SharedVocab.load(other / "tokenizer")
+    replace(vocab, scan="columns").save(other / "tokenizer")
     with pytest.raises(ValueError, match="was prepared with another tokenizer than"):
         TokenData(str(prepared), mixture={str(other): 0.5}).setup("fit")
 
