@@ -6,8 +6,9 @@
 Greedy decoding of text from prompts of equal length, after a pass over the prompt, with a cache: `generate`
 of both. Theirs cannot write images. Both run in turns, so that other work on the machine slows both; the
 median is printed, with the least and the most, and how many tokens are the same. Ours writes with its weights
-as they are, and laid out for generation (packed float32, int8). Bound: what reading all
-weights but the embedding's once a step would allow, at the rate at which a large tensor is summed here.
+as they are, and laid out for generation (packed float32 and float16, int8). The weights are numbers that
+float16 has, so that all but int8 compute with the same ones. Bound: what reading all weights but the
+embedding's once a step would allow, at the rate at which a large tensor is summed here.
 
 guided: ours, an image with guidance (two rows) beside the same image without.
 """
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     config, dtype = both.SIZES[args.size], getattr(torch, args.dtype)
     theirs = both.chameleon(config)
+    for parameter in theirs.parameters():
+        parameter.data = parameter.data.half().float()
     ours = FusionLM(config).eval()
     ours.load_state_dict(both.as_ours(dict(theirs.named_parameters())))
     theirs, ours = theirs.to(dtype).eval(), ours.to(dtype)
@@ -129,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     add("--runs", metavar="N", type=int, default=5, help="of each side (default: 5)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of theirs (default: float32)")
     add(
-        "--weights", metavar="W", nargs="*", choices=WEIGHTS, default=["float32", "int8"],
+        "--weights", metavar="W", nargs="*", choices=WEIGHTS, default=["float32", "float16", "int8"],
         help="how ours are laid out, beside those as they are (default: float32 int8)",
     )  # fmt: skip
     add("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
