@@ -68,10 +68,11 @@ def test_float16_is_taken_where_it_loses_nothing(build, tokens: Tensor) -> None:
     half = build().half().float()
     expected = logits_of(half, tokens)
     packed = for_generation(half, "auto")
-    layer = packed.blocks[0].ffn.down
+    layer = packed.get_submodule("blocks.0.ffn.down")
     assert isinstance(layer, Float16Linear if FBGEMM else PackedLinear)
     torch.testing.assert_close(logits_of(packed, tokens), expected, atol=1e-5, rtol=1e-5)
-    assert isinstance(for_generation(build(), "auto").blocks[0].ffn.down, PackedLinear)
+    whole = for_generation(build(), "auto")
+    assert isinstance(whole.get_submodule("blocks.0.ffn.down"), PackedLinear)
 
 
 @pytest.mark.parametrize("weights", ["float32", "float16"])
