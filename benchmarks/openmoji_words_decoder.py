@@ -7,7 +7,7 @@ r"""The third part of the packaged model's training: a larger decoder for the co
 
 Encoder and codebook stay as they are, and with them every code that the transformer has learned. The decoder
 is drawn anew, five times as large, and trained on the long budget's images with a heavier text-aware loss.
-OUT/model is then the image tokenizer of pretrained/openmoji-words. About 35 minutes of one core.
+OUT/model is then the image tokenizer of pretrained/openmoji-words. About 40 minutes of one core.
 """
 
 import argparse
