@@ -1,6 +1,6 @@
 """Weights laid out for generation, whose products have few rows and take as long as the weights take to read.
 
-    auto      on CPUs float16 where that loses nothing, float32 otherwise; elsewhere as they are
+    auto      on CPUs float16 where that loses nothing; otherwise, and elsewhere, float32
     float32   on CPUs packed by oneDNN: the same numbers, read in the order in which they are needed
     float16   half of the bytes, for CPUs: packed by FBGEMM, which computes with them in float32. Where the
               file is in float16 they are its numbers; where there is no FBGEMM (not on x86) they stay float32
@@ -87,9 +87,8 @@ def for_generation(model: FusionLM, weights: Weights) -> FusionLM:
     linears = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     on_cpu = model.embedding.weight.device.type == "cpu"
     if weights == "auto":
-        if not on_cpu:
-            return model
-        weights = "float16" if all(torch.equal(w.half().to(w.dtype), w) for w in linears) else "float32"
+        exact = on_cpu and all(torch.equal(w.half().to(w.dtype), w) for w in linears)
+        weights = "float16" if exact else "float32"
     if weights == "float32":
         model.float()
         return _replace(model, PackedLinear) if on_cpu and torch.backends.mkldnn.is_available() else model

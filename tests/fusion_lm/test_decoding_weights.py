@@ -73,6 +73,10 @@ def test_float16_is_taken_where_it_loses_nothing(build, tokens: Tensor) -> None:
     torch.testing.assert_close(logits_of(packed, tokens), expected, atol=1e-5, rtol=1e-5)
     whole = for_generation(build(), "auto")
     assert isinstance(whole.get_submodule("blocks.0.ffn.down"), PackedLinear)
+    elsewhere = for_generation(build().half().to("meta"), "auto")  # float16 products would overflow
+    assert {p.dtype for p in elsewhere.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match="float16 weights are for CPUs"):
+        for_generation(elsewhere, "float16")
 
 
 @pytest.mark.parametrize("weights", ["float32", "float16"])
