@@ -1,8 +1,14 @@
-"""The page in a real browser: Debian's chromium, driven by Playwright."""
+"""The page in a real browser: Debian's chromium, driven by Playwright.
+
+What the page shows comes when it comes: it is waited for (``expect``, ``wait_for_selector``), and looked at
+without waiting only where what was waited for brings it along.
+"""
 
 import base64
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +27,22 @@ pytestmark = pytest.mark.skipif(
     not CHROMIUM, reason="no chromium (Debian: apt install chromium, else name one in CHROMIUM)"
 )
 
+expect = sync_api.expect
 Open = Callable[..., Any]
 DONE = '#answer [aria-busy="false"]'
+CONTROLS = (
+    "#compose-prompt .prompt[data-ready]",
+    "#generate",
+    "#stop",
+    "#then input",
+    "#samples input[type=range]",
+)
+"""Gradio loads each kind of control by itself, and they come in any order."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    expect.set_options(timeout=PATIENCE)
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
@@ -52,13 +68,29 @@ def visit(browser: Any, address: str) -> Iterator[Open]:
 
         page.on("request", left)
         page.goto(address)
-        page.wait_for_selector("#compose-prompt .prompt[data-ready]")
+        for control in CONTROLS:
+            page.wait_for_selector(control)
         return page
 
     yield opened
     for context in contexts:
         context.close()
     assert troubles == []
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers come slowly enough to be watched, however busy the browser is."""
+    from earlyfusion.playground import api
+
+    composed = api.composed
+
+    def slow(*arguments: Any) -> Iterator[Any]:
+        for shown in composed(*arguments):
+            time.sleep(0.02)
+            yield shown
+
+    monkeypatch.setattr(api, "composed", slow)
 
 
 def shot(page: Any, name: str) -> None:
@@ -83,21 +115,32 @@ def watch_answer(page: Any) -> None:
     )
 
 
+PROMPT = "earlyfusion.segments(document.querySelector('#compose-prompt .prompt'))"
+
+
 def prompt_of(page: Any) -> list[dict[str, str]]:
-    return page.evaluate("earlyfusion.segments(document.querySelector('#compose-prompt .prompt'))")
+    return page.evaluate(PROMPT)
 
 
-def test_an_uploaded_picture_gets_a_mixed_answer_that_streams_in(visit: Open):
+def wait_for_prompt(page: Any, *kinds: str) -> None:
+    """Until the prompt holds segments of these kinds in this order."""
+    page.wait_for_function(
+        f"kinds => {PROMPT}.map(s => Object.keys(s)[0]).join() === kinds", arg=",".join(kinds)
+    )
+
+
+def test_an_uploaded_picture_gets_a_mixed_answer_that_streams_in(visit: Open, slowly: None):
     page = visit()
     page.set_input_files("#compose-prompt input[type=file]", str(EXAMPLES / "drawing.png"))
     page.wait_for_selector("#compose-prompt .prompt img")
     page.keyboard.type(" This is a carrot. Here is a red apple:")
+    wait_for_prompt(page, "image", "text")
     image, text = prompt_of(page)
     assert image["image"].startswith("data:image/png;base64,")
     assert text["text"] == " This is a carrot. Here is a red apple:"
     watch_answer(page)
     page.click("#then label:has-text('a picture')")
-    page.fill("#samples input[type=number]", "4")  # which takes long enough to be watched
+    page.fill("#samples input[type=number]", "4")
     page.keyboard.press("Tab")
     generate(page)
     assert "writing" not in page.inner_text("#answer")
@@ -121,8 +164,11 @@ def test_several_samples_stand_side_by_side_and_the_picture_is_named(visit: Open
     shot(page, "samples")
     page.click("role=tab[name=Inspect]")
     page.wait_for_selector("#which label:has-text('Sample 3')")
+    strip = page.locator(".inspected .tokens")
+    expect(strip).to_have_attribute("data-keys", "yes")
+    before = strip.inner_text()
     page.click("#which label:has-text('Sample 3')")
-    page.wait_for_selector(".inspected .tokens")
+    expect(strip).not_to_have_text(before, use_inner_text=True)
 
 
 def test_tokens_are_inspected_with_mouse_and_keys(visit: Open):
@@ -136,26 +182,24 @@ def test_tokens_are_inspected_with_mouse_and_keys(visit: Open):
     assert page.locator(".inspected .coded").count() == 3  # the picture, entropy, probability
     code = page.locator(".inspected .tokens i.image").nth(8)
     code.hover()
-    said = page.inner_text(".inspected .status")
-    assert (
-        "row 3, column 2" in said and "probability" in said and "entropy" in said
-    )  # columns come one by one
+    status = page.locator(".inspected .status")
+    expect(status).to_contain_text("row 3, column 2")  # columns come one by one
+    expect(status).to_contain_text("probability")
+    expect(status).to_contain_text("entropy")
     spot = page.locator(".inspected .coded .spot").first
     outer, inner = page.locator(".inspected .coded").first.bounding_box(), spot.bounding_box()
     assert abs((inner["x"] - outer["x"]) / outer["width"] - 1 / 6) < 0.02
     assert abs((inner["y"] - outer["y"]) / outer["height"] - 2 / 6) < 0.02
     strip.first.focus()
     page.keyboard.press("ArrowRight")
-    assert "text 306, 'A'" in page.inner_text(".inspected .status") or "'A'" in page.inner_text(
-        ".inspected .status"
-    )
+    expect(status).to_contain_text("'A'")
     page.locator(".inspected .coded").first.hover(position={"x": 5, "y": 5})
-    assert "row 1, column 1" in page.inner_text(".inspected .status")
+    expect(status).to_contain_text("row 1, column 1")
     page.click("text=The codebook")
     page.click("#draw-codebook")
     page.wait_for_selector(".book .px")
     page.locator(".book").hover(position={"x": 300, "y": 300})
-    assert page.inner_text("#codebook .status").startswith("code ")
+    expect(page.locator("#codebook .status")).to_have_text(re.compile(r"code \d+"))
     shot(page, "inspect")
 
 
@@ -200,12 +244,12 @@ def test_broken_and_large_uploads_and_other_files_get_a_message(visit: Open, tmp
     for file, words in ((broken, "broken"), (large, "larger than 10 MB"), (text, "no picture of a kind")):
         page.set_input_files("#compose-prompt input[type=file]", str(file))
         page.wait_for_selector(f"#compose-prompt .said-by-page:has-text('{words}')")
-        assert page.locator("#compose-prompt .prompt img").count() == 0
+        expect(page.locator("#compose-prompt .prompt img")).to_have_count(0)
         if file == broken:
             shot(page, "broken")
     page.set_input_files("#compose-prompt input[type=file]", str(odd))
     page.wait_for_selector("#compose-prompt .prompt img")
-    assert page.inner_text("#compose-prompt .said-by-page") == ""
+    expect(page.locator("#compose-prompt .said-by-page")).to_have_text("")
     page.click("role=tab[name=Reconstruct]")
     page.click("#reconstruct")
     page.wait_for_selector("#compared .refused:has-text('there is no picture')")
@@ -259,18 +303,19 @@ def test_pictures_are_pasted_moved_and_taken_away(visit: Open):
         data,
     )
     page.wait_for_selector("#compose-prompt .prompt img")
-    kinds = [next(iter(segment.items())) for segment in prompt_of(page)]
-    assert [kind for kind, _ in kinds] == ["text", "image", "text"]
-    assert (kinds[0][1], kinds[2][1]) == ("before", " after")
+    wait_for_prompt(page, "text", "image", "text")
+    before, _, after = prompt_of(page)
+    assert (before["text"], after["text"]) == ("before", " after")
     page.focus("#compose-prompt .prompt img")
     page.keyboard.press("Alt+ArrowLeft")
-    assert [next(iter(segment)) for segment in prompt_of(page)] == ["image", "text"]
+    wait_for_prompt(page, "image", "text")
     page.locator("#compose-prompt .prompt img").drag_to(
         page.locator("#compose-prompt .prompt"), target_position={"x": 400, "y": 60}
     )
-    assert [next(iter(segment)) for segment in prompt_of(page)] == ["text", "image"]
+    wait_for_prompt(page, "text", "image")
     page.focus("#compose-prompt .prompt img")
     page.keyboard.press("Delete")
+    wait_for_prompt(page, "text")
     assert prompt_of(page) == [{"text": "before after"}]
 
 
@@ -304,13 +349,14 @@ def test_an_answer_is_taken_as_the_next_prompt(visit: Open):
     page.click("#compose-prompt button:has-text('A red apple:')")
     generate(page)
     page.click("#answer [data-continue]")
+    wait_for_prompt(page, "text", "image")
     text, image = prompt_of(page)
     assert text == {"text": "A red apple:"} and image["image"].startswith("data:image/png;base64,")
     generate(page)
     assert page.locator("#answer .drawn.given").count() == 1
 
 
-def test_generation_stops_when_asked(visit: Open):
+def test_generation_stops_when_asked(visit: Open, slowly: None):
     page = visit()
     page.click("#compose-prompt button:has-text('begin by itself')")
     page.fill("#samples input[type=number]", "4")
@@ -322,7 +368,7 @@ def test_generation_stops_when_asked(visit: Open):
     assert "writing" not in page.inner_text("#answer") and "stopped" in page.inner_text("#answer")
     page.click("role=tab[name=Inspect]")  # what is there can be looked at
     page.wait_for_selector(".inspected .tokens[data-keys]")
-    assert page.locator("#which input").count() == 4
+    expect(page.locator("#which input")).to_have_count(4)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -333,8 +379,8 @@ def test_a_phone_shows_all_of_it(visit: Open, scheme: str):
     page.wait_for_selector(DONE)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     shot(page, f"phone-{scheme}")
-    ink = page.evaluate("getComputedStyle(document.querySelector('.prompt')).color")
-    assert ink == ("rgb(231, 234, 240)" if scheme == "dark" else "rgb(29, 35, 48)")
+    ink = "rgb(231, 234, 240)" if scheme == "dark" else "rgb(29, 35, 48)"
+    expect(page.locator("#compose-prompt .prompt")).to_have_css("color", ink)
     page.tap("role=tab[name=Inspect]")
     page.wait_for_selector(".inspected .tokens[data-keys]")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -342,9 +388,9 @@ def test_a_phone_shows_all_of_it(visit: Open, scheme: str):
 
 def test_screen_readers_find_names_for_every_control(visit: Open):
     page = visit()
-    assert page.get_by_role("textbox", name="Text and pictures in any order").count() == 1
+    expect(page.get_by_role("textbox", name="Text and pictures in any order")).to_have_count(1)
     for role, name in (("button", "Generate"), ("button", "Stop"), ("tab", "Inspect"), ("slider", "Samples")):
-        assert page.get_by_role(role, name=name).count() >= 1, name
+        expect(page.get_by_role(role, name=name).first).to_be_visible()
     nameless = page.evaluate(
         """() => { const named = e => e.innerText || e.ariaLabel || e.title || e.labels?.length;
         return [...document.querySelectorAll('button, input, [role=textbox]')]
@@ -355,4 +401,4 @@ def test_screen_readers_find_names_for_every_control(visit: Open):
     page.focus("#compose-prompt .prompt")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(DONE)
-    assert page.get_by_role("region", name="Answer").count() == 1
+    expect(page.get_by_role("region", name="Answer")).to_have_count(1)
