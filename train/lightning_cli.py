@@ -6,7 +6,7 @@ config.yaml, last.ckpt, metrics.csv, tensorboard/, model/ and pictures.
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +93,7 @@ def run(kind: Kind, argv: Sequence[str]) -> int:
             "description": f"{description} Every option below can stand in the config file too.",
         }
         for stage, description in _DESCRIPTIONS[kind].items()
+        if stage in _asked(argv, _DESCRIPTIONS[kind])
     }
     with quiet(), interruptible():
         try:
@@ -124,7 +125,7 @@ class _Cli(LightningCLI):
     def __init__(
         self, kind: Kind, argv: list[str], model: type, data: type, parser_kwargs: dict[str, Any]
     ) -> None:
-        self.kind = kind
+        self.kind, self.argv = kind, argv
         super().__init__(
             model,
             data,
@@ -137,6 +138,10 @@ class _Cli(LightningCLI):
             auto_configure_optimizers=False,  # the modules make their own optimiser
             load_from_checkpoint_support=False,  # the modules save plain hyper-parameters themselves
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The one that is asked for: the options of each take a second to gather."""
+        return _asked(self.argv, super().subcommands())
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks with options, and options that follow from others."""
@@ -233,6 +238,11 @@ class _Cli(LightningCLI):
         )
         kwargs["callbacks"] = [*(trainer.callbacks or []), *extra]
         return super().instantiate_trainer(**kwargs)
+
+
+def _asked(argv: Sequence[str], stages: Mapping[str, Any]) -> dict[str, Any]:
+    """The stage that ``argv`` begins with alone, or all of them where it begins with none."""
+    return {stage: what for stage, what in stages.items() if stage in argv[:1]} or dict(stages)
 
 
 def _factor(stem: int, channels: Sequence[int]) -> int:
