@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..fusion_lm.folder import Model
     from .items import Item, Progress, Word
 
 
@@ -66,13 +67,12 @@ def reconstruction(args: Namespace) -> None:
 def reading(args: Namespace) -> None:
     """Let the model in the folder `args.model` read the images."""
     check_out(args.out)
-    from ..fusion_lm.folder import load_model
     from .reading import evaluate_reading, table
 
-    model, tokenizer = load_model(args.model, best_device())
+    model, tokenizer = _generating(args.model)
     items, source = _images(args)
     with progress_bars() as progress:
-        result = evaluate_reading(model, tokenizer, items, progress=progress)
+        result = evaluate_reading(model, tokenizer, items, views=args.views, progress=progress)
     result["skipped"] = source["skipped"] + result["skipped"]
     _finish(args, {**source, **result}, table(result))
 
@@ -85,14 +85,27 @@ def writing(args: Namespace) -> None:
     judges = readers()
     if not judges:
         raise ValueError(f"writing is judged by OCR, and {INSTALL}")
+    if args.best_of > 1 and args.temperature == 0:
+        raise ValueError("--best-of draws the same picture each time: give --temperature too, such as 0.5")
     words, originals, source = _words(args)
-    from ..fusion_lm.folder import load_model
+    from ..fusion_lm.generate import Guidance
+    from ..fusion_lm.sampling import Sampling
     from .writing import evaluate_writing, table
 
-    model, tokenizer = load_model(args.model, best_device())
+    model, tokenizer = _generating(args.model)
     with progress_bars() as progress:
         result = evaluate_writing(
-            model, tokenizer, words, judges, originals=originals, seed=args.seed, progress=progress
+            model,
+            tokenizer,
+            words,
+            judges,
+            originals=originals,
+            sampling=Sampling(args.temperature),
+            guidance=Guidance(args.guidance),
+            best_of=args.best_of,
+            best_by=args.best_by,
+            seed=args.seed,
+            progress=progress,
         )
     _finish(args, {**result, **source}, table(result))
 
@@ -223,6 +236,14 @@ def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     except ImportError as error:
         raise ImportError(f"{error} (for the built-in images; or give --images DIR)") from None
     return _suite(args, "--images DIR"), {"data": f"held-out words, seed {args.seed}", **none}
+
+
+def _generating(folder: str) -> "Model":
+    """The model in a folder, with weights that generate fast on a CPU, and as they are elsewhere."""
+    from ..fusion_lm.folder import load_model
+
+    device = best_device()
+    return load_model(folder, device, "auto" if device == "cpu" else None)
 
 
 def _words(args: Namespace) -> "tuple[list[Word], list[Item], dict[str, Any]]":

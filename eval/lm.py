@@ -4,6 +4,7 @@ Everything is measured on what the demo holds out (``split``): its words, random
 and known things at sizes and places that no training picture has.
 """
 
+import copy
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,11 @@ from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ..fusion_lm.decoding_weights import for_generation
+from ..fusion_lm.generate import BestBy, Guidance
 from ..fusion_lm.loss import IGNORE, LossTerms
 from ..fusion_lm.model import FusionLM
+from ..fusion_lm.sampling import Sampling
 from ..tokenizers.documents import DocumentTokenizer, Segment
 from . import drawing, html, naming, reading, writing
 from .bits import Rates, text_bytes
@@ -27,6 +31,11 @@ from .well_formed import evaluate_form
 from .words import held_out_fonts, train_fonts
 
 FONTS = ("training fonts", "held-out fonts")
+VIEWS = 3
+"""Of each image, where it is read in several."""
+SAMPLING, GUIDANCE, BEST_OF = Sampling(temperature=0.5), Guidance(2.0), 8
+BEST_BY: BestBy = "both"
+"""How words are written where the best of several drawings is taken."""
 
 
 class Measured(NamedTuple):
@@ -36,6 +45,8 @@ class Measured(NamedTuple):
     words: list[Item]
     """Those that were read first, in training fonts."""
     written: list[Image.Image | None]
+    best: list[Image.Image | None]
+    """Written with guidance, the best of several each."""
     pictures: list[Item]
     """Those that were named."""
     drawn: list[Image.Image | None]
@@ -54,8 +65,10 @@ def evaluate_lm(
 ) -> Measured:
     """Measure everything.
 
-    The figures are {"bits": see :func:`evaluate_bits`, "reading": {fonts: see ``evaluate_reading``},
-    "writing": see ``evaluate_writing`` (left out without ``judges``), "naming", "drawing", "form"}.
+    The figures are {"bits": see :func:`evaluate_bits`, "reading": {fonts: see ``evaluate_reading``}, "views":
+    the same in ``VIEWS`` views, "writing": see ``evaluate_writing`` (left out without ``judges``), greedily,
+    "best": the same with guidance, the best of ``BEST_OF`` each, "naming", "drawing", "form"}. On a CPU a
+    copy of the model generates, whose weights are laid out for it.
 
     :param judges: OCR engines, which read what is written.
     :param heights: pixels of the strips that words stand on.
@@ -72,21 +85,37 @@ def evaluate_lm(
     if limit is not None:
         pictures = random.Random(seed).sample(pictures, min(limit, len(pictures)))
     things = demo_concepts().train
+    network = model
+    if model.embedding.weight.device.type == "cpu":
+        model = for_generation(copy.deepcopy(network), "auto")
     figures: dict[str, Any] = {
-        "bits": evaluate_bits(model, tokenizer, documents(words, pictures), progress=progress),
-        "reading": {
+        "bits": evaluate_bits(network, tokenizer, documents(words, pictures), progress=progress)
+    }
+    for kind, views in (("reading", 1), ("views", VIEWS)):
+        figures[kind] = {
             name: reading.evaluate_reading(
-                model, tokenizer, items, progress=progress and _named(progress, name)
+                model, tokenizer, items, views=views, progress=progress and _named(progress, name)
             )
             for name, items in suites.items()
-        },
-    }
+        }
     asked = [Word(item.text or "", item.kind) for item in words]
-    written = writing.write_words(model, tokenizer, asked, seed=seed, progress=progress)
-    if judges:
-        figures["writing"] = writing.evaluate_writing(
-            model, tokenizer, asked, judges, originals=words, pictures=written, seed=seed, progress=progress
-        )
+    drawings: dict[str, list[Image.Image | None]] = {}
+    chosen = {"sampling": SAMPLING, "guidance": GUIDANCE, "best_of": BEST_OF, "best_by": BEST_BY}
+    for kind, settings in (("writing", {}), ("best", chosen)):
+        told = progress and _named(progress, "greedily" if kind == "writing" else f"best of {BEST_OF}")
+        drawings[kind] = writing.write_words(model, tokenizer, asked, seed=seed, progress=told, **settings)
+        if judges:
+            figures[kind] = writing.evaluate_writing(
+                model,
+                tokenizer,
+                asked,
+                judges,
+                originals=words if kind == "writing" else (),
+                pictures=drawings[kind],
+                seed=seed,
+                progress=told,
+                **settings,
+            )
     figures["naming"] = naming.evaluate_naming(model, tokenizer, pictures, things, progress=progress)
     figures["drawing"], drawn = drawing.evaluate_drawing(
         model, tokenizer, things[:limit], seed=seed, progress=progress
@@ -95,7 +124,7 @@ def evaluate_lm(
         model, tokenizer.vocab, sequences=sequences, without=max(1, sequences // 10), seed=seed,
         progress=progress,
     )  # fmt: skip
-    return Measured(figures, words, written, pictures, drawn)
+    return Measured(figures, words, drawings["writing"], drawings["best"], pictures, drawn)
 
 
 def documents(words: Sequence[Item], pictures: Sequence[Item]) -> dict[str, list[list[Segment]]]:
@@ -155,12 +184,12 @@ def evaluate_bits(
 def tables(figures: dict[str, Any]) -> list[Table]:
     """The figures for a terminal."""
     out = [_bits_table(figures["bits"])]
-    for fonts, result in figures["reading"].items():
-        table = reading.table(result)
-        table.title = f"{table.title}, {fonts}"
-        out.append(table)
-    if "writing" in figures:
-        out.append(writing.table(figures["writing"]))
+    for kind in ("reading", "views"):
+        for fonts, result in figures[kind].items():
+            table = reading.table(result)
+            table.title = f"{table.title}, {fonts}"
+            out.append(table)
+    out += [writing.table(figures[kind]) for kind in ("writing", "best") if kind in figures]
     return [
         *out,
         naming.table(figures["naming"]),
@@ -184,16 +213,13 @@ def page(measured: Measured, title: str) -> str:
             for item, row in zip(measured.words, read)
         )
     )
-    rows = figures.get("writing", {}).get("rows", [{}] * len(measured.written))
-    reader = figures.get("writing", {}).get("reader", "")
-    cells = []
-    for item, picture, row in zip(measured.words, measured.written, rows):
-        text = item.text or ""
-        drawn = html.picture(picture, 2) if picture is not None else "<i>not finished</i>"
-        note = f" → {html.mark(row[reader], row[reader] == text)}" if reader else ""
-        right = row[reader] == text if reader else None
-        cells.append(html.figure(drawn, html.escape(text) + note, right=right))
-    sections += ["<h2>Written</h2>", html.sheet(cells), "<h2>Named</h2>"]
+    for title, kind, pictures in (
+        ("Written", "writing", measured.written),
+        (f"Written with guidance, the best of {BEST_OF}", "best", measured.best),
+    ):
+        cells = _written(measured.words, pictures, figures.get(kind, {}))
+        sections += [f"<h2>{title}</h2>", html.sheet(cells)]
+    sections.append("<h2>Named</h2>")
     cells = []
     for item, row in zip(measured.pictures, figures["naming"]["rows"]):
         right = row["named"] == naming.described(row["text"]).casefold()
@@ -211,6 +237,20 @@ def page(measured: Measured, title: str) -> str:
             )
         )
     return html.page(title, *sections, html.sheet(cells, 130))
+
+
+def _written(
+    words: Sequence[Item], pictures: Sequence[Image.Image | None], result: dict[str, Any]
+) -> list[str]:
+    """The words as they were written, and as the first reader reads them."""
+    reader, cells = result.get("reader", ""), []
+    for item, picture, row in zip(words, pictures, result.get("rows", [{}] * len(pictures))):
+        text = item.text or ""
+        drawn = html.picture(picture, 2) if picture is not None else "<i>not finished</i>"
+        note = f" → {html.mark(row[reader], row[reader] == text)}" if reader else ""
+        right = row[reader] == text if reader else None
+        cells.append(html.figure(drawn, html.escape(text) + note, right=right))
+    return cells
 
 
 def _named(progress: Progress, name: str) -> Progress:

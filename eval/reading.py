@@ -1,11 +1,16 @@
 """Reading: the model sees the image of a word and writes its letters.
 
 The document is [image, text]; the text is taken greedily and compared without white space at either end.
+
+An image can be read in several views, moved sideways by a pixel each: what the border of a code cuts in one
+stands within a code in the other. Of what is read in them, that is taken which goes best with all of them.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
@@ -15,6 +20,7 @@ from ..fusion_lm.generate import Generated, generate
 from ..fusion_lm.grammar import Next
 from ..fusion_lm.model import FusionLM
 from ..fusion_lm.sampling import Sampling
+from ..fusion_lm.scores import both_ways
 from ..tokenizers.documents import DocumentTokenizer, TextPart, interleave, split
 from .items import Item, Progress
 from .text_metrics import grouped, text_scores
@@ -27,6 +33,7 @@ def evaluate_reading(
     tokenizer: DocumentTokenizer,
     items: Sequence[Item],
     *,
+    views: int = 1,
     batch_size: int = 64,
     max_new_tokens: int | None = None,
     progress: Progress | None = None,
@@ -34,45 +41,81 @@ def evaluate_reading(
     """Let the model read each item's image; a JSON object.
 
     {"exact_match", "cer", "items", "by_kind", "by_length": the same for each kind and each number of
-    characters, "rows": [{"text", "read", "correct", "kind", "name"}], "skipped": [why, for items without a
-    text and for images that leave no room in the context]}. `max_new_tokens` limits what is read from one
-    image (default: twice the longest text, at least 32).
+    characters, "views", "rows": [{"text", "read", "correct", "kind", "name"}], "skipped": [why, for items
+    without a text and for images that leave no room in the context]}. Each image is read in so many `views`,
+    see `shifted`. `max_new_tokens` limits what is read from one image (default: twice the longest text, at
+    least 32).
 
-    Raises ValueError when no item can be used.
+    Raises ValueError when no item can be used, and for more views than a code is wide.
     """
+    factor = tokenizer.image.factor
+    if not 1 <= views <= factor:
+        raise ValueError(f"views is {views}, expected 1 to {factor}, the width of a code in px")
     skipped = [f"{item.name or 'an image'}: no text to compare with" for item in items if not _text(item)]
     wanted = [item for item in items if _text(item)]
-    prompts = image_prompts(tokenizer, [item.image for item in wanted])
+    pixels = [tokenizer.pixels(item.image) for item in wanted]
+    prompts = image_prompts(tokenizer, pixels)
     context = model.config.context_length
     usable = []
-    for item, prompt in zip(wanted, prompts):
+    for item, image, prompt in zip(wanted, pixels, prompts):
         if len(prompt) < context:
-            usable.append((item, prompt))
+            usable.append((item, image, prompt))
         else:
             skipped.append(f"{item.name}: {len(prompt)} tokens leave no room in the context of {context}")
     if not usable:
         raise ValueError(f"there is nothing to read: {skipped[0] if skipped else 'no images were given'}")
     if max_new_tokens is None:
-        longest = max(len(tokenizer.text.encode(_text(item))) for item, _ in usable)
+        longest = max(len(tokenizer.text.encode(_text(item))) for item, *_ in usable)
         max_new_tokens = max(32, 2 * longest)
-    results = continue_prompts(
-        model,
-        tokenizer,
-        [prompt for _, prompt in usable],
-        then="text",
-        max_new_tokens=max_new_tokens,
-        max_images=0,
-        batch_size=batch_size,
-        text=GREEDY,
-        progress=progress and (lambda done, total: progress("reading", done, total)),
-    )
+    seen, readings = [], []  # of each view, of each item
+    for view in range(views):
+        what = f"reading, view {view + 1}" if views > 1 else "reading"
+        moved = [shifted(image, view) for _, image, _ in usable]
+        seen.append(image_prompts(tokenizer, moved) if view else [prompt for *_, prompt in usable])
+        results = continue_prompts(
+            model,
+            tokenizer,
+            seen[-1],
+            then="text",
+            max_new_tokens=max_new_tokens,
+            max_images=0,
+            batch_size=batch_size,
+            progress=progress and (lambda done, total, what=what: progress(what, done, total)),
+        )
+        readings.append([written_text(tokenizer, result) for result in results])
     rows = []
-    for (item, _), result in zip(usable, results):
-        text, read = _text(item), written_text(tokenizer, result)
+    for number, (item, *_) in enumerate(usable):
+        found = list(dict.fromkeys(texts[number] for texts in readings))
+        prompts = [some[number] for some in seen]
+        text, read = _text(item), found[0] if len(found) == 1 else _fitting(model, tokenizer, prompts, found)
         rows.append(
             {"text": text, "read": read, "correct": text == read, "kind": item.kind, "name": item.name}
         )
-    return {"kind": "reading", **row_scores(rows, "read"), "rows": rows, "skipped": skipped}
+        if progress is not None and views > 1:
+            progress("comparing the readings", len(rows), len(usable))
+    return {"kind": "reading", "views": views, **row_scores(rows, "read"), "rows": rows, "skipped": skipped}
+
+
+def shifted(pixels: Tensor, view: int) -> Tensor:
+    """The views of an image (3, H, W): as it is, moved right by 1 px, left by 1, right by 2, ...; its border
+    is repeated."""
+    by = (view + 1) // 2 * (1 if view % 2 else -1)
+    padded = F.pad(pixels[None], (abs(by), abs(by), 0, 0), mode="replicate")[0]
+    return padded[..., abs(by) - by :][..., : pixels.shape[-1]]
+
+
+def _fitting(
+    model: FusionLM, tokenizer: DocumentTokenizer, prompts: Sequence[Tensor], texts: Sequence[str]
+) -> str:
+    """The text that goes best with the views of an image, which `prompts` hold."""
+
+    def worth(text: str) -> float:
+        ids = tokenizer.vocab.text_to_tokens(torch.tensor(tokenizer.text.encode(text), dtype=torch.int64))
+        documents = [torch.cat([prompt, ids])[: model.config.context_length] for prompt in prompts]
+        both = (both_ways(model, tokenizer.vocab, d, len(p)) for d, p in zip(documents, prompts))
+        return sum(both)
+
+    return max(texts, key=worth)
 
 
 def row_scores(rows: Sequence[dict[str, Any]], read: str) -> dict[str, Any]:
@@ -114,17 +157,20 @@ def continue_prompts(
     text: Sampling = GREEDY,
     image: Sampling = GREEDY,
     seed: int = 0,
+    best_of: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> list[Generated]:
     """`generate` in batches of prompts of about the same length; results in the order of the prompts.
 
-    The longest come first, so that one that is too long is refused at once. `progress` gets (prompts done, of
-    how many).
+    A batch has `batch_size` rows, `best_of` for each prompt; `options` are others of `generate`. The longest
+    come first, so that one that is too long is refused at once. `progress` gets (prompts done, of how many).
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     results: dict[int, Generated] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    size = max(1, batch_size // best_of)
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
         outputs = generate(
             model,
             tokenizer.vocab,
@@ -135,7 +181,9 @@ def continue_prompts(
             then=then,
             max_images=max_images,
             stop_after_image=stop_after_image,
-            seed=seed + start,
+            seed=seed + start * best_of,
+            best_of=best_of,
+            **options,
         )
         results.update(zip(batch, outputs))
         if progress is not None:
@@ -145,7 +193,8 @@ def continue_prompts(
 
 def table(result: dict[str, Any]) -> Table:
     """The result of `evaluate_reading` for a terminal."""
-    out = Table(title=f"Reading {result['items']} images", title_justify="left", box=SIMPLE_HEAD)
+    views = f" in {result['views']} views" if result["views"] > 1 else ""
+    out = Table(title=f"Reading {result['items']} images{views}", title_justify="left", box=SIMPLE_HEAD)
     for name in ("", "texts", "exact match", "CER"):
         out.add_column(name, justify="right" if name else "left")
     for name, row in score_rows(result):

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from ..fusion_lm.generate import BestBy, Guidance
 from ..fusion_lm.model import FusionLM
 from ..fusion_lm.sampling import Sampling
 from ..tokenizers.documents import DocumentTokenizer, ImagePart, interleave, split
@@ -35,6 +36,9 @@ def evaluate_writing(
     originals: Sequence[Item] = (),
     pictures: Sequence[Image.Image | None] | None = None,
     sampling: Sampling = GREEDY,
+    guidance: Guidance = Guidance(),
+    best_of: int = 1,
+    best_by: BestBy = "forward",
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -47,7 +51,7 @@ def evaluate_writing(
     and the reading by each reader's name}]; with `originals` (the same words in type) "ceiling": {reader:
     {"original", "reconstruction": {"exact_match", "cer"}}}}.
 
-    `pictures` are what `write_words` gave for these words, where they are at hand already.
+    `pictures` are what `write_words` gave for these words and settings, where they are at hand already.
     Raises ValueError without readers and without words.
     """
     if not readers:
@@ -56,7 +60,16 @@ def evaluate_writing(
         raise ValueError("there are no words to write")
     if pictures is None:
         pictures = write_words(
-            model, tokenizer, words, sampling=sampling, batch_size=batch_size, seed=seed, progress=progress
+            model,
+            tokenizer,
+            words,
+            sampling=sampling,
+            guidance=guidance,
+            best_of=best_of,
+            best_by=best_by,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
         )
     rows: list[dict[str, Any]] = [
         {"text": word.text.strip(), "kind": word.kind, "size": list(picture.size) if picture else None}
@@ -80,7 +93,14 @@ def evaluate_writing(
             float(all(row[r.name] == row["text"] for r in readers)) for row in rows
         ),
         "unfinished": len(pictures) - len(finished),
-        "sampling": {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p},
+        "sampling": {
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "guidance": guidance.text,
+            "best_of": best_of,
+            "best_by": best_by,
+        },
         "seed": seed,
         "rows": rows,
     }
@@ -98,11 +118,13 @@ def write_words(
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
+    **options: Any,
 ) -> list[Image.Image | None]:
     """The picture that the model draws after each word; None where it found no room to finish one.
 
-    The model chooses the picture's size. Raises ValueError for a text that cannot be encoded, naming it, and
-    for one that leaves no room in the context.
+    The model chooses the picture's size. `options` are others of `generate`: guidance, best_of, best_by.
+    Raises ValueError for a text that cannot be encoded, naming it, and for one that leaves no room in the
+    context.
     """
     prompts = []
     for word in words:
@@ -112,7 +134,9 @@ def write_words(
             raise ValueError(f"{word.text!a} cannot be written: {error}") from None
         prompts.append(interleave([("text", ids)], tokenizer.vocab, eos=False))
     told = progress and (lambda done, total: progress("writing", done, total))
-    return draw_after(model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed, progress=told)
+    return draw_after(
+        model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed, progress=told, **options
+    )
 
 
 def draw_after(
@@ -124,6 +148,7 @@ def draw_after(
     batch_size: int,
     seed: int,
     progress: Callable[[int, int], None] | None,
+    **options: Any,
 ) -> list[Image.Image | None]:
     """The picture that the model draws after each prompt; None where it found no room to finish one."""
     results = continue_prompts(
@@ -138,6 +163,7 @@ def draw_after(
         image=sampling,
         seed=seed,
         progress=progress,
+        **options,
     )
     parts = [split(r.tokens[r.prompt_length :], tokenizer.vocab, partial="drop") for r in results]
     codes = [next((part.codes for part in some if isinstance(part, ImagePart)), None) for some in parts]
@@ -186,7 +212,12 @@ def ceiling(
 
 def table(result: dict[str, Any]) -> Table:
     """The result of `evaluate_writing` for a terminal."""
-    out = Table(title=f"Writing {result['items']} words", title_justify="left", box=SIMPLE_HEAD)
+    sampling, title = result["sampling"], f"Writing {result['items']} words"
+    if sampling["guidance"] != 1:
+        title += f", guidance {sampling['guidance']:g}"
+    if sampling["best_of"] > 1:
+        title += f", best of {sampling['best_of']}"
+    out = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in ("", "words", "exact match", "CER"):
         out.add_column(name, justify="right" if name else "left")
     for reader, scores in result["by_reader"].items():

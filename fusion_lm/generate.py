@@ -19,8 +19,11 @@ from ..tokenizers.vocab import SharedVocab
 from .grammar import CODES, COLUMNS, DONE, END, ROWS, TEXT, Grammar, GrammarState, Next, advance, start_state
 from .model import FusionLM
 from .sampling import Sampling, draw, filter_logits, penalise, uniforms
+from .scores import both_ways
 
 Stop = Literal["eos", "turn", "length", "context", "image"]
+BestBy = Literal["forward", "both"]
+BEST_BY: tuple[BestBy, ...] = ("forward", "both")
 LOOK = 16
 """Steps between two looks at whether all rows have ended, where looking means to wait for the device."""
 
@@ -227,19 +230,24 @@ def generate(
     prompts: Sequence[Tensor],
     *,
     best_of: int = 1,
+    best_by: BestBy = "forward",
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> list[Generated]:
     """Continue each of ``prompts`` to its end, in one batch.
 
-    :param best_of: continue each so many times, and keep the continuation of the greatest ``log_likelihood``.
-        Prompt k's have the seeds ``seed`` + k * best_of and those that follow.
+    :param best_of: continue each so many times, and keep the best continuation. Prompt k's have the seeds
+        ``seed`` + k * best_of and those that follow.
+    :param best_by: what is best: forward, the greatest ``log_likelihood``; both, the greatest
+        :func:`scores.both_ways`, for models that saw such documents in both orders.
     :param progress: called with (step, steps).
     :param options: those of :func:`decode`; ``max_new_tokens`` must be given.
-    :raises ValueError: as ``decode`` does.
+    :raises ValueError: as ``decode`` does, and as ``both_ways`` does.
     """
     if best_of < 1:
         raise ValueError(f"best_of must be at least 1, got {best_of}")
+    if best_by not in BEST_BY:
+        raise ValueError(f"best_by is {best_by!r}, expected one of {', '.join(BEST_BY)}")
     prompts = [prompt for prompt in prompts for _ in range(best_of)]
     if not prompts:
         return []
@@ -258,7 +266,13 @@ def generate(
         for prompt, row, log in zip(prompts, tokens, log_p, strict=True)
     ]
     groups = (results[start : start + best_of] for start in range(0, len(results), best_of))
-    return [max(group, key=lambda result: result.log_likelihood) for group in groups]
+
+    def worth(result: Generated) -> float:
+        if best_by == "both":
+            return both_ways(model, vocab, result.tokens, result.prompt_length)
+        return result.log_likelihood
+
+    return [group[0] if best_of == 1 else max(group, key=worth) for group in groups]
 
 
 def result_of(

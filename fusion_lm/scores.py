@@ -1,10 +1,12 @@
-"""How sure the model is of each token of a document."""
+"""How sure the model is of each token of a document, and how well two parts of one go together."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..tokenizers.documents import split
+from ..tokenizers.vocab import SharedVocab
 from .model import FusionLM
 
 
@@ -39,3 +41,41 @@ def token_scores(lm: FusionLM, tokens: Tensor) -> TokenScores:
     chosen = log_p.gather(1, tokens[1:, None])[:, 0]
     entropy = -(log_p.exp() * log_p).nan_to_num().sum(dim=-1)
     return TokenScores(*(torch.cat([torch.tensor([torch.nan]), x.cpu()]) for x in (chosen, entropy)))
+
+
+def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: int) -> float:
+    """How well a prompt and its continuation go together: mean log p of the continuation's tokens after the
+    prompt, plus mean log p of the prompt's tokens after the continuation, nats per token.
+
+    A word that is drawn wrong may be a likely picture, but not one after which that word is likely, for a
+    model that saw documents in both orders (MMI-bidi, Li et al., arXiv:1510.03055, with means in the place of
+    sums, since images have many more tokens than words). -inf for a continuation of nothing, and for one that
+    ends inside an image.
+
+    :param tokens: (T,) of the prompt, which begins with `bos`, and its continuation.
+    :raises ValueError: the prompt is nothing but `bos`, or ends inside an image.
+    """
+    prompt, continuation = tokens[1:prompt_length].cpu(), tokens[prompt_length:].cpu()
+    if not len(prompt):
+        raise ValueError(
+            "nothing stands before the continuation that could be likely after it: give a prompt"
+        )
+    try:
+        split(prompt, vocab)
+    except ValueError as error:
+        raise ValueError(f"the prompt does not stand by itself, so nothing goes before it: {error}") from None
+    ends = [vocab.eos] if vocab.sep is None else [vocab.eos, vocab.sep]
+    while len(continuation) and int(continuation[-1]) in ends:
+        continuation = continuation[:-1]
+    try:
+        parts = split(continuation, vocab)
+    except ValueError:
+        parts = []
+    if not parts:
+        return float("-inf")
+    total = 0.0
+    for first, second in ((prompt, continuation), (continuation, prompt)):
+        document = torch.cat([torch.tensor([vocab.bos]), first, second, torch.tensor([vocab.eos])])
+        document = document[: lm.config.context_length]  # what fills the context has no end
+        total += float(token_scores(lm, document).log_p[1 + len(first) :].mean())
+    return total

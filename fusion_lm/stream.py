@@ -19,7 +19,7 @@ from torch import Tensor
 from ..tokenizers.documents import DocumentTokenizer, Segment
 from ..tokenizers.pixels import to_pil
 from .folder import Model
-from .generate import LOOK, Stop, decode, generate, stop_of
+from .generate import LOOK, BestBy, Stop, decode, generate, stop_of
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,22 @@ Event = TextDelta | ImageBegin | ImageProgress | ImageDone | Finished
 
 
 def sample(
-    model: Model, prompts: Sequence[Sequence[Segment]], *, best_of: int = 1, **options: Any
+    model: Model,
+    prompts: Sequence[Sequence[Segment]],
+    *,
+    best_of: int = 1,
+    best_by: BestBy = "forward",
+    **options: Any,
 ) -> list[list[str | Image.Image]]:
     """Continue each of ``prompts``; returns what was written, without the prompts.
 
-    :param best_of: as in :func:`earlyfusion.fusion_lm.generate.generate`.
+    :param best_of: and ``best_by``: as in :func:`earlyfusion.fusion_lm.generate.generate`.
     :param options: those of :func:`earlyfusion.fusion_lm.generate.decode`; ``max_new_tokens`` may be left
         out.
     :raises ValueError: as ``decode`` does.
     """
     if best_of > 1:
-        return [segments for segments, _ in best(model, prompts, best_of, **options)]
+        return [segments for segments, _ in best(model, prompts, best_of, best_by=best_by, **options)]
     written: list[list[str | Image.Image]] = [[] for _ in prompts]
     for event in stream(model, prompts, previews=False, **options):
         gather(written[event.row], event)
@@ -92,7 +97,7 @@ def sample(
 def best(
     model: Model, prompts: Sequence[Sequence[Segment]], best_of: int, **options: Any
 ) -> list[tuple[list[str | Image.Image], Stop]]:
-    """The likeliest of ``best_of`` continuations of each of ``prompts``, and why it ended."""
+    """The best of ``best_of`` continuations of each of ``prompts``, and why it ended."""
     lm, tokenizer = model
     options = {"max_new_tokens": lm.config.context_length, **options}
     encoded = [tokenizer.encode(prompt, eos=False) for prompt in prompts]

@@ -72,3 +72,21 @@ def box(text: str) -> tuple[float, ...]:
     """LEFT,TOP,RIGHT,BOTTOM. (argparse names this function in its message.)"""
     left, top, right, bottom = map(float, text.split(","))
     return left, top, right, bottom
+
+
+def add_best_of(parser: Parser, what: str) -> None:
+    """``--best-of`` and ``--best-by``, of each ``what``."""
+    parser.add_argument(
+        "--best-of",
+        metavar="N",
+        type=number,
+        default=1,
+        help=f"for each {what} draw N and keep the one that the model finds likeliest (default: 1)",
+    )
+    parser.add_argument(
+        "--best-by",
+        choices=("forward", "both"),
+        default="forward",
+        help="likeliest: what was drawn after its prompt (forward), or that and the prompt after it (both), "
+        "for models that were trained on both orders (default: %(default)s)",
+    )

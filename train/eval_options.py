@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from .arguments import Parser, add, names, number, numbers
+from .arguments import Parser, add, add_best_of, names, number, numbers
 
 
 def add_eval(commands: Any) -> None:
@@ -62,7 +62,9 @@ or, where texts have places, "objects": {"bbox": [[x, y, width, height], ...], "
         "reading",
         """\
 Show the model images of words and let it write the letters, greedily: exact match and
-character error rate. Without --images: the built-in held-out words (extra `demo`).""",
+character error rate. Without --images: the built-in held-out words (extra `demo`). With
+--views each image is read several times, moved by a pixel each, and of what is read that
+is taken which goes best with all of them, both ways.""",
         """\
   earlyfusion eval reading runs/demo/model --out reading.json
   earlyfusion eval reading runs/demo/model --images words --heights 16 --out words.json""",
@@ -70,6 +72,9 @@ character error rate. Without --images: the built-in held-out words (extra `demo
         images,
     )
     _add_heights(parser, "; images of --images are scaled to the nearest, if it is given")
+    parser.add_argument(
+        "--views", metavar="N", type=number, default=1, help="read each image in so many (default: 1)"
+    )
     parser = _add_measurement(
         kinds,
         "writing",
@@ -79,18 +84,32 @@ error rate. Needs the extra `ocr`. Without --words: the built-in held-out words 
 `demo`).""",
         """\
   earlyfusion eval writing runs/demo/model --out writing.json
+  earlyfusion eval writing runs/demo/model --temperature 0.5 --guidance 2 --best-of 8 \\
+      --best-by both --out best.json
   earlyfusion eval writing runs/demo/model --words names.jsonl --out names.json""",
         ("MODEL", "model folder"),
         ("--words", "FILE", 'JSON lines with "text"'),
     )
     _add_heights(parser)
+    parser.add_argument(
+        "--temperature", metavar="T", type=float, default=0.0, help="0 takes the likeliest code (default: 0)"
+    )
+    parser.add_argument(
+        "--guidance",
+        metavar="S",
+        type=float,
+        default=1.0,
+        help="classifier-free, by the word (default: 1, none)",
+    )
+    add_best_of(parser, "word")
     parser = _add_measurement(
         kinds,
         "lm",
         """\
 Measure all that a model of words and pictures can do, on what the demo holds out (extra
-`demo`): bits per byte and pixel; reading, in training fonts and held-out ones; writing, read
-by OCR engines (extra `ocr`); naming pictures at sizes and places that no training picture
+`demo`): bits per byte and pixel; reading, in training fonts and held-out ones, in one view
+and in three; writing, read by OCR engines (extra `ocr`), greedily, and the best of eight
+with guidance; naming pictures at sizes and places that no training picture
 has, known things and held-out ones, beside the name of the nearest known picture; drawing
 known things, by whether the nearest picture is theirs; and whether sampled sequences are
 documents, under the grammar and without it.""",

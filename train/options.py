@@ -8,7 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from ..tokenizers.hub import PRETRAINED
-from .arguments import Parser, UsageError, add, box, number, sub_commands
+from .arguments import Parser, UsageError, add, add_best_of, box, number, sub_commands
 from .chameleon_options import add_chameleon
 from .eval_options import add_eval
 from .image_options import CODES, add_codes, add_text_images
@@ -258,13 +258,7 @@ it comes. Ctrl+C keeps what is written so far.""",
         default=0,
         help="of the first sample; the next ones have N + 1, ... (default: 0)",
     )
-    parser.add_argument(
-        "--best-of",
-        metavar="N",
-        type=number,
-        default=1,
-        help="for each sample draw N and keep the one that the model finds likeliest (default: 1)",
-    )
+    add_best_of(parser, "sample")
     parser.add_argument(
         "--infill",
         metavar="BOX",

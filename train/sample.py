@@ -44,6 +44,10 @@ def sample(args: Namespace) -> None:
     guidance = Guidance(args.guidance, args.image_guidance)
     if args.negative is not None and guidance.branches == 1:
         raise ValueError("--negative is what guidance leads away from: give --guidance too, such as 3")
+    if args.best_by != "forward" and (args.best_of == 1 or args.infill is not None):
+        raise ValueError(
+            f"--best-by {args.best_by} chooses among several continuations: give --best-of, such as 8"
+        )
     check_folder(args.out)
     prompt: list[str | Image.Image | Mark] = [*read_segments(args.segments)]
     folder = local_folder(args.model)
@@ -79,7 +83,12 @@ def sample(args: Namespace) -> None:
     elif args.best_of > 1:
         with progress_bars() as report:
             written = best(
-                model, [prompt] * args.n, args.best_of, **options, progress=partial(report, "tokens")
+                model,
+                [prompt] * args.n,
+                args.best_of,
+                best_by=args.best_by,
+                **options,
+                progress=partial(report, "tokens"),
             )
     else:
         written = _streamed(args.n, stream(model, [prompt] * args.n, previews=False, **options), shown)
@@ -94,6 +103,7 @@ def sample(args: Namespace) -> None:
         "seed": args.seed,
         "n": args.n,
         "best_of": args.best_of,
+        "best_by": args.best_by,
         "infill": args.infill,
         "weights": args.weights,
         "max_new_tokens": args.max_new_tokens,

@@ -34,6 +34,7 @@ def image_dir(shades, tmp_path):
 def arguments(model, out, **changes) -> Namespace:
     """What `train/options.py` gives."""
     defaults = {"limit": None, "seed": 0, "suite": "words", "kinds": None, "per_kind": 40}
+    defaults |= {"views": 1, "temperature": 0.0, "guidance": 1.0, "best_of": 1, "best_by": "forward"}
     defaults |= {"ceilings": False, "sheet": None, "lpips_weights": None, "fid_weights": None}
     return Namespace(**{"model": str(model), "out": str(out), **defaults, **changes})
 
@@ -153,6 +154,8 @@ def test_reading_of_a_folder(model_folder, image_dir, tmp_path, capsys):
     assert result["items"] == 3 and len(result["skipped"]) == 1
     assert {"exact_match", "cer", "by_length", "rows"} <= set(result)
     assert "Reading 3 images" in capsys.readouterr().out
+    commands.reading(arguments(model_folder, out, images=str(image_dir), limit=4, views=2))
+    assert json.loads(out.read_text())["views"] == 2
 
 
 def test_writing_of_a_file_and_of_the_built_in_words(model_folder, tmp_path, capsys):
@@ -165,6 +168,11 @@ def test_writing_of_a_file_and_of_the_built_in_words(model_folder, tmp_path, cap
     commands.writing(arguments(model_folder, out, words=None, limit=2))
     assert set(json.loads(out.read_text())["ceiling"]["rapidocr"]) == {"original", "reconstruction"}
     assert "Writing 2 words" in capsys.readouterr().out
+    best = {"best_of": 2, "best_by": "both", "guidance": 2.0}
+    commands.writing(arguments(model_folder, out, words=str(words), temperature=0.5, **best))
+    assert json.loads(out.read_text())["sampling"] == {"temperature": 0.5, "top_k": 0, "top_p": 1.0, **best}
+    with pytest.raises(ValueError, match="give --temperature too"):
+        commands.writing(arguments(model_folder, out, words=str(words), **best))
 
 
 def test_writing_needs_a_reader(model_folder, tmp_path, monkeypatch):

@@ -213,14 +213,15 @@ def test_the_command_writes_figures_and_a_page(model, document_tokenizer, tmp_pa
     args = {"limit": 4, "seed": 0, "heights": (16,), "sequences": 20, "sheet": str(sheet)}
     commands.lm(Namespace(model=str(tmp_path / "model"), out=str(out), **args))
     result = json.loads(out.read_text())
-    assert set(result["reading"]) == {"training fonts", "held-out fonts"}
+    assert set(result["reading"]) == set(result["views"]) == {"training fonts", "held-out fonts"}
+    assert result["views"]["training fonts"]["views"] == 3 and result["best"]["sampling"]["best_of"] == 8
+    assert "ceiling" in result["writing"] and "ceiling" not in result["best"]
     assert result["writing"]["items"] == result["naming"]["items"] == result["drawing"]["items"] == 4
     assert result["form"]["grammar"] == {**result["form"]["grammar"], "items": 20, "well_formed": 1.0}
     assert result["form"]["free"]["items"] == 2 and result["bits"]["reading"]["documents"] == 4
     html = sheet.read_text()
-    assert html.count("<figure") == 16 and all(
-        f"<h2>{h}</h2>" in html for h in ("Read", "Written", "Named", "Drawn")
-    )
+    titles = ("Read", "Written", "Written with guidance, the best of 8", "Named", "Drawn")
+    assert html.count("<figure") == 20 and all(f"<h2>{title}</h2>" in html for title in titles)
     printed = capsys.readouterr().out
     assert "Sampled from nothing" in printed and f"sheet written to {sheet}" in printed
 

@@ -49,6 +49,48 @@ def test_scores_of_known_answers(model, document_tokenizer, shades, monkeypatch)
     assert "0.500" in printed.get() and "3 characters" in printed.get()
 
 
+def test_views_are_moved_sideways():
+    row = torch.arange(6.0).expand(3, 2, 6)
+    moved = [reading.shifted(row, view)[0, 0].tolist() for view in range(4)]
+    assert moved == [[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 5], [0, 0, 0, 1, 2, 3]]
+
+
+def test_of_several_views_the_reading_that_fits_them_all_is_taken(
+    model, document_tokenizer, photo, monkeypatch
+):
+    """Each view is answered with another text; what fits is known."""
+    tokenizer = document_tokenizer
+    pixels = tokenizer.pixels(photo)
+    prompts = [reading.image_prompts(tokenizer, [reading.shifted(pixels, view)])[0] for view in range(3)]
+    texts = {tuple(prompt.tolist()): answer for prompt, answer in zip(prompts, ("rad", "red", ""))}
+    assert len(texts) == 3, "the views must differ in their codes"
+    monkeypatch.setattr(reading, "generate", reads_as(tokenizer, texts))
+    asked = []
+
+    def worth(lm, vocab, tokens, prompt_length):
+        text = tokenizer.text.decode(vocab.tokens_to_text(tokens[prompt_length:]).tolist())
+        asked.append((tuple(tokens[:prompt_length].tolist()), text))
+        return {"rad": -1.0, "red": -0.9, "": -9.0}[text]
+
+    monkeypatch.setattr(reading, "both_ways", worth)
+    result = reading.evaluate_reading(model, tokenizer, [Item(photo, "red")], views=3)
+    assert (result["rows"][0]["read"], result["views"], result["exact_match"]) == ("red", 3, 1)
+    assert set(asked) == {(view, text) for view in texts for text in ("rad", "red", "")}
+    console = Console(width=100)
+    with console.capture() as printed:
+        console.print(reading.table(result))
+    assert "Reading 1 images in 3 views" in printed.get()
+    with pytest.raises(ValueError, match=r"views is 99, expected 1 to \d+, the width of a code"):
+        reading.evaluate_reading(model, tokenizer, [Item(photo, "red")], views=99)
+
+
+def test_views_of_an_untrained_model(model, document_tokenizer, shades):
+    options = {"views": 2, "max_new_tokens": 8}
+    result = reading.evaluate_reading(model, document_tokenizer, shades, **options)
+    assert result == reading.evaluate_reading(model, document_tokenizer, shades, **options)
+    assert len(result["rows"]) == 6
+
+
 def test_an_untrained_model_reads_something_and_twice_the_same(model, document_tokenizer, shades):
     first = reading.evaluate_reading(model, document_tokenizer, shades, max_new_tokens=8)
     assert 0 <= first["exact_match"] <= 1 and first["cer"] >= 0

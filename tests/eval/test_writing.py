@@ -7,6 +7,7 @@ from rich.console import Console
 from earlyfusion.eval import writing
 from earlyfusion.eval.items import Word
 from earlyfusion.eval.reconstruction import reconstruct_pictures
+from earlyfusion.fusion_lm.generate import Guidance
 from earlyfusion.fusion_lm.sampling import Sampling
 
 WORDS = [Word("cat", "word"), Word("house", "word"), Word("xq", "random"), Word(" red apple ", None)]
@@ -75,6 +76,25 @@ def test_an_untrained_model_writes_whole_pictures_reproducibly(model, document_t
     )
     assert [p.tobytes() for p in first] == [p.tobytes() for p in again] != [p.tobytes() for p in other]
     assert all(p.width % 8 == p.height % 8 == 0 for p in first)
+
+
+def test_the_best_of_several_is_written(model, document_tokenizer, pixel_reader):
+    """The same as one by one: a batch holds several drawings of fewer words."""
+    asked = {"sampling": Sampling(temperature=1.0), "best_of": 3, "best_by": "both"}
+    guided = asked | {"guidance": Guidance(2.0), "seed": 4}
+    pictures = write_all(model, document_tokenizer, WORDS, **guided)
+    assert len(pictures) == 4
+    again = write_all(model, document_tokenizer, WORDS, **guided)
+    assert [p.tobytes() for p in pictures] == [p.tobytes() for p in again]
+    result = writing.evaluate_writing(
+        model, document_tokenizer, WORDS, [pixel_reader("lead", [])], batch_size=7, **guided
+    )
+    assert result["sampling"]["best_of"] == 3 and result["sampling"]["best_by"] == "both"
+    assert result["sampling"]["guidance"] == 2.0 and result["unfinished"] == 0
+    console = Console(width=100)
+    with console.capture() as printed:
+        console.print(writing.table(result))
+    assert "Writing 4 words, guidance 2, best of 3" in printed.get()
 
 
 def test_order_does_not_depend_on_batches(model, document_tokenizer):

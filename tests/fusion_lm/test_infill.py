@@ -10,7 +10,6 @@ from PIL import Image
 from earlyfusion.fusion_lm.folder import Model, load_model
 from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.infill import infill
-from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.tokenizers.documents import interleave, split
 
 PICTURE = Image.effect_noise((32, 24), 90).convert("RGB")
@@ -117,17 +116,3 @@ def test_what_is_given_is_written(model: Model) -> None:
     options["seed"] = 3
     with pytest.raises(ValueError, match="tokens are given for 1 rows, and there are 2"):
         generate(model.lm, vocab, [prompt, prompt], given=[holes], **options)
-
-
-def test_the_best_of_several_is_the_likeliest(model: Model) -> None:
-    vocab = model.tokenizer.vocab
-    prompts = [model.tokenizer.encode([text], eos=False) for text in ("a", "red")]
-    options: dict[str, Any] = {"max_new_tokens": 12, "text": Sampling(1.2)}
-    best = generate(model.lm, vocab, prompts, best_of=5, seed=10, **options)
-    for k, prompt in enumerate(prompts):
-        each = generate(model.lm, vocab, [prompt] * 5, seed=10 + 5 * k, **options)
-        likeliest = max(each, key=lambda result: result.log_likelihood)
-        assert torch.equal(best[k].tokens, likeliest.tokens)
-        assert len({tuple(r.tokens.tolist()) for r in each}) > 1
-    with pytest.raises(ValueError, match="best_of must be at least 1, got 0"):
-        generate(model.lm, vocab, prompts, best_of=0, **options)

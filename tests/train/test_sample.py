@@ -206,6 +206,16 @@ def test_sample_keeps_the_best_of_several_and_takes_other_weights(model_folder, 
     assert "1: A red" in capsys.readouterr().out
 
 
+def test_the_best_of_several_both_ways(fails, model_folder, tmp_path, capsys):
+    options = ["--model", str(model_folder), "--max-new-tokens", "12", "--best-by", "both"]
+    assert main(["sample", *options, "--best-of", "3", "--out", str(tmp_path / "out"), "A red"]) == 0
+    assert json.loads((tmp_path / "out/sample.json").read_text())["best_by"] == "both"
+    capsys.readouterr()
+    out = str(tmp_path / "no")
+    assert "give --best-of, such as 8" in fails("sample", *options, "--out", out, "A red")
+    assert "give a prompt" in fails("sample", *options, "--best-of", "2", "--out", out)
+
+
 def test_sample_draws_a_region_anew(fails, model_folder, photo_file, tmp_path, capsys):
     options = ["--model", str(model_folder), "--infill", "0,0.5,1,1", "--out", str(tmp_path / "out")]
     assert main(["sample", *options, "--n", "2", "--best-of", "2", "A red apple:", str(photo_file)]) == 0
