@@ -179,7 +179,9 @@ def decode(
             if len(rows) > B:
                 for_image = guidance.combine(logits).masked_fill(~allowed, -torch.inf)
             for_text = masked if seen is None else penalise(masked, seen, text.repetition_penalty)
-            if for_image is for_text and image == text:
+            if greedy:
+                filtered = for_text if for_image is for_text else torch.where(in_image, for_image, for_text)
+            elif for_image is for_text and image == text:
                 filtered = filter_logits(masked, text)
             else:
                 filtered = torch.where(

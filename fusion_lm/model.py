@@ -189,11 +189,12 @@ class HeadNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_heads, head_width)) if kind == "layer" else None
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, H, D)."""
-        if self.bias is None:
-            return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.weight
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps) * self.weight + self.bias
+    def forward(self, x: Tensor, more: "HeadNorm") -> Tensor:
+        """x (B, T, H + H', D), whose last H' heads have the parameters of ``more``."""
+        weight = torch.cat([self.weight, more.weight])
+        if self.bias is None or more.bias is None:
+            return F.rms_norm(x, x.shape[-1:], eps=self.eps) * weight
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps) * weight + torch.cat([self.bias, more.bias])
 
 
 def head_norm(config: FusionLMConfig, n_heads: int) -> nn.Module:
@@ -218,12 +219,14 @@ class Attention(nn.Module):
         """x (B, T, C) -> q (B, H, T, D), k and v (B, Hkv, T, D), normalised and rotated."""
         B, T, _ = x.shape
         H, Hkv, D = self.config.n_heads, self.config.n_kv_heads, self.config.head_width
-        q, k, v = self.qkv(x).view(B, T, H + 2 * Hkv, D).split([H, Hkv, Hkv], dim=2)
-        q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
+        # Queries and keys go together: steps of generation are so small that calls are what takes time.
+        qk, v = self.qkv(x).view(B, T, H + 2 * Hkv, D).split([H + Hkv, Hkv], dim=2)
+        if self.config.qk_norm != "none":
+            qk = self.q_norm(qk, self.k_norm)
+        qk, v = qk.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, D)
         # Norms come out in float32 under autocast, and attention wants one type.
-        q = rotate(q, positions.cos, positions.sin).to(v.dtype)
-        return q, rotate(k, positions.cos, positions.sin).to(v.dtype), v
+        q, k = rotate(qk, positions.cos, positions.sin).to(v.dtype).split([H, Hkv], dim=1)
+        return q, k, v
 
     def forward(self, x: Tensor, positions: Positions, cache: KVCache | None) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""

@@ -307,19 +307,18 @@ def test_qk_norm_is_a_layer_norm_per_head(build) -> None:
     model = build(n_kv_heads=2)
     attention = model.blocks[1].attention
     assert isinstance(attention, Attention)
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    for name in ("q_norm", "k_norm"):
-        module = getattr(attention, name)
-        module.register_forward_hook(lambda _, x, y, name=name: seen.update({name: (x[0], y)}))
+    seen: list[tuple[Tensor, Tensor]] = []
+    attention.q_norm.register_forward_hook(lambda _, x, y: seen.append((x[0], y)))  # the keys' too
     logits_of(model, random_tokens(2, 6))
-    for name, heads in (("q_norm", 4), ("k_norm", 2)):
+    [(before, after)] = seen
+    assert before.shape == after.shape == (2, 6, 4 + 2, 8)
+    for name, heads, first in (("q_norm", 4, 0), ("k_norm", 2, 4)):
         norm = getattr(attention, name)
         assert norm.weight.shape == norm.bias.shape == (heads, 8)
-        before, after = seen[name]
-        assert before.shape == (2, 6, heads, 8)
         for head in range(heads):
-            expected = F.layer_norm(before[:, :, head], (8,), norm.weight[head], norm.bias[head], 1e-5)
-            torch.testing.assert_close(after[:, :, head], expected)
+            part = before[:, :, first + head]
+            expected = F.layer_norm(part, (8,), norm.weight[head], norm.bias[head], 1e-5)
+            torch.testing.assert_close(after[:, :, first + head], expected)
     assert not any("q_norm" in name for name, _ in build(qk_norm="none").named_parameters())
 
 
