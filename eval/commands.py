@@ -72,7 +72,9 @@ def reading(args: Namespace) -> None:
     model, tokenizer = _generating(args.model)
     items, source = _images(args)
     with progress_bars() as progress:
-        result = evaluate_reading(model, tokenizer, items, views=args.views, progress=progress)
+        result = evaluate_reading(
+            model, tokenizer, items, views=args.views, seed=args.seed, progress=progress
+        )
     result["skipped"] = source["skipped"] + result["skipped"]
     _finish(args, {**source, **result}, table(result))
 

@@ -94,7 +94,12 @@ def evaluate_lm(
     for kind, views in (("reading", 1), ("views", VIEWS)):
         figures[kind] = {
             name: reading.evaluate_reading(
-                model, tokenizer, items, views=views, progress=progress and _named(progress, name)
+                model,
+                tokenizer,
+                items,
+                views=views,
+                seed=seed,
+                progress=progress and _named(progress, name),
             )
             for name, items in suites.items()
         }

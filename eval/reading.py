@@ -3,7 +3,8 @@
 The document is [image, text]; the text is taken greedily and compared without white space at either end.
 
 An image can be read in several views, moved sideways by a pixel each: what the border of a code cuts in one
-stands within a code in the other. Of what is read in them, that is taken which goes best with all of them.
+stands within a code in the other. Each view is read greedily and a few times by sampling, and of all that is
+read that is taken which goes best with all views, both ways.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from .items import Item, Progress
 from .text_metrics import grouped, text_scores
 
 GREEDY = Sampling(temperature=0)
+DRAWN = 3
+"""Readings of each of several views that are sampled, at temperature 1, beside the greedy one."""
 
 
 def evaluate_reading(
@@ -36,6 +39,7 @@ def evaluate_reading(
     views: int = 1,
     batch_size: int = 64,
     max_new_tokens: int | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Let the model read each item's image; a JSON object.
@@ -44,7 +48,7 @@ def evaluate_reading(
     characters, "views", "rows": [{"text", "read", "correct", "kind", "name"}], "skipped": [why, for items
     without a text and for images that leave no room in the context]}. Each image is read in so many `views`,
     see `shifted`. `max_new_tokens` limits what is read from one image (default: twice the longest text, at
-    least 32).
+    least 32); `seed` is that of what is sampled.
 
     Raises ValueError when no item can be used, and for more views than a code is wide.
     """
@@ -67,22 +71,25 @@ def evaluate_reading(
     if max_new_tokens is None:
         longest = max(len(tokenizer.text.encode(_text(item))) for item, *_ in usable)
         max_new_tokens = max(32, 2 * longest)
-    seen, readings = [], []  # of each view, of each item
+    seen, readings = [], []  # prompts of each view, and all that was read, of each item
     for view in range(views):
-        what = f"reading, view {view + 1}" if views > 1 else "reading"
         moved = [shifted(image, view) for _, image, _ in usable]
         seen.append(image_prompts(tokenizer, moved) if view else [prompt for *_, prompt in usable])
-        results = continue_prompts(
-            model,
-            tokenizer,
-            seen[-1],
-            then="text",
-            max_new_tokens=max_new_tokens,
-            max_images=0,
-            batch_size=batch_size,
-            progress=progress and (lambda done, total, what=what: progress(what, done, total)),
-        )
-        readings.append([written_text(tokenizer, result) for result in results])
+        for drawn in range(1 + DRAWN if views > 1 else 1):
+            what = f"reading, view {view + 1}, {drawn + 1} of {1 + DRAWN}" if views > 1 else "reading"
+            results = continue_prompts(
+                model,
+                tokenizer,
+                seen[-1],
+                then="text",
+                max_new_tokens=max_new_tokens,
+                max_images=0,
+                batch_size=batch_size,
+                text=Sampling() if drawn else GREEDY,
+                seed=seed + len(usable) * (view * DRAWN + drawn),
+                progress=progress and (lambda done, total, what=what: progress(what, done, total)),
+            )
+            readings.append([written_text(tokenizer, result) for result in results])
     rows = []
     for number, (item, *_) in enumerate(usable):
         found = list(dict.fromkeys(texts[number] for texts in readings))

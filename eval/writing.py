@@ -193,7 +193,10 @@ def ceiling(
     *,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """How the readers read the same words in type, and after the image tokenizer: no model can write better.
+    """How the readers read the same words in type, and after the image tokenizer.
+
+    A model that draws type as faithfully as its codes can writes as well as the latter. One that chooses can
+    do better: other sizes, fonts and drawings than those of the type may be easier to read.
 
     {reader: {"original": {"exact_match", "cer"}, "reconstruction": {...}}}
     """

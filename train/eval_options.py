@@ -63,8 +63,8 @@ or, where texts have places, "objects": {"bbox": [[x, y, width, height], ...], "
         """\
 Show the model images of words and let it write the letters, greedily: exact match and
 character error rate. Without --images: the built-in held-out words (extra `demo`). With
---views each image is read several times, moved by a pixel each, and of what is read that
-is taken which goes best with all of them, both ways.""",
+--views each image is read in several, moved by a pixel each, greedily and three times by
+sampling, and of what is read that is taken which goes best with all of them, both ways.""",
         """\
   earlyfusion eval reading runs/demo/model --out reading.json
   earlyfusion eval reading runs/demo/model --images words --heights 16 --out words.json""",
