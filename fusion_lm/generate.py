@@ -19,7 +19,7 @@ from ..tokenizers.vocab import SharedVocab
 from .grammar import CODES, COLUMNS, DONE, END, ROWS, TEXT, Grammar, GrammarState, Next, advance, start_state
 from .model import FusionLM
 from .sampling import Sampling, draw, filter_logits, penalise, uniforms
-from .scores import both_ways
+from .scores import both_ways, stands_alone
 
 Stop = Literal["eos", "turn", "length", "context", "image"]
 BestBy = Literal["forward", "both"]
@@ -244,12 +244,15 @@ def generate(
         :func:`scores.both_ways`, for models that saw such documents in both orders.
     :param progress: called with (step, steps).
     :param options: those of :func:`decode`; ``max_new_tokens`` must be given.
-    :raises ValueError: as ``decode`` does, and as ``both_ways`` does.
+    :raises ValueError: as ``decode`` does, and with ``best_by`` both as ``scores.stands_alone`` does.
     """
     if best_of < 1:
         raise ValueError(f"best_of must be at least 1, got {best_of}")
     if best_by not in BEST_BY:
         raise ValueError(f"best_by is {best_by!r}, expected one of {', '.join(BEST_BY)}")
+    if best_by == "both":
+        for prompt in prompts:
+            stands_alone(prompt, vocab)
     prompts = [prompt for prompt in prompts for _ in range(best_of)]
     if not prompts:
         return []

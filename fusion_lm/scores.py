@@ -53,17 +53,10 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
     ends inside an image.
 
     :param tokens: (T,) of the prompt, which begins with `bos`, and its continuation.
-    :raises ValueError: the prompt is nothing but `bos`, or ends inside an image.
+    :raises ValueError: as ``stands_alone`` does.
     """
+    stands_alone(tokens[:prompt_length], vocab)
     prompt, continuation = tokens[1:prompt_length].cpu(), tokens[prompt_length:].cpu()
-    if not len(prompt):
-        raise ValueError(
-            "nothing stands before the continuation that could be likely after it: give a prompt"
-        )
-    try:
-        split(prompt, vocab)
-    except ValueError as error:
-        raise ValueError(f"the prompt does not stand by itself, so nothing goes before it: {error}") from None
     ends = [vocab.eos] if vocab.sep is None else [vocab.eos, vocab.sep]
     while len(continuation) and int(continuation[-1]) in ends:
         continuation = continuation[:-1]
@@ -79,3 +72,16 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
         document = document[: lm.config.context_length]  # what fills the context has no end
         total += float(token_scores(lm, document).log_p[1 + len(first) :].mean())
     return total
+
+
+def stands_alone(prompt: Tensor, vocab: SharedVocab) -> None:
+    """Refuse a prompt (T,), which begins with `bos`, that cannot stand behind its continuation.
+
+    :raises ValueError: it is nothing but `bos`, or ends inside an image.
+    """
+    if len(prompt) < 2:
+        raise ValueError("nothing stands before the continuation and could be likely after it: give a prompt")
+    try:
+        split(prompt, vocab)
+    except ValueError as error:
+        raise ValueError(f"the prompt does not stand by itself, so nothing goes before it: {error}") from None

@@ -69,5 +69,8 @@ def test_what_has_no_two_ways(model: Model) -> None:
         both_ways(model.lm, vocab, tokens, 1)
     with pytest.raises(ValueError, match="does not stand by itself.*cut short"):
         both_ways(model.lm, vocab, tokens, len(tokens) - 2)
+    cut = tokens[: len(tokens) - 2]
+    with pytest.raises(ValueError, match="does not stand by itself"):  # before anything is decoded
+        generate(model.lm, vocab, [cut], best_of=2, best_by="both", max_new_tokens=0)
     with pytest.raises(ValueError, match="best_by is 'backward', expected one of forward, both"):
         generate(model.lm, vocab, [tokens], best_of=2, best_by="backward", max_new_tokens=4)  # type: ignore[arg-type]
