@@ -307,7 +307,7 @@ def test_qk_norm_is_a_layer_norm_per_head(build) -> None:
     model = build(n_kv_heads=2)
     attention = model.blocks[1].attention
     assert isinstance(attention, Attention)
-    seen: list[tuple[Tensor, Tensor]] = []
+    seen: list[Any] = []
     attention.q_norm.register_forward_hook(lambda _, x, y: seen.append((x[0], y)))  # the keys' too
     logits_of(model, random_tokens(2, 6))
     [(before, after)] = seen
