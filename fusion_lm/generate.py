@@ -251,6 +251,8 @@ def generate(
     if best_by not in BEST_BY:
         raise ValueError(f"best_by is {best_by!r}, expected one of {', '.join(BEST_BY)}")
     if best_by == "both":
+        if best_of == 1:
+            raise ValueError("best_by chooses among several continuations: best_of must be at least 2, got 1")
         for prompt in prompts:
             stands_alone(prompt, vocab)
     prompts = [prompt for prompt in prompts for _ in range(best_of)]

@@ -86,7 +86,7 @@ def sample(
         out.
     :raises ValueError: as ``decode`` does.
     """
-    if best_of > 1:
+    if best_of > 1 or best_by != "forward":
         return [segments for segments, _ in best(model, prompts, best_of, best_by=best_by, **options)]
     written: list[list[str | Image.Image]] = [[] for _ in prompts]
     for event in stream(model, prompts, previews=False, **options):

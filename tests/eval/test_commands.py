@@ -173,6 +173,8 @@ def test_writing_of_a_file_and_of_the_built_in_words(model_folder, tmp_path, cap
     assert json.loads(out.read_text())["sampling"] == {"temperature": 0.5, "top_k": 0, "top_p": 1.0, **best}
     with pytest.raises(ValueError, match="give --temperature too"):
         commands.writing(arguments(model_folder, out, words=str(words), **best))
+    with pytest.raises(ValueError, match="best_of must be at least 2, got 1"):
+        commands.writing(arguments(model_folder, out, words=str(words), best_by="both"))
 
 
 def test_writing_needs_a_reader(model_folder, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def test_an_untrained_model_writes_whole_pictures_reproducibly(model, document_t
 
 
 def test_the_best_of_several_is_written(model, document_tokenizer, pixel_reader):
-    """The same as one by one: a batch holds several drawings of fewer words."""
+    """Twice the same pictures; the result tells how they were chosen."""
     asked = {"sampling": Sampling(temperature=1.0), "best_of": 3, "best_by": "both"}
     guided = asked | {"guidance": Guidance(2.0), "seed": 4}
     pictures = write_all(model, document_tokenizer, WORDS, **guided)

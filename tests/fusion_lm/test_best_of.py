@@ -10,6 +10,7 @@ from earlyfusion.fusion_lm.folder import Model, load_model
 from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.fusion_lm.scores import both_ways
+from earlyfusion.fusion_lm.stream import sample
 
 PICTURE = Image.effect_noise((32, 24), 90).convert("RGB")
 
@@ -72,5 +73,7 @@ def test_what_has_no_two_ways(model: Model) -> None:
     cut = tokens[: len(tokens) - 2]
     with pytest.raises(ValueError, match="does not stand by itself"):  # before anything is decoded
         generate(model.lm, vocab, [cut], best_of=2, best_by="both", max_new_tokens=0)
+    with pytest.raises(ValueError, match="best_of must be at least 2, got 1"):
+        sample(model, [["a"]], best_by="both")
     with pytest.raises(ValueError, match="best_by is 'backward', expected one of forward, both"):
         generate(model.lm, vocab, [tokens], best_of=2, best_by="backward", max_new_tokens=4)  # type: ignore[arg-type]
