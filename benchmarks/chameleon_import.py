@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from earlyfusion.fusion_lm.chameleon import config_to_transformers, parts
+from earlyfusion.fusion_lm.chameleon.vocab import code_name
+from earlyfusion.fusion_lm.chameleon.weights import config_to_transformers, parts
 from earlyfusion.fusion_lm.model import FusionLMConfig
-from earlyfusion.tokenizers.chameleon import code_name
 from earlyfusion.tokenizers.files import write_json
 
 HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ CODES = 8192
 SHARDS = 3
 IMPORT = """
 import resource, sys
-from earlyfusion.train.cli import main
+from earlyfusion.cli.main import main
 code = main(["import", "chameleon", sys.argv[1], "--out", sys.argv[2]])
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 sys.exit(code)

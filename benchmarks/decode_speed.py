@@ -29,7 +29,7 @@ from speed import commit, processor  # isort: skip
 import torch
 from torch import Tensor
 
-from earlyfusion.fusion_lm.decoding_weights import WEIGHTS, for_generation
+from earlyfusion.fusion_lm.cpu.packed_weights import WEIGHTS, for_generation
 from earlyfusion.fusion_lm.generate import Guidance, generate
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.sampling import Sampling

@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from earlyfusion.eval.naming import SIDE, nearest_of
-from earlyfusion.eval.openmoji import render_drawing
-from earlyfusion.eval.split import DRAW, demo_concepts, demo_words, sentence
-from earlyfusion.eval.writing import draw_codes
+from earlyfusion.data.render.openmoji import render_drawing
+from earlyfusion.data.render.split import DRAW, demo_concepts, demo_words, sentence
+from earlyfusion.eval.tasks.naming import SIDE, nearest_of
+from earlyfusion.eval.tasks.writing import draw_codes
 from earlyfusion.fusion_lm.folder import Model, load_model
 from earlyfusion.fusion_lm.generate import Guidance, generate
 from earlyfusion.fusion_lm.infill import infill

@@ -40,12 +40,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from earlyfusion.data.packing import pack
+from earlyfusion.data.windows import Windows
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.packing import pack
-from earlyfusion.train.token_data import Windows
 
 SIZES = {
     "tiny": FusionLMConfig(256, 64, n_layers=2, width=32, n_heads=2, n_kv_heads=2, ffn_width=48),

@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def cell(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One training, and what the model can do then."""
-    from earlyfusion.train.cpu import tune_malloc
+    from earlyfusion.train.loop.process import tune_malloc
 
     tune_malloc()
     import torch
@@ -99,12 +99,12 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
     """The model's folder after the training, and how many numbers were trained."""
     import torch
 
+    from earlyfusion.data.prepare import prepare
+    from earlyfusion.data.prepare_config import PrepareConfig
+    from earlyfusion.data.windows import TokenData
     from earlyfusion.fusion_lm.model import FusionLM
-    from earlyfusion.train.fit import fit_lm
-    from earlyfusion.train.lm import FusionLMTraining
-    from earlyfusion.train.prepare import prepare
-    from earlyfusion.train.prepare_config import PrepareConfig
-    from earlyfusion.train.token_data import TokenData
+    from earlyfusion.train.lm.module import FusionLMTraining
+    from earlyfusion.train.loop.fit import fit_lm
 
     settings = dict(METHODS[method])
     work = args.out / f"{method.replace(' ', '')}-{seed}"
@@ -144,9 +144,9 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
 
 def write_documents(folder: Path, count: int, old: bool, seed: int) -> None:
     """Documents of the new things, and, with ``old``, as many of all kinds that the model knows."""
-    from earlyfusion.eval.split import demo_concepts, demo_words
-    from earlyfusion.train.demo_budget import LONG
-    from earlyfusion.train.demo_data import Corpus, document_set
+    from earlyfusion.data.render.split import demo_concepts, demo_words
+    from earlyfusion.train.demo.budget import LONG
+    from earlyfusion.train.demo.corpus import Corpus, document_set
 
     alike = replace(LONG.corpus, naming_documents=None)  # as many as drawing ones
     config = replace(alike, picture_documents=count, interleaved=0, typed=0)
@@ -165,14 +165,14 @@ def write_documents(folder: Path, count: int, old: bool, seed: int) -> None:
 
 def abilities(folder: Path, words: int) -> dict[str, float]:
     """What the model in ``folder`` names, draws and reads rightly, in shares."""
-    from earlyfusion.eval.drawing import evaluate_drawing
+    from earlyfusion.data.render.split import demo_concepts
+    from earlyfusion.data.render.words import train_fonts
     from earlyfusion.eval.items import word_suite
-    from earlyfusion.eval.naming import HELD_OUT, KNOWN, evaluate_naming, naming_items
-    from earlyfusion.eval.reading import evaluate_reading
-    from earlyfusion.eval.split import demo_concepts
-    from earlyfusion.eval.words import train_fonts
+    from earlyfusion.eval.tasks.drawing import evaluate_drawing
+    from earlyfusion.eval.tasks.naming import HELD_OUT, KNOWN, evaluate_naming, naming_items
+    from earlyfusion.eval.tasks.reading import evaluate_reading
     from earlyfusion.fusion_lm.folder import load_model
-    from earlyfusion.train.demo_budget import LONG
+    from earlyfusion.train.demo.budget import LONG
 
     model, tokenizer = load_model(folder)
     things = demo_concepts()

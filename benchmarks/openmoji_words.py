@@ -12,7 +12,7 @@ import argparse
 import random
 from pathlib import Path
 
-from earlyfusion.train.cpu import tune_malloc
+from earlyfusion.train.loop.process import tune_malloc
 
 tune_malloc()  # as the commands do, before torch is there
 
@@ -20,11 +20,11 @@ import lightning  # noqa: E402
 import torch  # noqa: E402
 from datasets import Dataset, load_from_disk  # noqa: E402
 
-from earlyfusion.train.fit import fit_lm  # noqa: E402
-from earlyfusion.train.lm import FusionLMTraining  # noqa: E402
-from earlyfusion.train.prepare import prepare  # noqa: E402
-from earlyfusion.train.prepare_config import PrepareConfig  # noqa: E402
-from earlyfusion.train.token_data import TokenData  # noqa: E402
+from earlyfusion.data.prepare import prepare  # noqa: E402
+from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
+from earlyfusion.data.windows import TokenData  # noqa: E402
+from earlyfusion.train.lm.module import FusionLMTraining  # noqa: E402
+from earlyfusion.train.loop.fit import fit_lm  # noqa: E402
 
 STEPS = 7_000
 

@@ -14,17 +14,17 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from earlyfusion.train.cpu import tune_malloc
+from earlyfusion.train.loop.process import tune_malloc
 
 tune_malloc()  # as the commands do, before torch is there
 
 import lightning  # noqa: E402
 import torch  # noqa: E402
 
+from earlyfusion.data.images import ImageData  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer  # noqa: E402
-from earlyfusion.train.data import ImageData  # noqa: E402
-from earlyfusion.train.fit import fit_image_tokenizer  # noqa: E402
-from earlyfusion.train.image_tokenizer import ImageTokenizerTraining  # noqa: E402
+from earlyfusion.train.image.module import ImageTokenizerTraining  # noqa: E402
+from earlyfusion.train.loop.fit import fit_image_tokenizer  # noqa: E402
 
 STEPS = 12_000
 

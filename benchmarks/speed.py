@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earlyfusion.train.cpu import best_cpu_precision, tune_malloc
+from earlyfusion.train.loop.process import best_cpu_precision, tune_malloc
 
 tune_malloc()  # as the commands that train do, before torch is there
 
@@ -38,9 +38,9 @@ from earlyfusion.tokenizers.documents import interleave  # noqa: E402
 from earlyfusion.tokenizers.files import write_json  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer  # noqa: E402
 from earlyfusion.tokenizers.vocab import SharedVocab  # noqa: E402
-from earlyfusion.train.demo_budget import BUDGETS, DemoBudget  # noqa: E402
-from earlyfusion.train.lm import targets_of  # noqa: E402
-from earlyfusion.train.schedule import adamw, clip  # noqa: E402
+from earlyfusion.train.demo.budget import BUDGETS, DemoBudget  # noqa: E402
+from earlyfusion.train.lm.module import targets_of  # noqa: E402
+from earlyfusion.train.loop.schedule import adamw, clip  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 WORD_GRID = (2, 8)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from earlyfusion.train.cpu import best_cpu_precision, tune_malloc
+from earlyfusion.train.loop.process import best_cpu_precision, tune_malloc
 
 tune_malloc()  # as the commands that train do, before torch is there
 
@@ -37,9 +37,9 @@ from earlyfusion.tokenizers.files import write_json  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig  # noqa: E402
 from earlyfusion.tokenizers.text import TextTokenizer  # noqa: E402
 from earlyfusion.tokenizers.vocab import SharedVocab  # noqa: E402
-from earlyfusion.train.fit import loggers, quiet  # noqa: E402
-from earlyfusion.train.lm import FusionLMTraining  # noqa: E402
-from earlyfusion.train.telemetry import Telemetry  # noqa: E402
+from earlyfusion.train.lm.module import FusionLMTraining  # noqa: E402
+from earlyfusion.train.lm.telemetry import Telemetry  # noqa: E402
+from earlyfusion.train.loop.fit import loggers, quiet  # noqa: E402
 
 SIZES = {
     "tiny": FusionLMConfig(0, 64, n_layers=2, width=32, n_heads=2, n_kv_heads=2, ffn_width=48),

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..data.render.lexicon import held_out_lexicon
+from ..data.render.openmoji import render_drawing
+from ..data.render.split import demo_concepts, demo_words
+from ..data.render.typeset import KINDS, STRIPS, Page, TextRegion, typeset
+from ..data.render.words import SIZES, STRIP_HEIGHT, Font, TypeSample, held_out_fonts, random_strings
 from ..tokenizers.pixels import load_image
-from .lexicon import held_out_lexicon
-from .openmoji import render_drawing
-from .split import demo_concepts, demo_words
-from .typeset import KINDS, STRIPS, Page, TextRegion, typeset
-from .words import SIZES, STRIP_HEIGHT, Font, TypeSample, held_out_fonts, random_strings
 
 Progress = Callable[[str, int, int], None]
 """What a measurement calls as it goes: what is being done, how many are done, and of how many."""
@@ -184,7 +184,7 @@ def scans() -> list[Item]:
 
     Raises ImportError when the extra `scans` is missing.
     """
-    from .scans import scan_pages
+    from ..data.render.scans import scan_pages
 
     return [_item(page, "scan") for page in scan_pages()]
 

@@ -8,7 +8,7 @@ import torch
 from ..tokenizers.documents import DocumentTokenizer
 from ..tokenizers.files import atomic_folder
 from ..tokenizers.hub import PRETRAINED, local_folder
-from .decoding_weights import Weights, for_generation
+from .cpu.packed_weights import Weights, for_generation
 from .model import FusionLM
 
 TOKENIZER = "tokenizer"

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from ..eval.html import data_uri
-from ..eval.tokens import Token, describe
+from ..eval.report.html import data_uri
+from ..eval.report.tokens import Token, describe
 from ..fusion_lm.folder import Model
 from ..fusion_lm.generate import Guidance
 from ..fusion_lm.sampling import Sampling
@@ -29,7 +29,7 @@ from .compose import Ask, Written, compose
 from .limits import Refused, read_picture, read_segments
 
 if TYPE_CHECKING:
-    from ..eval.comparison import Comparison
+    from ..eval.tasks.comparison import Comparison
 
 RUNS = 200
 """Folders of runs that are listed, at most."""
@@ -108,7 +108,7 @@ def reconstruct(
     tokenizers: dict[str, ImageTokenizer], names: Sequence[str], picture: Any
 ) -> "list[Comparison]":
     """A picture (a data URI) through the tokenizers of these names."""
-    from ..eval.comparison import compare, page_reader  # its metrics take seconds to import, OCR more
+    from ..eval.tasks.comparison import compare, page_reader  # its metrics take seconds to import, OCR more
 
     if unknown := [name for name in names if name not in tokenizers]:
         raise Refused(f"there is no tokenizer {unknown[0]!r}; there are: {', '.join(tokenizers)}")
@@ -127,7 +127,7 @@ def runs(root: Path) -> list[str]:
 
 def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
     """The curves of a run, of a folder in ``root``."""
-    from ..train.logs import read_metrics
+    from ..train.loop.logs import read_metrics
 
     file = (root / name / "metrics.csv").resolve()
     if not file.is_relative_to(root.resolve()) or not file.is_file():

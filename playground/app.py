@@ -20,10 +20,10 @@ from gradio.state_holder import SessionState
 from gradio.themes import Default
 from starlette.middleware import Middleware
 
-from ..eval import html
-from ..eval.codebook_map import codebook_map
-from ..eval.html_style import DARK, LIGHT, PARTS
-from ..eval.ocr import INSTALL
+from ..eval.metrics.ocr import INSTALL
+from ..eval.report import html
+from ..eval.report.codebook_map import codebook_map
+from ..eval.report.html_style import DARK, LIGHT, PARTS
 from ..fusion_lm.folder import Model
 from ..tokenizers.image import ImageTokenizer
 from . import api, pages
@@ -328,7 +328,7 @@ def _reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any])
     result = _html("", elem_id="compared")
 
     def run(segments: Any, chosen: list[str]) -> str:
-        from ..eval.comparison import page_reader  # as in api.reconstruct
+        from ..eval.tasks.comparison import page_reader  # as in api.reconstruct
 
         try:
             pictures = [s["image"] for s in segments or [] if isinstance(s, dict) and "image" in s]

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..eval import html
-from ..eval.codebook_map import CodebookMap
-from ..eval.curves import Run, charts_of
-from ..eval.figures import figure
-from ..eval.heat_map import heat_map, legend
-from ..eval.tokens import Token, grids, strip_cells
+from ..eval.report import html
+from ..eval.report.codebook_map import CodebookMap
+from ..eval.report.curves import Run, charts_of
+from ..eval.report.figures import figure
+from ..eval.report.heat_map import heat_map, legend
+from ..eval.report.tokens import Token, grids, strip_cells
 from .compose import Written
 
 if TYPE_CHECKING:
-    from ..eval.comparison import Comparison
+    from ..eval.tasks.comparison import Comparison
 
 STOPS = {
     "eos": "the document ended",
@@ -134,7 +134,7 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
 
 def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
     """Original, reconstruction and error of each tokenizer, its figures, and what is read in both."""
-    from ..eval.sheet import difference  # as in api.reconstruct
+    from ..eval.report.sheet import difference  # as in api.reconstruct
 
     parts = []
     header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "lines read alike", "seconds")

@@ -11,8 +11,8 @@ import torch
 from datasets import load_from_disk
 from PIL import Image
 
-from earlyfusion.eval.openmoji import concepts, render_drawing
-from earlyfusion.eval.split import demo_concepts
+from earlyfusion.data.render.openmoji import concepts, render_drawing
+from earlyfusion.data.render.split import demo_concepts
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks/tokenizer/openmoji64.py"

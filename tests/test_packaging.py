@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from earlyfusion.eval.words import held_out_fonts, train_fonts
+from earlyfusion.data.render.words import held_out_fonts, train_fonts
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -194,8 +194,8 @@ import json, importlib.resources, yaml
 import earlyfusion
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.tokenizers.documents import DocumentTokenizer
-from earlyfusion.eval import reading
-from earlyfusion.train.cli import main
+from earlyfusion.eval.tasks import reading
+from earlyfusion.cli.main import main
 folder = importlib.resources.files("earlyfusion.train.configs")
 configs = [f for f in folder.iterdir() if f.name.endswith(".yaml")]
 loaded = [yaml.safe_load(f.read_text(encoding="utf-8")) for f in configs]
@@ -215,7 +215,7 @@ def test_the_wheel_brings_a_model(site, tmp_path):
         site,
         """
 from earlyfusion.tokenizers.hub import PRETRAINED
-from earlyfusion.train.cli import main
+from earlyfusion.cli.main import main
 code = main(["sample", "--out", "out", "--then", "image", "--max-new-tokens", "80", "A red apple:"])
 print(PRETRAINED, code)
 """,
@@ -244,7 +244,7 @@ def test_the_wheel_leaves_hugging_faces_tokenizers_alone(site, tmp_path):
 def test_the_command_is_installed(site):
     (info,) = site.glob("earlyfusion-*.dist-info")
     points = importlib.metadata.Distribution.at(info).entry_points
-    assert [(p.name, p.value) for p in points] == [("earlyfusion", "earlyfusion.train.cli:main")]
+    assert [(p.name, p.value) for p in points] == [("earlyfusion", "earlyfusion.cli.main:main")]
     done = subprocess.run([site / "bin" / "earlyfusion", "--version"], capture_output=True, text=True)
     assert done.stdout == f"earlyfusion {PROJECT['project']['version']}\n"
 

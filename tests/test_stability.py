@@ -16,11 +16,11 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 
+from earlyfusion.data.packing import pack
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, TextPart, interleave, split
 from earlyfusion.tokenizers.files import write_json
-from earlyfusion.train.lm import FusionLMTraining
-from earlyfusion.train.packing import pack
+from earlyfusion.train.lm.module import FusionLMTraining
 
 LABORATORY = Path(__file__).parents[1] / "benchmarks" / "stability"
 NAMES = ("grid", "streams", "cell", "results", "plot", "study")

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from earlyfusion.train.cpu import tune_malloc
+from earlyfusion.train.loop.process import tune_malloc
 
 tune_malloc()  # as the commands that train do, before torch is there
 
@@ -32,7 +32,7 @@ import yaml  # noqa: E402
 from earlyfusion.fusion_lm.loss import LossTerms  # noqa: E402
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig  # noqa: E402
 from earlyfusion.tokenizers.files import write_json  # noqa: E402
-from earlyfusion.train.schedule import adamw  # noqa: E402
+from earlyfusion.train.loop.schedule import adamw  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 PRESETS = {"lm_small": 16_384, "lm": 16_384, "lm_chameleon7b": 65_536}

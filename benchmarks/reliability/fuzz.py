@@ -28,14 +28,14 @@ import torch
 from datasets import Dataset, Features, Value
 from PIL import Image, ImageDraw
 
+from earlyfusion.data.prepare import prepare
+from earlyfusion.data.prepare_config import PrepareConfig
+from earlyfusion.data.rows import documents_of
+from earlyfusion.data.sources import Unusable
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
-from earlyfusion.train.prepare import prepare
-from earlyfusion.train.prepare_config import PrepareConfig
-from earlyfusion.train.rows import documents_of
-from earlyfusion.train.sources import Unusable
 
 ODD = (
     "",
@@ -142,7 +142,7 @@ def tokenizers(folder: Path) -> DocumentTokenizer:
     config = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=64, codebook_dim=4)
     ImageTokenizer(config).save(folder / "image")
     settings = PrepareConfig("x", "y", str(folder / "text"), str(folder / "image"), max_grid=64)
-    from earlyfusion.train.prepare import document_tokenizer
+    from earlyfusion.data.prepare import document_tokenizer
 
     return document_tokenizer(settings)
 

@@ -39,10 +39,12 @@ from datasets import Dataset, Features, Image, Value  # noqa: E402
 from PIL import Image as PilImage  # noqa: E402
 from PIL import ImageDraw  # noqa: E402
 
+from earlyfusion.data import prepare, shards  # noqa: E402
+from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig  # noqa: E402
 from earlyfusion.tokenizers.text import TextTokenizer  # noqa: E402
-from earlyfusion.train import callbacks, lightning_cli, prepare, shards  # noqa: E402
-from earlyfusion.train.prepare_config import PrepareConfig  # noqa: E402
+from earlyfusion.train.loop import callbacks  # noqa: E402
+from earlyfusion.train.loop import cli as lightning_cli  # noqa: E402
 
 HERE = Path(__file__).parent
 JOBS = ("prepare", "image-tokenizer", "lm")

@@ -24,7 +24,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from earlyfusion.train.cpu import tune_malloc
+from earlyfusion.train.loop.process import tune_malloc
 
 tune_malloc()  # as the commands do, before torch is there
 
@@ -34,15 +34,15 @@ from datasets import Image as ImageFeature  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 from speed import commit, processor  # noqa: E402  (the script one folder up)
 
+from earlyfusion.data.prepare import prepare  # noqa: E402
+from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
+from earlyfusion.data.windows import TokenData  # noqa: E402
 from earlyfusion.fusion_lm.folder import load_model  # noqa: E402
 from earlyfusion.tokenizers.files import write_json  # noqa: E402
 from earlyfusion.tokenizers.hub import PRETRAINED  # noqa: E402
-from earlyfusion.train.fit import fit_lm  # noqa: E402
-from earlyfusion.train.lm import FusionLMTraining  # noqa: E402
-from earlyfusion.train.logs import read_metrics  # noqa: E402
-from earlyfusion.train.prepare import prepare  # noqa: E402
-from earlyfusion.train.prepare_config import PrepareConfig  # noqa: E402
-from earlyfusion.train.token_data import TokenData  # noqa: E402
+from earlyfusion.train.lm.module import FusionLMTraining  # noqa: E402
+from earlyfusion.train.loop.fit import fit_lm  # noqa: E402
+from earlyfusion.train.loop.logs import read_metrics  # noqa: E402
 
 
 def resident() -> float:

@@ -15,13 +15,13 @@ from grid import BETAS, CLIP, EPS, NETWORK, RECIPES, STREAMS, WARMUP, WEIGHT_DEC
 from streams import Packed, windows
 from torch import Tensor
 
+from earlyfusion.data.loader import shuffled_batches
 from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
-from earlyfusion.train.lm import targets_of, weighted_mean
-from earlyfusion.train.loader import shuffled_batches
-from earlyfusion.train.schedule import adamw, clip, lr_factor
-from earlyfusion.train.telemetry import observe, row_norms
+from earlyfusion.train.lm.module import targets_of, weighted_mean
+from earlyfusion.train.lm.telemetry import observe, row_norms
+from earlyfusion.train.loop.schedule import adamw, clip, lr_factor
 
 POINTS = 50
 """Rows of a cell's time series."""

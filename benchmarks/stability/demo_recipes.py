@@ -63,23 +63,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
     """One training, and what came of it."""
-    from earlyfusion.train.cpu import tune_malloc
+    from earlyfusion.train.loop.process import tune_malloc
 
     tune_malloc()
     import torch
 
+    from earlyfusion.data.windows import TokenData
     from earlyfusion.eval.items import Word, images_from_folder
-    from earlyfusion.eval.ocr import readers
-    from earlyfusion.eval.reading import evaluate_reading
-    from earlyfusion.eval.writing import evaluate_writing
+    from earlyfusion.eval.metrics.ocr import readers
+    from earlyfusion.eval.tasks.reading import evaluate_reading
+    from earlyfusion.eval.tasks.writing import evaluate_writing
     from earlyfusion.fusion_lm.folder import load_model
-    from earlyfusion.train.demo_budget import FULL
-    from earlyfusion.train.demo_data import NEW_FONTS, WORDS
-    from earlyfusion.train.demo_stages import READERS
-    from earlyfusion.train.fit import fit_lm
-    from earlyfusion.train.lm import FusionLMTraining
-    from earlyfusion.train.logs import read_metrics
-    from earlyfusion.train.token_data import TokenData
+    from earlyfusion.train.demo.budget import FULL
+    from earlyfusion.train.demo.corpus import NEW_FONTS, WORDS
+    from earlyfusion.train.demo.stages import READERS
+    from earlyfusion.train.lm.module import FusionLMTraining
+    from earlyfusion.train.loop.fit import fit_lm
+    from earlyfusion.train.loop.logs import read_metrics
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)

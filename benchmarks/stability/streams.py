@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from earlyfusion.data.packing import pack
+from earlyfusion.data.windows import Windows
 from earlyfusion.tokenizers.documents import interleave, split
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.packing import pack
-from earlyfusion.train.token_data import Windows
 
 
 class Packed(NamedTuple):

@@ -88,8 +88,8 @@ def prepared(data: Path | None, out: Path) -> Path:
         return folder
     if data is not None:
         raise FileNotFoundError(f"{folder / RECORD} not found: --data is what `earlyfusion prepare` wrote")
-    from earlyfusion.train import demo_stages as stages
-    from earlyfusion.train.demo_budget import FULL
+    from earlyfusion.train.demo.budget import FULL
+    from earlyfusion.train.demo.run import stages
 
     demo = stages.Run(out / "demo", 0, FULL, {}, {})
     if not demo.data.is_dir():
@@ -112,7 +112,7 @@ def _begin() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    from earlyfusion.train.cpu import tune_malloc
+    from earlyfusion.train.loop.process import tune_malloc
 
     tune_malloc()
     import torch

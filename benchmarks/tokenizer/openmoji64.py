@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/tokenizer/openmoji64.py --out runs/openmoji64
 
 1. Render OpenMoji's drawings into a data set, OUT/pictures: all but those of the 30 held-out concepts (see
-   ``earlyfusion.eval.split``), which come with all of their variants. 60 other concepts are kept for the
+   ``data/render/split.py``), which come with all of their variants. 60 other concepts are kept for the
    validation losses.
 2. Train the network of ``image_tokenizer.yaml``, with a smaller codebook, on them. A run that was stopped
    goes on from OUT/run/last.ckpt; other settings need another OUT.
@@ -26,9 +26,9 @@ from typing import Any
 
 import yaml
 
+from earlyfusion.data.render.openmoji import Concept, ConceptSplit, concepts, render_drawing, split_concepts
+from earlyfusion.data.render.split import demo_concepts
 from earlyfusion.eval.items import Item, openmoji_suite
-from earlyfusion.eval.openmoji import Concept, ConceptSplit, concepts, render_drawing, split_concepts
-from earlyfusion.eval.split import demo_concepts
 from earlyfusion.tokenizers.files import atomic_folder, write_json
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def drawings(some: Sequence[Concept]) -> list[str]:
 
 def write_pictures(folder: Path) -> None:
     """``folder``/train and ``folder``/validation, data sets of ``save_to_disk``, whole or not at all."""
-    from earlyfusion.train.demo_data import image_set, png
+    from earlyfusion.train.demo.corpus import image_set, png
 
     split = picture_concepts()
     with atomic_folder(folder) as new:
@@ -85,9 +85,9 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """The folder of the image tokenizer, and how it was trained."""
     import torch
 
-    from earlyfusion.train.data import ImageData
-    from earlyfusion.train.fit import fit_image_tokenizer
-    from earlyfusion.train.image_tokenizer import ImageTokenizerTraining
+    from earlyfusion.data.images import ImageData
+    from earlyfusion.train.image.module import ImageTokenizerTraining
+    from earlyfusion.train.loop.fit import fit_image_tokenizer
 
     torch.manual_seed(args.seed)
     schedule = {"warmup_steps": min(100, args.steps // 10), "autoencoder_steps": args.steps // 5}
@@ -133,8 +133,8 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
     """The figures of the suite and of training pictures, and the suite's samples for the eye."""
-    from earlyfusion.eval import reconstruction
-    from earlyfusion.eval.commands import WITHOUT_TEXT
+    from earlyfusion.cli.evaluate import WITHOUT_TEXT
+    from earlyfusion.eval.tasks import reconstruction
     from earlyfusion.tokenizers.image import ImageTokenizer
 
     tokenizer = ImageTokenizer.load(folder)
@@ -159,13 +159,13 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], lis
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module's docstring."""
     args = parser().parse_args(argv)
-    from earlyfusion.train.cpu import tune_malloc
+    from earlyfusion.train.loop.process import tune_malloc
 
     tune_malloc()
     import torch
 
-    from earlyfusion.eval.reconstruction_table import table
-    from earlyfusion.eval.sheet import check_sheet, write_sheet
+    from earlyfusion.eval.report.reconstruction_table import table
+    from earlyfusion.eval.report.sheet import check_sheet, write_sheet
 
     check_sheet(args.sheet)
     if args.threads:

@@ -139,7 +139,7 @@ def cells() -> list[Cell]:
 
 def prepare(out: Path) -> None:
     """Training images and recognisers, once."""
-    run = [sys.executable, "-m", "earlyfusion.train.cli"]
+    run = [sys.executable, "-m", "earlyfusion.cli.main"]
     if not (out / "text").is_dir():
         options = ["--kinds", ",".join(KINDS), "--count", str(TEXT_IMAGES), "--size", "32x128"]
         subprocess.run(
@@ -162,16 +162,16 @@ def prepare(out: Path) -> None:
 
 def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     """Train, measure, and return the row."""
-    from earlyfusion.train.cpu import tune_malloc
+    from earlyfusion.train.loop.process import tune_malloc
 
     tune_malloc()
     import torch
 
+    from earlyfusion.data.images import ImageData
     from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-    from earlyfusion.train.adversary import AdversaryConfig
-    from earlyfusion.train.data import ImageData
-    from earlyfusion.train.fit import fit_image_tokenizer
-    from earlyfusion.train.image_tokenizer import ImageTokenizerTraining
+    from earlyfusion.train.image.adversary import AdversaryConfig
+    from earlyfusion.train.image.module import ImageTokenizerTraining
+    from earlyfusion.train.loop.fit import fit_image_tokenizer
 
     torch.set_num_threads(1)
     torch.manual_seed(cell.seed)
@@ -235,7 +235,7 @@ def operations_of_a_step(training: Any, share_of_adversary: float = 0.0) -> floa
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from earlyfusion.train.data import ImageBatch
+    from earlyfusion.data.images import ImageBatch
 
     images = torch.rand(BATCH_PIXELS // (32 * 128), 3, 32, 128) * 2 - 1
     boxes = torch.tensor([[i, 8.0, 4.0, 120.0, 28.0] for i in range(len(images))])
@@ -259,11 +259,11 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
     from datasets import load_from_disk
 
     from earlyfusion.eval.items import ocr_suite
-    from earlyfusion.eval.ocr import READERS
-    from earlyfusion.eval.reconstruction import evaluate_reconstruction, reconstruct_pictures
-    from earlyfusion.eval.text_metrics import cer
-    from earlyfusion.train.recogniser import Recogniser
-    from earlyfusion.train.recogniser_training import Strips
+    from earlyfusion.eval.metrics.ocr import READERS
+    from earlyfusion.eval.metrics.text import cer
+    from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction, reconstruct_pictures
+    from earlyfusion.train.image.recognizer import Recogniser
+    from earlyfusion.train.image.recognizer_training import Strips
 
     items = ocr_suite(TEST_SEED, KINDS, TEST_PER_KIND)
     readers = [READERS[name](threads=1) for name in ("rapidocr", "tesseract")]
@@ -288,8 +288,8 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
 def add_ceilings(out: Path) -> None:
     """Rows for JPEG, WebP and downscaling of as many bits as a reference cell's codes, and the original."""
     from earlyfusion.eval.items import ocr_suite
-    from earlyfusion.eval.ocr import READERS
-    from earlyfusion.eval.reconstruction import evaluate_reconstruction
+    from earlyfusion.eval.metrics.ocr import READERS
+    from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction
     from earlyfusion.tokenizers.image import ImageTokenizer
 
     tokenizer = ImageTokenizer.load(folder_of(out, "ours, seed 0") / "model")
@@ -416,7 +416,7 @@ def main() -> None:
     budget_file = args.out / "budget.json"
     if args.command == "budget":
         from earlyfusion.tokenizers.image import ImageTokenizerConfig
-        from earlyfusion.train.image_tokenizer import ImageTokenizerTraining
+        from earlyfusion.train.image.module import ImageTokenizerTraining
 
         probe = ImageTokenizerTraining(
             ImageTokenizerConfig(**{**NETWORK, **cell.config}), max_steps=1, autoencoder_steps=0

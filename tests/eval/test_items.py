@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from earlyfusion.data.render.lexicon import kept_for_measuring
+from earlyfusion.data.render.openmoji import render_drawing
+from earlyfusion.data.render.split import demo_concepts, demo_words
+from earlyfusion.data.render.typeset import KINDS, PAGES
+from earlyfusion.data.render.words import SIZES
 from earlyfusion.eval.items import (
     TextRegion,
     Word,
@@ -18,11 +23,6 @@ from earlyfusion.eval.items import (
     word_suite,
     words_from_file,
 )
-from earlyfusion.eval.lexicon import kept_for_measuring
-from earlyfusion.eval.openmoji import render_drawing
-from earlyfusion.eval.split import demo_concepts, demo_words
-from earlyfusion.eval.typeset import KINDS, PAGES
-from earlyfusion.eval.words import SIZES
 
 
 @pytest.fixture

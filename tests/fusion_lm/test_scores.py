@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from earlyfusion.fusion_lm.decoding_weights import for_generation
+from earlyfusion.fusion_lm.cpu.packed_weights import for_generation
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.fusion_lm.scores import token_scores
 

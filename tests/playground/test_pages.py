@@ -5,8 +5,8 @@ from html import unescape
 
 from PIL import Image
 
-from earlyfusion.eval.comparison import Comparison
-from earlyfusion.eval.reconstruction import Sample
+from earlyfusion.eval.tasks.comparison import Comparison
+from earlyfusion.eval.tasks.reconstruction import Sample
 from earlyfusion.playground import pages
 from earlyfusion.playground.compose import Written
 

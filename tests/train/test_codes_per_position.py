@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
+from earlyfusion.cli.info import describe
+from earlyfusion.cli.options import build_parser
+from earlyfusion.cli.sample import sample
+from earlyfusion.data.prepare import prepare
+from earlyfusion.data.prepare_config import PrepareConfig
+from earlyfusion.data.sources import load_source
 from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, split
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.first_weights import start_from_codebook
-from earlyfusion.train.folders import describe
-from earlyfusion.train.options import build_parser
-from earlyfusion.train.prepare import prepare
-from earlyfusion.train.prepare_config import PrepareConfig
-from earlyfusion.train.sample import sample
-from earlyfusion.train.sources import load_source
+from earlyfusion.train.lm.first_weights import start_from_codebook
 
 K, N = 16, 2
 

@@ -1,0 +1,76 @@
+"""One picture through several image tokenizers: what each leaves of the pixels and of the text."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image
+
+from ...data.render.typeset import TextRegion
+from ...tokenizers.image import ImageTokenizer
+from ...tokenizers.pixels import fit
+from ..items import Item
+from ..metrics.ocr import RapidReader
+from ..metrics.passages import one_line
+from .reconstruction import Sample, measure
+
+LINES = 60
+"""Lines that are read, at most."""
+ONE_LINE = 64
+"""A picture up to so many px high in which no line is detected is read as one."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one tokenizer makes of the picture."""
+
+    name: str
+    figures: dict[str, Any]
+    """"psnr" (dB), "ssim", "l1", "bits_per_pixel", "tokens", and "seconds" of encoding, decoding, reading."""
+    sample: Sample
+    """Original as the tokenizer takes it, reconstruction, and the lines as they are read in both."""
+
+
+def compare(
+    image: Image.Image,
+    tokenizers: Mapping[str, ImageTokenizer],
+    reader: RapidReader | None = None,
+    *,
+    max_side: int | None = None,
+) -> list[Comparison]:
+    """Pass ``image`` (upright RGB) through each of ``tokenizers``; with a reader, the lines that it finds in
+    the original are read before and after. There is no transcript: what is read in the original counts as
+    the text."""
+    found = []
+    if max_side is not None:
+        image = fit(image, 1, "resize", max_side)
+    lines = [] if reader is None else _lines(image, reader)
+    for name, tokenizer in tokenizers.items():
+        began = time.perf_counter()
+        item = Item(image, name=name, boxes=tuple(lines))
+        measured = measure(tokenizer, [item], [reader] if lines and reader else [])
+        figures = {key: measured.figures[key] for key in ("psnr", "ssim", "l1", "bits_per_pixel")}
+        figures["tokens"] = round(measured.figures["tokens_per_image"])
+        figures["seconds"] = time.perf_counter() - began
+        found.append(Comparison(name, figures, measured.samples[0]))
+    return found
+
+
+@lru_cache(maxsize=1)
+def page_reader() -> RapidReader | None:
+    """The reader of lines on a page; None where the extra ``ocr`` is not installed."""
+    try:
+        return RapidReader()
+    except (ImportError, FileNotFoundError):
+        return None
+
+
+def _lines(image: Image.Image, reader: RapidReader) -> list[TextRegion]:
+    """The lines of text that the reader finds, with what it reads there."""
+    boxes = reader.find(image)[:LINES]
+    if not boxes and image.height <= ONE_LINE:
+        boxes = [(0, 0, image.width, image.height)]
+    texts = map(one_line, reader.read([image.crop(box) for box in boxes]))
+    return [TextRegion(text, *map(float, box)) for text, box in zip(texts, boxes) if text]

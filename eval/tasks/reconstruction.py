@@ -1,0 +1,309 @@
+"""How much survives the image tokenizer: pixels, codes, and the text that readers find before and after.
+
+Pixel metrics are those of `pixel_metrics`. The text metrics follow TokBench (arXiv:2505.18142), see
+`text_metrics`; what is read is in `passages`, who reads it in `ocr`, and what other codecs make of the same
+number of bits in `ceilings`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...tokenizers.image import ImageTokenizer
+from ...tokenizers.pixels import Policy, fit, to_pil, to_tensor
+from ...tokenizers.tiles import decode_tiled, encode_tiled
+from ..items import Item, Progress
+from ..metrics.ceilings import ceilings as all_ceilings
+from ..metrics.codebook import code_counts, perplexity, usage
+from ..metrics.ocr import Reader, read_with
+from ..metrics.passages import one_line, passages
+from ..metrics.perceptual import WITHOUT_FID, WITHOUT_LPIPS, Perceptual
+from ..metrics.pixels import PixelScores, see_originals
+from ..metrics.text import grouped, mean, read_scores, t_ned
+
+BATCH_PIXELS = 2**21
+"""Pixels of a batch at most: pages go one by one where words go by the dozen, larger ones in tiles."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a measurement, for the eye."""
+
+    name: str
+    kind: str | None
+    original: Image.Image
+    reconstruction: Image.Image
+    psnr: float | None
+    """In dB, None where no pixel differs."""
+    ceilings: dict[str, Image.Image] = field(default_factory=dict)
+    readings: list[tuple[str, dict[str, tuple[str, str]]]] = field(default_factory=list)
+    """Each text, and what each reader (by its name) reads in the original and in the reconstruction."""
+
+    def t_ned(self, reader: str) -> float | None:
+        """Mean over the texts that `reader` reads right in the original; None without any."""
+        judged = [(text, read[reader]) for text, read in self.readings if reader in read]
+        return mean(t_ned(text, after) for text, (before, after) in judged if before == text)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` finds: `figures` go into a JSON file, `samples` (in the items' order) onto a sheet."""
+
+    figures: dict[str, Any]
+    samples: list[Sample]
+
+
+def evaluate_reconstruction(
+    tokenizer: ImageTokenizer,
+    items: Sequence[Item],
+    readers: Sequence[Reader] = (),
+    *,
+    policy: Policy = "resize",
+    max_side: int | None = None,
+    batch_size: int = 32,
+    ceilings: bool = False,
+    perceptual: Perceptual | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The figures of `measure`, which takes the same."""
+    return measure(
+        tokenizer,
+        items,
+        readers,
+        policy=policy,
+        max_side=max_side,
+        batch_size=batch_size,
+        ceilings=ceilings,
+        perceptual=perceptual,
+        progress=progress,
+    ).figures
+
+
+def measure(
+    tokenizer: ImageTokenizer,
+    items: Sequence[Item],
+    readers: Sequence[Reader] = (),
+    *,
+    policy: Policy = "resize",
+    max_side: int | None = None,
+    batch_size: int = 32,
+    ceilings: bool = False,
+    perceptual: Perceptual | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Pass `items` through the tokenizer and measure what comes back; `figures` is a JSON object.
+
+    An image of a size that the tokenizer does not take is fitted first (`policy`, `max_side`: see
+    `pixels.fit`), and what it then is counts as the original, for the pixels and for the readers.
+
+    - "l1", "mse", "psnr", "ssim", "lpips", "rfid": see `PixelScores.compute`; "not_measured": why one is
+      None for want of weights.
+    - "codebook_size": K, "codes_per_position": n; "codebook_usage": share of the n*K codes that occur;
+      "perplexity" of their distribution, 1..K (see `codebook.perplexity`); "tokens_per_image": codes per
+      image, all n of every position; "bits_per_pixel": log2 K * codes / pixels.
+    - with readers and texts: "ocr": {"original", "reconstruction"}, each {"t_acc", "t_ned", "cer",
+      "exact_match"}, by the first reader; "ocr_by_reader": the same and more by each, see
+      `text_metrics.read_scores`.
+    - with `ceilings`: "ceilings": {name: {"bits_per_pixel" really spent, "without": images for which nothing
+      fits into the bits of their codes, the pixel metrics, "ocr" and "ocr_by_reader" as above}}; their
+      "reconstruction" is the ceiling's picture.
+
+    Raises ValueError when there are no items.
+    """
+    if not items:
+        raise ValueError("there are no images to measure")
+    originals = [fit(item.image, tokenizer.factor, policy, max_side) for item in items]
+    figures: dict[str, Any] = {"kind": "reconstruction", "images": len(items)}
+    if perceptual is not None:
+        perceptual.begin()
+    measured, reconstructions, psnrs, bits = _through_tokenizer(
+        tokenizer, originals, batch_size, perceptual, progress
+    )
+    figures |= measured
+    figures["not_measured"] = (
+        perceptual.missing() if perceptual else {"lpips": WITHOUT_LPIPS, "rfid": WITHOUT_FID}
+    )
+    rows = {"original": originals, "reconstruction": reconstructions}
+    if ceilings:
+        found, pictures = _ceilings(originals, bits, perceptual, progress)
+        figures["ceilings"] = found
+        rows |= pictures
+
+    texts = passages(items, originals, policy)
+    read: dict[str, dict[str, list[str]]] = {}  # reader -> row -> a reading of each text
+    for reader in readers if texts else ():
+        read[reader.name] = {
+            row: list(
+                map(one_line, read_with(reader, [t.picture(images[t.item]) for t in texts], row, progress))
+            )
+            for row, images in rows.items()
+        }
+    for row in rows if read else ():
+        if row == "original":
+            continue
+        scores = {}
+        for reader in readers:
+            mine = read[reader.name]
+            boxes = [text.box(*pair) for text, *pair in zip(texts, mine["original"], mine[row])]
+            scores[reader.name] = {"version": reader.version, **read_scores(boxes)}
+        first = scores[readers[0].name]
+        target = figures if row == "reconstruction" else figures["ceilings"][row]
+        target["ocr"] = {side: first[side] for side in ("original", "reconstruction")}
+        target["ocr_by_reader"] = scores
+
+    readings: list[list[tuple[str, dict[str, tuple[str, str]]]]] = [[] for _ in items]
+    for i, text in enumerate(texts):
+        pairs = {name: (mine["original"][i], mine["reconstruction"][i]) for name, mine in read.items()}
+        readings[text.item].append((text.text, pairs))
+    samples = [
+        Sample(
+            item.name,
+            item.kind,
+            originals[i],
+            reconstructions[i],
+            psnrs[i],
+            {name: images[i] for name, images in rows.items() if name not in ("original", "reconstruction")},
+            readings[i],
+        )
+        for i, item in enumerate(items)
+    ]
+    return Measurement(figures, samples)
+
+
+def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The headline of `evaluate_reconstruction` for a training's logs; what has no value is left out.
+
+    "l1", "mse", "psnr", "ssim", "lpips", "rfid", "codebook_usage", "perplexity", and of each reader
+    "READER/t_acc", "READER/t_ned", "READER/cer", "READER/exact_match" of the reconstructions.
+    """
+    names = ("l1", "mse", "psnr", "ssim", "lpips", "rfid", "codebook_usage", "perplexity")
+    found = {name: figures.get(name) for name in names}
+    for reader, scores in figures.get("ocr_by_reader", {}).items():
+        found |= {f"{reader}/{name}": value for name, value in scores["reconstruction"].items()}
+    return {name: float(v) for name, v in found.items() if v is not None and math.isfinite(v)}
+
+
+@torch.no_grad()
+def reconstruct(tokenizer: ImageTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) in [-1, 1] -> (images of the same shape, codes (B, h, w[, n])), on the CPU.
+
+    A single image of more than `BATCH_PIXELS` goes in tiles (see `tokenizers.tiles`).
+    """
+    device = next(tokenizer.parameters()).device
+    if len(images) == 1 and images.shape[2] * images.shape[3] > BATCH_PIXELS:
+        codes = encode_tiled(tokenizer, images.to(device))
+        return decode_tiled(tokenizer, codes).float().cpu(), codes.cpu()
+    codes = tokenizer.encode(images.to(device))
+    return tokenizer.decode(codes).float().cpu(), codes.cpu()
+
+
+def reconstruct_pictures(
+    tokenizer: ImageTokenizer,
+    pictures: Sequence[Image.Image],
+    *,
+    batch_size: int = 32,
+    batch: Callable[[list[int], Tensor, Tensor, Tensor], None] | None = None,
+) -> list[Image.Image]:
+    """Pictures with sides that are multiples of the factor, as they come back; batched by size.
+
+    `batch` is called with each batch: indices, images and reconstructions (B, 3, H, W) in [-1, 1], codes.
+    Large pictures go in smaller batches than `batch_size`.
+    """
+    out: list[Image.Image] = list(pictures)
+    was_training = tokenizer.training
+    tokenizer.eval()
+    for some in _batches(pictures, batch_size):
+        images = torch.stack([to_tensor(pictures[i]) for i in some])
+        back, codes = reconstruct(tokenizer, images)
+        for i, picture in zip(some, back):
+            out[i] = to_pil(picture)
+        if batch is not None:
+            batch(some, images, back, codes)
+    tokenizer.train(was_training)
+    return out
+
+
+def _batches(pictures: Sequence[Image.Image], batch_size: int) -> list[list[int]]:
+    """Indices of pictures of the same size, by batches."""
+    batches = []
+    for (width, height), same in grouped(range(len(pictures)), lambda i: pictures[i].size).items():
+        most = max(1, min(batch_size, BATCH_PIXELS // (width * height)))
+        batches += [same[i : i + most] for i in range(0, len(same), most)]
+    return batches
+
+
+def _through_tokenizer(
+    tokenizer: ImageTokenizer,
+    originals: Sequence[Image.Image],
+    batch_size: int,
+    perceptual: Perceptual | None,
+    progress: Progress | None,
+) -> tuple[dict[str, Any], list[Image.Image], list[float | None], list[float]]:
+    """The metrics without readers, the reconstructions, and of each image its PSNR and its codes' bits."""
+    K, n = tokenizer.codebook_size, tokenizer.codes_per_position
+    scores = PixelScores(perceptual)
+    counts = torch.zeros(n, K, dtype=torch.int64)
+    psnrs: list[float | None] = [None] * len(originals)
+    bits = [0.0] * len(originals)
+    pixels = done = 0
+
+    def add(some: list[int], images: Tensor, back: Tensor, codes: Tensor) -> None:
+        nonlocal pixels, done
+        see_originals(perceptual, images)
+        for i, value in zip(some, scores.update(back, images)):
+            psnrs[i], bits[i] = value, math.log2(K) * codes[0].numel()
+        counts.add_(code_counts(codes, K, n))
+        pixels += images.shape[0] * images.shape[2] * images.shape[3]
+        done += len(some)
+        if progress is not None:
+            progress("image tokenizer", done, len(originals))
+
+    reconstructions = reconstruct_pictures(tokenizer, originals, batch_size=batch_size, batch=add)
+    total = int(counts.sum())
+    metrics = {
+        **scores.compute(),
+        "codebook_size": K,
+        "codes_per_position": n,
+        "codebook_usage": float(usage(counts)),
+        "perplexity": float(perplexity(counts)),
+        "bits_per_pixel": math.log2(K) * total / pixels,
+        "tokens_per_image": total / len(originals),
+    }
+    return metrics, reconstructions, psnrs, bits
+
+
+def _ceilings(
+    originals: Sequence[Image.Image],
+    bits: Sequence[float],
+    perceptual: Perceptual | None,
+    progress: Progress | None,
+) -> tuple[dict[str, Any], dict[str, list[Image.Image]]]:
+    """The metrics without readers of each ceiling, and its pictures; `bits` is each image's budget."""
+    figures, rows = {}, {}
+    pixels = sum(image.width * image.height for image in originals)
+    for name, make in all_ceilings().items():
+        made = []
+        for image, budget in zip(originals, bits):
+            made.append(make(image, int(budget)))
+            if progress is not None:
+                progress(f"{name} of equal bits", len(made), len(originals))
+        rows[name] = [one.image for one in made]
+        scores = PixelScores(perceptual)
+        for some in _batches(originals, 32):
+            scores.update(*(torch.stack([to_tensor(x[i]) for i in some]) for x in (rows[name], originals)))
+        figures[name] = {
+            "bits_per_pixel": sum(one.bits for one in made) / pixels,
+            "without": sum(not one.fits for one in made),
+            **scores.compute(),
+        }
+    return figures, rows
+
+
+def show(value: float | None, digits: int = 3) -> str:
+    """A figure for a table; "-" for None."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,257 @@
+"""Documents -> windows: nothing lost, borders kept, the same twice, and clear errors."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PilImage
+
+from earlyfusion.data.packing import pack
+from earlyfusion.data.prepare import prepare
+from earlyfusion.data.prepare_config import PrepareConfig, read_config
+from earlyfusion.data.sources import load_source
+from earlyfusion.tokenizers.documents import DocumentTokenizer, split
+
+
+def silent(*_: Any) -> None:
+    """No progress bar."""
+
+
+def documents_of(folder: Path, part: str = "train") -> list[list[int]]:
+    """The documents in the windows of a prepared folder."""
+    found = []
+    pad = DocumentTokenizer.load(folder / "tokenizer").vocab.pad
+    for row in datasets.load_from_disk(str(folder / part)):
+        assert isinstance(row, dict)
+        tokens, numbers = np.array(row["tokens"]), np.array(row["documents"])
+        assert (np.diff(numbers) >= 0).all()
+        for number in np.unique(numbers):
+            document = tokens[numbers == number].tolist()
+            if document[0] != pad:
+                assert pad not in document
+                found.append(document)
+    return found
+
+
+def write(rows: dict[str, list], features: Features, folder: Path) -> str:
+    Dataset.from_dict(rows, features).save_to_disk(str(folder))
+    return str(folder)
+
+
+def config(documents: str, folders: tuple[Path, Path], out: Path, **changes: Any) -> PrepareConfig:
+    settings = {"context_length": 64, "validation_share": 0.0, "max_grid": 16, **changes}
+    return PrepareConfig(documents, str(out), str(folders[0]), str(folders[1]), **settings)
+
+
+@pytest.mark.parametrize("length", [16, 33, 100])
+def test_packing_keeps_every_document_whole(length: int):
+    rng = np.random.default_rng(0)
+    documents = [np.full(rng.integers(1, length + 1), n + 1, np.int32) for n in range(300)]
+    windows = list(pack(documents, length, 0, rng))
+    seen = []
+    for tokens, numbers in windows:
+        assert len(tokens) == len(numbers) == length
+        assert (np.diff(numbers) >= 0).all()
+        for number in np.unique(numbers):
+            values = tokens[numbers == number]
+            assert (values == values[0]).all()
+            if values[0]:
+                seen.append((int(values[0]), len(values)))
+    assert sorted(seen) == [(n + 1, len(document)) for n, document in enumerate(documents)]
+    assert sum(map(len, documents)) / (len(windows) * length) > 0.9
+
+
+def test_windows_come_in_no_order_of_length():
+    rng = np.random.default_rng(0)
+    documents = [np.ones(n % 40 + 1, np.int32) for n in range(2000)]
+    counts = [int(numbers.max()) for _, numbers in pack(documents, 64, 0, rng)]
+    halves = np.mean(counts[: len(counts) // 2]), np.mean(counts[len(counts) // 2 :])
+    assert halves[0] == pytest.approx(halves[1], rel=0.2)
+    with pytest.raises(ValueError, match="a document has 65 tokens, a window 64"):
+        list(pack([np.ones(65, np.int32)], 64, 0, rng))
+
+
+def test_the_documents_are_those_that_the_document_tokenizer_makes(prepared: Path, documents: Path):
+    tokenizer = DocumentTokenizer.load(prepared / "tokenizer")
+    expected = []
+    for row in load_source(documents):
+        assert isinstance(row, dict)
+        pairs = zip(row["images"], row["texts"], strict=True)
+        segments = [segment for pair in pairs for segment in pair if segment is not None]
+        expected.append(tokenizer.encode(segments).tolist())
+    found = documents_of(prepared) + documents_of(prepared, "validation")
+    assert sorted(found) == sorted(expected)
+
+
+def test_the_record_says_what_is_there(tmp_path: Path, documents: Path, tokenizer_folders):
+    record = prepare(config(str(documents), tokenizer_folders, tmp_path / "out"), silent)
+    counts = record["train"]
+    stored = datasets.load_from_disk(str(tmp_path / "out/train"))
+    vocab = DocumentTokenizer.load(tmp_path / "out/tokenizer").vocab
+    tokens = torch.tensor(stored["tokens"][:])
+    modality = vocab.modality(tokens[tokens != vocab.pad])
+    assert (counts["documents"], counts["pieces"], counts["images"]) == (90, 90, 120)
+    assert counts["windows"] == len(tokens)
+    assert list(counts["tokens"].values()) == torch.bincount(modality, minlength=3).tolist()
+    assert counts["fill"] == pytest.approx(len(modality) / tokens.numel())
+    assert record["vocab_size"] == vocab.size
+    assert not (tmp_path / "out/validation").exists()
+
+
+def test_a_second_time_nothing_is_done(tmp_path: Path, documents: Path, tokenizer_folders, capsys):
+    first = config(str(documents), tokenizer_folders, tmp_path / "out", validation_share=0.1)
+    record = prepare(first, silent)
+    time = (tmp_path / "out/train").stat().st_mtime_ns
+    capsys.readouterr()
+    assert prepare(first, silent) == record
+    assert "is prepared already" in capsys.readouterr().out
+    assert (tmp_path / "out/train").stat().st_mtime_ns == time
+    again = prepare(config(str(documents), tokenizer_folders, tmp_path / "out", seed=1), silent)
+    assert again["key"] != record["key"]
+    assert not (tmp_path / "out/validation").exists()  # it was the earlier configuration's
+
+
+@pytest.mark.parametrize("order", ["image_first", "text_first", "both", "coin"])
+def test_orders_of_pairs(order: Any, tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
+    rows = {"image": [photo] * 20, "text": ["A red apple."] * 20}
+    source = write(rows, Features(image=Image(), text=Value("string")), tmp_path / "pairs")
+    prepare(config(source, tokenizer_folders, tmp_path / "out", order=order), silent)
+    vocab = DocumentTokenizer.load(tmp_path / "out/tokenizer").vocab
+    image_first = [d[1] == vocab.begin_image for d in documents_of(tmp_path / "out")]
+    assert len(image_first) == (40 if order == "both" else 20)
+    expected = {"image_first": {1.0}, "text_first": {0.0}, "both": {0.5}}
+    share = sum(image_first) / len(image_first)
+    assert share in expected[order] if order != "coin" else 0.1 < share < 0.9
+
+
+def test_long_documents_are_split_between_segments(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
+    small = photo.resize((16, 16))  # 4 codes, 8 tokens
+    large = photo.resize((120, 120))  # 225 codes: more than a window
+    rows = {
+        "images": [[small, None, small, None, small], [None], [large, None]],
+        "texts": [
+            [None, "the cat sees two birds; " * 4, None, "one small house, " * 4, None],
+            ["red apple " * 60],
+            [None, "large"],
+        ],
+    }
+    source = write(rows, Features(images=List(Image()), texts=List(Value("string"))), tmp_path / "long")
+    with pytest.warns(UserWarning, match="1 rows, images or files were left out"):
+        counts = prepare(config(source, tokenizer_folders, tmp_path / "out", max_side=None), silent)["train"]
+    tokenizer = DocumentTokenizer.load(tmp_path / "out/tokenizer")
+    documents = documents_of(tmp_path / "out")
+    assert counts["split"] == 3
+    assert counts["left_out"] == {"image larger than a window": 1}
+    assert all(document[0] == tokenizer.vocab.bos for document in documents)
+    assert sum(document[-1] == tokenizer.vocab.eos for document in documents) == 3
+    parts = [part for document in documents for part in split(torch.tensor(document), tokenizer.vocab)]
+    assert sum(part.kind == "image" for part in parts) == 3
+    texts = "".join(tokenizer.text.decode(part[1].tolist()) for part in parts if part.kind == "text")
+    assert len(texts) == len(
+        "the cat sees two birds; " * 4 + "one small house, " * 4 + "red apple " * 60 + "large"
+    )
+    dropped = config(source, tokenizer_folders, tmp_path / "out", max_side=None, long_documents="drop")
+    with pytest.raises(ValueError, match="no document of train can be used: document longer than a window"):
+        prepare(dropped, silent)
+
+
+def test_texts_alone_and_images_that_cannot_be_read(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
+    source = write(
+        {"text": ["The cat sees two birds.", "", None]}, Features(text=Value("string")), tmp_path / "t"
+    )
+    counts = prepare(config(source, tokenizer_folders, tmp_path / "texts"), silent)["train"]
+    assert (counts["documents"], counts["pieces"], counts["tokens"]["image"]) == (3, 1, 0)
+
+    stored = io.BytesIO()
+    photo.save(stored, "PNG")
+    rows = [{"bytes": stored.getvalue(), "path": None}, {"bytes": b"broken", "path": None}]
+    features = Features(image=Image(decode=False), text=Value("string"))
+    source = write({"image": rows, "text": ["good", "bad"]}, features, tmp_path / "pairs")
+    with pytest.warns(UserWarning, match="1 rows, images or files were left out"):
+        counts = prepare(config(source, tokenizer_folders, tmp_path / "pairs-out"), silent)["train"]
+    assert counts["pieces"] == 1
+    assert counts["left_out"] == {"image that cannot be read": 1}
+
+
+def test_documents_as_the_field_stores_them(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
+    """An imagefolder with captions, a webdataset, and JSON lines that name image files."""
+    folder, shards = tmp_path / "folder", tmp_path / "shards"
+    folder.mkdir()
+    shards.mkdir()
+    captions = ["A red apple.", "A small house."]
+    lines = [json.dumps({"file_name": f"{n}.jpg", "text": text}) for n, text in enumerate(captions)]
+    with tarfile.open(shards / "0.tar", "w") as tar:
+        for number, text in enumerate(captions):
+            photo.save(folder / f"{number}.jpg")
+            (tmp_path / "caption").write_text(text)
+            tar.add(folder / f"{number}.jpg", f"{number}.jpg")
+            tar.add(tmp_path / "caption", f"{number}.txt")
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    rows = [{"images": [f"folder/{n}.jpg", None], "texts": [None, text]} for n, text in enumerate(captions)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    webdataset = {"columns": {"image": "jpg", "text": "txt"}}
+    found = []
+    for source, options in ((folder, {}), (shards, webdataset), (tmp_path / "rows.jsonl", {})):
+        out = tmp_path / f"out-{source.name}"
+        settings = config(str(source), tokenizer_folders, out, order="image_first", **options)
+        assert prepare(settings, silent)["train"]["images"] == 2
+        found.append(sorted(documents_of(out)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_fixed_grid_is_not_written(tmp_path: Path, tokenizer_folders, documents: Path):
+    prepare(config(str(documents), tokenizer_folders, tmp_path / "out", fixed_grid=(2, 3)), silent)
+    vocab = DocumentTokenizer.load(tmp_path / "out/tokenizer").vocab
+    assert (vocab.grid, vocab.fixed_grid) == (None, (2, 3))
+    for document in documents_of(tmp_path / "out"):
+        for part in split(torch.tensor(document), vocab):
+            assert part.kind == "text" or tuple(part.codes.shape) == (2, 3)
+
+
+def test_clear_errors(tmp_path: Path, tokenizer_folders, documents: Path):
+    with pytest.raises(FileNotFoundError, match="nowhere not found: a data set is expected"):
+        prepare(config(str(tmp_path / "nowhere"), tokenizer_folders, tmp_path / "out"), silent)
+    source = write({"number": [1]}, Features(number=Value("int64")), tmp_path / "numbers")
+    with pytest.raises(ValueError, match="has neither images nor texts, only the columns number"):
+        prepare(config(source, tokenizer_folders, tmp_path / "out"), silent)
+    with pytest.raises(ValueError, match="has no column 'caption'"):
+        columns = {"text": "caption"}
+        prepare(config(str(documents), tokenizer_folders, tmp_path / "out", columns=columns), silent)
+    with pytest.raises(ValueError, match="order is 'random', expected one of image_first"):
+        config(str(documents), tokenizer_folders, tmp_path / "out", order="random")
+    assert not list(tmp_path.glob("out*"))
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_clear_errors_in_the_file(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="none.yaml not found"):
+        read_config(tmp_path / "none.yaml")
+    file = tmp_path / "prepare.yaml"
+    for text, message in (
+        ("documents: [", "is no YAML file"),
+        ("- documents", "is expected to hold settings"),
+        ("dokuments: x", "unknown setting 'dokuments'; known are documents, "),
+        ("documents: x", "missing 1 required positional argument: 'out'"),
+        (
+            "{documents: x, text_tokenizer: x, image_tokenizer: x, out: x, context_length: 3}",
+            "context_length must be at least 8, got 3",
+        ),
+        (
+            "{documents: x, text_tokenizer: x, image_tokenizer: x, out: x, context_length: many}",
+            "context_length is 'many', expected a whole number",
+        ),
+        (
+            "{documents: x, text_tokenizer: x, image_tokenizer: x, out: x, max_side: [2]}",
+            "max_side is .2., expected a whole number or null",
+        ),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_config(file)

@@ -1,0 +1,361 @@
+"""The recogniser of the text-aware loss: reading, strips from boxes, training, a run that goes on."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from lightning.pytorch.callbacks import Callback
+from PIL import Image as PilImage
+from PIL import ImageDraw, ImageFont
+from torch import Tensor
+
+from earlyfusion.train.image.recognizer import BLANK, Recogniser, RecogniserConfig, degrade
+from earlyfusion.train.image.recognizer_training import RecogniserTraining, Strips, TextBatch, TextBoxData
+from earlyfusion.train.loop.fit import fit
+from earlyfusion.train.loop.logs import read_metrics
+
+CONFIG = RecogniserConfig(channels=(8, 12, 16), characters="abcde")
+FEATURES = Features(
+    image=Image(), objects={"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
+)
+STEPS = 18
+
+
+def page(texts: list[str], size: int = 16) -> tuple[PilImage.Image, dict[str, list]]:
+    """A page with a text in each line, and its objects."""
+    image = PilImage.new("RGB", (120, 40 * len(texts)), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
+    found = []
+    for line, text in enumerate(texts):
+        place = (10 + 3 * line, 40 * line + 8)
+        draw.text(place, text, fill="black", font=font)
+        left, top, right, bottom = draw.textbbox(place, text, font=font)
+        found.append([float(left), float(top), float(right - left), float(bottom - top)])
+    return image, {"bbox": found, "text": texts}
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `text-images` writes it: train/ and validation/, pages of short words."""
+    folder = tmp_path_factory.mktemp("texts")
+    words = ["abc", "deb", "cab", "ace", "bead", "dad", "ebb", "cede"]
+    for part, count in (("train", 8), ("validation", 2)):
+        pages = [page([words[(i + j) % 8] for j in range(3)]) for i in range(count)]
+        rows = {"image": [image for image, _ in pages], "objects": [objects for _, objects in pages]}
+        Dataset.from_dict(rows, FEATURES).save_to_disk(str(folder / part))
+    return folder
+
+
+def network(config: RecogniserConfig = CONFIG) -> Recogniser:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Recogniser(config).eval()
+
+
+# the network
+
+
+@pytest.mark.parametrize("width", [4, 32, 100])
+def test_shapes(width: int) -> None:
+    net = network()
+    strips = torch.rand(3, 1, 32, width) * 2 - 1
+    output = net(strips)
+    assert output.shape == (width // 4, 3, 6)
+    torch.testing.assert_close(output.exp().sum(-1), torch.ones(width // 4, 3))
+    first, second = net.features(torch.rand(2, 3, 24, 40) * 2 - 1)
+    assert first.shape == (2, 8, 6, 10) and second.shape == (2, 12, 3, 10)
+
+
+def test_features_are_those_of_the_grey_image() -> None:
+    net = network()
+    image = torch.rand(1, 3, 32, 48) * 2 - 1
+    grey = image.mean(1, keepdim=True)
+    for found, expected in zip(net.features(image), net.features(grey.expand(-1, 3, -1, -1)), strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(net.features(image)[1], net.stages[1](net.stages[0](grey)))
+
+
+def test_reading_leaves_out_blanks_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network()
+    steps = [[BLANK, 1, 1, BLANK, 1, 2, 2, BLANK], [3, 3, 3, 3, 4, 5, BLANK, 5], [BLANK] * 8]
+    scores = torch.nn.functional.one_hot(torch.tensor(steps).T, 6).float()  # (8, 3, 6)
+    monkeypatch.setattr(Recogniser, "forward", lambda self, strips: scores)
+    assert net.read(torch.zeros(3, 1, 32, 32)) == ["aab", "cdee", ""]
+
+
+def test_classes_are_those_of_known_characters() -> None:
+    net = network()
+    assert net.classes("abe") == [1, 2, 5]
+    assert net.classes("a-Zé d") == [1, 4] and net.classes("") == []
+    every = Recogniser(RecogniserConfig(channels=(8, 8, 8)))
+    assert every.classes(" ~") == [1, 95] and every.head.out_channels == 96
+
+
+def test_a_folder_gives_the_same_network_back(tmp_path: Path) -> None:
+    net = network()
+    net.train()(torch.rand(4, 1, 32, 64))  # so that BatchNorm's statistics are no round numbers
+    net.eval().save(tmp_path / "recogniser")
+    loaded = Recogniser.load(tmp_path / "recogniser")
+    assert loaded.config == CONFIG and not loaded.training
+    strips = torch.rand(2, 1, 32, 64)
+    assert torch.equal(loaded(strips), net(strips)) and loaded.read(strips) == net.read(strips)
+    config = tmp_path / "recogniser" / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "kind": "image_tokenizer"}))
+    with pytest.raises(ValueError, match="is of kind 'image_tokenizer', expected 'recogniser'"):
+        Recogniser.load(tmp_path / "recogniser")
+    with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
+        Recogniser.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"channels": (8, 8)}, "channels must be three positive widths, got (8, 8)"),
+        ({"channels": (8, 0, 8)}, "channels must be three positive widths, got (8, 0, 8)"),
+        ({"characters": ""}, "characters must be distinct and at least one, got ''"),
+        ({"characters": "aba"}, "characters must be distinct and at least one, got 'aba'"),
+    ],
+)
+def test_bad_settings_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        RecogniserConfig(**fields)
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_degraded_strips(count: int) -> None:
+    def generator(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    strips = (torch.rand(count, 1, 32, 96, generator=generator(0)) > 0.5).float() * 2 - 1
+    before = strips.clone()
+    first, again, other = (degrade(strips, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(strips, before) and first.shape == strips.shape and first.isfinite().all()
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    if count == 40:
+        kept = (first == before).flatten(1).all(1).float().mean()
+        inverted = ((first * before).flatten(1).mean(1) < 0).float().mean()
+        assert 0.1 < kept < 0.5 and 0.05 < inverted < 0.45
+
+
+# strips
+
+
+def test_strips_hold_their_texts() -> None:
+    image, objects = page(["abc", "deb", "cede"])
+    strips = Strips.around([(image, objects)])
+    seen = []
+    for width, group in strips.groups.items():
+        batch = strips.load(group)
+        assert batch.strips.shape == (len(group), 1, 32, width) and width % 32 == 0
+        assert batch.strips.min() < -0.9 and batch.strips.max() == 1
+        for strip, text in zip(batch.strips[:, 0], batch.texts, strict=True):
+            seen.append(text)
+            left, top, wide, tall = objects["bbox"][objects["text"].index(text)]
+            rows, columns = (strip < 0).nonzero(as_tuple=True)
+            # in the middle, whole, with a margin on both sides
+            assert float(columns.min()) >= 3 and float(columns.max()) < width - 3
+            assert float(columns.min() + columns.max()) / 2 == pytest.approx(width / 2, abs=2.5)
+            assert float(rows.min() + rows.max()) / 2 == pytest.approx(16, abs=2.5)
+            pixels = np.asarray(image.convert("L"))
+            pixels = pixels[int(top) - 1 : int(top + tall) + 1, int(left) - 1 : int(left + wide) + 1]
+            assert int((strip < 0).sum()) == int((pixels < 127.5).sum())
+    assert sorted(seen) == ["abc", "cede", "deb"]
+    assert len(Strips.around([(image, objects)], longest=32).groups) <= 1
+
+
+def test_strips_at_the_edge_of_an_image_repeat_it() -> None:
+    image = PilImage.new("L", (20, 12), 90)
+    ImageDraw.Draw(image).rectangle((0, 0, 19, 3), fill=10)
+    strips = Strips.around([(image, {"bbox": [[0, 0, 20, 12]], "text": ["a"]})])
+    batch = strips.load(strips.groups[32])
+    strip = ((batch.strips[0, 0] + 1) * 127.5).round()
+    assert strip.unique().tolist() == [10, 90]
+    assert (strip[:14] == 10).all() and (strip[14:] == 90).all()
+
+
+def test_images_without_texts_give_no_strips() -> None:
+    image, objects = page(["abc", "deb"])
+    without: list[Any] = [None, {}, {"bbox": [], "text": []}, {"bbox": objects["bbox"]}]
+    assert not Strips.around([(image, some) for some in without]).groups
+    half = {"bbox": objects["bbox"], "text": ["abc", ""]}  # a box whose text is not known
+    assert [len(group) for group in Strips.around([(image, half)]).groups.values()] == [1]
+
+
+def write(folder: Path, rows: dict[str, list], features: Features = FEATURES) -> Path:
+    Dataset.from_dict(rows, features).save_to_disk(str(folder))
+    return folder
+
+
+def test_data_sets_that_do_not_fit(tmp_path: Path) -> None:
+    image, objects = page(["abc", "deb"])
+    plain = write(tmp_path / "plain", {"image": [image]}, Features(image=Image()))
+    with pytest.raises(
+        ValueError, match="plain has no column 'objects' with the boxes of its texts: `earlyf"
+    ):
+        Strips.read(str(plain), "train", 256)
+    empty = write(tmp_path / "empty", {"image": [image], "objects": [{"bbox": [], "text": []}]})
+    with pytest.raises(ValueError, match="empty has no text box of at most 256 px with a text"):
+        Strips.read(str(empty), "train", 256)
+    good = write(tmp_path / "good", {"image": [image], "objects": [objects]})
+    with pytest.raises(ValueError, match="good has no text box of at most 16 px with a text"):
+        Strips.read(str(good), "train", 16)
+    short = {"bbox": objects["bbox"], "text": ["abc"]}
+    odd = write(tmp_path / "odd", {"image": [image, image], "objects": [objects, short]})
+    with pytest.raises(
+        ValueError, match="odd, row 1: objects has 1 texts for 2 boxes, expected one for each"
+    ):
+        Strips.read(str(odd), "train", 256)
+    bad = write(tmp_path / "bad", {"image": [image], "objects": [{"bbox": [[1.0, 2.0]], "text": ["a"]}]})
+    with pytest.raises(ValueError, match="bad, row 0: objects is "):
+        Strips.read(str(bad), "train", 256)
+    with pytest.raises(FileNotFoundError, match="nowhere not found"):
+        Strips.read(str(tmp_path / "nowhere"), "train", 256)
+
+
+def test_images_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    image, objects = page(["abc", "deb"])
+    stored = io.BytesIO()
+    image.save(stored, "PNG")
+    cells = [{"bytes": b"no image", "path": None}, {"bytes": stored.getvalue(), "path": None}]
+    features = Features(image=Image(decode=False), objects=FEATURES["objects"])
+    folder = write(tmp_path / "some", {"image": cells, "objects": [objects] * 2}, features)
+    with pytest.warns(UserWarning, match="skipped 1 images that cannot be read; row 0: "):
+        strips = Strips.read(str(folder), "train", 256)
+    assert sum(map(len, strips.groups.values())) == 2
+
+
+def test_data_are_those_of_the_parts(text_folder: Path) -> None:
+    data = TextBoxData(str(text_folder), batch_size=5)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert sum(len(batch.texts) for batch in batches) == 24
+    assert all(
+        isinstance(batch, TextBatch) and len(batch.strips) == len(batch.texts) <= 5 for batch in batches
+    )
+    again = list(loader)
+    assert [b.texts for b in batches] != [b.texts for b in again]
+    assert sorted(t for b in batches for t in b.texts) == sorted(t for b in again for t in b.texts)
+    assert sum(len(batch.texts) for batch in data.val_dataloader()) == 6
+    limited = TextBoxData(str(text_folder), limit=2)
+    limited.setup("fit")
+    assert sum(len(batch.texts) for batch in limited.train_dataloader()) == 6
+    alone = TextBoxData(str(text_folder / "train"))
+    alone.setup("fit")
+    assert alone.val_dataloader() == []
+    with pytest.raises(ValueError, match="batch_size must be positive, got 0"):
+        TextBoxData(str(text_folder), batch_size=0)
+
+
+# training
+
+
+def training(**changes: Any) -> RecogniserTraining:
+    torch.manual_seed(0)
+    return RecogniserTraining(CONFIG, **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 3, **changes})
+
+
+class Watch(Callback):
+    """Remembers every step, and stops the run at one of them as Ctrl+C does."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop, self.steps = stop, []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int):
+        self.steps.append((trainer.global_step, float(outputs["loss"]), batch.texts))
+        if trainer.global_step == self.stop:
+            raise KeyboardInterrupt
+
+
+def train(source: Path, run: Path, *callbacks: Callback, module: Any = None, **options: Any) -> Path:
+    module = module or training()
+    data: Any = TextBoxData(str(source), batch_size=8)
+    options = {"log_every": 5, "validate_every": 9, "checkpoint_steps": 5, **options}
+    options |= {"progress": False, "tensorboard": False, "callbacks": callbacks}
+    return fit(module, data, run, **options)
+
+
+def test_it_learns_to_read(tmp_path: Path, text_folder: Path) -> None:
+    steps = 150
+    module = training(lr=1e-2, max_steps=steps, degraded=False)
+    folder = train(text_folder, tmp_path, module=module, checkpoint_steps=steps, validate_every=steps)
+    losses = [value for _, value in read_metrics(tmp_path)["train/loss"]]
+    assert losses[-1] < 0.2 * losses[0]
+    curves = read_metrics(tmp_path)
+    assert curves["validation/cer"][-1][1] < 0.2 and curves["validation/exact"][-1][1] > 0.6
+    assert {"train/lr", "train/grad_norm", "validation/loss"} <= set(curves)
+
+    loaded = Recogniser.load(folder)
+    strips = Strips.read(str(text_folder), "validation", 256)
+    right = 0
+    for group in strips.groups.values():
+        batch = strips.load(group)
+        right += sum(map(str.__eq__, loaded.read(batch.strips), batch.texts))
+    assert right >= 4  # of 6
+
+
+@pytest.mark.parametrize("stop", [7, 10, 14])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(stop: int, tmp_path: Path, text_folder: Path):
+    straight, first, second = Watch(), Watch(stop), Watch()
+    train(text_folder, tmp_path / "straight", straight)
+    with pytest.raises(KeyboardInterrupt):
+        train(text_folder, tmp_path / "stopped", first)
+    train(text_folder, tmp_path / "stopped", second)
+    begun = second.steps[0][0]
+    assert begun == {7: 6, 10: 6, 14: 11}[stop]
+    assert first.steps[: begun - 1] + second.steps == straight.steps
+    assert read_metrics(tmp_path / "stopped") == read_metrics(tmp_path / "straight")
+    weights = [Recogniser.load(tmp_path / name / "model").state_dict() for name in ("straight", "stopped")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_checkpoints_and_given_weights(tmp_path: Path, text_folder: Path) -> None:
+    folder = train(text_folder, tmp_path)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["config"]["characters"] == "abcde"
+    loaded = RecogniserTraining.load_from_checkpoint(tmp_path / "last.ckpt")
+    expected = Recogniser.load(folder).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.net.state_dict().items())
+    again = training(init_from=str(folder))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.net.state_dict().items())
+    with pytest.raises(ValueError, match="has config.characters=abcde, not abc"):
+        RecogniserTraining(
+            RecogniserConfig(channels=CONFIG.channels, characters="abc"), init_from=str(folder)
+        )
+    with pytest.raises(ValueError, match="trained with lr=0.003, now it is 0.5: start a new run"):
+        train(text_folder, tmp_path, module=training(lr=0.5))
+
+
+def loss(texts: list[str], steps: int) -> Tensor:
+    module = training()
+    scores = torch.randn(steps, len(texts), 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    value = module._loss(scores.log_softmax(-1), texts)
+    value.backward()
+    assert scores.grad is not None and scores.grad.isfinite().all()
+    return value.detach()
+
+
+def test_texts_that_cannot_be_aligned_count_nothing() -> None:
+    """Longer than the strip has steps, no known character at all: neither inf nor NaN."""
+    assert loss(["abcdeabcde"], steps=4) == 0
+    assert loss(["aaa"], steps=4) == 0  # a repeat needs a blank between
+    assert loss(["aaa"], steps=5) > 0
+    mixed, alone = loss(["abc", "abcdeabcde"], steps=8), loss(["abc"], steps=8)
+    assert 0 < mixed < alone and mixed.isfinite()
+    for texts in (["XYZ"], ["", "XYZ"], ["abc", "XYZ"]):
+        assert loss(texts, steps=8).isfinite() and loss(texts, steps=8) > 0
+
+
+def test_the_loss_of_a_text_by_hand() -> None:
+    """ "ab" in three steps: the sum over every alignment, by length."""
+    scores = torch.randn(3, 1, 6, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    paths = [(1, 1, 2), (1, 2, 2), (0, 1, 2), (1, 0, 2), (1, 2, 0)]
+    total = sum(torch.stack([scores[t, 0, c] for t, c in enumerate(path)]).sum().exp() for path in paths)
+    assert float(training()._loss(scores, ["ab"])) == pytest.approx(-float(torch.as_tensor(total).log()) / 2)

@@ -1,0 +1,266 @@
+"""Several processes (gloo, on the CPU): the loss curve of one, each window once, and going on with more or
+fewer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from earlyfusion.train.loop.logs import read_metrics
+
+SCRIPT = """
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore")
+import torch
+
+torch.set_num_threads(1)
+from earlyfusion.train.loop import cli as lightning_cli
+from earlyfusion.data import windows as token_data
+
+folder = Path(sys.argv[1])
+load = token_data.windows_of
+
+
+def seen(sources, samples):
+    with (folder / f"seen-{os.environ['NAME']}-{os.environ.get('RANK', 0)}.txt").open("a") as file:
+        file.write(json.dumps(samples.tolist()) + "\\n")
+    return load(sources, samples)
+
+
+token_data.windows_of = seen
+for number, run in enumerate(json.loads(Path(sys.argv[2]).read_text())):
+    children = []
+    for rank in range(run["ranks"]):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        os.environ["NAME"] = run["name"]
+        if run["ranks"] > 1 or "ModelParallel" in str(run["argv"]):
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(int(sys.argv[3]) + number)}
+            os.environ |= {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "RANK": str(rank)}
+            os.environ |= {"WORLD_SIZE": str(run["ranks"]), "LOCAL_WORLD_SIZE": str(run["ranks"])}
+            os.environ["LOCAL_RANK"] = str(rank)
+        code = 1
+        try:
+            code = lightning_cli.run(run.get("kind", "lm"), run["argv"])
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)  # the threads of gloo may abort a process that ends in order
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if codes != [run.get("code", 0)] * run["ranks"]:
+        sys.exit(f"{run['name']}: the ranks ended with {codes}")
+"""
+CALLBACKS = """
+import hashlib
+import os
+import signal
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
+
+
+class StopAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == self.step - 1 and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Digest(Callback):
+    def on_train_end(self, trainer, pl_module):
+        digest = hashlib.sha256()
+        for name, value in sorted(pl_module.net.state_dict().items()):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        path = Path(trainer.default_root_dir) / f"digest-{trainer.global_rank}"
+        path.write_text(digest.hexdigest())
+"""
+
+
+FSDP = [
+    "--trainer.strategy=ModelParallelStrategy",
+    "--trainer.strategy.tensor_parallel_size=1",
+]
+
+
+def argv(
+    prepared: Path, out: Path, ranks: int, *more: str, steps: int = 14, sharded: bool = False
+) -> list[str]:
+    """`lm fit` of a small network, with 8 windows a step in all."""
+    strategy = [*FSDP, f"--trainer.strategy.data_parallel_size={ranks}"] if sharded else []
+    if ranks > 1 and not sharded:
+        strategy = ["--trainer.strategy=ddp"]
+    small = {"n_layers": 2, "width": 32, "n_heads": 2, "n_kv_heads": 2, "ffn_width": 64, "context_length": 64}
+    return [
+        "fit",
+        f"--data.path={prepared}",
+        f"--data.batch_size={8 // ranks}",
+        *(f"--model.config.{name}={value}" for name, value in small.items()),
+        "--model.warmup_steps=2",
+        "--model.lr=0.01",
+        "--trainer.accelerator=cpu",
+        f"--trainer.devices={ranks}",
+        "--trainer.max_steps=14",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.val_check_interval=7",
+        "--trainer.precision=32-true",
+        f"--trainer.default_root_dir={out}",
+        "--trainer.enable_progress_bar=false",
+        *strategy,
+        *more,
+    ]
+
+
+def launch(folder: Path, runs: list[dict[str, Any]]) -> None:
+    """Do the runs, each in as many processes as it says, one after the other; torch is imported once."""
+    (folder / "runs.json").write_text(json.dumps(runs))
+    (folder / "earlyfusion_test.py").write_text(CALLBACKS)
+    path = f"{folder}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+    port = str(20000 + os.getpid() % 20000)
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(folder / "runs.json"), port]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def curve(run: Path, name: str = "train/loss") -> list[float]:
+    return [value for _, value in read_metrics(run)[name]]
+
+
+def consumed(folder: Path, name: str, ranks: int) -> list[list[int]]:
+    """The windows of each step, of all ranks together, as they were read for training."""
+    steps = []
+    for rank in range(ranks):
+        lines = (folder / f"seen-{name}-{rank}.txt").read_text().splitlines()
+        steps.append([json.loads(line) for line in lines])
+    return [sum(step, []) for step in zip(*steps, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
+    """One process, two and four, DDP and FSDP; and runs that go on with other numbers."""
+    folder = tmp_path_factory.mktemp("ranks")
+    plan: list[dict[str, Any]] = []
+
+    def run(name: str, ranks: int, *more: str, **settings: Any) -> None:
+        code = settings.pop("code", 0)
+        line = argv(prepared, folder / settings.pop("out", name), ranks, *more, **settings)
+        plan.append({"name": name, "ranks": ranks, "argv": line, "code": code})
+
+    run("one", 1)
+    for ranks in (2, 4):
+        run(f"ddp-{ranks}", ranks)
+        run(f"fsdp-{ranks}", ranks, sharded=True)
+    # Weights that are made a part at a time, drawn and of a model.
+    parts = "--model.build_in_shards=true"
+    begun = [parts, f"--model.init_from={folder / 'one' / 'model'}"]
+    for name, more in (("parts", [parts]), ("begun", begun)):
+        run(f"{name}-1", 1, *more)
+        run(f"{name}-2", 2, *more, sharded=True)
+    run("parts-4", 4, parts, sharded=True)
+    # Stopped by the signal that a cluster sends, on 2 ranks, then on 4 and on 1, and to the end on 2.
+    for kind, sharded in (("ddp", False), ("fsdp", True)):
+        out = f"{kind}-moves"
+        for number, (ranks, last) in enumerate([(2, 6), (4, 9), (1, 11)]):
+            stop = ["--trainer.callbacks+=earlyfusion_test.StopAt", f"--trainer.callbacks.step={last}"]
+            resume = ["--ckpt_path=last"] if number else []
+            run(f"{out}-{number}", ranks, *stop, *resume, out=out, sharded=sharded, code=143)
+        run(f"{out}-3", 2, "--ckpt_path=last", out=out, sharded=sharded)
+    launch(folder, plan)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["ddp-2", "ddp-4", "fsdp-2", "fsdp-4"])
+def test_the_loss_curve_is_that_of_one_process(runs: Path, name: str):
+    assert len(curve(runs / "one")) == 14
+    assert curve(runs / name) == pytest.approx(curve(runs / "one"), rel=1e-4)
+    expected = curve(runs / "one", "validation/loss")
+    assert curve(runs / name, "validation/loss") == pytest.approx(expected, rel=1e-4)
+    alone, several = (load_file(runs / run / "model/model.safetensors") for run in ("one", name))
+    assert alone.keys() == several.keys()
+    for key, value in alone.items():
+        torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "ranks"), [("parts", 2), ("parts", 4), ("begun", 2)])
+def test_weights_that_are_made_in_parts_are_the_same_on_all_numbers_of_processes(
+    runs: Path, kind: str, ranks: int
+):
+    alone = curve(runs / f"{kind}-1")
+    assert curve(runs / f"{kind}-{ranks}") == pytest.approx(alone, rel=1e-4)
+    if kind == "begun":  # from where the first run ended
+        assert alone[0] == pytest.approx(curve(runs / "one")[-1], rel=0.2)
+        assert alone[0] < curve(runs / "one")[0] - 1
+    else:
+        assert alone[0] == pytest.approx(curve(runs / "one")[0], rel=0.02)  # as large as they should be
+
+
+@pytest.mark.parametrize("name", ["ddp-2", "fsdp-4"])
+def test_each_window_once_an_epoch(runs: Path, name: str):
+    windows = consumed(runs, "one", 1)
+    assert consumed(runs, name, int(name[-1])) == windows
+    stream = sum(windows, [])
+    count = max(stream) + 1
+    assert len(stream) > 2 * count  # so epochs have ended
+    for epoch in range(len(stream) // count):
+        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_run_goes_on_with_other_numbers_of_processes(runs: Path, kind: str):
+    assert curve(runs / f"{kind}-moves") == pytest.approx(curve(runs / "one"), rel=1e-4)
+    parts = [consumed(runs, f"{kind}-moves-{n}", ranks) for n, ranks in enumerate((2, 4, 1, 2))]
+    assert sum(parts, []) == consumed(runs, "one", 1)
+    assert (runs / f"{kind}-moves/last.ckpt").is_dir() == (kind == "fsdp")
+    alone, several = (load_file(runs / run / "model/model.safetensors") for run in ("one", f"{kind}-moves"))
+    for key, value in alone.items():
+        torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_image_tokenizer_trains_on_two_processes(tmp_path: Path, image_folder: Path):
+    """Both ranks come to the same weights and the same codebook."""
+    network = {"stem": 4, "channels": "[8,16]", "res_blocks": 1, "codebook_size": 16, "codebook_dim": 4}
+    line = [
+        "fit",
+        f"--data.train={image_folder}",
+        "--data.batch_pixels=2048",
+        "--model.autoencoder_steps=4",
+        "--model.warmup_steps=2",
+        "--model.kmeans_latents=64",
+        *(f"--model.config.{name}={value}" for name, value in network.items()),
+        "--bench.every=0",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--trainer.max_steps=10",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.val_check_interval=5",
+        "--trainer.precision=32-true",
+        f"--trainer.default_root_dir={tmp_path / 'images'}",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.callbacks+=earlyfusion_test.Digest",
+    ]
+    launch(tmp_path, [{"name": "images", "kind": "image-tokenizer", "ranks": 2, "argv": line}])
+    assert len(curve(tmp_path / "images")) == 10
+    assert len(curve(tmp_path / "images", "validation/psnr")) == 2
+    digests = {(tmp_path / f"images/digest-{rank}").read_text() for rank in range(2)}
+    assert len(digests) == 1
+    assert (tmp_path / "images/model/model.safetensors").is_file()

@@ -1,0 +1,379 @@
+"""The demo's corpus: rendered words, OpenMoji pictures, and documents made of both.
+
+It is written the way a user would bring data: image sets with the columns ``image`` and ``text``, documents
+with OBELICS' parallel lists ``images`` and ``texts`` (None where the other one speaks), and held-out images
+as imagefolders with ``metadata.jsonl``, so that the figures of the demo can be had again by a command.
+
+The documents, each between begin and end of document:
+
+- writing ``[word, type]`` and reading ``[type, word]``, type being the image of the word;
+- drawing ``["A red apple:", picture]`` and naming ``[picture, "A red apple."]``;
+- interleaved ones of pictures, names in type and sentences between them (``_interleaved``).
+
+**No training string contains a held-out word**: see ``data/render/split.py`` for the rule. Every text that
+is trained on, and every text that is rendered, goes through ``Corpus.string``, which refuses one that does.
+The random strings that are measured are not trained on either.
+"""
+
+import io
+import json
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+from ...data.render.openmoji import Concept, concepts, place_drawing, render_drawing
+from ...data.render.split import (
+    BOTH,
+    DRAW,
+    HERE,
+    NAME,
+    NAME_OF,
+    PICTURE,
+    THIS_THEN,
+    THIS_TYPED,
+    TYPE,
+    TYPED,
+    demo_concepts,
+    demo_words,
+    sentence,
+)
+from ...data.render.text_images import OBJECTS
+from ...data.render.words import (
+    SIZES,
+    STRIP_HEIGHT,
+    WORD_LENGTHS,
+    contains_any,
+    held_out_fonts,
+    random_strings,
+    render_word,
+    train_fonts,
+)
+from ...eval.items import METADATA, Item, word_suite
+from ...tokenizers.files import atomic_folder, write_bytes, write_text
+
+TRAIN, VALIDATION = "train", "validation"
+IMAGES, DOCUMENTS = "images", "documents"
+WORDS, NEW_FONTS, LARGE, PICTURES = "words", "words-new-fonts", "type-sizes", "pictures"
+"""Folders of held-out images: words in training fonts, the same in held-out fonts, larger type, pictures."""
+LARGE_HEIGHTS = (24, 32)
+
+Document = list[str | bytes]
+"""A document before it is written: texts, and images as PNG."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """How much data the demo makes."""
+
+    words: int = 16_000
+    """Word images; each makes a writing and a reading document."""
+    random_share: float = 0.4
+    """Part of them that shows random letters, not words."""
+    short_share: float = 0.05
+    """Part of them that shows one or two random letters."""
+    large_strips: int = 1_500
+    """Images of larger type, for the image tokenizer alone."""
+    heights: tuple[int, ...] = (STRIP_HEIGHT,)
+    """Pixels that a strip of type is high: one of them, drawn for each."""
+    picture_size: int = 48
+    """Pixels of a picture's side."""
+    smallest_drawing: int | None = None
+    """Pixels of the smallest drawing in a picture that is named: there drawings have all even sizes up to the
+    picture's, at all even places. None: every drawing fills its picture."""
+    picture_documents: int = 12
+    """Drawing documents of each picture."""
+    naming_documents: int | None = None
+    """Naming documents of each picture; None: as many."""
+    picture_images: int = 8
+    """Times each picture stands among the images of the image tokenizer."""
+    other_drawings: int = 600
+    """More OpenMoji drawings, for the image tokenizer alone."""
+    interleaved: int = 3_000
+    """Interleaved documents."""
+    typed: int = 1_000
+    """Documents of the form "Type the word ...:"."""
+    validation: int = 300
+    """Words that are kept out of training for the validation losses."""
+    test_words: int = 600
+    """Held-out words that are measured; half as many random strings join them."""
+    test_large: int = 200
+    """Held-out images of larger type."""
+
+
+class Corpus:
+    """Makes documents and images from a seed."""
+
+    def __init__(
+        self, config: CorpusConfig, seed: int, factor: int = 8, measured: frozenset[str] = frozenset()
+    ) -> None:
+        """
+        :param factor: widths of word images are multiples of it.
+        :param measured: texts that are never trained on as they are, though another text may contain one: the
+            random strings of the measurements (a string of three letters is a part of many words).
+        :raises ImportError: the extra ``demo`` is missing.
+        """
+        self.config, self.factor, self.measured = config, factor, measured
+        self.rng = random.Random(f"demo corpus {seed}")
+        self.fonts = train_fonts()
+        self.held_out = frozenset(demo_words().held_out)
+        self.concepts = demo_concepts().train
+        self._pictures: dict[tuple[str, int], bytes] = {}
+
+    def string(self, text: str) -> str:
+        """``text``, which must not contain a held-out word, nor be a text that is measured."""
+        if text in self.measured or contains_any(text.lower(), self.held_out):
+            raise AssertionError(f"{text!r} is held out, or contains what is: it may not be trained on")
+        return text
+
+    def words(self, words: Sequence[str], count: int) -> list[str]:
+        """Texts of word images: words, random strings and short strings, in their shares, shuffled."""
+        words = [word for word in words if word not in self.measured]
+        texts: list[str] = []
+        for share, lengths in ((self.config.random_share, WORD_LENGTHS), (self.config.short_share, (1, 2))):
+            wanted = len(texts) + round(count * share)
+            while len(texts) < wanted:
+                more = random_strings(wanted - len(texts), self.rng, self.held_out, lengths)
+                texts += [text for text in more if text not in self.measured]
+        while len(texts) < count:
+            texts += self.rng.sample(words, min(len(words), count - len(texts)))
+        self.rng.shuffle(texts)
+        return texts
+
+    def type(self, text: str, height: int | None = None) -> bytes:
+        """The image of ``text`` in a font and size drawn at random, and, without one given, a height."""
+        if height is None:
+            height = self.config.heights[0]
+            if len(self.config.heights) > 1:
+                height = self.rng.choice(self.config.heights)
+        size = self.rng.choice(SIZES) * height // STRIP_HEIGHT
+        font = self.rng.choice(self.fonts)
+        return png(render_word(self.string(text), font, size, height, self.factor).convert("L"))
+
+    def picture(self, stem: str) -> bytes:
+        """The picture of an OpenMoji drawing."""
+        key = stem, self.config.picture_size
+        if key not in self._pictures:
+            self._pictures[key] = png(render_drawing(*key))
+        return self._pictures[key]
+
+    def moved(self, stem: str) -> bytes:
+        """A drawing as it is shown to be named: of any size, at any place of its picture."""
+        side, least = self.config.picture_size, self.config.smallest_drawing
+        if least is None:
+            return self.picture(stem)
+        size = self.rng.randrange(least, side + 1, 2)
+        left, top = (self.rng.randrange(0, side - size + 1, 2) for _ in range(2))
+        return png(place_drawing(stem, size, side, left, top))
+
+    def documents(self, words: Sequence[str], types: Sequence[bytes], share: float = 1.0) -> list[Document]:
+        """All kinds of documents, shuffled; ``share`` scales the number of those without a word image."""
+        config = self.config
+        documents: list[Document] = []
+        for word, image in zip(words, types, strict=True):
+            documents += [[word, image], [image, word]]
+        drawn = max(1, round(config.picture_documents * share))
+        named = drawn if config.naming_documents is None else round(config.naming_documents * share)
+        for number in range(max(drawn, named)):
+            for concept in self.concepts:
+                stem = self.rng.choice(concept.drawings)
+                if number < drawn:
+                    documents.append([sentence(DRAW, concept.name), self.picture(stem)])
+                if number < named:
+                    documents.append([self.moved(stem), sentence(NAME, concept.name)])
+        documents += [self.interleaved() for _ in range(round(config.interleaved * share))]
+        for word in self.rng.choices(words, k=round(config.typed * share)):
+            documents.append([sentence(TYPE, word), self.type(word)])
+        for document in documents:
+            for part in document:
+                if isinstance(part, str):
+                    self.string(part)
+        self.rng.shuffle(documents)
+        return documents
+
+    def interleaved(self) -> Document:
+        """Pictures, their names in type, and sentences, in one of six orders."""
+        a, b = self.rng.sample([c for c in self.concepts if len(c.name) <= LONGEST_TYPED], 2)
+        return _interleaved(self, a, b, self.rng.randrange(ORDERS))
+
+    def images(
+        self, words: Sequence[str], types: Sequence[bytes], share: float = 1.0
+    ) -> list[tuple[bytes, str | None]]:
+        """Images for the image tokenizer, with the text in them; ``share`` as in ``documents``."""
+        config = self.config
+        images: list[tuple[bytes, str | None]] = list(zip(types, words, strict=True))
+        for text in self.rng.choices(words, k=round(config.large_strips * share)):
+            images.append((self.type(text, self.rng.choice(LARGE_HEIGHTS)), text))
+        stems = [stem for concept in self.concepts for stem in dict.fromkeys(concept.drawings)]
+        for number in range(max(1, round(config.picture_images * share))):
+            images += [(self.moved(stem) if number % 2 else self.picture(stem), None) for stem in stems]
+        images += [
+            (self.picture(stem), None) for stem in self.other_drawings(round(config.other_drawings * share))
+        ]
+        self.rng.shuffle(images)
+        return images
+
+    def other_drawings(self, count: int) -> list[str]:
+        """Drawings of things beyond plants, food and animals (which hold the held-out ones)."""
+        known = {stem for concept in concepts() for stem in concept.drawings}
+        others = [concept.drawings[0] for concept in concepts(None) if not known & set(concept.drawings)]
+        return self.rng.sample(others, min(count, len(others)))
+
+
+LONGEST_TYPED = 10
+"""Letters of the longest name that is set in type: longer ones make long documents."""
+ORDERS = 6
+
+
+def _interleaved(corpus: Corpus, a: Concept, b: Concept, order: int) -> Document:
+    """One interleaved document about the things ``a`` and ``b``."""
+
+    def picture(concept: Concept) -> bytes:
+        return corpus.picture(corpus.rng.choice(concept.drawings))
+
+    def name(concept: Concept) -> bytes:
+        return corpus.type(concept.name)
+
+    def say(template: str) -> str:
+        return sentence(template, a.name, b.name)
+
+    if order == 0:
+        return [picture(a), name(a), say(THIS_THEN), picture(b)]
+    if order == 1:
+        return [picture(a), name(a), say(THIS_THEN), picture(b), name(b)]
+    if order == 2:
+        return [picture(a), say(THIS_TYPED), name(a), say(HERE), picture(b)]
+    if order == 3:
+        return [say(BOTH), picture(a), picture(b)]
+    if order == 4:
+        return [say(TYPED), name(a), PICTURE, picture(a)]
+    return [name(a), NAME_OF, picture(a)]
+
+
+def write_corpus(
+    folder: str | Path, config: CorpusConfig, seed: int, factor: int = 8, progress: Progress | None = None
+) -> dict[str, int]:
+    """Write ``folder``, whole or not at all; returns how many images and documents of each kind it holds.
+
+    ``images/{train,validation}`` and ``documents/{train,validation}`` are data sets of ``save_to_disk``,
+    ``held_out/*`` imagefolders.
+
+    :raises ImportError: the extra ``demo`` is missing.
+    """
+    held_out = held_out_items(config, seed)
+    corpus = Corpus(
+        config, seed, factor, frozenset(i.text for items in held_out.values() for i in items if i.text)
+    )
+    allowed = list(demo_words().train)
+    random.Random(f"validation words {seed}").shuffle(allowed)
+    parts = {
+        TRAIN: (allowed[config.validation :], config.words, 1.0),
+        VALIDATION: (allowed[: config.validation], min(config.validation, config.words), 0.05),
+    }
+    counts: dict[str, int] = {}
+    with atomic_folder(folder) as new:
+        for part, (vocabulary, count, share) in parts.items():
+            words = corpus.words(vocabulary, count)
+            types = []
+            for i, word in enumerate(words):
+                types.append(corpus.type(word))
+                if progress is not None and (i % 200 == 0 or i + 1 == count):
+                    progress(f"{part}: words in type", i + 1, count)
+            images = corpus.images(words, types, share)
+            documents = corpus.documents(words, types, share)
+            image_set(images).save_to_disk(str(new / IMAGES / part))
+            document_set(documents).save_to_disk(str(new / DOCUMENTS / part))
+            counts |= {f"{part} images": len(images), f"{part} documents": len(documents)}
+        for name, items in held_out.items():
+            write_imagefolder(new / "held_out" / name, items)
+            counts[f"held-out {name}"] = len(items)
+    return counts
+
+
+def image_set(images: Iterable[tuple[bytes, str | None]]) -> Dataset:
+    """Images (PNG) and the text in them -> a data set with the columns ``image``, ``text`` and ``objects``,
+    whose only box is the whole of an image with text."""
+    rows = list(images)
+    return _dataset(
+        Features({"image": Image(), "text": Value("string"), "objects": OBJECTS}),
+        image=[_stored(data) for data, _ in rows],
+        text=[text for _, text in rows],
+        objects=[_whole(data, text) for data, text in rows],
+    )
+
+
+def document_set(documents: Iterable[Document]) -> Dataset:
+    """Documents -> a data set with OBELICS' columns ``images`` and ``texts``: lists of the same length."""
+    rows = list(documents)
+    features = Features({"images": List(Image()), "texts": List(Value("string"))})
+    return _dataset(
+        features,
+        images=[[_stored(part) if isinstance(part, bytes) else None for part in row] for row in rows],
+        texts=[[part if isinstance(part, str) else None for part in row] for row in rows],
+    )
+
+
+def held_out_items(config: CorpusConfig, seed: int = 0) -> dict[str, list[Item]]:
+    """What the demo is measured on. The same words in training fonts and in held-out ones, larger type in
+    held-out fonts, and the pictures of the held-out concepts; ``seed`` draws fonts, sizes and random strings.
+    """
+    words = random.Random(f"test words {seed}").sample(demo_words().held_out, config.test_words)
+    large = words[: -(-config.test_large * 2 // 3)]
+    pictures = [
+        Item(render_drawing(stem, config.picture_size), kind="picture", name=concept.name)
+        for concept in demo_concepts().held_out
+        for stem in dict.fromkeys(concept.drawings)
+    ]
+    return {
+        WORDS: word_suite(
+            seed, held_out=words, fonts=train_fonts(), heights=config.heights, random_share=1 / 3
+        ),
+        NEW_FONTS: word_suite(
+            seed, held_out=words, fonts=held_out_fonts(), heights=config.heights, random_share=1 / 3
+        ),
+        LARGE: word_suite(
+            seed, held_out=large, fonts=held_out_fonts(), heights=LARGE_HEIGHTS, random_share=1 / 3
+        ),
+        PICTURES: pictures,
+    }
+
+
+def write_imagefolder(folder: Path, items: Sequence[Item]) -> None:
+    """PNG files and ``metadata.jsonl`` with file_name, text, size, kind and name."""
+    lines = []
+    for number, item in enumerate(items):
+        file = f"{number:04}.png"
+        write_bytes(folder / file, png(item.image))
+        row: dict[str, Any] = {"file_name": file, "text": item.text, "size": item.size, "kind": item.kind}
+        row["name"] = item.name
+        lines.append(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
+    write_text(folder / METADATA, "".join(lines))
+
+
+def png(image: PILImage.Image) -> bytes:
+    """The image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _whole(data: bytes, text: str | None) -> dict[str, list]:
+    if text is None:
+        return {"bbox": [], "text": []}
+    width, height = PILImage.open(io.BytesIO(data)).size
+    return {"bbox": [[0.0, 0.0, width, height]], "text": [text]}
+
+
+def _stored(data: bytes) -> dict[str, Any]:
+    return {"bytes": data, "path": None}  # as `datasets` stores an image
+
+
+def _dataset(features: Features, **columns: list) -> Dataset:
+    # Made as an Arrow table: Dataset.from_dict would decode and encode every image again.
+    return Dataset(pa.table(columns, schema=features.arrow_schema))

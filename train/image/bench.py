@@ -1,0 +1,69 @@
+"""What ``earlyfusion eval reconstruction`` measures, on a small fixed set while an image tokenizer trains."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from ...eval.items import Item, ocr_suite
+from ...eval.metrics.ocr import Reader, readers
+from ...eval.tasks.reconstruction import evaluate_reconstruction, flat_figures
+from .ema import averaged
+from .module import ImageTokenizerTraining
+
+
+class Bench(Callback):
+    """Logs PSNR, SSIM, codebook usage, and T-ACC, T-NED and CER by every installed OCR engine, as bench/*."""
+
+    def __init__(
+        self,
+        every: int = 2000,
+        kinds: Sequence[str] = ("word", "random", "line"),
+        per_kind: int = 24,
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            every: Steps between two measurements; 0: none at all.
+            kinds: Kinds of images of the built-in suite (`earlyfusion eval reconstruction --suite ocr`).
+            per_kind: Images of each kind.
+            seed: Which images: the same ones every time.
+        """
+        if every < 0 or per_kind < 1:
+            raise ValueError(f"bench.every must be 0 or more and per_kind positive, got {every}, {per_kind}")
+        self.every, self.kinds, self.per_kind, self.seed = every, tuple(kinds), per_kind, seed
+        self._items: list[Item] | None = None
+        self._readers: list[Reader] = []
+        self._measured = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure every so many steps, once there are codes."""
+        step = trainer.global_step
+        due = self.every and (step % self.every == 0 or step == trainer.max_steps)
+        if not due or not trainer.is_global_zero or not isinstance(pl_module, ImageTokenizerTraining):
+            return
+        if not pl_module.codebook_ready or step == self._measured:  # a step may accumulate several batches
+            return
+        self._measured = step
+        if self._items is None:
+            self._prepare()
+        if not self._items:
+            return
+        with averaged(trainer, pl_module):
+            figures = evaluate_reconstruction(pl_module.net, self._items, self._readers)
+        values = {f"bench/{name}": value for name, value in flat_figures(figures).items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step - 1)  # the row of Lightning's own figures of this step
+
+    def _prepare(self) -> None:
+        try:
+            self._items = ocr_suite(self.seed, self.kinds, self.per_kind)
+        except ImportError as error:
+            warnings.warn(f"the bench is left out during this training: {error}", stacklevel=2)
+            self._items = []
+            return
+        self._readers = readers()

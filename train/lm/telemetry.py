@@ -1,0 +1,336 @@
+"""Telemetry of the transformer's training: how the modalities share one network, and whether it is stable.
+
+Chameleon (arXiv:2405.09818, section 2.3) traces its late divergences to modalities that compete by slowly
+growing norms, and watches the norm of the last layer's output, which grows before the loss shows anything.
+That norm, the attention logits that QK-norm bounds, log Z that the z-loss bounds, and the probability that
+leaks from one modality to the others are measured here, on a few windows that pass the network once more.
+The training's own forward, which may be compiled, has no hooks, and nothing is left behind: weights,
+optimiser, random numbers and losses are those of a training without telemetry, bit by bit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from ...fusion_lm.loss import MODALITIES, LossTerms
+from ...fusion_lm.model import Attention, FusionLM
+from ...tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from ..loop.meters import Means
+from .module import targets_of
+
+SCORES = {"cpu": 2**22, "cuda": 2**26}
+"""Attention logits that exist at once, by device."""
+SAMPLE = 2**20
+"""Weights of a matrix that are kept from before a step, at most, to see how far it goes."""
+UPDATE = "update_ratio/"
+BLOCK_MATRICES = ("attention.qkv", "attention.out", "ffn.gate_up", "ffn.down")
+
+
+class Observation(NamedTuple):
+    """What windows (R, T) look like inside the network."""
+
+    terms: LossTerms
+    """With entropies and in-modality losses; differentiable where gradients are enabled."""
+    output_norms: Tensor
+    """L2 norm of the residual stream that enters the last norm (R, T), float32."""
+    attention_logits: Tensor
+    """Largest attention logit of each layer (layers,), float32."""
+
+
+def observe(
+    net: FusionLM,
+    tokens: Tensor,
+    documents: Tensor,
+    vocab: SharedVocab,
+    learned: Tensor | None = None,
+) -> Observation:
+    """One more forward of packed windows, tokens and documents (R, T), without dropout and not compiled."""
+    targets = targets_of(tokens, documents, vocab, learned)
+    vocab_modality = vocab.modality(torch.arange(vocab.size, device=tokens.device))
+    used = tokens != vocab.pad
+    norms: dict[str, Tensor] = {}
+    logits: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def before_attention(attention: Attention, arguments: tuple[Any, ...]) -> None:
+        x, positions, _ = arguments
+        q, k, _ = attention.queries_keys_values(x, positions)
+        logits[attention.layer] = max_attention_logit(q, k, documents, used)
+
+    @torch.no_grad()
+    def before_last_norm(_: nn.Module, arguments: tuple[Tensor]) -> None:
+        norms["output"] = torch.linalg.vector_norm(arguments[0], dim=-1, dtype=torch.float32)
+
+    with _set_aside(net):
+        layers = [module for module in net.blocks.modules() if isinstance(module, Attention)]
+        hooks = [attention.register_forward_pre_hook(before_attention) for attention in layers]
+        hooks.append(net.norm.register_forward_pre_hook(before_last_norm))
+        try:
+            terms = net(
+                tokens,
+                documents=documents,
+                targets=targets.tokens,
+                modality=targets.modality,
+                vocab_modality=vocab_modality,
+            )
+        finally:
+            for hook in hooks:
+                hook.remove()
+    assert isinstance(terms, LossTerms)
+    return Observation(terms, norms["output"], torch.stack([logits[i] for i in range(len(layers))]))
+
+
+@contextmanager
+def _set_aside(net: FusionLM) -> Iterator[None]:
+    """Within, the network runs uncompiled, in evaluation mode, and with masks in place of FlexAttention,
+    which is slow where it is not compiled."""
+    modes, backend = [(module, module.training) for module in net.modules()], net.attention_backend
+    net.eval()
+    net.attention_backend = "sdpa"
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        net.attention_backend = backend
+        for module, mode in modes:
+            module.training = mode
+            # FSDP2 keeps the outermost weights gathered for the backward pass. Here none follows, but a step,
+            # whose new weights the next forward would not see.
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
+def max_attention_logit(q: Tensor, k: Tensor, documents: Tensor, used: Tensor) -> Tensor:
+    """The largest q·k / sqrt(D) (scalar, float32) over all heads and the pairs that attention looks at: the
+    key not after the query, both in one document, the query not padding.
+
+    :param q: (B, H, T, D), and k (B, Hkv, T, D), as attention takes them.
+    :param documents: (B, T), as ``FusionLM.forward`` takes them.
+    :param used: (B, T) bool, False for padding.
+    """
+    B, H, T, D = q.shape
+    index = torch.arange(T, device=q.device)
+    rows = max(1, SCORES.get(q.device.type, SCORES["cuda"]) // (H * T))  # queries at once
+    largest = []
+    with torch.autocast(q.device.type, enabled=False):
+        for query, key, document, counts in zip(q.float(), k.float(), documents, used):
+            query = query.unflatten(0, (len(key), -1))  # (Hkv, H / Hkv, T, D)
+            for start in range(0, T, rows):
+                end = min(T, start + rows)
+                scores = query[:, :, start:end] @ key[:, None, :end].mT  # (Hkv, H / Hkv, rows, end)
+                seen = (index[start:end, None] >= index[:end]) & counts[start:end, None]
+                seen &= document[start:end, None] == document[:end]
+                largest.append(scores.masked_fill_(~seen, float("-inf")).amax())
+    return torch.stack(largest).amax() / D**0.5
+
+
+def gradient_cosine(net: FusionLM, terms: LossTerms) -> Tensor:
+    """Cosine (scalar) between the gradients of the mean losses of text and of images, those of the weights of
+    the blocks; NaN where one is missing. ``terms`` come from :func:`observe`.
+
+    Leaves ``parameter.grad`` alone. Takes as much memory as these weights, twice.
+    """
+    weights = [parameter for parameter in net.blocks.parameters() if parameter.requires_grad]
+    with _set_aside(net):  # activation checkpointing computes the blocks again
+        text, image = (
+            torch.autograd.grad(
+                terms.nll_sums[modality] / terms.counts[modality].clamp(min=1),
+                weights,
+                retain_graph=modality == TEXT,
+            )
+            for modality in (TEXT, IMAGE)
+        )
+
+    def dot(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
+        return torch.stack([(a * b).sum(dtype=torch.float32) for a, b in zip(one, other)]).sum()
+
+    return dot(text, image) / (dot(text, text) * dot(image, image)).sqrt()
+
+
+def row_norms(weight: Tensor, modality: Tensor) -> Tensor:
+    """Mean L2 norm of the rows of ``weight`` (V, C) of each modality (3,); ``modality`` (V,) is the rows'."""
+    norms = torch.linalg.vector_norm(weight.detach(), dim=1, dtype=torch.float32)
+    one_hot = F.one_hot(modality, len(MODALITIES)).float()
+    return (_whole(norms) @ one_hot) / one_hot.sum(0)
+
+
+def matrices(net: FusionLM) -> dict[str, list[Tensor]]:
+    """The matrices of the network by what they do, those of all layers together."""
+    found = {"embedding": [net.embedding.weight]}
+    if not net.config.tie_embeddings:
+        found["lm_head"] = [net.lm_head.weight]
+    for name in BLOCK_MATRICES:
+        found[name.rpartition(".")[2]] = [block.get_submodule(name).weight for block in net.blocks]  # type: ignore[misc]
+    return found
+
+
+class WeightsBefore:
+    """Weights before a step, to see how far it goes.
+
+    Of a matrix with more than ``SAMPLE`` weights every n-th row is kept, so that the memory is bounded: 4 MiB
+    a matrix in float32. n is odd, so that all places within a head are met.
+    """
+
+    def __init__(self, net: FusionLM) -> None:
+        self.rows = {name: [_rows(w).clone() for w in group] for name, group in matrices(net).items()}
+
+    @torch.no_grad()
+    def moved(self, net: FusionLM) -> dict[str, tuple[Tensor, Tensor]]:
+        """Group -> sum of the squares of what was added to its weights, and of the weights before; float32.
+
+        With sharded weights they are sums over this rank's.
+        """
+        sums = {}
+        for name, group in matrices(net).items():
+            pairs = [(_rows(now).float(), before.float()) for now, before in zip(group, self.rows[name])]
+            step = torch.stack([(now - before).square().sum() for now, before in pairs]).sum()
+            sums[name] = step, torch.stack([before.square().sum() for _, before in pairs]).sum()
+        return sums
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """``weight`` (rows, columns), or every n-th row of it, n odd; of a sharded one the part that is here."""
+    here = weight.detach()
+    here = here.to_local() if isinstance(here, DTensor) else here
+    return here[:: -(-here.numel() // SAMPLE) | 1]
+
+
+def _whole(value: Tensor) -> Tensor:
+    """The whole of what may be sharded."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+class Telemetry(Callback):
+    """Logs ``telemetry/...`` every so many steps, without a change to the training.
+
+    Measured before the step, with the weights that its gradient belongs to, on the first ``rows`` windows of
+    the last batch that it accumulates, without dropout, over all ranks:
+
+    ``loss``, ``loss/MODALITY``    cross-entropy, nats a token
+    ``entropy/MODALITY``           of the prediction, nats, by the modality of the target
+    ``in_modality/MODALITY``       cross-entropy of the softmax over the tokens of the target's modality alone
+    ``leakage/MODALITY``           the rest of the cross-entropy: probability given to other modalities, nats
+    ``log_z``                      mean logarithm of the softmax's normaliser
+    ``output_norm``, ``output_norm/MODALITY``
+                                   mean over tokens, padding left out, of the L2 norm of the residual stream
+                                   that enters the last norm, by the modality of the token
+    ``attention_logit``, ``attention_logit/layer_NN``
+                                   the largest one, see :func:`max_attention_logit`
+    ``row_norm/MODALITY``          mean L2 norm of the modality's rows of lm_head
+    ``gradient_cosine``            where it is asked for, between the gradients of the blocks' weights of the
+                                   loss of text and of that of images; several ranks: their mean
+
+    Of the step itself: ``gradient_norm``, before clipping, and ``update_ratio/GROUP``: the norm of what was
+    added to the embedding, lm_head, qkv, out, gate_up or down of all layers by the norm of what was there
+    (:class:`WeightsBefore`). A modality without a token in the windows has no figures.
+    """
+
+    def __init__(self, every: int = 50, rows: int = 8, gradient_cosine: bool = False) -> None:
+        """
+        Args:
+            every: Steps between two measurements; 0: none.
+            rows: Windows of the batch that are looked at, at most.
+            gradient_cosine: Also measure the cosine between the gradients of text and of images: two backward
+                passes of these windows, and memory for two gradients. Not with FSDP.
+        """
+        if every < 0:
+            raise ValueError(f"every must not be negative, got {every}: give steps, or 0 for no telemetry")
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1, got {rows}")
+        self.every, self.rows, self.gradient_cosine = every, rows, gradient_cosine
+        self._batch: dict[str, Tensor] | None = None
+        self._means = Means()
+        self._before: WeightsBefore | None = None
+        """The weights before the step that is being measured; None at all others."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew.
+
+        :raises ValueError: the gradients' cosine is asked for, but the weights are sharded.
+        """
+        self._means, self._before = Means(), None
+        if self.gradient_cosine and any(isinstance(p, DTensor) for p in pl_module.parameters()):
+            raise ValueError("gradient_cosine does not work with FSDP's sharded weights: set it to false")
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Windows to look at."""
+        self._batch = batch
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+    ) -> None:
+        """Look inside the network; once a step, however many batches it accumulates."""
+        if self.every and (trainer.global_step + 1) % self.every == 0:
+            self._measure(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log, where the step was made that is being measured."""
+        self._batch = None
+        if self._before is None:
+            return
+        before, self._before, training = self._before, None, pl_module
+        net: Any = training.net
+        for name, (step, size) in before.moved(net).items():
+            self._means.add(UPDATE + name, step / size, size)
+        norm = getattr(training, "grad_norm", None)
+        if norm is not None:
+            self._means.add("gradient_norm", _whole(norm))
+        self._means.reduce(trainer.strategy)
+        values = {
+            f"telemetry/{name}": value**0.5 if name.startswith(UPDATE) else value
+            for name, value in self._means.read().items()
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step - 1)  # Lightning counts logged steps from 0
+
+    def _measure(self, trainer: Any, training: Any) -> None:
+        assert self._batch is not None
+        net, vocab = training.net, training.vocab
+        rows = {name: values[: self.rows] for name, values in self._batch.items()}
+        tokens = rows["tokens"]
+        with torch.set_grad_enabled(self.gradient_cosine):
+            with trainer.precision_plugin.forward_context():
+                seen = observe(net, tokens, rows["documents"], vocab, rows.get("learned"))
+            if self.gradient_cosine:
+                both = seen.terms.counts[[TEXT, IMAGE]].min() > 0
+                self._means.add("gradient_cosine", gradient_cosine(net, seen.terms), both)
+        self._add(seen, vocab.modality(tokens), tokens != vocab.pad)
+        largest = trainer.strategy.reduce(seen.attention_logits, reduce_op="max")
+        self._means.add("attention_logit", largest.amax())
+        for layer, logit in enumerate(largest):
+            self._means.add(f"attention_logit/layer_{layer:02d}", logit)
+        norms = row_norms(net.lm_head.weight, vocab.modality(torch.arange(vocab.size, device=tokens.device)))
+        for name, norm in zip(MODALITIES, norms):
+            self._means.add(f"row_norm/{name}", norm)
+        self._before = WeightsBefore(net)
+
+    def _add(self, seen: Observation, modality: Tensor, used: Tensor) -> None:
+        """Means over tokens; ``modality`` (R, T) of the input tokens and which of them are ``used``."""
+        terms, total = seen.terms, seen.terms.counts.sum()
+        assert terms.entropy is not None and terms.in_modality is not None
+        self._means.add("loss", terms.cross_entropy, total)
+        self._means.add("log_z", terms.log_z, total)
+        norms, leakage = seen.output_norms * used, terms.by_modality - terms.in_modality
+        self._means.add("output_norm", norms.sum() / used.sum(), used.sum())
+        for i, name in enumerate(MODALITIES):
+            for figure, values in (
+                ("loss", terms.by_modality),
+                ("entropy", terms.entropy),
+                ("in_modality", terms.in_modality),
+                ("leakage", leakage),
+            ):
+                self._means.add(f"{figure}/{name}", values[i], terms.counts[i])
+            here = used & (modality == i)
+            self._means.add(f"output_norm/{name}", (norms * here).sum() / here.sum(), here.sum())

@@ -1,0 +1,116 @@
+"""A table of metrics that survives a stop: ``metrics.csv``, one row per step, continued where it ended."""
+
+import csv
+import io
+import math
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers.logger import Logger
+
+from ...tokenizers.files import write_text
+
+FILE = "metrics.csv"
+
+
+class CsvLog(Logger):
+    """Appends to ``folder``/metrics.csv; Lightning's CSVLogger deletes or splits that of a resumed run."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / FILE
+        self._columns: list[str] = []
+        self.pending: dict[str, float] = {}
+        """The current row, which is written when the next one begins."""
+        self._opened = False
+
+    @property
+    def name(self) -> str:
+        """None of its own: the folder is the run's."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """None: a run that goes on is the same run."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder, where Lightning's CLI puts its config file."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """They stand in the config file of the run."""
+
+    @rank_zero_only
+    def begin(self, step: int, row: dict[str, float] | None = None) -> None:
+        """Keep the rows before ``step``, where training begins or goes on; the others are written anew.
+
+        :param row: the row that a checkpoint holds, which comes in the place of the file's.
+        """
+        end = row["step"] if row else step
+        rows = [kept for kept in _rows(self.path) if float(kept["step"]) < end]
+        self._columns = list(dict.fromkeys(name for kept in rows for name in kept)) or ["step"]
+        self._opened, self.pending = True, dict(row or {})
+        self._rewrite(rows)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add to the row of ``step``, which is written when the next one begins."""
+        if not self._opened:  # validate and test have no training that begins
+            self.begin(2**62)
+        if self.pending and self.pending["step"] != step:
+            self.save()
+        values = {name: float(value) for name, value in metrics.items() if math.isfinite(float(value))}
+        self.pending |= {"step": 0 if step is None else step, **values}
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the current row."""
+        if not self.pending:
+            return
+        row, self.pending = {name: _text(value) for name, value in self.pending.items()}, {}
+        if new := [name for name in row if name not in self._columns]:
+            self._columns += new
+            self._rewrite([*_rows(self.path), row])
+            return
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        if self._opened:
+            self.save()
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path, text.getvalue())
+
+
+def read_metrics(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves of a run: metric -> (step, value) pairs in order; empty when nothing was logged yet."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in _rows(Path(folder) / FILE):
+        step = int(float(row.pop("step")))
+        for name, value in row.items():
+            curves.setdefault(name, []).append((step, float(value)))
+    return curves
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return [{name: v for name, v in row.items() if name and v} for row in rows if row.get("step")]
+
+
+def _text(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:.7g}"
