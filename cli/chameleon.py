@@ -9,7 +9,12 @@ from .terminal import add_command, add_group
 
 
 def add(commands: Any) -> None:
-    group = add_group(commands, "import", "chameleon: a model of transformers or of Meta -> a model folder")
+    group = add_group(
+        commands,
+        "import",
+        "chameleon: a model of transformers or of Meta -> a model folder",
+        "Turn the model of others into a model folder. There is one kind, `chameleon`.",
+    )
     parser = add_command(
         group,
         "chameleon",
@@ -44,7 +49,12 @@ cannot draw them. Needs the extra `chameleon`.""",
         help="how images become numbers: as Meta does, or as transformers' port, whose codes can differ "
         "(default: %(default)s)",
     )
-    group = add_group(commands, "export", "chameleon: a model folder -> one that transformers loads")
+    group = add_group(
+        commands,
+        "export",
+        "chameleon: a model folder -> one that transformers loads",
+        "Write a model folder in the format of others. There is one kind, `chameleon`.",
+    )
     parser = add_command(
         group,
         "chameleon",

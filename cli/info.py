@@ -68,9 +68,8 @@ def describe(path: Path) -> list[str]:
     for name, title, lines in FILES:
         if (path / name).exists():
             return _lines(f"{path}: {title}", lines(path))
-    inside = sorted(
-        found.parent for name in (CONFIG, *(f[0] for f in FILES)) for found in path.glob(f"*/{name}")
-    )
+    known = (CONFIG, *(file for file, _, _ in FILES))
+    inside = sorted(found.parent for name in known for found in path.glob(f"*/{name}"))
     hint = f"; did you mean {inside[0]}?" if inside else ""
     raise ValueError(f"{path} is not a model or tokenizer: it has no {CONFIG}, {VOCAB} or text.model{hint}")
 
@@ -163,7 +162,7 @@ def _codes(folder: Path) -> Lines:
     yield "files", f"{sum(1 for _ in folder.rglob('*.npz')):,}"
 
 
-def _run(folder: Path) -> Lines:
+def _training_run(folder: Path) -> Lines:
     yield from _checkpoint(folder / LAST)
     if (folder / "model" / CONFIG).exists():
         yield "model", f"{folder / 'model'}:"
@@ -176,10 +175,19 @@ def _checkpoint(path: Path) -> Lines:
 
     header = read_header(path)
     settings = header.get("hyper_parameters") or {}
-    yield "format", f"{header.get('format', 1)} (Lightning {header.get('pytorch-lightning_version')})"
+    config = settings.get("config") or {}
+    yield "training of", next((what for field, what in NETWORKS.items() if field in config), "unknown")
+    yield "format", f"{settings.get('format', 1)} (Lightning {header.get('pytorch-lightning_version')})"
     steps = f" of {settings['max_steps']}" if "max_steps" in settings else ""
-    yield "step", f"{header.get('global_step')}{steps}"
-    yield "settings", ", ".join(settings)
+    yield "step", f"{header['global_step']}{steps}"
+
+
+NETWORKS = {
+    "n_layers": "a transformer",
+    "codebook_size": "an image tokenizer",
+    "characters": "a recognizer",
+}
+"""A field of a checkpoint's config by which its network is recognized."""
 
 
 class Kind(NamedTuple):
@@ -203,7 +211,7 @@ FILES: tuple[tuple[str, str, Callable[[Path], Lines]], ...] = (
     (VOCAB, "a document tokenizer", _documents),
     ("text.model", "a text tokenizer", _text),
     ("tokenizer.json", "a text tokenizer", _text),
-    (LAST, "a training run", _run),
+    (LAST, "a training run", _training_run),
 )
 """File by which a folder without a config.json is recognized, what it is then, and what says more."""
 

@@ -1,4 +1,4 @@
-"""What can be trained, and the help of each stage. (The registry ``train/loop/trainables.py`` replaces it.)"""
+"""What can be trained, and the help of each stage (until the registry ``train/loop/trainables.py``)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -28,7 +28,7 @@ SAMPLING = {
     "repetition_penalty": (
         "F",
         real,
-        "above 1: tokens already in the document become less likely (default: 1)",
+        "above 1: text already written becomes less likely (default: 1)",
     ),
 }
 """The fields of ``Sampling``: metavar, type, help. The defaults are those of ``Sampling``."""
@@ -121,9 +121,7 @@ while it is written. Ctrl+C keeps what is written so far.""",
         help="guidance for images by the images before them; --guidance is then by the texts; triples the "
         "work",
     )
-    parser.add_argument(
-        "--negative", metavar="TEXT", help="negative prompt for image guidance (default: none)"
-    )
+    parser.add_argument("--negative", metavar="TEXT", help="negative prompt for image guidance")
 
 
 def add_best_of(parser: Parser, what: str) -> None:
@@ -139,7 +137,7 @@ def add_best_of(parser: Parser, what: str) -> None:
         "--best-by",
         choices=BEST_BY,
         default=BEST_BY[0],
-        help="score candidates given the prompt (forward), or in both directions, for models that were trained "
+        help="score candidates given the prompt (forward), or in both directions, for models trained "
         "on both orders (default: %(default)s)",
     )
 

@@ -24,8 +24,9 @@ class Help(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of descriptions, and lists sub-commands without a line for their placeholder."""
 
     def _format_action(self, action: argparse.Action) -> str:
-        text = super()._format_action(action)
-        return text.partition("\n")[2] if isinstance(action, argparse._SubParsersAction) else text
+        if isinstance(action, argparse._SubParsersAction):
+            return "".join(map(super()._format_action, action._get_subactions()))
+        return super()._format_action(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         options = [name for action in self._actions for name in action.option_strings]
         if first.startswith("-"):
             name = first.partition("=")[0]
-            self.error(f"unknown option {name}; {did_you_mean(name, options)}".removesuffix("; "))
+            self.error(f"unknown option {name}; {did_you_mean(name, options)}".rstrip("; "))
         self.error(f"unexpected argument {first!r}")
 
 
