@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...tokenizers.bpe import BpeTokenizer, bpe_of
-from ...tokenizers.documents import DocumentTokenizer
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.files import atomic_folder, check_folder, write_json, write_text
 from ...tokenizers.hub import local_folder, push
 from ...tokenizers.image import ImageTokenizer
@@ -24,7 +24,6 @@ from ...tokenizers.progress import Progress, progress_bars
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.vocab import SharedVocab
 from ...tokenizers.weights import CONFIG, WEIGHTS
-from ..folder import TOKENIZER
 from ..model import FusionLM
 from .importer import DECODER
 from .vocab import (

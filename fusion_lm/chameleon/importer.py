@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...tokenizers.bpe import BpeTokenizer
-from ...tokenizers.documents import DocumentTokenizer
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.files import atomic_folder, check_folder, read_json, write_json
 from ...tokenizers.hub import local_folder
 from ...tokenizers.image import ImageTokenizer
@@ -24,7 +24,6 @@ from ...tokenizers.progress import Progress, progress_bars
 from ...tokenizers.taming import from_state, load_taming
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.weights import CONFIG, FORMAT, WEIGHTS
-from ..folder import TOKENIZER
 from ..model import KIND, FusionLMConfig
 from .vocab import chameleon_vocab
 from .weights import (
