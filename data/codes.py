@@ -23,6 +23,7 @@ from ..eval.items import SUFFIXES
 from ..tokenizers.files import read_json, write_bytes, write_json
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import fit, load_image, to_pil, to_tensor
+from ..tokenizers.progress import Progress
 from ..tokenizers.tiles import decode_tiled, encode_tiled
 
 INDEX = "codes.json"
@@ -33,8 +34,6 @@ WAITING_PIXELS = 2**24
 """Pixels that wait for others of their size before the largest heap goes as it is."""
 LARGEST_FILE = 2**28
 """Bytes of the codes in a file, unpacked: those of the largest picture that Pillow opens, and some."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..fusion_lm.folder import TOKENIZER
-from ..train.lm.resize_vocab import same_tokens
+from ..tokenizers.documents import TOKENIZER
+from ..tokenizers.same_tokens import same_tokens
 from .images import in_order, ranks
 from .loader import Batches, InOrder
 from .sources import load_source

@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...eval.items import Progress
 from ...tokenizers.bpe import BpeTokenizer, bpe_of
-from ...tokenizers.documents import DocumentTokenizer
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.files import atomic_folder, write_json, write_text
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
+from ...tokenizers.progress import Progress
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.vocab import SharedVocab
 from ...tokenizers.weights import CONFIG, WEIGHTS
-from ..folder import TOKENIZER
 from ..model import FusionLM
 from .importer import DECODER
 from .vocab import (

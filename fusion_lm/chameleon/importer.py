@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...eval.items import Progress
 from ...tokenizers.bpe import BpeTokenizer
-from ...tokenizers.documents import DocumentTokenizer
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.files import atomic_folder, read_json, write_json
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
+from ...tokenizers.progress import Progress
 from ...tokenizers.taming import from_state, load_taming
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.weights import CONFIG, FORMAT, WEIGHTS
-from ..folder import TOKENIZER
 from ..model import KIND, FusionLMConfig
 from .vocab import chameleon_vocab
 from .weights import (

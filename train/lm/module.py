@@ -12,10 +12,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ...data.windows import TokenData
 from ...eval.metrics.bits import Rates
-from ...fusion_lm.folder import TOKENIZER, save_model
+from ...fusion_lm.folder import save_model
 from ...fusion_lm.loss import IGNORE, MODALITIES, LossTerms
 from ...fusion_lm.model import FusionLM, FusionLMConfig, upgrade
-from ...tokenizers.documents import DocumentTokenizer
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.vocab import SharedVocab
 from ..loop.divergence import clip_or_skip, skipped_steps
 from ..loop.logged_training import LoggedTraining
