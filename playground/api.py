@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from ..eval.report.curves import METRICS, read_metrics
 from ..eval.report.html import data_uri
 from ..eval.report.tokens import Token, describe
 from ..fusion_lm.folder import Model
@@ -120,16 +121,14 @@ def reconstruct(
 
 def runs(root: Path) -> list[str]:
     """The folders at or below ``root`` that hold the curves of a training, the newest first."""
-    found = [path for path in root.glob("**/metrics.csv") if path.is_file()]
+    found = [path for path in root.glob(f"**/{METRICS}") if path.is_file()]
     newest = sorted(found, key=lambda path: -path.stat().st_mtime)[:RUNS]
     return [path.parent.relative_to(root).as_posix() for path in newest]
 
 
 def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
     """The curves of a run, of a folder in ``root``."""
-    from ..train.loop.logs import read_metrics
-
-    file = (root / name / "metrics.csv").resolve()
+    file = (root / name / METRICS).resolve()
     if not file.is_relative_to(root.resolve()) or not file.is_file():
         raise Refused(f"there is no run {name!r} in {root}")
     return read_metrics(file.parent)

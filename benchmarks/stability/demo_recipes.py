@@ -71,6 +71,7 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
     from earlyfusion.data.windows import TokenData
     from earlyfusion.eval.items import Word, images_from_folder
     from earlyfusion.eval.metrics.ocr import readers
+    from earlyfusion.eval.report.curves import read_metrics
     from earlyfusion.eval.tasks.reading import evaluate_reading
     from earlyfusion.eval.tasks.writing import evaluate_writing
     from earlyfusion.fusion_lm.folder import load_model
@@ -79,7 +80,6 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
     from earlyfusion.train.demo.stages import READERS
     from earlyfusion.train.lm.module import FusionLMTraining
     from earlyfusion.train.loop.fit import fit_lm
-    from earlyfusion.train.loop.logs import read_metrics
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)

@@ -11,12 +11,12 @@ from PIL import Image
 
 from earlyfusion.cli.main import main
 from earlyfusion.data.prepare_config import read_config
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.demo.budget import FULL
 from earlyfusion.train.image.recognizer import Recogniser
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "train/configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))

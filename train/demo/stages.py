@@ -15,6 +15,7 @@ from ...data.windows import TokenData
 from ...eval.items import Item, Word, images_from_folder
 from ...eval.metrics.ocr import readers
 from ...eval.report.contact_sheet import contact_sheet
+from ...eval.report.curves import read_metrics
 from ...eval.report.gallery import load_gallery, save_gallery
 from ...eval.report.run import report as report_page
 from ...eval.tasks.reading import evaluate_reading
@@ -27,7 +28,6 @@ from ...tokenizers.text import TextTokenizer
 from ..image.module import ImageTokenizerTraining
 from ..lm.module import FusionLMTraining
 from ..loop.fit import fit_image_tokenizer, fit_lm
-from ..loop.logs import read_metrics
 from .budget import CORPUS, IMAGE, LM, SAMPLES, TEXT, TOKENS, DemoBudget
 from .corpus import DOCUMENTS, IMAGES, LARGE, NEW_FONTS, PICTURES, TRAIN, VALIDATION, WORDS, write_corpus
 from .gallery import reconstruction_gallery, sample_gallery

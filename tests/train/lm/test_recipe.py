@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from earlyfusion.data.windows import TokenData
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.train.lm.module import FusionLMTraining, drop_conditions, targets_of, weighted_mean
 from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48)
 STEPS = 6

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from earlyfusion.data.windows import TokenData
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.module import FusionLMTraining, targets_of
@@ -30,7 +31,7 @@ from earlyfusion.train.lm.telemetry import (
     row_norms,
 )
 from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.logs import CsvLog, read_metrics
+from earlyfusion.train.loop.logs import CsvLog
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=4, n_kv_heads=2, ffn_width=48, dropout=0.1
