@@ -217,22 +217,22 @@ def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     none = {"skipped": [], "images_skipped": 0}
     try:
         if suite == "ocr":
-            from ..eval.items import ocr_suite
+            from ..eval.suites import ocr_suite
 
             items = ocr_suite(args.seed, args.kinds, args.per_kind)
             return items[: args.limit], {"data": f"OCR suite, seed {args.seed}", **none}
         if suite == "words64":
-            from ..eval.items import words64_suite
+            from ..eval.suites import words64_suite
 
             items = words64_suite(args.seed, args.per_kind)
             return items[: args.limit], {"data": f"words64 suite, seed {args.seed}", **none}
         if suite == "openmoji":
-            from ..eval.items import openmoji_suite
+            from ..eval.suites import openmoji_suite
 
             items = openmoji_suite(args.seed, args.per_kind)
             return items[: args.limit], {"data": f"OpenMoji, held-out concepts, seed {args.seed}", **none}
         if suite == "scans":
-            from ..eval.items import scans
+            from ..eval.suites import scans
 
             return scans()[: args.limit], {"data": "photographed page of scikit-image", **none}
     except ImportError as error:
@@ -261,7 +261,7 @@ def _words(args: Namespace) -> "tuple[list[Word], list[Item], dict[str, Any]]":
 
 def _suite(args: Namespace, instead: str) -> "list[Item]":
     from ..data.render.words import STRIP_HEIGHT
-    from ..eval.items import word_suite
+    from ..eval.suites import word_suite
 
     try:
         return word_suite(args.seed, heights=getattr(args, "heights", None) or (STRIP_HEIGHT,))[: args.limit]

@@ -23,7 +23,8 @@ from ...fusion_lm.loss import IGNORE, LossTerms
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, Segment
-from ..items import Item, Progress, Word, word_suite
+from ..items import Item, Progress, Word
+from ..suites import word_suite
 from ..metrics.bits import Rates, text_bytes
 from ..metrics.ocr import Reader
 from ..report import html
