@@ -8,15 +8,15 @@ all is measured. Importing this module imports nothing heavy.
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..tokenizers.progress import progress_bars
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..eval.items import Item, Progress, Word
+    from ..eval.items import Item, Word
     from ..fusion_lm.folder import Model
 
 
@@ -177,25 +177,6 @@ def best_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@contextmanager
-def progress_bars() -> "Iterator[Progress]":
-    """One bar for each thing that is done, with the time left, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield report
 
 
 def _images(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":

@@ -23,7 +23,8 @@ from ..tokenizers.documents import END_OF_TURN, DocumentTokenizer, ImagePart, Ma
 from ..tokenizers.files import check_folder
 from ..tokenizers.hub import local_folder
 from ..tokenizers.pixels import load_image
-from .evaluate import best_device, progress_bars
+from ..tokenizers.progress import progress_bars
+from .evaluate import best_device
 
 IMAGE_SUFFIXES = tuple(
     ".avif .bmp .gif .heic .jfif .jpeg .jpg .pbm .pgm .png .pnm .ppm .svg .tga .tif .tiff .webp".split()

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cli.evaluate import best_device, image_folder, progress_bars
+from ..cli.evaluate import best_device, image_folder
 from ..eval.items import SUFFIXES
 from ..tokenizers.files import read_json, write_bytes, write_json
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import fit, load_image, to_pil, to_tensor
+from ..tokenizers.progress import Progress, progress_bars
 from ..tokenizers.tiles import decode_tiled, encode_tiled
 
 INDEX = "codes.json"
@@ -36,8 +37,6 @@ WAITING_PIXELS = 2**24
 """Pixels that wait for others of their size before the largest heap goes as it is."""
 LARGEST_FILE = 2**28
 """Bytes of the codes in a file, unpacked: those of the largest picture that Pillow opens, and some."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass

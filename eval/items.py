@@ -1,4 +1,4 @@
-"""The inputs of a measurement: images with the text they show, and words to write, read from folders and files.
+"""The inputs of a measurement: images with the text they show, and words to write, from folders and files.
 
 The built-in ones are in ``suites``.
 """

@@ -1,4 +1,4 @@
-"""The built-in suites of images to measure: held-out words, strings, pages, pictures and print, reproducible."""
+"""The built-in suites of images to measure: held-out words, strings, pages and pictures, and scanned print."""
 
 import random
 from collections.abc import Sequence

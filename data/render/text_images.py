@@ -7,7 +7,6 @@ whatever is trained on these images can be measured on the built-in suites.
 import io
 import random
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value, disable_progress_bars
 
 from ...tokenizers.files import atomic_folder, write_json
+from ...tokenizers.progress import Progress, progress_bars
 from .lexicon import Lexicon, split_lexicon, train_lexicon
 from .typeset import KINDS, Page, typeset
 from .words import Font, train_faces
@@ -26,8 +26,6 @@ TRAIN, VALIDATION = "train", "validation"
 OBJECTS = {"bbox": List(List(Value("float32"), length=4)), "text": List(Value("string"))}
 """As in Hugging Face's imagefolder: [x, y, width, height] in pixels (COCO), and the texts there."""
 FEATURES = Features({"image": Image(), "text": Value("string"), "objects": OBJECTS, "kind": Value("string")})
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,6 @@ def _png(page: Page, kind: str) -> bytes:
 
 def run(args: Namespace) -> None:
     """The command. Raises ValueError and ImportError, one line each."""
-    from ...cli.evaluate import progress_bars
-
     config = TextImagesConfig(
         kinds=tuple(args.kinds),
         count=args.count,

@@ -20,7 +20,8 @@ from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, ImagePart, interleave, split
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import fit, to_pil
-from ..items import Item, Progress, Word
+from ...tokenizers.progress import Progress
+from ..items import Item, Word
 from ..metrics.ocr import INSTALL, Reader, read_with
 from ..metrics.text import grouped, mean, text_scores
 from .reading import GREEDY, continue_prompts, row_scores, score_rows

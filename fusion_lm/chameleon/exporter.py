@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...cli.evaluate import progress_bars
-from ...eval.items import Progress
 from ...tokenizers.bpe import BpeTokenizer, bpe_of
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.files import atomic_folder, check_folder, write_json, write_text
 from ...tokenizers.hub import local_folder, push
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
+from ...tokenizers.progress import Progress, progress_bars
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.vocab import SharedVocab
 from ...tokenizers.weights import CONFIG, WEIGHTS

@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...cli.evaluate import progress_bars
-from ...eval.items import Progress
 from ...tokenizers.bpe import BpeTokenizer
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.files import atomic_folder, check_folder, read_json, write_json
 from ...tokenizers.hub import local_folder
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
+from ...tokenizers.progress import Progress, progress_bars
 from ...tokenizers.taming import from_state, load_taming
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.weights import CONFIG, FORMAT, WEIGHTS

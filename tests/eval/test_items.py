@@ -1,19 +1,11 @@
-import importlib.util
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from earlyfusion.data.render.lexicon import kept_for_measuring
-from earlyfusion.data.render.openmoji import render_drawing
-from earlyfusion.data.render.split import demo_concepts, demo_words
-from earlyfusion.data.render.typeset import KINDS, PAGES
-from earlyfusion.data.render.words import SIZES
-from earlyfusion.eval.items import TextRegion, Word, images_from_folder, ink_box, words_from_file
-from earlyfusion.eval.suites import ocr_suite, openmoji_suite, scans, word_suite
+from earlyfusion.eval.items import Item, TextRegion, Word, images_from_folder, scaled, words_from_file
 
 
 @pytest.fixture
@@ -45,8 +37,8 @@ def test_metadata_says_which_images_and_what_they_show(folder: Path):
     ]
     assert all(item.image.mode == "RGB" for item in items)
     assert len(skipped) == 2
-    assert skipped[0].startswith("broken.png: ") and "cannot be read" in skipped[0]
-    assert skipped[1].startswith("missing.png: ") and "not found" in skipped[1]
+    assert skipped[0].startswith("broken.png: ")
+    assert skipped[1].startswith("missing.png: ")
     assert len(images_from_folder(folder, limit=1).items) == 1
 
 
@@ -60,13 +52,13 @@ def test_without_metadata_all_image_files_count(folder: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is not JSON"),
-        ('["a.png"]', "line 2 is not a JSON object"),
-        ('{"text": "x"}', 'line 2: "file_name" is null, expected a string'),
-        ('{"file_name": "a.png", "text": 3}', 'line 2: "text" is 3, expected a string'),
-        ('{"file_name": "a.png", "size": "12"}', 'line 2: "size" is "12", expected a number'),
-        ('{"file_name": "a.png", "size": -1}', 'line 2: "size" is -1, expected a positive'),
-        ('{"file_name": "a.png", "text": "\\ud800"}', 'line 2: "text" holds half of a surrogate'),
+        ("{", "line 2"),
+        ('["a.png"]', "line 2"),
+        ('{"text": "x"}', 'line 2.*"file_name".*null'),
+        ('{"file_name": "a.png", "text": 3}', 'line 2.*"text".*3'),
+        ('{"file_name": "a.png", "size": "12"}', 'line 2.*"size".*"12"'),
+        ('{"file_name": "a.png", "size": -1}', 'line 2.*"size".*-1'),
+        ('{"file_name": "a.png", "text": "\\ud800"}', 'line 2.*"text"'),
     ],
 )
 def test_malformed_metadata_is_one_clear_line(folder: Path, line: str, message: str):
@@ -77,12 +69,12 @@ def test_malformed_metadata_is_one_clear_line(folder: Path, line: str, message: 
 
 
 def test_folders_without_usable_images(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match="none"):
         images_from_folder(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="has no images"):
+    with pytest.raises(FileNotFoundError, match="metadata.jsonl"):
         images_from_folder(tmp_path)
     (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="none of the 1 images"):
+    with pytest.raises(ValueError, match=r"1 images.*a\.png"):
         images_from_folder(tmp_path)
 
 
@@ -92,15 +84,15 @@ def test_words_from_file(tmp_path: Path):
     assert words_from_file(path) == [Word("apple"), Word("a\u2028b", "odd")]
     assert words_from_file(path, limit=1) == [Word("apple")]
     path.write_bytes(b'{"text": "a"}\n{"text": " "}')
-    with pytest.raises(ValueError, match='line 2: "text" is empty'):
+    with pytest.raises(ValueError, match='line 2.*"text"'):
         words_from_file(path)
     path.write_bytes(b"\n")
-    with pytest.raises(ValueError, match="has no lines"):
+    with pytest.raises(ValueError, match="words.jsonl"):
         words_from_file(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="cannot be read as JSON lines"):
+    with pytest.raises(ValueError, match="words.jsonl"):
         words_from_file(path)
-    with pytest.raises(FileNotFoundError, match="not found"):
+    with pytest.raises(FileNotFoundError, match="none.jsonl"):
         words_from_file(tmp_path / "none.jsonl")
 
 
@@ -122,16 +114,16 @@ def test_objects_of_the_metadata_become_boxes(folder: Path):
 @pytest.mark.parametrize(
     ("objects", "message"),
     [
-        ("[]", 'line 2: "objects" is \\[\\], expected an object'),
-        ('{"bbox": [[0, 0, 4, 4]]}', 'line 2: "objects" is expected to hold the lists "bbox" and "text"'),
-        ('{"bbox": [[0, 0, 4, 4]], "text": []}', "of the same length"),
-        ('{"bbox": [[0, 0, 4]], "text": ["x"]}', "line 2: a bbox is \\[0, 0, 4\\], expected"),
-        ('{"bbox": [[0, 0, 4, "4"]], "text": ["x"]}', "line 2: a bbox is"),
-        ('{"bbox": [[0, 0, 0, 4]], "text": ["x"]}', "line 2: a bbox is"),
-        ('{"bbox": [[-1, 0, 4, 4]], "text": ["x"]}', "line 2: a bbox is"),
-        ('{"bbox": [[0, 0, NaN, 4]], "text": ["x"]}', "line 2: a bbox is"),
-        ('{"bbox": [[0, 0, 4, 4]], "text": [3]}', 'line 2: "text" is 3, expected a string'),
-        ('{"bbox": [[40, 0, 9, 4]], "text": ["x"]}', "line 2: the box of 'x' ends at 49, 4, outside"),
+        ("[]", r'line 2.*"objects".*\[\]'),
+        ('{"bbox": [[0, 0, 4, 4]]}', 'line 2.*"objects".*"bbox".*"text"'),
+        ('{"bbox": [[0, 0, 4, 4]], "text": []}', 'line 2.*"objects".*"bbox".*"text"'),
+        ('{"bbox": [[0, 0, 4]], "text": ["x"]}', r"line 2.*bbox.*\[0, 0, 4\]"),
+        ('{"bbox": [[0, 0, 4, "4"]], "text": ["x"]}', "line 2.*bbox"),
+        ('{"bbox": [[0, 0, 0, 4]], "text": ["x"]}', "line 2.*bbox"),
+        ('{"bbox": [[-1, 0, 4, 4]], "text": ["x"]}', "line 2.*bbox"),
+        ('{"bbox": [[0, 0, NaN, 4]], "text": ["x"]}', "line 2.*bbox"),
+        ('{"bbox": [[0, 0, 4, 4]], "text": [3]}', 'line 2.*"text".*3'),
+        ('{"bbox": [[40, 0, 9, 4]], "text": ["x"]}', "line 2.*'x'.*49, 4.*48 x 32"),
     ],
 )
 def test_malformed_boxes_are_one_clear_line(folder: Path, objects: str, message: str):
@@ -171,3 +163,7 @@ def test_odd_images_are_read_and_broken_ones_skipped_with_a_reason(tmp_path: Pat
     assert len(items) + len(skipped) == 13
 
 
+def test_images_are_scaled_to_a_height_that_the_model_knows() -> None:
+    for height, chosen in ((10, 16), (18, 16), (21, 24), (300, 24)):
+        item = scaled(Item(Image.new("RGB", (3 * height, height)), "x", size=height / 2), (16, 24))
+        assert item.image.size == (3 * chosen, chosen) and item.size == pytest.approx(chosen / 2)

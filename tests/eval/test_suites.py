@@ -73,9 +73,9 @@ def test_ocr_suite_is_of_held_out_words_and_strings_kept_for_measuring():
 
 
 def test_ocr_suite_refuses_what_it_does_not_have():
-    with pytest.raises(ValueError, match="kinds has 'poem', expected some of word"):
+    with pytest.raises(ValueError, match="'poem'.*word, random"):
         ocr_suite(0, ["word", "poem"])
-    with pytest.raises(ValueError, match="per_kind is 0"):
+    with pytest.raises(ValueError, match="per_kind.*0"):
         ocr_suite(0, per_kind=0)
 
 
