@@ -140,8 +140,9 @@ class _Folder(_Loader):
     def _attribute(self, folder: ModuleType, name: str) -> Any:
         new = f"{PACKAGE}.{NOW_FOLDERS[self.old]}"
         special = name.startswith("__") or find_spec(f"{folder.__name__}.{name}") is not None
-        if special or not hasattr(import_module(new), name):
+        names = {} if special else vars(import_module(new))
+        if getattr(names.get(name), "__module__", new) != new or name not in names:  # only what it defines
             raise AttributeError(f"module {folder.__name__!r} has no attribute {name!r}")
         _warn(self.old, new, stacklevel=3)
-        value = folder.__dict__[name] = getattr(import_module(new), name)
+        value = folder.__dict__[name] = names[name]
         return value

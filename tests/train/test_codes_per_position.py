@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from earlyfusion.cli.info import describe
-from earlyfusion.cli.options import build_parser
-from earlyfusion.cli.sample import sample
+from earlyfusion.cli.main import build_parser
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.sources import load_source
@@ -140,7 +139,7 @@ def sampled(model: Path, out: Path, *segments: str, **changes: Any) -> dict[str,
     )
     for name, value in changes.items():
         setattr(args, name, value)
-    sample(args)
+    args.run(args)
     return json.loads((out / "sample.json").read_text(encoding="utf-8"))
 
 
