@@ -6,13 +6,14 @@ options are checked in ``prompts``, what may come next is in ``grammar``, how a 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..tokenizers.layout import DONE, FREE
 from ..tokenizers.vocab import SharedVocab
+from .choices import BEST_BY, BestBy
 from .grammar import ANY, Grammar, GrammarState
 from .guidance import Branches
 from .inputs import Inputs
@@ -21,8 +22,6 @@ from .prompts import Options, check_room, dictated, read_prompts, tokens_of
 from .sampling import Sampling, draw, filter_logits, penalize, uniforms
 from .scores import both_ways, check_standalone
 
-BestBy = Literal["forward", "both"]
-BEST_BY: tuple[BestBy, ...] = ("forward", "both")
 GOING, EOS, TURN, SEGMENT, CONTEXT, LENGTH = range(6)
 """Why a row ended, as ``Step.stop`` says it."""
 STOPS = ("", "eos", "turn", "segment", "context", "length")

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..tokenizers.documents import DocumentTokenizer, Encoded, split
 from ..tokenizers.layout import Cursor, Shape
+from .choices import BestBy
 from .folder import Model
-from .generate import GOING, LOOK, BestBy, Step, generate, generate_steps, stop_name
+from .generate import GOING, LOOK, Step, generate, generate_steps, stop_name
 
 
 @dataclass(frozen=True)
