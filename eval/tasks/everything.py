@@ -25,10 +25,11 @@ from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, Segment
 from ...tokenizers.progress import Progress, named
-from ..items import Item, Word, word_suite
+from ..items import Item, Word
 from ..metrics.bits import Rates, text_bytes
 from ..metrics.ocr import Reader
 from ..report import html
+from ..suites import word_suite
 from . import drawing, naming, reading, writing
 from .naming import KNOWN
 from .well_formed import evaluate_form
