@@ -84,6 +84,11 @@ class Layout:
         return 1 if self.numbers is None else 1 + self.axes
 
     @property
+    def raster(self) -> bool:
+        """Whether positions come row by row."""
+        return self.scan == "rows"
+
+    @property
     def least(self) -> Shape:
         """The shape of the smallest block."""
         return self.shape or (1,) * self.axes
