@@ -3,7 +3,7 @@
     from earlyfusion import load_model, sample
 
     model = load_model()
-    [document] = sample(model, [["A red apple:"]], then="image", stop_after_image=True)
+    [document] = sample(model, [["A red apple:"]], then="image", stop_after="image")
 
 Importing the package imports nothing heavy: each name below loads its module when it is first used. Folders
 follow the stream: ``tokenizers``, ``encoders``, ``fusion_lm``, ``data``, ``train``, ``eval``, ``cli``,
@@ -17,7 +17,8 @@ from . import _moved
 
 if TYPE_CHECKING:
     from .fusion_lm.folder import Model, load_model, save_model
-    from .fusion_lm.generate import Guidance, generate
+    from .fusion_lm.generate import generate
+    from .fusion_lm.guidance import Guidance
     from .fusion_lm.infill import infill
     from .fusion_lm.model import FusionLM, FusionLMConfig
     from .fusion_lm.sampling import Sampling
@@ -51,7 +52,8 @@ __all__ = [
 
 _HOMES = {
     "fusion_lm.folder": ("Model", "load_model", "save_model"),
-    "fusion_lm.generate": ("Guidance", "generate"),
+    "fusion_lm.generate": ("generate",),
+    "fusion_lm.guidance": ("Guidance",),
     "fusion_lm.infill": ("infill",),
     "fusion_lm.model": ("FusionLM", "FusionLMConfig"),
     "fusion_lm.sampling": ("Sampling",),
