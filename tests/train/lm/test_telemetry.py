@@ -224,7 +224,7 @@ def test_the_figures_of_a_run_that_goes_on(prepared: Path, tmp_path: Path):
 
 def test_a_modality_that_is_missing_has_no_figures(vocab, prepared: Path):
     module = training(prepared)
-    ids = torch.arange(vocab.text[0].token, vocab.text[0].token + 20)
+    ids = torch.arange(vocab["text"].ranges[0].token, vocab["text"].ranges[0].token + 20)
     tokens = torch.cat([ids, torch.full((9,), vocab.pad)])[None]
     batch = {"tokens": tokens, "documents": (tokens == vocab.pad).long()}
     figures: dict[str, float] = {}
