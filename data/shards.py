@@ -17,10 +17,10 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 
-from ..fusion_lm.loss import MODALITIES
 from ..tokenizers.documents import TURN, DocumentTokenizer, Mark, Part, interleave
 from ..tokenizers.files import write_json
 from ..tokenizers.pixels import tiles
+from ..tokenizers.vocab import NAMES
 from .packing import pack
 from .prepare_config import PrepareConfig
 from .rows import Stored, documents_of
@@ -83,7 +83,7 @@ class Counts:
     """Documents that were longer than a window."""
     images: int = 0
     windows: int = 0
-    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> how often."""
 
@@ -153,7 +153,7 @@ class _Shard:
                 learned = window.tokens >= 0
                 tokens = np.where(learned, window.tokens, ~window.tokens)
                 kept = tokens[tokens != vocab.pad]
-                for name, number in zip(MODALITIES, np.bincount(modality[kept], minlength=len(MODALITIES))):
+                for name, number in zip(NAMES, np.bincount(modality[kept], minlength=len(NAMES))):
                     self.counts.tokens[name] += int(number)
                 self.counts.windows += 1
                 row = {"tokens": tokens, "documents": window.documents, "learned": learned.astype(np.int8)}

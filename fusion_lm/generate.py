@@ -212,7 +212,7 @@ def decode(
                 break
             if (device.type == "cpu" or step % LOOK == LOOK - 1) and bool((state.mode == DONE).all()):
                 break
-            cache.go_on(position)
+            cache.seek(position)
             logits = _logits(model(chosen.repeat(len(rows) // B)[:, None], cache=cache))
             of_image = (in_image[:, 0] | (chosen == vocab.begin_image) | (mode == END)) & going
             # Branches that see less stay where they are while their row writes text: what they were given is

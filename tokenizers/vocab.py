@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from .files import read_json, write_json
+from .modality import ModalityTable
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 STRUCTURE, TEXT, IMAGE = 0, 1, 2
 """What `SharedVocab.modality` gives. Grid tokens and tokens without a role are structure."""
+NAMES = ("structure", "text", "image")
+"""Their names."""
 
 FILE = "vocab.json"
 FORMAT = 1
@@ -225,6 +228,15 @@ class SharedVocab:
         error = f"token {{}} is outside 0..{self.size - 1}"
         return _look_up(_tables(self, tokens.device).modality, tokens, error)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the modalities; `modality` gives indices into them."""
+        return NAMES
+
+    def table(self, device: "device | str | None" = None) -> ModalityTable:
+        """The modality of every token."""
+        return ModalityTable(self.names, _tables(self, _device(device)).modality)
+
     def is_text(self, tokens: "Tensor") -> "Tensor":
         """Which tokens are text, bool."""
         return self.modality(tokens) == TEXT
@@ -330,6 +342,12 @@ class _Tables(NamedTuple):
     slot_token_to_code: "Tensor"  # (n, V)
     slot_plus_1: "Tensor"  # (V,), 0 where there is none
     modality: "Tensor"  # (V,)
+
+
+def _device(device: "device | str | None") -> "device":
+    import torch
+
+    return torch.device(device or "cpu")
 
 
 @lru_cache(maxsize=16)

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ...fusion_lm.loss import MODALITIES, LossTerms
-from ...fusion_lm.model import Attention, FusionLM
-from ...tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from ...fusion_lm.inputs import Inputs
+from ...fusion_lm.layers import Attention
+from ...fusion_lm.loss import LossTerms
+from ...fusion_lm.model import FusionLM
+from ...tokenizers.vocab import IMAGE, NAMES, TEXT, SharedVocab
 from ..loop.meters import Means
 from .module import targets_of
 
@@ -54,15 +56,14 @@ def observe(
 ) -> Observation:
     """One more forward of packed windows, tokens and documents (R, T), without dropout and not compiled."""
     targets = targets_of(tokens, documents, vocab, learned)
-    vocab_modality = vocab.modality(torch.arange(vocab.size, device=tokens.device))
     used = tokens != vocab.pad
     norms: dict[str, Tensor] = {}
     logits: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def before_attention(attention: Attention, arguments: tuple[Any, ...]) -> None:
-        x, positions, _ = arguments
-        q, k, _ = attention.queries_keys_values(x, positions)
+        x, context, _ = arguments
+        q, k, _ = attention.queries_keys_values(x, context)
         logits[attention.layer] = max_attention_logit(q, k, documents, used)
 
     @torch.no_grad()
@@ -75,11 +76,10 @@ def observe(
         hooks.append(net.norm.register_forward_pre_hook(before_last_norm))
         try:
             terms = net(
-                tokens,
-                documents=documents,
+                Inputs(tokens, documents),
                 targets=targets.tokens,
-                modality=targets.modality,
-                vocab_modality=vocab_modality,
+                modalities=vocab.table(tokens.device),
+                statistics=True,
             )
         finally:
             for hook in hooks:
@@ -158,7 +158,7 @@ def gradient_cosine(net: FusionLM, terms: LossTerms) -> Tensor:
 def row_norms(weight: Tensor, modality: Tensor) -> Tensor:
     """Mean L2 norm of the rows of ``weight`` (V, C) of each modality (3,); ``modality`` (V,) is the rows'."""
     norms = torch.linalg.vector_norm(weight.detach(), dim=1, dtype=torch.float32)
-    one_hot = F.one_hot(modality, len(MODALITIES)).float()
+    one_hot = F.one_hot(modality, len(NAMES)).float()
     return (_whole(norms) @ one_hot) / one_hot.sum(0)
 
 
@@ -312,7 +312,7 @@ class Telemetry(Callback):
         for layer, logit in enumerate(largest):
             self._means.add(f"attention_logit/layer_{layer:02d}", logit)
         norms = row_norms(net.lm_head.weight, vocab.modality(torch.arange(vocab.size, device=tokens.device)))
-        for name, norm in zip(MODALITIES, norms):
+        for name, norm in zip(NAMES, norms):
             self._means.add(f"row_norm/{name}", norm)
         self._before = WeightsBefore(net)
 
@@ -324,7 +324,7 @@ class Telemetry(Callback):
         self._means.add("log_z", terms.log_z, total)
         norms, leakage = seen.output_norms * used, terms.by_modality - terms.in_modality
         self._means.add("output_norm", norms.sum() / used.sum(), used.sum())
-        for i, name in enumerate(MODALITIES):
+        for i, name in enumerate(terms.names):
             for figure, values in (
                 ("loss", terms.by_modality),
                 ("entropy", terms.entropy),

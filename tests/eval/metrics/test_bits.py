@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from earlyfusion.eval.metrics.bits import Rates, text_bytes
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
@@ -62,7 +63,7 @@ def terms_of(
     targets = targets_of(tokens, documents, vocab)
     with torch.no_grad():
         terms = net(
-            tokens, documents, targets.tokens, targets.modality, vocab.modality(torch.arange(vocab.size))
+            Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table(), statistics=True
         )
     assert isinstance(terms, LossTerms)
     return terms, targets.tokens
@@ -149,7 +150,7 @@ def test_what_is_missing_has_no_figures(net: FusionLM, vocab: SharedVocab, text_
     figures = rates.read()
     assert set(figures) == {"bits_per_byte", "perplexity/text", "in_modality_perplexity/text"}
     terms, targets = terms_of(net, vocab, tokens, documents)
-    with pytest.raises(ValueError, match="give the forward vocab_modality"):
+    with pytest.raises(ValueError, match="in_modality.*statistics=True"):
         rates.add(terms._replace(in_modality=None), targets)
 
 
@@ -182,6 +183,7 @@ def test_a_large_set_is_counted_exactly(vocab: SharedVocab, text_tokenizer: Text
     nothing = torch.zeros(())
     for count, nats in ((2**24, 2.0**24), (1, 1000.0), (1, 1000.0), (1, 1000.0)):
         terms = LossTerms(
+            names=vocab.names,
             cross_entropy=nothing,
             z=nothing,
             nll_sums=torch.tensor([0.0, 0.0, nats]),

@@ -19,8 +19,10 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from earlyfusion.data.windows import TokenData
-from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
+from earlyfusion.fusion_lm.inputs import Inputs
+from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.tokenizers.vocab import NAMES
 from earlyfusion.train.lm.module import FusionLMTraining, targets_of
 from earlyfusion.train.lm.telemetry import (
     Telemetry,
@@ -173,7 +175,7 @@ def test_what_is_logged(prepared: Path, tmp_path: Path, vocab, accumulate: int):
             "gradient_norm": watch.norms[step],
             "gradient_cosine": gradient_cosine(net, terms).detach(),
         }
-        for i, name in enumerate(MODALITIES):
+        for i, name in enumerate(NAMES):
             here = used & (vocab.modality(tokens) == i)
             expected |= {
                 f"loss/{name}": terms.by_modality[i],
@@ -276,6 +278,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.fsdp import fully_shard
 
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import targets_of
@@ -308,7 +311,7 @@ for on in (True, False):
     module = SimpleNamespace(net=net, vocab=vocab, grad_norm=None)
     telemetry = Telemetry(every=int(on))
     for step in range(3):
-        loss = net(tokens, documents, targets.tokens, targets.modality).cross_entropy
+        loss = net(Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table()).cross_entropy
         losses[on].append(float(loss))
         optimizer.zero_grad()
         loss.backward()
@@ -347,10 +350,9 @@ def test_ranks_with_sharded_weights_have_the_figures_of_one_process(network, win
         optimizer.zero_grad()
         for half in (slice(0, 2), slice(2, 4)):
             terms = net(
-                tokens[half],
-                documents=documents[half],
+                Inputs(tokens[half], documents[half]),
                 targets=targets.tokens[half],
-                modality=targets.modality[half],
+                modalities=vocab.table(),
             )
             assert isinstance(terms, LossTerms)
             (terms.cross_entropy / 2).backward()

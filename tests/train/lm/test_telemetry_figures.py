@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
 from earlyfusion.train.lm.module import targets_of, telemetry
 from earlyfusion.train.lm.telemetry import (
@@ -43,18 +44,18 @@ def test_figures_are_those_of_the_documents_one_by_one(network, windows, vocab, 
     log_z = []
     with torch.no_grad():
         for document in each_document(tokens, documents, vocab):
-            positions = net._positions(document[None], None, None)
+            context = net._context(Inputs(document[None]))
             x = net.embedding(document[None])
             blocks: Any = net.blocks
             for layer, block in enumerate(blocks):
                 inside = x if block.reordered else block.attention_norm(x)
-                q, k, _ = block.attention.queries_keys_values(inside, positions)
+                q, k, _ = block.attention.queries_keys_values(inside, context)
                 for head in range(4):
                     for i in range(len(document)):
                         for j in range(i + 1):
                             logit = q[0, head, i] @ k[0, head // 2, j] / 8**0.5
                             largest[layer] = max(largest[layer], logit)
-                x = block(x, positions, None)
+                x = block(x, context)
             norms += x[0].square().sum(-1).sqrt().tolist()
             logits = net.lm_head(net.norm(x))[0]
             for row, target in zip(logits, document[1:]):
@@ -126,7 +127,7 @@ def test_the_cosine_is_that_of_the_two_gradients(network, windows, vocab):
     for modality in (TEXT, IMAGE):
         net.zero_grad()
         only = torch.where(targets.modality == modality, targets.tokens, -100)
-        logits = net(tokens, documents=documents)
+        logits = net(Inputs(tokens, documents))
         F.cross_entropy(logits.flatten(0, 1), only.flatten()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in blocks if p.grad is not None]))
     expected = F.cosine_similarity(*gradients, dim=0)
