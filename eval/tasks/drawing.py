@@ -16,7 +16,7 @@ from ...data.render.split import DRAW, sentence
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer
-from ..items import Progress
+from ...tokenizers.progress import Progress
 from .naming import SIDE, nearest_of
 from .reconstruction import reconstruct_pictures
 from .writing import draw_after
@@ -44,7 +44,7 @@ def evaluate_drawing(
     """
     if not things:
         raise ValueError("there is nothing to draw")
-    prompts = [tokenizer.encode([sentence(DRAW, thing.name)], eos=False) for thing in things]
+    prompts = [tokenizer.encode([sentence(DRAW, thing.name)], eos=False).tokens for thing in things]
     told = progress and (lambda done, total: progress("drawing", done, total))
     drawings = draw_after(
         model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed, progress=told

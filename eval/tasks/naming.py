@@ -20,7 +20,8 @@ from ...data.render.split import demo_concepts, described
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.pixels import to_tensor
-from ..items import Item, Progress
+from ...tokenizers.progress import Progress
+from ..items import Item
 from ..metrics.text import grouped, mean
 from .reading import continue_prompts, image_prompts, written_text
 
@@ -73,7 +74,7 @@ def evaluate_naming(
         image_prompts(tokenizer, [item.image for item in items]),
         then="text",
         max_new_tokens=48,
-        max_images=0,
+        max_blocks=0,
         batch_size=batch_size,
         progress=progress and (lambda done, total: progress("naming", done, total)),
     )

@@ -10,8 +10,8 @@ from ...fusion_lm.generate import generate
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import draw, uniforms
 from ...tokenizers.documents import split
+from ...tokenizers.progress import Progress
 from ...tokenizers.vocab import SharedVocab
-from ..items import Progress
 
 
 def evaluate_form(
@@ -94,7 +94,7 @@ def _measure(
             good = is_document(row, vocab)
             formed += good
             complete += good and int(row[-1]) == vocab.eos
-            images += int((row == vocab.end_image).sum())
+            images += int((row == vocab["image"].layout.end).sum())
         if progress is not None:
             progress(what, done, wanted)
     return {

@@ -13,16 +13,14 @@ A model with packed or int8 weights only generates: it cannot be trained or save
 
 import copy
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..choices import WEIGHTS, Weights
 from ..model import FusionLM
 
-Weights = Literal["auto", "float32", "float16", "bfloat16", "int8"]
-WEIGHTS: tuple[Weights, ...] = ("auto", "float32", "float16", "bfloat16", "int8")
 FEW = 16
 """About the most rows in a step. Up to this many, products read int8 weights as they are; for more, the
 weights are unpacked first. oneDNN packs for this many (packed for one row, products of eight rows took twice

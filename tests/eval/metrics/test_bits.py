@@ -16,7 +16,7 @@ from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
-from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import targets_of
 
 TEXTS = (
@@ -27,6 +27,7 @@ TEXTS = (
     "Ünïcödé, naïve, \u0301e, 苹果, яблоко, 🍎🏳️‍🌈",
     "\u2581 is how spaces are spelled, <0x41> a byte, \u2585 an unknown one",
 )
+TEXT, IMAGE = 1, 2
 PIXELS = 64
 """Of a code of the tests' image tokenizer, 8 x 8."""
 

@@ -18,11 +18,10 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
-from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.vocab import NAMES
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining, targets_of
 from earlyfusion.train.lm.telemetry import (
     Telemetry,
@@ -158,7 +157,6 @@ def test_what_is_logged(prepared: Path, tmp_path: Path, vocab, accumulate: int):
     logged = {n.removeprefix("telemetry/"): c for n, c in curves.items() if n.startswith("telemetry/")}
     assert {tuple(step for step, _ in curve) for curve in logged.values()} == {(EVERY - 1, STEPS - 1)}
     net = FusionLM(replace(CONFIG, vocab_size=vocab.size))
-    vocab_modality = vocab.modality(torch.arange(vocab.size))
     for number, step in enumerate((EVERY - 1, STEPS - 1)):
         net.load_state_dict(watch.weights[step])
         tokens, documents = (watch.batches[step][name][:2] for name in ("tokens", "documents"))
@@ -175,7 +173,7 @@ def test_what_is_logged(prepared: Path, tmp_path: Path, vocab, accumulate: int):
             "gradient_norm": watch.norms[step],
             "gradient_cosine": gradient_cosine(net, terms).detach(),
         }
-        for i, name in enumerate(NAMES):
+        for i, name in enumerate(vocab.names):
             here = used & (vocab.modality(tokens) == i)
             expected |= {
                 f"loss/{name}": terms.by_modality[i],
@@ -183,7 +181,7 @@ def test_what_is_logged(prepared: Path, tmp_path: Path, vocab, accumulate: int):
                 f"in_modality/{name}": terms.in_modality[i],
                 f"leakage/{name}": terms.by_modality[i] - terms.in_modality[i],
                 f"output_norm/{name}": seen.output_norms[here].mean(),
-                f"row_norm/{name}": row_norms(net.lm_head.weight, vocab_modality)[i],
+                f"row_norm/{name}": row_norms(net.lm_head.weight, vocab.table())[i],
             }
         before = WeightsBefore(net)
         after = watch.weights[step + 1] if step + 1 < STEPS else watch.end["weights"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from earlyfusion.fusion_lm.inputs import Inputs
-from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import targets_of, telemetry
 from earlyfusion.train.lm.telemetry import (
     WeightsBefore,
@@ -109,7 +109,7 @@ def test_attention_logits_come_in_parts(monkeypatch: pytest.MonkeyPatch):
 def test_a_row_has_the_norm_of_its_modality(vocab):
     weight = torch.randn(vocab.size, 8)
     modality = vocab.modality(torch.arange(vocab.size))
-    norms = row_norms(weight, modality)
+    norms = row_norms(weight, vocab.table())
     for i in range(3):
         expected = [float(row.square().sum().sqrt()) for row, m in zip(weight, modality) if m == i]
         assert float(norms[i]) == pytest.approx(np.mean(expected), rel=1e-5)
@@ -124,7 +124,7 @@ def test_the_cosine_is_that_of_the_two_gradients(network, windows, vocab):
     net.eval()
     targets = targets_of(tokens, documents, vocab)
     gradients = []
-    for modality in (TEXT, IMAGE):
+    for modality in (1, 2):
         net.zero_grad()
         only = torch.where(targets.modality == modality, targets.tokens, -100)
         logits = net(Inputs(tokens, documents))
