@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from earlyfusion.eval.metrics.bits import Rates, text_bytes
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
-from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import targets_of
 
 TEXTS = (
@@ -26,6 +27,7 @@ TEXTS = (
     "Ünïcödé, naïve, \u0301e, 苹果, яблоко, 🍎🏳️‍🌈",
     "\u2581 is how spaces are spelled, <0x41> a byte, \u2585 an unknown one",
 )
+TEXT, IMAGE = 1, 2
 PIXELS = 64
 """Of a code of the tests' image tokenizer, 8 x 8."""
 
@@ -62,7 +64,7 @@ def terms_of(
     targets = targets_of(tokens, documents, vocab)
     with torch.no_grad():
         terms = net(
-            tokens, documents, targets.tokens, targets.modality, vocab.modality(torch.arange(vocab.size))
+            Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table(), statistics=True
         )
     assert isinstance(terms, LossTerms)
     return terms, targets.tokens
@@ -149,7 +151,7 @@ def test_what_is_missing_has_no_figures(net: FusionLM, vocab: SharedVocab, text_
     figures = rates.read()
     assert set(figures) == {"bits_per_byte", "perplexity/text", "in_modality_perplexity/text"}
     terms, targets = terms_of(net, vocab, tokens, documents)
-    with pytest.raises(ValueError, match="give the forward vocab_modality"):
+    with pytest.raises(ValueError, match="in_modality.*statistics=True"):
         rates.add(terms._replace(in_modality=None), targets)
 
 
@@ -182,6 +184,7 @@ def test_a_large_set_is_counted_exactly(vocab: SharedVocab, text_tokenizer: Text
     nothing = torch.zeros(())
     for count, nats in ((2**24, 2.0**24), (1, 1000.0), (1, 1000.0), (1, 1000.0)):
         terms = LossTerms(
+            names=vocab.names,
             cross_entropy=nothing,
             z=nothing,
             nll_sums=torch.tensor([0.0, 0.0, nats]),
