@@ -32,6 +32,7 @@ from torch import Tensor  # noqa: E402
 
 from earlyfusion.fusion_lm.folder import load_model  # noqa: E402
 from earlyfusion.fusion_lm.generate import generate  # noqa: E402
+from earlyfusion.fusion_lm.inputs import Inputs  # noqa: E402
 from earlyfusion.fusion_lm.loss import LossTerms  # noqa: E402
 from earlyfusion.fusion_lm.model import FusionLM  # noqa: E402
 from earlyfusion.tokenizers.documents import interleave  # noqa: E402
@@ -158,7 +159,7 @@ def measurements(networks: Networks, args: argparse.Namespace) -> Iterator[Resul
                 [prompt] * batch,
                 max_new_tokens=lm.config.context_length,
                 then="image",
-                stop_after_image=True,
+                stop_after="image",
                 grid=grid,
             )
             return sum(len(row.tokens) - row.prompt_length for row in written)
@@ -192,7 +193,7 @@ def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], 
     def step() -> int:
         lm.train()
         with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-            terms = lm(tokens, documents, targets.tokens, targets.modality)
+            terms = lm(Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table())
         assert isinstance(terms, LossTerms)
         optimizer.zero_grad()
         (terms.cross_entropy + 1e-4 * terms.z).backward()
@@ -205,13 +206,16 @@ def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], 
 
 def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor]:
     """Windows (batch, length) of packed documents of five letters and an image each, and their documents."""
-    grid = vocab.fixed_grid or (min(WORD_GRID[0], vocab.grid.count), min(WORD_GRID[1], vocab.grid.count))  # type: ignore[union-attr]
+    grid = vocab.layout("image").shape or (
+        min(WORD_GRID[0], vocab.layout("image").numbers.count),
+        min(WORD_GRID[1], vocab.layout("image").numbers.count),
+    )  # type: ignore[union-attr]
     ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab.text])
     tokens, documents = [], []
     while sum(map(len, tokens)) < batch * length:
         text = ids[torch.randint(len(ids), (5,))]
-        n = vocab.codes_per_position
-        codes = torch.randint(vocab.codebook_size, (*grid, n) if n > 1 else grid)
+        n = vocab["image"].slots
+        codes = torch.randint(vocab["image"].codebook_size, (*grid, n) if n > 1 else grid)
         tokens.append(interleave([("text", text), ("image", codes)], vocab))
         documents.append(torch.full_like(tokens[-1], len(documents)))
     shape = batch, length
@@ -220,10 +224,10 @@ def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor
 
 def sampled_grid(context: int, vocab: SharedVocab) -> tuple[int, int]:
     """The largest square grid, of 8 x 8 codes at most, whose image fits behind one token."""
-    if vocab.grid is None:
-        assert vocab.fixed_grid is not None
-        return vocab.fixed_grid
-    n, largest = vocab.codes_per_position, min(8, vocab.grid.count)
+    if vocab.layout("image").numbers is None:
+        assert vocab.layout("image").shape is not None
+        return vocab.layout("image").shape
+    n, largest = vocab["image"].slots, min(8, vocab.layout("image").numbers.count)
     side = max((s for s in range(1, largest + 1) if s * s * n + 5 <= context), default=1)
     return side, side
 

@@ -130,7 +130,7 @@ def fitted(model: Model, segments: Sequence[str | Image.Image], ask: Ask) -> lis
     tokenizer, context = model.tokenizer, model.lm.config.context_length
     images = tokenizer.vocab["image"]
     positions = ask.max_positions or max(1, context // PICTURE_SHARE // images.slots)
-    if images.layout is not None and images.layout.shape is not None:
+    if tokenizer.vocab.layout("image").shape is not None:
         positions = 0  # each picture takes as much as any other
     return [
         s

@@ -13,11 +13,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ...fusion_lm.loss import IGNORE, MODALITIES, LossTerms
+from ...fusion_lm.loss import IGNORE, LossTerms
 from ...tokenizers.bpe import BpeTokenizer
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.text import TextTokenizer
-from ...tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from ...tokenizers.vocab import SharedVocab
+
+NAMES = ("structure", "text", "image")
+TEXT, IMAGE = 1, 2
 
 
 def text_bytes(text: TextTokenizer | BpeTokenizer, vocab: SharedVocab) -> Tensor:
@@ -87,7 +90,7 @@ class Rates:
         :raises ValueError: the terms have no in-modality losses.
         """
         if terms.in_modality is None:
-            raise ValueError("the loss terms have no in-modality losses: give the forward vocab_modality")
+            raise ValueError("the loss terms have no in_modality: pass statistics=True to the forward")
         self.n_bytes = self.n_bytes.to(targets.device)
         counted = targets != IGNORE
         n_bytes = torch.where(counted, self.n_bytes[targets.clamp(min=0)], 0).sum()
@@ -108,7 +111,7 @@ class Rates:
         if self._sums is None:
             return {}
         values, self._sums = self._sums.tolist(), None
-        n = len(MODALITIES)
+        n = len(NAMES)
         nats, inner, counts, n_bytes = values[:n], values[n : 2 * n], values[2 * n : 3 * n], values[-1]
         figures = {}
         if n_bytes:
@@ -126,6 +129,6 @@ def _perplexities(figure: str, nats: Sequence[float], counts: Sequence[float]) -
     """exp of the mean cross-entropy of each modality that occurs."""
     return {
         f"{figure}/{name}": math.exp(total / count)
-        for name, total, count in zip(MODALITIES, nats, counts)
+        for name, total, count in zip(NAMES, nats, counts)
         if count
     }

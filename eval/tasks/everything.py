@@ -4,7 +4,6 @@ Everything is measured on what the demo holds out (``split``): its words, random
 and known things at sizes and places that no training picture has.
 """
 
-import copy
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -71,8 +70,8 @@ def evaluate_lm(
 
     The figures are {"bits": see :func:`evaluate_bits`, "reading": {fonts: see ``evaluate_reading``}, "views":
     the same in ``VIEWS`` views, "writing": see ``evaluate_writing`` (left out without ``judges``), greedily,
-    "best": the same with guidance, the best of ``BEST_OF`` each, "naming", "drawing", "form"}. On a CPU a
-    copy of the model generates, whose weights are laid out for it.
+    "best": the same with guidance, the best of ``BEST_OF`` each, "naming", "drawing", "form"}. On a CPU
+    a copy of the model with packed weights generates.
 
     :param judges: OCR engines, which read what is written.
     :param heights: pixels of the strips that words stand on.
@@ -91,7 +90,7 @@ def evaluate_lm(
     things = demo_concepts().train
     network = model
     if model.embedding.weight.device.type == "cpu":
-        model = for_generation(copy.deepcopy(network), "auto")
+        model = for_generation(network, "auto")
     figures: dict[str, Any] = {
         "bits": evaluate_bits(network, tokenizer, documents(words, pictures), progress=progress)
     }
@@ -165,7 +164,6 @@ def evaluate_bits(
     Kinds without a document that fits the context are left out.
     """
     vocab, device = tokenizer.vocab, model.embedding.weight.device
-    modality_of = vocab.modality(torch.arange(vocab.size)).to(device)
     rates = Rates(
         text_bytes(tokenizer.text, vocab), tokenizer.image.factor**2 / tokenizer.image.codes_per_position
     )
@@ -178,9 +176,7 @@ def evaluate_bits(
                 rows[start : start + batch_size], batch_first=True, padding_value=vocab.pad
             ).to(device)
             targets = torch.where(batch[:, 1:] == vocab.pad, IGNORE, batch[:, 1:])
-            terms = model(
-                batch[:, :-1], targets=targets, modality=modality_of[batch[:, 1:]], vocab_modality=modality_of
-            )
+            terms = model(batch[:, :-1], targets=targets, modalities=vocab.table(device), statistics=True)
             assert isinstance(terms, LossTerms)
             rates.add(terms, targets)
             if progress is not None:

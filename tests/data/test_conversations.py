@@ -121,7 +121,7 @@ def test_images_of_prompts_are_padded_and_those_of_answers_cut(chats, tokenizer_
     folder = prepared(tmp_path / "one", tokenizer_folders, tmp_path / "again", **fixed)
     tokens, _ = documents_of(folder)[0]
     shown, drawn = (part.codes for part in split(tokens, tokenizer.vocab) if part.kind == "image")
-    expected = tokenizer.encode_images([tokenizer.pixels(RED, whole=True), tokenizer.pixels(RED)])
+    expected = tokenizer.encode_inputs("image", [tokenizer.pixels(RED, whole=True), tokenizer.pixels(RED)])
     assert torch.equal(shown, expected[0]) and torch.equal(drawn, expected[1])
     assert not torch.equal(shown, drawn)
 
@@ -134,9 +134,9 @@ def test_only_answers_teach(chats, tokenizer_folders, tmp_path: Path):
     model = fit_lm(training, data, tmp_path / "run", progress=False, tensorboard=False)
     lm, tokenizer = load_model(model)
     vocab = tokenizer.vocab
-    first = tokenizer.encode(["A red apple?", END_OF_TURN], eos=False)
-    second = tokenizer.encode(["two", END_OF_TURN], eos=False)
-    plain = tokenizer.encode(["two"], eos=False)
+    first = tokenizer.encode(["A red apple?", END_OF_TURN], eos=False).tokens
+    second = tokenizer.encode(["two", END_OF_TURN], eos=False).tokens
+    plain = tokenizer.encode(["two"], eos=False).tokens
     from earlyfusion.fusion_lm.sampling import Sampling
 
     greedy: dict[str, Any] = {"text": Sampling(temperature=0), "image": Sampling(temperature=0)}
@@ -172,7 +172,10 @@ def test_a_conversation_that_is_too_long_loses_its_last_answers(tokenizer_folder
     folder = prepared(tmp_path / "set", tokenizer_folders, tmp_path / "tokens")
     tokenizer = DocumentTokenizer.load(folder / "tokenizer")
     ((tokens, learned),) = documents_of(folder)
-    assert tokens.tolist() == tokenizer.encode(["cat", END_OF_TURN, "birds", END_OF_TURN], eos=False).tolist()
+    assert (
+        tokens.tolist()
+        == tokenizer.encode(["cat", END_OF_TURN, "birds", END_OF_TURN], eos=False).tokens.tolist()
+    )
     assert bool(learned[-1])
 
 

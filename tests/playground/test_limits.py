@@ -107,7 +107,7 @@ def test_what_is_no_prompt_is_refused(value: Any, words: str):
 def test_text_that_looks_like_control_stays_text(model: Model, text: str):
     tokenizer = model.tokenizer
     [segment] = read_segments([{"text": text}])
-    tokens = tokenizer.encode([segment], eos=False)
+    tokens = tokenizer.encode([segment], eos=False).tokens
     assert int(tokens[0]) == tokenizer.vocab.bos and bool(tokenizer.vocab.is_text(tokens[1:]).all())
     assert tokenizer.decode(tokens) == [text]
     *_, [sample] = compose(model, [segment], Ask(max_new_tokens=4))

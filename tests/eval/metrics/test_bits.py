@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from earlyfusion.eval.metrics.bits import Rates, text_bytes
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
-from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import targets_of
 
 TEXTS = (
@@ -26,6 +27,7 @@ TEXTS = (
     "Ünïcödé, naïve, \u0301e, 苹果, яблоко, 🍎🏳️‍🌈",
     "\u2581 is how spaces are spelled, <0x41> a byte, \u2585 an unknown one",
 )
+TEXT, IMAGE = 1, 2
 PIXELS = 64
 """Of a code of the tests' image tokenizer, 8 x 8."""
 
@@ -36,7 +38,7 @@ def test_the_bytes_of_tokens_add_up_to_those_of_the_text(text_tokenizer: TextTok
     rng = random.Random(0)
     characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for text in (*TEXTS, *("".join(rng.choices(characters, k=20)) for _ in range(50))):
-        tokens = vocab.text_to_tokens(torch.tensor(text_tokenizer.encode(text), dtype=torch.int64))
+        tokens = vocab.to_tokens("text", torch.tensor(text_tokenizer.encode(text), dtype=torch.int64))
         assert int(lengths[tokens].sum()) == len(text.encode())
     is_text = vocab.is_text(torch.arange(vocab.size))
     assert (lengths[is_text] > 0).all() and (lengths[~is_text] == 0).all()
@@ -48,8 +50,8 @@ def windows(vocab: SharedVocab, text: TextTokenizer, rows: int) -> tuple[Tensor,
     tokens, documents = torch.full((rows, 64), vocab.pad), torch.full((rows, 64), 9)
     for row in range(rows):
         ids = torch.tensor(text.encode(TEXTS[4][: 8 + 2 * row] + "apple and"))
-        slots = (n,) if (n := vocab.codes_per_position) > 1 else ()
-        codes = torch.randint(vocab.codebook_size, (2, 3, *slots))
+        slots = (n,) if (n := vocab["image"].slots) > 1 else ()
+        codes = torch.randint(vocab["image"].codebook_size, (2, 3, *slots))
         document = interleave([("text", ids), ("image", codes)], vocab)
         tokens[row, : len(document)], documents[row, : len(document)] = document, 0
     return tokens, documents
@@ -62,7 +64,7 @@ def terms_of(
     targets = targets_of(tokens, documents, vocab)
     with torch.no_grad():
         terms = net(
-            tokens, documents, targets.tokens, targets.modality, vocab.modality(torch.arange(vocab.size))
+            Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table(), statistics=True
         )
     assert isinstance(terms, LossTerms)
     return terms, targets.tokens
@@ -98,7 +100,7 @@ def test_figures_are_those_of_all_tokens(net: FusionLM, vocab: SharedVocab, text
             own = int(modality[target])
             nats[own].append(-math.log(p[target]))
             inner[own].append(-math.log(p[target] / p[modality == own].sum()))
-        ids = vocab.tokens_to_text(document[vocab.is_text(document)])
+        ids = vocab.to_codes("text", document[vocab.is_text(document)])
         n_bytes += len(text_tokenizer.decode(ids.tolist()).encode())
     rates = Rates(text_bytes(text_tokenizer, vocab), PIXELS)
     for part in (slice(0, 1), slice(1, 5)):  # batches of unequal sizes
@@ -124,7 +126,7 @@ def test_a_model_that_knows_nothing(text_tokenizer: TextTokenizer, tmp_path: Pat
     )
     image = ImageTokenizer(config).eval()
     vocab = SharedVocab.build(text=text_tokenizer, codebook_size=16, codes_per_position=n)
-    DocumentTokenizer(text_tokenizer, image, vocab).save(tmp_path)
+    DocumentTokenizer(vocab, text=text_tokenizer, image=image).save(tmp_path)
     state = torch.get_rng_state()
     rates = Rates.load(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
@@ -135,21 +137,21 @@ def test_a_model_that_knows_nothing(text_tokenizer: TextTokenizer, tmp_path: Pat
     for name in ("structure", "text", "image"):
         assert figures[f"perplexity/{name}"] == pytest.approx(vocab.size, rel=1e-5)
     assert figures["in_modality_perplexity/image"] == pytest.approx(16 * n, rel=1e-5)
-    share = math.log(vocab.size) / math.log(vocab.codebook_size)
+    share = math.log(vocab.size) / math.log(vocab["image"].codebook_size)
     assert figures["bits_per_pixel"] == pytest.approx(image.bits_per_pixel * share, rel=1e-5)
 
 
 def test_what_is_missing_has_no_figures(net: FusionLM, vocab: SharedVocab, text_tokenizer: TextTokenizer):
     tokens, documents = windows(vocab, text_tokenizer, 2)
     tokens, documents = tokens[:, :6], documents[:, :6]
-    assert not vocab.is_image(tokens).any()
+    assert not vocab.is_("image", tokens).any()
     rates = Rates(text_bytes(text_tokenizer, vocab), PIXELS)
     assert rates.read() == {}
     rates.add(*terms_of(net, vocab, tokens, documents))
     figures = rates.read()
     assert set(figures) == {"bits_per_byte", "perplexity/text", "in_modality_perplexity/text"}
     terms, targets = terms_of(net, vocab, tokens, documents)
-    with pytest.raises(ValueError, match="give the forward vocab_modality"):
+    with pytest.raises(ValueError, match="in_modality.*statistics=True"):
         rates.add(terms._replace(in_modality=None), targets)
 
 
@@ -182,6 +184,7 @@ def test_a_large_set_is_counted_exactly(vocab: SharedVocab, text_tokenizer: Text
     nothing = torch.zeros(())
     for count, nats in ((2**24, 2.0**24), (1, 1000.0), (1, 1000.0), (1, 1000.0)):
         terms = LossTerms(
+            names=vocab.names,
             cross_entropy=nothing,
             z=nothing,
             nll_sums=torch.tensor([0.0, 0.0, nats]),

@@ -97,7 +97,7 @@ def test_right_names_are_counted_right(model, document_tokenizer, monkeypatch) -
         assert options["then"] == "text" and options["max_images"] == 0
         texts = [torch.tensor(tokenizer.text.encode(answer)) for answer in answers]
         rows = [
-            torch.cat([p, tokenizer.vocab.text_to_tokens(t)]) for p, t in zip(prompts, texts, strict=True)
+            torch.cat([p, tokenizer.vocab.to_tokens("text", t)]) for p, t in zip(prompts, texts, strict=True)
         ]
         return [Generated(row, len(p), "eos", 0.0) for row, p in zip(rows, prompts, strict=True)]
 
@@ -135,9 +135,11 @@ def test_drawings_are_judged_by_the_nearest_picture(model, document_tokenizer, m
 
 
 def test_what_is_a_document(vocab) -> None:
-    slots = (n,) if (n := vocab.codes_per_position) > 1 else ()
+    slots = (n,) if (n := vocab["image"].slots) > 1 else ()
     image = ("image", torch.zeros(2, 2, *slots, dtype=torch.int64))
-    ids = torch.tensor([i for _, first, count in vocab.text for i in range(first, first + count)][:3])
+    ids = torch.tensor(
+        [i for _, first, count in vocab["text"].ranges for i in range(first, first + count)][:3]
+    )
     whole = interleave([("text", ids), image], vocab)
     assert is_document(whole, vocab) and is_document(whole[:-1], vocab) and is_document(whole[:8], vocab)
     assert is_document(torch.tensor([vocab.bos]), vocab) and is_document(
@@ -146,7 +148,7 @@ def test_what_is_a_document(vocab) -> None:
     cut = torch.cat([whole[:-3], whole[-1:]])
     for wrong in (
         cut,  # eos inside the image
-        torch.cat([whole[:-1], torch.tensor([vocab.end_image])]),
+        torch.cat([whole[:-1], torch.tensor([vocab.layout("image").end])]),
         torch.cat([whole[:2], torch.tensor([vocab.pad]), whole[2:]]),
         torch.cat([whole, whole[1:]]),
         torch.cat([whole[:-1], whole]),
@@ -186,7 +188,7 @@ def test_bits_are_those_of_each_document(model, document_tokenizer, shades) -> N
             tokens = document_tokenizer.encode(row)
             nll = -model(tokens[None, :-1])[0].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
             nats += float(nll[vocab.is_text(tokens[1:])].sum())
-            codes += float(nll[vocab.is_image(tokens[1:])].sum())
+            codes += float(nll[vocab.is_("image", tokens[1:])].sum())
         n_bytes = sum(len(part.encode()) for row in rows for part in row if isinstance(part, str))
         assert result[kind]["bits_per_byte"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-4)
         if kind == "reading":

@@ -49,7 +49,7 @@ def train(prepared: Path, run: Path, *callbacks: Callback, module: Any = None, *
 
 
 def test_targets_are_the_next_tokens_of_the_same_document(vocab):
-    t = int(vocab.text[0].token)
+    t = int(vocab["text"].ranges[0].token)
     tokens = torch.tensor([[vocab.bos, t, vocab.eos, vocab.bos, t + 1, vocab.eos, vocab.pad, vocab.pad]])
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])
     targets = targets_of(tokens, documents, vocab)

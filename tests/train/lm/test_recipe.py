@@ -139,7 +139,13 @@ def test_accumulated_batches_are_one_large_batch(prepared: Path):
 def test_a_dropped_condition_makes_an_image_a_document(prepared: Path):
     """What the image follows becomes its bos, in a document of its own."""
     vocab = training(prepared).vocab
-    bos, begin, end, eos, text = vocab.bos, vocab.begin_image, vocab.end_image, vocab.eos, vocab.text[0].token
+    bos, begin, end, eos, text = (
+        vocab.bos,
+        vocab.layout("image").begin,
+        vocab.layout("image").end,
+        vocab.eos,
+        vocab["text"].ranges[0].token,
+    )
     rows = [bos, text, text, begin, end, text, begin, end, eos, bos, begin, end, eos, bos, text]
     tokens, documents = torch.tensor([rows]), torch.tensor([[4] * 9 + [5] * 4 + [6] * 2])
     everything = torch.ones_like(tokens, dtype=torch.bool)
