@@ -105,9 +105,11 @@ class _Finder:
     ) -> ModuleSpec | None:
         old = fullname.removeprefix(f"{PACKAGE}.")
         if old in MOVED:
-            return ModuleSpec(fullname, _Stub(old))
+            stub: Any = _Stub(old)
+            return ModuleSpec(fullname, stub)
         if old in NOW_FOLDERS and (found := PathFinder.find_spec(fullname, path)) is not None:
-            spec = ModuleSpec(fullname, _Folder(old), is_package=True)
+            folder: Any = _Folder(old)
+            spec = ModuleSpec(fullname, folder, is_package=True)
             spec.submodule_search_locations = list(found.submodule_search_locations or ())
             return spec
         return None
