@@ -31,7 +31,7 @@ def reconstruction(args: Namespace) -> None:
     """
     check_out(args.out)
     if args.sheet is not None:
-        from ..eval.report.sheet import check_sheet
+        from ..eval.report.reconstruction_sheet import check_sheet
 
         check_sheet(args.sheet)
         check_out(args.sheet, "--sheet", "a file")
@@ -56,9 +56,9 @@ def reconstruction(args: Namespace) -> None:
     result = {**measured.figures, **source}
     result["not_measured"] |= missing() if with_text else {"text": WITHOUT_TEXT}
     if args.sheet is not None:
-        from ..eval.report.sheet import write_sheet
+        from ..eval.report.reconstruction_sheet import write_sheet
 
-        write_sheet(args.sheet, measured.samples, [judge.name for judge in judges])
+        write_sheet(args.sheet, measured.results, [judge.name for judge in judges])
     _finish(args, result, table(result))
     if args.sheet is not None:
         print(f"sheet written to {args.sheet}")
@@ -67,7 +67,8 @@ def reconstruction(args: Namespace) -> None:
 def reading(args: Namespace) -> None:
     """Let the model in the folder `args.model` read the images."""
     check_out(args.out)
-    from ..eval.tasks.reading import evaluate_reading, table
+    from ..eval.report.tables import reading_table
+    from ..eval.tasks.reading import evaluate_reading
 
     model, tokenizer = _generating(args.model)
     items, source = _images(args)
@@ -76,7 +77,7 @@ def reading(args: Namespace) -> None:
             model, tokenizer, items, views=args.views, seed=args.seed, progress=progress
         )
     result["skipped"] = source["skipped"] + result["skipped"]
-    _finish(args, {**source, **result}, table(result))
+    _finish(args, {**source, **result}, reading_table(result))
 
 
 def writing(args: Namespace) -> None:
@@ -90,7 +91,8 @@ def writing(args: Namespace) -> None:
     if args.best_of > 1 and args.temperature == 0:
         raise ValueError("--best-of draws the same picture each time: give --temperature too, such as 0.5")
     words, originals, source = _words(args)
-    from ..eval.tasks.writing import evaluate_writing, table
+    from ..eval.report.tables import writing_table
+    from ..eval.tasks.writing import evaluate_writing
     from ..fusion_lm.generate import Guidance
     from ..fusion_lm.sampling import Sampling
 
@@ -109,7 +111,7 @@ def writing(args: Namespace) -> None:
             seed=args.seed,
             progress=progress,
         )
-    _finish(args, {**result, **source}, table(result))
+    _finish(args, {**result, **source}, writing_table(result))
 
 
 def lm(args: Namespace) -> None:
@@ -121,7 +123,9 @@ def lm(args: Namespace) -> None:
     if args.sheet is not None:
         check_out(args.sheet, "--sheet", "an HTML file")
     from ..eval.metrics.ocr import INSTALL, readers
-    from ..eval.tasks.everything import evaluate_lm, page, tables
+    from ..eval.report.lm_page import lm_page
+    from ..eval.report.tables import lm_tables
+    from ..eval.tasks.everything import evaluate_lm
     from ..fusion_lm.folder import load_model
     from ..tokenizers.files import write_text
 
@@ -141,9 +145,9 @@ def lm(args: Namespace) -> None:
             progress=progress,
         )
     if args.sheet is not None:
-        write_text(args.sheet, page(measured, f"What {args.model} reads, writes, names and draws"))
+        write_text(args.sheet, lm_page(measured, f"What {args.model} reads, writes, names and draws"))
     about = {"kind": "lm", "seed": args.seed, "heights": args.heights}
-    _finish(args, {**about, **measured.figures}, *tables(measured.figures))
+    _finish(args, {**about, **measured.figures}, *lm_tables(measured.figures))
     if args.sheet is not None:
         print(f"sheet written to {args.sheet}")
 

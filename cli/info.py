@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..eval.report import numbers
 from ..tokenizers.bpe import FILE as BPE
 from ..tokenizers.bpe import BpeTokenizer, load_text
 from ..tokenizers.files import read_json
@@ -92,7 +93,7 @@ def _documents(folder: Path) -> Lines:
 def _text(folder: Path) -> Lines:
     text = load_text(folder)
     kind, file = ("BPE", BPE) if isinstance(text, BpeTokenizer) else ("sentencepiece", TEXT)
-    yield "text", f"{kind}, {text.vocab_size:,} pieces, {_bytes((folder / file).stat().st_size)}"
+    yield "text", f"{kind}, {text.vocab_size:,} pieces, {numbers.size((folder / file).stat().st_size)}"
 
 
 def _image(folder: Path, config: dict[str, Any]) -> Lines:
@@ -127,7 +128,7 @@ def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
             types = sorted({s.get_dtype() for s in slices})
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from None
-    return f"{_count(count)} parameters ({', '.join(types)}), {_bytes(path.stat().st_size)}"
+    return f"{numbers.count(count)} parameters ({', '.join(types)}), {numbers.size(path.stat().st_size)}"
 
 
 def _grid(vocab: SharedVocab) -> str:
@@ -139,17 +140,6 @@ def _grid(vocab: SharedVocab) -> str:
 
 def _ranges(ranges: Iterable[tuple[int, int, int]]) -> str:
     return ", ".join(f"{token}..{token + count - 1}" for token, _, count in ranges)
-
-
-def _count(number: int) -> str:
-    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.1f} {letter}"
-    return str(number)
-
-
-def _bytes(number: int) -> str:
-    return f"{_count(number)}B" if number >= 1000 else f"{number} B"
 
 
 def _lines(title: str, rows: Lines) -> list[str]:

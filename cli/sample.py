@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..eval.report.samples import ImageSegment, Sample, Segment, TextSegment, printable, write_samples
+from ..eval.report.html import Part
+from ..eval.report.samples import Sample, printable, write_samples
 from ..fusion_lm.folder import load_model
 from ..fusion_lm.generate import Guidance
 from ..fusion_lm.infill import infill
@@ -93,10 +94,7 @@ def sample(args: Namespace) -> None:
             )
     else:
         written = _streamed(args.n, stream(model, [prompt] * args.n, previews=False, **options), shown)
-    samples = [
-        Sample([*shown, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
-        for segments, stop in written
-    ]
+    samples = [Sample([*shown, *map(Part, segments)], stop) for segments, stop in written]
     settings = {
         "model": str(folder),
         "answer": args.answer,
@@ -116,12 +114,12 @@ def sample(args: Namespace) -> None:
     at_once = args.best_of > 1 or args.infill is not None
     for number, one in enumerate(samples, start=1):
         lead = f"{number}: " if args.n > 1 else ""
-        print(lead + "".join(map(_told, one.segments)) if args.n > 1 or at_once else "")
+        print(lead + "".join(map(_told, one.parts)) if args.n > 1 or at_once else "")
     print(f"written to {Path(args.out) / 'index.html'}")
 
 
 def _streamed(
-    n: int, events: Iterator[Event], shown: Sequence[Segment]
+    n: int, events: Iterator[Event], shown: Sequence[Part]
 ) -> list[tuple[list[str | Image.Image], str]]:
     """What ``n`` rows write and why they end; a single one is printed as it comes, after what is `shown`.
 
@@ -178,26 +176,26 @@ def is_image(argument: str) -> bool:
 
 def prompt_as_seen(
     prompt: Sequence[str | Image.Image | Mark], tokens: Tensor, tokenizer: DocumentTokenizer
-) -> list[Segment]:
+) -> list[Part]:
     """The prompt's segments, images scaled to the size at which the model sees them."""
     grids = iter(p.codes.shape for p in split(tokens, tokenizer.vocab) if isinstance(p, ImagePart))
     factor = tokenizer.image.factor
-    segments: list[Segment] = []
+    segments: list[Part] = []
     for segment in prompt:
         if isinstance(segment, str):
-            segments.append(TextSegment(segment, prompt=True))
+            segments.append(Part(segment, prompt=True))
         elif isinstance(segment, Image.Image):
             rows, columns = next(grids)[:2]  # the third axis holds a position's codes
             size = columns * factor, rows * factor
-            segments.append(ImageSegment(segment.resize(size, Image.Resampling.LANCZOS), prompt=True))
+            segments.append(Part(segment.resize(size, Image.Resampling.LANCZOS), prompt=True))
     return segments
 
 
-def _told(segment: Segment) -> str:
-    """A segment on a terminal."""
-    if isinstance(segment, TextSegment):
-        return printable(segment.text)
-    return f" [image {segment.image.width} x {segment.image.height}] "
+def _told(part: Part) -> str:
+    """A part of a document on a terminal."""
+    if isinstance(part.content, str):
+        return printable(part.content)
+    return f" [image {part.content.width} x {part.content.height}] "
 
 
 def _news(event: Event) -> str:
@@ -205,7 +203,7 @@ def _news(event: Event) -> str:
     if isinstance(event, TextDelta):
         return printable(event.text)
     if isinstance(event, ImageDone):
-        return _told(ImageSegment(event.image)) + inline_image(event.image)
+        return _told(Part(event.image)) + inline_image(event.image)
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The built-in suites of images to measure: held-out words, strings, pages and pictures, and scanned print."""
+"""The built-in suites of images to measure: held-out words, strings, pages, pictures, and scanned print."""
 
 import random
 from collections.abc import Sequence

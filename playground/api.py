@@ -150,7 +150,7 @@ def as_comparison(one: "Comparison") -> dict[str, Any]:
     return {
         "tokenizer": one.name,
         **one.figures,
-        "original": data_uri(one.sample.original),
-        "reconstruction": data_uri(one.sample.reconstruction),
-        "lines": [list(next(iter(read.values()))) for _, read in one.sample.readings if read],
+        "original": data_uri(one.result.original),
+        "reconstruction": data_uri(one.result.reconstruction),
+        "lines": [list(next(iter(read.values()))) for _, read in one.result.readings if read],
     }

@@ -134,7 +134,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def _head() -> str:
-    """The page's own style and script; colours follow Gradio's light and dark."""
+    """The page's own style and script; colors follow Gradio's light and dark."""
     own = (HERE / "page.css").read_text(encoding="utf-8")
     script = (HERE / "page.js").read_text(encoding="utf-8")
     scoped = f".ef {{ {LIGHT} {PARTS} }} .dark .ef {{ {DARK} }} {own}"

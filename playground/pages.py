@@ -10,8 +10,8 @@ from PIL import Image
 from ..eval.report import html
 from ..eval.report.codebook_map import CodebookMap
 from ..eval.report.curves import Run, charts_of
-from ..eval.report.figures import figure
 from ..eval.report.heat_map import heat_map, legend
+from ..eval.report.numbers import figure
 from ..eval.report.tokens import Token, grids, strip_cells
 from .compose import Written
 
@@ -91,14 +91,14 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
         )
         caption = f"<b>Picture {number + 1}</b>: {h} x {w} codes, {picture.width} x {picture.height} px"
         figures.append(html.figure(f'<span class="maps">{shown}</span>', caption))
-    bar = html.picture(legend(), 1, alt="colours from low to high")
+    bar = html.picture(legend(), 1, alt="colors from low to high")
     key = (
         '<p class="note"><i class="key structure"></i> structure <i class="key text"></i> text '
         '<i class="key image"></i> image codes; paler: given. The bar under a token is its probability. '
         "Point at a token, or go along them with the arrow keys.</p>"
     )
-    colours = (
-        f'<p class="note">Colours of the maps, from low to high: <span class="bar">{bar}</span></p>'
+    colors = (
+        f'<p class="note">Colors of the maps, from low to high: <span class="bar">{bar}</span></p>'
         if figures
         else ""
     )
@@ -111,7 +111,7 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
     mean = f"{len(tokens)} tokens, {prompt_length} of them given"
     if total:
         mean += f"; entropy of the written ones {sum(t.entropy or 0 for t in total) / len(total):.2f} nats"
-    return wrapped(f"<p>{html.escape(mean)}.</p>", key, status, strip, colours, shown, kind="inspected")
+    return wrapped(f"<p>{html.escape(mean)}.</p>", key, status, strip, colors, shown, kind="inspected")
 
 
 def codebook(found: CodebookMap, slots: int = 1) -> str:
@@ -134,13 +134,13 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
 
 def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
     """Original, reconstruction and error of each tokenizer, its figures, and what is read in both."""
-    from ..eval.report.sheet import difference  # as in api.reconstruct
+    from ..eval.report.reconstruction_sheet import difference  # as in api.reconstruct
 
     parts = []
     header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "lines read alike", "seconds")
     rows = []
     for one in comparisons:
-        f, sample = one.figures, one.sample
+        f, sample = one.figures, one.result
         readings = [next(iter(read.values())) for _, read in sample.readings if read]
         alike = sum(before == after for before, after in readings)
         rows.append(

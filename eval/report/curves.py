@@ -75,12 +75,12 @@ def _modalities(run: Run, part: str, dashed: bool = False) -> list[Series]:
     return [Series(name + suffix, points, name, dashed) for name, points in found if points]
 
 
-def _both(run: Run, name: str, colour: str) -> list[Series]:
+def _both(run: Run, name: str, color: str) -> list[Series]:
     found = [("training", f"train/{name}", False), ("validation", f"validation/{name}", True)]
-    return [Series(label, run[key], colour, dashed) for label, key, dashed in found if run.get(key)]
+    return [Series(label, run[key], color, dashed) for label, key, dashed in found if run.get(key)]
 
 
-def _one(run: Run, key: str, colour: str, label: str = "") -> list[Series]:
+def _one(run: Run, key: str, color: str, label: str = "") -> list[Series]:
     return (
-        [Series(label or key.rpartition("/")[2].replace("_", " "), run[key], colour)] if run.get(key) else []
+        [Series(label or key.rpartition("/")[2].replace("_", " "), run[key], color)] if run.get(key) else []
     )

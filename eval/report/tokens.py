@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...fusion_lm.scores import TokenScores
 from ...tokenizers.documents import DocumentTokenizer
-from .html import Cell
+from .html import TokenCell
 
 
 class Token(NamedTuple):
@@ -69,7 +69,7 @@ def describe(tokenizer: DocumentTokenizer, tokens: Tensor, scores: TokenScores |
     return found
 
 
-def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[Cell]:
+def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[TokenCell]:
     """The cells of ``html.token_strip``; the first ``prompt_length`` are marked as given."""
     cells = []
     for number, token in enumerate(tokens):
@@ -81,7 +81,9 @@ def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[Cell]:
             )
         if token.p is not None and token.entropy is not None:
             detail += f"; probability {_share(token.p)}, entropy {token.entropy:.2f} nats"
-        cell = Cell(token.kind, token.says, detail, token.p, token.image, token.place, number < prompt_length)
+        cell = TokenCell(
+            token.kind, token.says, detail, token.p, token.image, token.place, number < prompt_length
+        )
         cells.append(cell)
     return cells
 
