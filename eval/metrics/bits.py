@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from ...fusion_lm.loss import IGNORE, MODALITIES, LossTerms
+from ...fusion_lm.loss import IGNORE, LossTerms
 from ...tokenizers.bpe import BpeTokenizer
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.text import TextTokenizer
@@ -35,7 +35,7 @@ def text_bytes(text: TextTokenizer | BpeTokenizer, vocab: SharedVocab) -> Tensor
     Over the tokens of a text they sum to ``len(text.encode())``.
     """
     lengths = torch.zeros(vocab.size, dtype=torch.int64)
-    for token, first, count in vocab.text:
+    for token, first, count in vocab["text"].ranges:
         lengths[token : token + count] = torch.tensor(
             [len(text.piece_bytes(first + i)) for i in range(count)]
         )
@@ -81,9 +81,12 @@ class Rates:
     @classmethod
     def of(cls, tokenizer: DocumentTokenizer) -> Self:
         """For the modalities of a tokenizer."""
-        image = tokenizer.image
-        units = {"image": Unit("bits_per_pixel", image.factor**2 / image.codes_per_position)}
-        return cls(MODALITIES, text_bytes(tokenizer.text, tokenizer.vocab), units)
+        vocab, units = tokenizer.vocab, {}
+        for modality in vocab.framed:
+            units[modality.name] = Unit(f"bits_per_position/{modality.name}", 1 / modality.slots)
+        if "image" in units:
+            units["image"] = Unit("bits_per_pixel", tokenizer.image.factor**2 / vocab["image"].slots)
+        return cls(vocab.names, text_bytes(tokenizer.text, vocab), units)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -16,11 +16,10 @@ STOPS = {
     "turn": "the model ended its turn",
     "length": "maximum number of new tokens",
     "context": "the context is full",
-    "image": "the image is finished",
     "interrupted": "you interrupted it",
     "stopped": "stopped",
 }
-"""Why a document ended, in words."""
+"""Why a document ended. Any other reason is the modality of the block that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Sample:
 
     parts: list[Part]
     stop: str
-    """Why it ended: a key of ``STOPS``."""
+    """Why it ended, see ``stop_in_words``."""
 
 
 def write_samples(folder: str | Path, samples: Sequence[Sample], settings: dict[str, Any]) -> None:
@@ -60,7 +59,7 @@ def page(records: Sequence[dict[str, Any]], samples: Sequence[Sample], settings:
         ]
         title = f"<h3>{number}</h3>" if len(records) > 1 else ""
         body = html.document(parts, scale=0, uri=lambda _, files=files: next(files))
-        documents.append(f'{title}{body}<p class="note">ended: {html.escape(STOPS[sample.stop])}</p>')
+        documents.append(f'{title}{body}<p class="note">ended: {html.escape(stop_in_words(sample.stop))}</p>')
     return html.page(
         "earlyfusion: samples",
         "<h1>Samples</h1>",
@@ -68,6 +67,11 @@ def page(records: Sequence[dict[str, Any]], samples: Sequence[Sample], settings:
         *documents,
         html.pairs(_flat(settings)),
     )
+
+
+def stop_in_words(stop: str) -> str:
+    """Why a document ended (``Generated.stop``), in words."""
+    return STOPS.get(stop, f"the {stop} is finished")
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...fusion_lm.generate import Generated, generate
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
-from ...tokenizers.documents import DocumentTokenizer, ImagePart, TextPart, interleave, split
+from ...tokenizers.documents import DocumentTokenizer, interleave, split
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import to_pil
 from ...tokenizers.progress import Progress, silent
@@ -21,7 +21,7 @@ GREEDY = Sampling(temperature=0)
 
 def image_prompts(tokenizer: DocumentTokenizer, images: Sequence[Any]) -> list[Tensor]:
     """Prompts (T,) of one image each: PIL images or pixels, fitted to the sizes that the tokenizer takes."""
-    codes = tokenizer.encode_images([tokenizer.pixels(image) for image in images])
+    codes = tokenizer.encode_inputs("image", [tokenizer.prepare("image", image) for image in images])
     return [interleave([("image", grid)], tokenizer.vocab, eos=False) for grid in codes]
 
 
@@ -44,9 +44,8 @@ def texts_after(
         prompts,
         then="text",
         max_new_tokens=max_new_tokens,
-        max_images=0,
-        text=sampling,
-        image=GREEDY,
+        max_blocks=0,
+        sampling=sampling,
         batch_size=batch_size,
         seed=seed,
         what=what,
@@ -80,10 +79,9 @@ def pictures_after(
         prompts,
         then="image",
         max_new_tokens=model.config.context_length,  # the context itself is the limit
-        max_images=1,
-        stop_after_image=True,
-        text=GREEDY,
-        image=sampling,
+        max_blocks=1,
+        stop_after="image",
+        sampling={"text": GREEDY, "image": sampling},
         batch_size=batch_size,
         seed=seed,
         what=what,
@@ -91,7 +89,7 @@ def pictures_after(
         **options,
     )
     parts = [split(r.tokens[r.prompt_length :], tokenizer.vocab, partial="drop") for r in results]
-    codes = [next((part.codes for part in some if isinstance(part, ImagePart)), None) for some in parts]
+    codes = [next((part.values for part in some if part.kind == "image"), None) for some in parts]
     return draw_codes(tokenizer.image, codes)
 
 
@@ -136,7 +134,7 @@ def continue_prompts(
 def written_text(tokenizer: DocumentTokenizer, result: Generated) -> str:
     """The text after the prompt, stripped of white space at both ends."""
     parts = split(result.tokens[result.prompt_length :], tokenizer.vocab, partial="drop")
-    return "".join(tokenizer.text.decode(p.ids.tolist()) for p in parts if isinstance(p, TextPart)).strip()
+    return "".join(tokenizer.text.decode(p.values.tolist()) for p in parts if p.kind == "text").strip()
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def evaluate_drawing(
     """
     if not things:
         raise ValueError("there is nothing to draw")
-    prompts = [tokenizer.encode([sentence(DRAW, thing.name)], eos=False) for thing in things]
+    prompts = [tokenizer.encode([sentence(DRAW, thing.name)], eos=False).tokens for thing in things]
     drawings = pictures_after(
         model,
         tokenizer,

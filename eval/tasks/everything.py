@@ -14,8 +14,9 @@ from PIL import Image
 from ...data.render.openmoji import render_drawing
 from ...data.render.split import DRAW, NAME, demo_concepts, sentence
 from ...data.render.words import held_out_fonts, train_fonts
+from ...fusion_lm.choices import BestBy
 from ...fusion_lm.cpu.packed_weights import for_generation
-from ...fusion_lm.generate import BestBy, Guidance
+from ...fusion_lm.guidance import Guidance
 from ...fusion_lm.loss import IGNORE, LossTerms
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
@@ -165,7 +166,7 @@ def evaluate_bits(
     rates = Rates.of(tokenizer)
     found = {}
     for kind, some in kinds.items():
-        rows = sorted((tokenizer.encode(document) for document in some), key=len)
+        rows = sorted((tokenizer.encode(document).tokens for document in some), key=len)
         rows = [row for row in rows if len(row) <= model.config.context_length]
         for start in range(0, len(rows), batch_size):
             batch = torch.nn.utils.rnn.pad_sequence(

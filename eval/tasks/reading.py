@@ -61,7 +61,7 @@ def evaluate_reading(
         raise ValueError(f"views is {views}, expected 1 to {factor} (the width of a code in px)")
     skipped = [f"{item.name or 'an image'}: no text to compare with" for item in items if not _text(item)]
     wanted = [item for item in items if _text(item)]
-    pixels = [tokenizer.pixels(item.image) for item in wanted]
+    pixels = [tokenizer.prepare("image", item.image) for item in wanted]
     prompts = image_prompts(tokenizer, pixels)
     context = model.config.context_length
     usable = []
@@ -119,7 +119,7 @@ def _best(
     """The text with the highest score in both directions, summed over the views (``prompts``) of an image."""
 
     def score(text: str) -> float:
-        ids = tokenizer.vocab.text_to_tokens(torch.tensor(tokenizer.text.encode(text), dtype=torch.int64))
+        ids = tokenizer.vocab.to_tokens("text", torch.tensor(tokenizer.text.encode(text), dtype=torch.int64))
         documents = [torch.cat([prompt, ids])[: model.config.context_length] for prompt in prompts]
         return sum(both_ways(model, tokenizer.vocab, d, len(p)) for d, p in zip(documents, prompts))
 

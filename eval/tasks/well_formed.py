@@ -32,8 +32,8 @@ def evaluate_form(
 
     Returns:
         A JSON object: {"grammar": {"items", "well_formed": share of valid documents, or valid beginnings if
-        the context ended them, "complete": share that ended by themselves, "images": in all of them},
-        "free": the same without the grammar}.
+        the context ended them, "complete": share that ended by themselves, "images": in all of them (and
+        the same for other modalities)}, "free": the same without the grammar}.
     """
     start = torch.tensor([vocab.bos])
     context = model.config.context_length
@@ -91,7 +91,8 @@ def _measure(
     what: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    formed = complete = images = done = 0
+    formed = complete = done = 0
+    blocks = {modality.name: 0 for modality in vocab.framed}
     while done < wanted:
         rows = sample(min(batch_size, wanted - done), done)
         done += len(rows)
@@ -99,11 +100,12 @@ def _measure(
             good = is_document(row, vocab)
             formed += good
             complete += good and int(row[-1]) == vocab.eos
-            images += int((row == vocab.end_image).sum())
+            for modality in vocab.framed:
+                blocks[modality.name] += int((row == vocab.roles[f"end_{modality.name}"]).sum())
         progress(what, done, wanted)
     return {
         "items": wanted,
         "well_formed": formed / wanted,
         "complete": complete / wanted,
-        "images": images,
+        **{f"{name}s": number for name, number in blocks.items()},
     }

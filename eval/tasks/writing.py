@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...fusion_lm.generate import BestBy, Guidance
+from ...fusion_lm.choices import BestBy
+from ...fusion_lm.guidance import Guidance
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, interleave

@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-from ...data.images import ImageData
 from ...data.prepare import prepare
 from ...data.prepare_config import PrepareConfig
 from ...data.text_corpus import read_texts
-from ...data.windows import TokenData
 from ...eval.items import Item, Word, images_from_folder
 from ...eval.metrics.ocr import readers
 from ...eval.report.contact_sheet import contact_sheet
@@ -24,7 +22,9 @@ from ...fusion_lm.folder import Model, load_model
 from ...tokenizers.files import atomic_folder, read_json, write_json, write_text
 from ...tokenizers.progress import named, progress_bars
 from ...tokenizers.text import TextTokenizer
+from ..image.data import ImageData
 from ..image.module import ImageTokenizerTraining
+from ..lm.data import TokenData
 from ..lm.module import FusionLMTraining
 from ..loop.fit import fit_image_tokenizer, fit_lm
 from ..loop.logs import read_metrics
