@@ -33,7 +33,7 @@ def test_texts_of_visitors_models_and_files_are_escaped():
 def test_a_sample_tells_whether_it_is_still_written():
     unfinished = Written(["a"], ["b"], drawing=Image.new("RGB", (16, 8)))
     page = pages.written([unfinished, Written(["a"], stop="eos")], done=False)
-    assert 'aria-busy="true"' in page and "writing …" in page and "the document ended" in page
+    assert 'aria-busy="true"' in page and "writing …" in page and "ended the document" in page
     assert page.count("<img") == 1 and "Sample 2" in page
     assert "stopped" in pages.written([unfinished], done=True)
 
