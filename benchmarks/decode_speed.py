@@ -14,7 +14,6 @@ guided: ours, an image with guidance (two rows) beside the same image without.
 """
 
 import argparse
-import copy
 import statistics
 import sys
 import time
@@ -58,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bound = memory_rate() / sum(p.numel() * p.element_size() for p in weights)
     sides = {"as they are": ours} if args.dtype == "float32" else {}
     for name in args.weights:
-        sides[name] = for_generation(copy.deepcopy(ours), name)
+        sides[name] = for_generation(ours, name)
     # Structure takes 5 tokens, grids 12 and codes 9; one text id has no token.
     text_ids = config.vocab_size - 5 - GRID[0] - 9 + 1
     vocab = SharedVocab.build(text=(text_ids, (0,)), codebook_size=9, max_grid=GRID[0])

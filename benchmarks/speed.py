@@ -32,6 +32,7 @@ from torch import Tensor  # noqa: E402
 
 from earlyfusion.fusion_lm.folder import load_model  # noqa: E402
 from earlyfusion.fusion_lm.generate import generate  # noqa: E402
+from earlyfusion.fusion_lm.inputs import Inputs  # noqa: E402
 from earlyfusion.fusion_lm.loss import LossTerms  # noqa: E402
 from earlyfusion.fusion_lm.model import FusionLM  # noqa: E402
 from earlyfusion.tokenizers.documents import interleave  # noqa: E402
@@ -192,7 +193,7 @@ def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], 
     def step() -> int:
         lm.train()
         with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-            terms = lm(tokens, documents, targets.tokens, targets.modality)
+            terms = lm(Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table())
         assert isinstance(terms, LossTerms)
         optimizer.zero_grad()
         (terms.cross_entropy + 1e-4 * terms.z).backward()

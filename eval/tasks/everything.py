@@ -162,7 +162,6 @@ def evaluate_bits(
         context.
     """
     vocab, device = tokenizer.vocab, model.embedding.weight.device
-    modality_of = vocab.modality(torch.arange(vocab.size)).to(device)
     rates = Rates.of(tokenizer)
     found = {}
     for kind, some in kinds.items():
@@ -173,9 +172,7 @@ def evaluate_bits(
                 rows[start : start + batch_size], batch_first=True, padding_value=vocab.pad
             ).to(device)
             targets = torch.where(batch[:, 1:] == vocab.pad, IGNORE, batch[:, 1:])
-            terms = model(
-                batch[:, :-1], targets=targets, modality=modality_of[batch[:, 1:]], vocab_modality=modality_of
-            )
+            terms = model(batch[:, :-1], targets=targets, modalities=vocab.table(device), statistics=True)
             assert isinstance(terms, LossTerms)
             rates.add(terms, targets)
             progress(f"bits, {kind}", min(start + batch_size, len(rows)), len(rows))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from earlyfusion.fusion_lm import generate as module
 from earlyfusion.fusion_lm.generate import Guidance, decode, generate
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.sampling import Sampling, penalise
 from earlyfusion.tokenizers.documents import interleave
@@ -259,7 +260,7 @@ def random_tokens(*shape: int) -> Tensor:
 def logits_of(model: FusionLM, tokens: Tensor, documents: Tensor | None = None, **kwargs) -> Tensor:
     """Logits (B, T, V) without gradients."""
     with torch.no_grad():
-        logits = model(tokens, documents, **kwargs)
+        logits = model(Inputs(tokens, documents), **kwargs)
     assert isinstance(logits, Tensor)
     return logits
 
@@ -288,7 +289,7 @@ def test_a_cache_has_limits(build) -> None:
     with pytest.raises(ValueError, match="5 tokens do not fit the cache's 4"):
         logits_of(model, random_tokens(1, 2), cache=cache)
     for filled in (cache, model.new_cache(1, 4)):
-        with pytest.raises(ValueError, match="packed documents cannot be continued from a cache"):
+        with pytest.raises(ValueError, match="documents.*cache"):
             logits_of(model, random_tokens(1, 1), torch.zeros(1, 1, dtype=torch.int64), cache=filled)
     long = model.new_cache(1, 100)
     logits_of(model, random_tokens(1, 60), cache=long)

@@ -55,11 +55,11 @@ class Scripted(FusionLM):
         self.rows, self.filled = [torch.empty(0, dtype=torch.int64)] * batch, [0] * batch
         return self
 
-    def go_on(self, lengths: Tensor) -> None:
+    def seek(self, lengths: Tensor) -> None:
         """What the cache is told."""
         self.filled = lengths.tolist()
 
-    def forward(self, tokens: Tensor, *args: Any, at: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def forward(self, tokens: Tensor, *, at: Tensor | None = None, **kwargs: Any) -> Tensor:
         logits = []
         for i, row in enumerate(tokens):
             self.rows[i] = torch.cat([self.rows[i][: self.filled[i]], row])

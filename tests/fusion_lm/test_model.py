@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import IGNORE, LossTerms, next_token_loss
 from earlyfusion.fusion_lm.model import Attention, FusionLM, FusionLMConfig, Positions, rope_tables
 
@@ -23,7 +24,7 @@ def random_tokens(*shape: int, seed: int = 0) -> Tensor:
 def logits_of(model: FusionLM, tokens: Tensor, documents: Tensor | None = None, **kwargs) -> Tensor:
     """Logits (B, T, V) without gradients."""
     with torch.no_grad():
-        logits = model(tokens, documents, **kwargs)
+        logits = model(Inputs(tokens, documents), **kwargs)
     assert isinstance(logits, Tensor)
     return logits
 
@@ -221,7 +222,7 @@ def test_packed_is_unpacked(build, queries: int, n_kv_heads: int, monkeypatch: p
     monkeypatch.setattr("earlyfusion.fusion_lm.model.QUERIES", queries)
     model = build(n_kv_heads=n_kv_heads).train()
     tokens, documents, targets = pack(WINDOWS)
-    logits = model(tokens, documents)
+    logits = model(Inputs(tokens, documents))
     count = 0
     total = torch.zeros(())
     for row, window in enumerate(WINDOWS):
@@ -236,7 +237,7 @@ def test_packed_is_unpacked(build, queries: int, n_kv_heads: int, monkeypatch: p
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert len(expected) == len(list(model.parameters()))
     model.zero_grad()
-    terms = model(tokens, documents, targets)
+    terms = model(Inputs(tokens, documents), targets=targets)
     assert isinstance(terms, LossTerms) and int(terms.counts.sum()) == count
     torch.testing.assert_close(terms.cross_entropy, total / count, atol=1e-5, rtol=1e-5)
     terms.cross_entropy.backward()
@@ -422,7 +423,7 @@ def test_activation_checkpointing_changes_nothing(build, dropout: float) -> None
         model = build(dropout=dropout).train()
         model.activation_checkpointing = checkpointing
         torch.manual_seed(3)
-        terms = model(tokens, documents, targets)
+        terms = model(Inputs(tokens, documents), targets=targets)
         terms.cross_entropy.backward()
         results.append([terms.cross_entropy, *(p.grad for p in model.parameters())])
     for a, b in zip(*results, strict=True):
@@ -452,11 +453,11 @@ def test_bfloat16_by_autocast(build, qk_norm: str) -> None:
     """Products in bfloat16, weights, gradients and the loss in float32, close to float32's own."""
     model = build(qk_norm=qk_norm, n_kv_heads=2).train()
     tokens, documents, targets = pack(WINDOWS)
-    exact = model(tokens, documents, targets).cross_entropy
+    exact = model(Inputs(tokens, documents), targets=targets).cross_entropy
     kinds = []
     model.blocks[1].attention.out.register_forward_hook(lambda _, x, y: kinds.append((x[0].dtype, y.dtype)))
     with torch.autocast("cpu", torch.bfloat16):
-        terms = model(tokens, documents, targets)
+        terms = model(Inputs(tokens, documents), targets=targets)
     assert kinds == [(torch.bfloat16, torch.bfloat16)]
     assert terms.cross_entropy.dtype == torch.float32
     assert 0 < float((terms.cross_entropy - exact).detach().abs()) < 0.1

@@ -24,10 +24,10 @@ def test_bits_are_those_of_each_document(model, document_tokenizer, shades) -> N
     for kind, rows in some.items():
         nats = codes = 0.0
         for row in rows:
-            tokens = document_tokenizer.encode(row)
+            tokens = document_tokenizer.encode(row).tokens
             nll = -model(tokens[None, :-1])[0].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
             nats += float(nll[vocab.is_text(tokens[1:])].sum())
-            codes += float(nll[vocab.is_image(tokens[1:])].sum())
+            codes += float(nll[vocab.is_("image", tokens[1:])].sum())
         n_bytes = sum(len(part.encode()) for row in rows for part in row if isinstance(part, str))
         assert result[kind]["bits_per_byte"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-4)
         if kind == "reading":

@@ -14,12 +14,12 @@ from earlyfusion.fusion_lm.generate import Generated
 def reads_as(tokenizer, texts):
     """A stand-in for ``generate`` that answers each of its prompts, known by their tokens, with a text."""
 
-    def generate(model, vocab, prompts, *, max_new_tokens, then, max_images, **_):
-        assert then == "text" and max_images == 0
+    def generate(model, vocab, prompts, *, max_new_tokens, then, max_blocks, **_):
+        assert then == "text" and max_blocks == 0
         results = []
         for prompt in prompts:
             ids = torch.tensor(tokenizer.text.encode(texts[tuple(prompt.tolist())]), dtype=torch.int64)
-            new = torch.cat([vocab.text_to_tokens(ids), torch.tensor([vocab.eos])])
+            new = torch.cat([vocab.to_tokens("text", ids), torch.tensor([vocab.eos])])
             assert len(new) <= max_new_tokens
             results.append(Generated(torch.cat([prompt, new]), len(prompt), "eos", 0.0))
         return results
@@ -62,7 +62,7 @@ def test_of_several_views_the_reading_that_fits_them_all_is_taken(
 ):
     """Each view is answered with another text; what fits is known."""
     tokenizer = document_tokenizer
-    pixels = tokenizer.pixels(photo)
+    pixels = tokenizer.prepare("image", photo)
     prompts = [image_prompts(tokenizer, [reading.shifted(pixels, view)])[0] for view in range(3)]
     texts = {tuple(prompt.tolist()): answer for prompt, answer in zip(prompts, ("rad", "red", ""))}
     assert len(texts) == 3, "the views must differ in their codes"
@@ -70,7 +70,7 @@ def test_of_several_views_the_reading_that_fits_them_all_is_taken(
     asked = []
 
     def worth(lm, vocab, tokens, prompt_length):
-        text = tokenizer.text.decode(vocab.tokens_to_text(tokens[prompt_length:]).tolist())
+        text = tokenizer.text.decode(vocab.to_codes("text", tokens[prompt_length:]).tolist())
         asked.append((tuple(tokens[:prompt_length].tolist()), text))
         return {"rad": -1.0, "red": -0.9, "": -9.0}[text]
 
@@ -104,7 +104,7 @@ def test_an_untrained_model_reads_something_and_twice_the_same(model, document_t
 
 def test_prompts_are_the_documents_without_their_end(document_tokenizer, shades):
     for item, prompt in zip(shades, image_prompts(document_tokenizer, [i.image for i in shades])):
-        assert torch.equal(prompt, document_tokenizer.encode([item.image], eos=False))
+        assert torch.equal(prompt, document_tokenizer.encode([item.image], eos=False).tokens)
 
 
 def test_what_cannot_be_read_is_skipped_with_a_reason(model, document_tokenizer, shades, photo):

@@ -7,9 +7,11 @@ from earlyfusion.tokenizers.documents import interleave
 
 
 def test_what_is_a_document(vocab) -> None:
-    slots = (n,) if (n := vocab.codes_per_position) > 1 else ()
+    slots = (n,) if (n := vocab["image"].slots) > 1 else ()
     image = ("image", torch.zeros(2, 2, *slots, dtype=torch.int64))
-    ids = torch.tensor([i for _, first, count in vocab.text for i in range(first, first + count)][:3])
+    ids = torch.tensor(
+        [i for _, first, count in vocab["text"].ranges for i in range(first, first + count)][:3]
+    )
     whole = interleave([("text", ids), image], vocab)
     assert is_document(whole, vocab) and is_document(whole[:-1], vocab) and is_document(whole[:8], vocab)
     assert is_document(torch.tensor([vocab.bos]), vocab) and is_document(
@@ -18,7 +20,7 @@ def test_what_is_a_document(vocab) -> None:
     cut = torch.cat([whole[:-3], whole[-1:]])
     for wrong in (
         cut,  # eos inside the image
-        torch.cat([whole[:-1], torch.tensor([vocab.end_image])]),
+        torch.cat([whole[:-1], torch.tensor([vocab.roles["end_image"]])]),
         torch.cat([whole[:2], torch.tensor([vocab.pad]), whole[2:]]),
         torch.cat([whole, whole[1:]]),
         torch.cat([whole[:-1], whole]),
