@@ -112,7 +112,7 @@ def run(args: Namespace) -> None:
     """Measure; without an OCR engine, the pixels alone."""
     check_out(args.out)
     if args.sheet is not None:
-        from ..eval.report.sheet import check_sheet
+        from ..eval.report.reconstruction_sheet import check_sheet
 
         check_sheet(args.sheet)
         check_out(args.sheet, "--sheet", "a file")
@@ -137,9 +137,9 @@ def run(args: Namespace) -> None:
     result = {**measured.figures, **source}
     result["not_measured"] |= missing() if with_text else {"text": WITHOUT_TEXT}
     if args.sheet is not None:
-        from ..eval.report.sheet import write_sheet
+        from ..eval.report.reconstruction_sheet import write_sheet
 
-        write_sheet(args.sheet, measured.samples, [judge.name for judge in judges])
+        write_sheet(args.sheet, measured.results, [judge.name for judge in judges])
     finish(args, result, table(result))
     if args.sheet is not None:
         print(f"sheet written to {args.sheet}")

@@ -59,7 +59,8 @@ def run(args: Namespace) -> None:
     else:
         originals, source = [], {"data": str(args.words)}
         words = words_from_file(args.words, limit=args.limit)
-    from ..eval.tasks.writing import evaluate_writing, table
+    from ..eval.report.tables import writing_table
+    from ..eval.tasks.writing import evaluate_writing
     from ..fusion_lm.generate import Guidance
     from ..fusion_lm.sampling import Sampling
     from ..tokenizers.progress import progress_bars
@@ -80,4 +81,4 @@ def run(args: Namespace) -> None:
             seed=args.seed,
             progress=progress,
         )
-    finish(args, {**result, **source}, table(result))
+    finish(args, {**result, **source}, writing_table(result))

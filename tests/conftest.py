@@ -242,7 +242,7 @@ def windows() -> Callable[..., tuple[Tensor, Tensor]]:
     def windows(vocab: SharedVocab, rows: int = 3, length: int = 48) -> tuple[Tensor, Tensor]:
         """Tokens and documents (rows, length): texts and images of several lengths, and padding."""
         torch.manual_seed(1)
-        ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab.text])
+        ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab["text"].ranges])
         tokens = torch.full((rows, length), vocab.pad)
         documents = torch.full((rows, length), 9)
         for row in range(rows):

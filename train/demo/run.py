@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from ...eval.report.figures import duration, headline
+from ...eval.report.figures import headline
+from ...eval.report.numbers import duration, rough_duration
 from ...tokenizers.files import read_json, write_json
 from . import stages
 from .budget import (
@@ -242,11 +243,7 @@ def _outlook(number: int, budget: DemoBudget, record: Record) -> str:
         max(0.0, factor * expected.get(stage.name, 0) - record.stages.get(stage.name, {}).get("seconds", 0))
         for stage in ALL[number - 1 :]
     ]
-    return f"about {_about(left[0])}, {_about(sum(left))} left in all"
-
-
-def _about(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+    return f"about {rough_duration(left[0])}, {rough_duration(sum(left))} left in all"
 
 
 def _summary(folder: Path) -> None:

@@ -17,7 +17,7 @@ from ...eval.report.curves import read_metrics
 from ...eval.report.gallery import load_gallery, save_gallery
 from ...eval.report.run import report as report_page
 from ...eval.tasks.reading import evaluate_reading
-from ...eval.tasks.reconstruction import evaluate_reconstruction
+from ...eval.tasks.reconstruction import measure
 from ...eval.tasks.writing import evaluate_writing, write_words
 from ...fusion_lm.folder import Model, load_model
 from ...tokenizers.files import atomic_folder, read_json, write_json, write_text
@@ -156,7 +156,7 @@ def evaluation(run: Run) -> dict[str, Any]:
     few = run.budget.reconstruction_items
     with progress_bars() as progress, atomic_folder(run.folder / "evaluation") as new:
         reconstruction = {
-            name: evaluate_reconstruction(tokenizer.image, items, some, progress=named(progress, name))
+            name: measure(tokenizer.image, items, some, progress=named(progress, name)).figures
             for name, items, some in (
                 (WORDS, words[:few], judges),
                 (NEW_FONTS, [*new_fonts[:few], *large], judges),
