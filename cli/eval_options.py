@@ -102,6 +102,7 @@ error rate. Needs the extra `ocr`. Without --words: the built-in held-out words 
         help="classifier-free, by the word (default: 1, none)",
     )
     add_best_of(parser, "word")
+    _add_readers(parser)
     parser = _add_measurement(
         kinds,
         "lm",
@@ -125,6 +126,15 @@ documents, under the grammar and without it.""",
         "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--sheet", metavar="FILE", help="write what was read, written, named, drawn: .html")
+
+
+def _add_readers(parser: Parser) -> None:
+    parser.add_argument(
+        "--readers",
+        metavar="NAMES",
+        type=names,
+        help="OCR engines, separated by commas: rapidocr, tesseract (default: all that are installed)",
+    )
 
 
 def _add_heights(parser: Parser, more: str = "") -> None:
@@ -155,6 +165,7 @@ def _add_reconstruction(parser: Parser) -> None:
         help="images of each kind of ocr and words64, pages a quarter as many; pictures of openmoji, at most "
         "all 30 (default: %(default)s)",
     )
+    _add_readers(parser)
     parser.add_argument(
         "--no-ceilings",
         dest="ceilings",

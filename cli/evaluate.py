@@ -46,7 +46,7 @@ def reconstruction(args: Namespace) -> None:
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     items, source = _images(args)
     with_text = any(item.text or item.boxes for item in items)
-    judges = readers() if with_text else []
+    judges = readers(args.readers) if with_text else []
     if not judges and with_text:
         _tell(f"the text scores are left out: {INSTALL}")
     with progress_bars() as progress:
@@ -84,7 +84,7 @@ def writing(args: Namespace) -> None:
     check_out(args.out)
     from ..eval.metrics.ocr import INSTALL, readers
 
-    judges = readers()
+    judges = readers(args.readers)
     if not judges:
         raise ValueError(f"writing is judged by OCR, and {INSTALL}")
     if args.best_of > 1 and args.temperature == 0:

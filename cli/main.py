@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     debug = os.environ.get("EARLYFUSION_DEBUG", "") not in ("", "0")
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return run_command(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         print("earlyfusion: interrupted", file=sys.stderr)
         return 130
@@ -64,7 +64,8 @@ def explain(error: BaseException) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _run(argv: list[str]) -> int:
+def run_command(argv: list[str]) -> int:
+    """Run one command; returns the exit code, and raises what goes wrong."""
     parser = build_parser()
     names = sub_commands(parser)
     first = argv[0] if argv else ""

@@ -9,15 +9,13 @@ from typing import Any
 
 from ..tokenizers.hub import PRETRAINED
 from .chameleon import add_chameleon
+from .demo import add_demo
 from .eval_options import add_eval
 from .image_options import CODES, add_codes, add_text_images
 from .lightning_help import LIGHTNING, STAGES, stages
 from .terminal import Parser, UsageError, add, add_best_of, box, number, sub_commands
 
 __all__ = ["LIGHTNING", "STAGES", "UsageError", "build_parser", "for_lightning", "stages", "sub_commands"]
-
-DEMO = "runs/demo"
-"""Where `make demo` and `earlyfusion demo` write."""
 
 DESCRIPTION = """\
 Pixels and words become one token stream, one transformer learns it, and the same
@@ -67,7 +65,7 @@ def build_parser() -> Parser:
     )
     for add_command in (
         add_chameleon,
-        _add_demo,
+        add_demo,
         _add_text_tokenizer,
         add_text_images,
         add_codes,
@@ -79,41 +77,6 @@ def build_parser() -> Parser:
     ):
         add_command(commands)
     return parser
-
-
-def _add_demo(commands: Any) -> None:
-    def run(args: Namespace) -> None:
-        from ..train.loop.process import tune_malloc
-
-        tune_malloc()
-        from ..train.demo.run import run
-
-        run(args.out, seed=args.seed, budget=args.budget)
-
-    parser = add(
-        commands,
-        "demo",
-        """\
-Train a text tokenizer, an image tokenizer and one transformer from nothing, on OpenMoji
-pictures and rendered words; measure them on held-out words, fonts and pictures; write
-samples and OUT/report.html, one self-contained file.
-
-About ten minutes on two CPU cores. It can be interrupted: the same command goes on.
-Needs the extra `demo`.""",
-        """\
-  earlyfusion demo --out runs/demo
-  earlyfusion demo --out runs/quick --budget quick     # minutes: to see that all of it works
-  earlyfusion sample --model runs/demo/model --out runs/apple --then image "A red apple:\"""",
-        run,
-    )
-    parser.add_argument("--out", metavar="DIR", default=DEMO, help="folder of the run (default: %(default)s)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all that is random (default: 0)")
-    parser.add_argument(
-        "--budget",
-        choices=("quick", "full", "long"),
-        default="full",
-        help="how long to train; long: hours, as the model that ships (default: %(default)s)",
-    )
 
 
 def _add_text_tokenizer(commands: Any) -> None:

@@ -36,7 +36,7 @@ def arguments(model, out, **changes) -> Namespace:
     """What `train/options.py` gives."""
     defaults = {"limit": None, "seed": 0, "suite": "words", "kinds": None, "per_kind": 40}
     defaults |= {"views": 1, "temperature": 0.0, "guidance": 1.0, "best_of": 1, "best_by": "forward"}
-    defaults |= {"ceilings": False, "sheet": None, "lpips_weights": None, "fid_weights": None}
+    defaults |= {"ceilings": False, "sheet": None, "readers": None, "lpips_weights": None, "fid_weights": None}
     return Namespace(**{"model": str(model), "out": str(out), **defaults, **changes})
 
 
@@ -96,7 +96,7 @@ def test_reconstruction_of_the_ocr_suite_with_ceilings_and_a_sheet(model_folder,
 
 
 def test_reconstruction_of_pictures_without_a_text(model_folder, tmp_path, monkeypatch, capsys):
-    def asked():
+    def asked(names=None):
         raise AssertionError("an OCR engine is started for pictures without a text")
 
     monkeypatch.setattr(ocr, "readers", asked)
