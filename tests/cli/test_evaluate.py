@@ -36,7 +36,8 @@ def arguments(model, out, **changes) -> Namespace:
     """What `train/options.py` gives."""
     defaults = {"limit": None, "seed": 0, "suite": "words", "kinds": None, "per_kind": 40}
     defaults |= {"views": 1, "temperature": 0.0, "guidance": 1.0, "best_of": 1, "best_by": "forward"}
-    defaults |= {"ceilings": False, "sheet": None, "readers": None, "lpips_weights": None, "fid_weights": None}
+    defaults |= {"ceilings": False, "sheet": None, "lpips_weights": None, "fid_weights": None}
+    defaults |= {"readers": None}
     return Namespace(**{"model": str(model), "out": str(out), **defaults, **changes})
 
 
