@@ -132,11 +132,7 @@ def _add_prepare(commands: Any) -> None:
     def run(args: Namespace) -> None:
         from ..data.prepare import run
 
-        given = {
-            k: getattr(args, k)
-            for k in ("documents", "validation", "text_tokenizer", "image_tokenizer", "out", "seed")
-        }
-        run(args.config, args.jobs, args.engine, {k: v for k, v in given.items() if v is not None})
+        run(args.config, args.jobs, args.engine)
 
     parser = add(
         commands,
