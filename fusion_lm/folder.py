@@ -8,7 +8,8 @@ import torch
 from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ..tokenizers.files import atomic_folder
 from ..tokenizers.hub import PRETRAINED, local_folder
-from .cpu.packed_weights import Weights, for_generation
+from .choices import Weights
+from .cpu.packed_weights import for_generation
 from .model import FusionLM
 
 

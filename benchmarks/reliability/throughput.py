@@ -36,10 +36,10 @@ from speed import commit, processor  # noqa: E402  (the script one folder up)
 
 from earlyfusion.data.prepare import prepare  # noqa: E402
 from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
-from earlyfusion.data.windows import TokenData  # noqa: E402
 from earlyfusion.fusion_lm.folder import load_model  # noqa: E402
 from earlyfusion.tokenizers.files import write_json  # noqa: E402
 from earlyfusion.tokenizers.hub import PRETRAINED  # noqa: E402
+from earlyfusion.train.lm.data import TokenData  # noqa: E402
 from earlyfusion.train.lm.module import FusionLMTraining  # noqa: E402
 from earlyfusion.train.loop.fit import fit_lm  # noqa: E402
 from earlyfusion.train.loop.logs import read_metrics  # noqa: E402

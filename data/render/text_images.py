@@ -6,7 +6,6 @@ whatever is trained on these images can be measured on the built-in suites.
 
 import io
 import random
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value, disable_progress_bars
 
 from ...tokenizers.files import atomic_folder, write_json
-from ...tokenizers.progress import Progress, progress_bars
+from ...tokenizers.progress import Progress
 from .lexicon import Lexicon, split_lexicon, train_lexicon
 from .typeset import KINDS, Page, typeset
 from .words import Font, train_faces
@@ -124,21 +123,3 @@ def _png(page: Page, kind: str) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def run(args: Namespace) -> None:
-    """The command. Raises ValueError and ImportError, one line each."""
-    config = TextImagesConfig(
-        kinds=tuple(args.kinds),
-        count=args.count,
-        size=args.size,
-        type_sizes=args.type_sizes,
-        multiple=args.multiple,
-        validation=args.validation,
-        seed=args.seed,
-    )
-    with progress_bars() as progress:
-        counts = write_text_images(args.out, config, progress)
-    print(f"{args.out}: {', '.join(f'{count:,} {part}' for part, count in counts.items())} images")
-    if VALIDATION in counts:
-        print(f"train with --data.train={args.out} --data.validation={Path(args.out) / VALIDATION}")

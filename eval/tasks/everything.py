@@ -17,8 +17,9 @@ from rich.table import Table
 from ...data.render.openmoji import render_drawing
 from ...data.render.split import DRAW, NAME, demo_concepts, sentence
 from ...data.render.words import held_out_fonts, train_fonts
+from ...fusion_lm.choices import BestBy
 from ...fusion_lm.cpu.packed_weights import for_generation
-from ...fusion_lm.generate import BestBy, Guidance
+from ...fusion_lm.generate import Guidance
 from ...fusion_lm.loss import IGNORE, LossTerms
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling

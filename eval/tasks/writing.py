@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from ...fusion_lm.generate import BestBy, Guidance
+from ...fusion_lm.choices import BestBy
+from ...fusion_lm.generate import Guidance
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, ImagePart, interleave, split
