@@ -14,7 +14,6 @@ from earlyfusion.data.prepare_config import read_config
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from earlyfusion.train.demo.budget import FULL
 from earlyfusion.train.image.recognizer import Recogniser
 from earlyfusion.train.loop.logs import read_metrics
 
@@ -100,13 +99,6 @@ def test_sizes_of_the_other_presets(name: str, low: float, high: float):
     with torch.device("meta"):
         count = sum(p.numel() for p in FusionLM(config).parameters())
     assert low < count / 1e6 < high
-
-
-def test_the_demos_preset_is_the_demos():
-    given, training = preset("lm_demo"), dict(FULL.lm_training)
-    assert given["config"] == FULL.lm and given["data"]["batch_size"] == FULL.lm_batch_size
-    assert given["trainer"]["max_steps"] == training.pop("max_steps")
-    assert {k: v for k, v in given["model"].items() if k != "config"} == training
 
 
 def test_image_tokenizer_commands(tmp_path: Path, image_folder: Path, prepared: Path, capsys):
