@@ -119,7 +119,7 @@ def document_tokenizer(config: PrepareConfig) -> DocumentTokenizer:
         codes_per_position=image.codes_per_position,
         separator=config.separator,
     )
-    return DocumentTokenizer(text, image, vocab)
+    return DocumentTokenizer(vocab, text=text, image=image)
 
 
 def summary(counts: dict[str, Any]) -> str:

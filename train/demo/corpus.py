@@ -54,7 +54,8 @@ from ...data.render.words import (
     render_word,
     train_fonts,
 )
-from ...eval.items import METADATA, Item, word_suite
+from ...eval.items import METADATA, Item
+from ...eval.suites import word_suite
 from ...tokenizers.files import atomic_folder, write_bytes, write_text
 from ...tokenizers.progress import Progress
 
