@@ -21,25 +21,25 @@ def _words(args: Namespace) -> "Suite":
 
 
 def _words64(args: Namespace) -> "Suite":
-    from ..eval.items import words64_suite
+    from ..eval.suites import words64_suite
 
     return words64_suite(args.seed, args.per_kind), f"words64 suite, seed {args.seed}"
 
 
 def _ocr(args: Namespace) -> "Suite":
-    from ..eval.items import ocr_suite
+    from ..eval.suites import ocr_suite
 
     return ocr_suite(args.seed, args.kinds, args.per_kind), f"OCR suite, seed {args.seed}"
 
 
 def _openmoji(args: Namespace) -> "Suite":
-    from ..eval.items import openmoji_suite
+    from ..eval.suites import openmoji_suite
 
     return openmoji_suite(args.seed, args.per_kind), f"OpenMoji, held-out concepts, seed {args.seed}"
 
 
 def _scans(args: Namespace) -> "Suite":
-    from ..eval.items import scans
+    from ..eval.suites import scans
 
     return scans(), "photographed page of scikit-image"
 

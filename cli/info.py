@@ -7,9 +7,12 @@ import math
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .terminal import add_command
+
+if TYPE_CHECKING:
+    from ..tokenizers.layout import Layout
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -96,13 +99,20 @@ def _documents(folder: Path) -> Lines:
     vocab = SharedVocab.load(folder)
     stored = read_json(folder / VOCAB, "a vocabulary").get("format")
     yield "vocabulary", f"{vocab.size:,} tokens, format {stored}"
-    image_roles = {"begin_image", "end_image"}
-    yield "", ", ".join(f"{role} {token}" for role, token in vocab.roles.items() if role not in image_roles)
-    yield "", f"begin_image {vocab.begin_image}, end_image {vocab.end_image}, {_grid(vocab)}"
-    slots = f", {n} codes per position" if (n := vocab.codes_per_position) > 1 else ""
-    yield "", f"text {_ranges(vocab.text)}; image codes {_ranges(vocab.image)}{slots}"
+    framed = {role for m in vocab.framed for role in (f"begin_{m.name}", f"end_{m.name}")}
+    yield "", ", ".join(f"{role} {token}" for role, token in vocab.roles.items() if role not in framed)
+    for modality in vocab.modalities:
+        if (layout := modality.layout) is None:
+            yield "", f"{modality.name} {_ranges(modality.ranges)}"
+            continue
+        slots = f", {layout.slots} codes per position" if layout.slots > 1 else ""
+        frame = f"begin {layout.begin}, end {layout.end}, {_sizes(layout)}"
+        yield "", f"{modality.name}: {frame}; codes {_ranges(modality.ranges)}{slots}"
     yield from _text(folder)
-    yield from _image(folder / "image", read_json(folder / "image" / CONFIG, "an image tokenizer's config"))
+    for modality in vocab.framed:
+        if modality.name == "image":
+            config = read_json(folder / "image" / CONFIG, "an image tokenizer's config")
+            yield from _image(folder / "image", config)
 
 
 def _text(folder: Path) -> Lines:
@@ -233,10 +243,12 @@ def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
     return f"{_count(count)} parameters ({', '.join(types)}), {_bytes(path.stat().st_size)}"
 
 
-def _grid(vocab: Any) -> str:
-    if vocab.fixed_grid:
-        return "every image {} x {} codes".format(*vocab.fixed_grid)
-    return f"rows and columns {vocab.grid.start}..{sum(vocab.grid) - 1} (up to {vocab.grid.count})"
+def _sizes(layout: "Layout") -> str:
+    if layout.shape is not None:
+        return f"every one {' x '.join(map(str, layout.shape))} codes"
+    assert layout.numbers is not None
+    start, count = layout.numbers
+    return f"sizes along {layout.axes} axes {start}..{start + count - 1} (up to {count})"
 
 
 def _ranges(ranges: Iterable[tuple[int, int, int]]) -> str:

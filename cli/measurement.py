@@ -67,7 +67,7 @@ def folder_items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
 def held_out_words(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     """The built-in words, in type, and what the JSON says of them."""
     from ..data.render.words import STRIP_HEIGHT
-    from ..eval.items import word_suite
+    from ..eval.suites import word_suite
 
     heights = getattr(args, "heights", None) or (STRIP_HEIGHT,)
     return word_suite(args.seed, heights=heights)[: args.limit], {"data": f"held-out words, seed {args.seed}"}

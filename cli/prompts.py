@@ -63,9 +63,9 @@ def prompt_as_seen(
     from PIL import Image
 
     from ..eval.report.samples import ImageSegment, TextSegment
-    from ..tokenizers.documents import ImagePart, split
+    from ..tokenizers.documents import split
 
-    grids = iter(p.codes.shape for p in split(tokens, tokenizer.vocab) if isinstance(p, ImagePart))
+    grids = iter(p.values.shape for p in split(tokens, tokenizer.vocab) if p.kind == "image")
     factor = tokenizer.image.factor
     segments: list[Segment] = []
     for segment in prompt:

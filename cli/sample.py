@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..eval.report.samples import Segment
     from ..fusion_lm.folder import Model
     from ..fusion_lm.stream import Event
+    from ..tokenizers.documents import Encoded
 
 MODALITIES = ("text", "image")
 """Each has flags for its sampling; those of text have no prefix."""
@@ -158,7 +159,7 @@ def run(args: Namespace) -> None:
     """
     from ..eval.report.samples import ImageSegment, Sample, TextSegment, write_samples
     from ..fusion_lm.folder import load_model
-    from ..fusion_lm.generate import Guidance
+    from ..fusion_lm.guidance import Guidance
     from ..fusion_lm.sampling import Sampling
     from ..tokenizers.documents import END_OF_TURN
     from ..tokenizers.files import check_folder
@@ -183,16 +184,17 @@ def run(args: Namespace) -> None:
         if tokenizer.vocab.sep is None:
             raise ValueError(f"--answer: the vocabulary of {folder} has no token that ends a turn")
         prompt.append(END_OF_TURN)
-    shown = prompt_as_seen(prompt, tokenizer.encode(prompt, eos=False), tokenizer)
+    encoded = tokenizer.encode(prompt, eos=False)
+    shown = prompt_as_seen(prompt, encoded.tokens, tokenizer)
     options: dict[str, Any] = {
         "max_new_tokens": args.max_new_tokens or model.lm.config.context_length,  # the context ends it sooner
-        **sampling,
+        "sampling": sampling,
         "then": args.then,
         "seed": args.seed,
         "guidance": guidance,
-        "negative": None if args.negative is None else tokenizer.encode([args.negative], eos=False),
+        "negative": None if args.negative is None else tokenizer.encode([args.negative], eos=False).tokens,
     }
-    written = _written(args, model, prompt, shown, options)
+    written = _written(args, model, prompt, encoded, shown, options)
     kept = shown if args.infill is None else shown[:-1]  # the image is there redrawn
     samples = [
         Sample([*kept, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
@@ -214,7 +216,12 @@ def _sampling(args: Namespace, modality: str) -> dict[str, Any]:
 
 
 def _written(
-    args: Namespace, model: "Model", prompt: list[Any], shown: "Sequence[Segment]", options: dict[str, Any]
+    args: Namespace,
+    model: "Model",
+    prompt: list[Any],
+    encoded: "Encoded",
+    shown: "Sequence[Segment]",
+    options: dict[str, Any],
 ) -> "list[tuple[list[str | Image], str]]":
     """What each sample adds to the prompt, and why it ended."""
     from ..fusion_lm.infill import infill
@@ -222,10 +229,10 @@ def _written(
     from ..tokenizers.progress import progress_bars
 
     if args.infill is not None:
-        asked = {name: options[name] for name in ("image", "seed", "guidance", "negative")}
+        asked = {name: options[name] for name in ("sampling", "seed", "guidance", "negative")}
         drawn = infill(model, prompt, args.infill, candidates=args.n * args.best_of, **asked)
         return [([one.image], "image") for one in drawn[: args.n]]
-    prompts = [prompt] * args.n
+    prompts = [encoded] * args.n
     if args.best_of == 1:
         return _streamed(args.n, stream(model, prompts, previews=False, **options), shown)
     with progress_bars() as report:
@@ -271,12 +278,12 @@ def _streamed(
 def _news(event: "Event") -> str:
     """What an event adds to a terminal."""
     from ..eval.report.samples import ImageSegment, printable
-    from ..fusion_lm.stream import ImageDone, TextDelta
+    from ..fusion_lm.stream import SegmentDone, TextDelta
 
     if isinstance(event, TextDelta):
         return printable(event.text)
-    if isinstance(event, ImageDone):
-        return in_words(ImageSegment(event.image)) + inline_image(event.image)
+    if isinstance(event, SegmentDone):
+        return in_words(ImageSegment(event.value)) + inline_image(event.value)
     return ""
 
 

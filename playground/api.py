@@ -19,7 +19,7 @@ from PIL import Image
 from ..eval.report.html import data_uri
 from ..eval.report.tokens import Token, describe
 from ..fusion_lm.folder import Model
-from ..fusion_lm.generate import Guidance
+from ..fusion_lm.guidance import Guidance
 from ..fusion_lm.sampling import Sampling
 from ..fusion_lm.scores import token_scores
 from ..tokenizers.documents import split

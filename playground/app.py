@@ -305,7 +305,7 @@ def _inspect(model: Model, state: gr.State, working: dict[str, Any]) -> None:
     def codebook() -> str:
         if not drawn:
             try:
-                slots = model.tokenizer.vocab.codes_per_position
+                slots = model.tokenizer.vocab["image"].slots
                 drawn["map"] = pages.codebook(codebook_map(model.tokenizer.image), slots)
             except ValueError as error:
                 return pages.message(str(error), "refused")

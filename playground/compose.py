@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..fusion_lm.folder import Model
-from ..fusion_lm.generate import Guidance
-from ..fusion_lm.grammar import Next
+from ..fusion_lm.guidance import Guidance
 from ..fusion_lm.sampling import Sampling
-from ..fusion_lm.stream import Finished, ImageBegin, ImageDone, ImageProgress, gather, stream
+from ..fusion_lm.stream import Finished, SegmentBegin, SegmentDone, SegmentProgress, gather, stream
 from ..tokenizers.documents import END_OF_TURN, Mark
 from ..tokenizers.pixels import to_pil
 from .limits import Refused
@@ -27,7 +26,7 @@ PICTURE_SHARE = 4
 class Ask:
     """How to go on."""
 
-    then: Next = "any"
+    then: str = "any"
     answer: bool = False
     """The prompt is a turn of a conversation, and the model, trained on `messages`, answers it."""
     samples: int = 1
@@ -86,9 +85,10 @@ def compose(
     try:
         prompt = fitted(model, segments, ask)
         whole: list[str | Image.Image | Mark] = [*prompt, *([END_OF_TURN] if ask.answer else [])]
-        tokens = tokenizer.encode(whole, eos=False)
+        encoded = tokenizer.encode(whole, eos=False)
     except ValueError as error:
         raise Refused(str(error)) from None
+    tokens = encoded.tokens
     if len(tokens) >= context:
         raise Refused(
             f"the prompt has {len(tokens)} tokens, and the model's context holds {context}: leave something "
@@ -98,24 +98,24 @@ def compose(
     options: dict[str, Any] = {
         "max_new_tokens": min(ask.max_new_tokens or context, context),
         "then": ask.then,
-        "text": ask.text,
-        "image": ask.image,
+        "sampling": {"text": ask.text, "image": ask.image},
         "guidance": ask.guidance,
         "seed": ask.seed,
     }
     try:
-        for event in stream(model, [whole] * ask.samples, stopped=stopped, **options):
+        for event in stream(model, [encoded] * ask.samples, stopped=stopped, **options):
             row = rows[event.row]
-            if isinstance(event, ImageBegin):
-                row.drawing = Image.new("RGB", (event.width, event.height), (128, 128, 128))
-            elif isinstance(event, ImageProgress):
+            if isinstance(event, SegmentBegin):
+                height, width = (side * tokenizer.image.factor for side in event.shape)
+                row.drawing = Image.new("RGB", (width, height), (128, 128, 128))
+            elif isinstance(event, SegmentProgress):
                 row.drawing = event.preview
             elif isinstance(event, Finished):
                 row.stop = event.stop
                 row.tokens = torch.cat([tokens, torch.tensor(event.tokens)])
             else:
                 gather(row.segments, event)
-                if isinstance(event, ImageDone):
+                if isinstance(event, SegmentDone):
                     row.drawing = None
             yield rows
     except ValueError as error:
@@ -128,13 +128,13 @@ def fitted(model: Model, segments: Sequence[str | Image.Image], ask: Ask) -> lis
     Raises ValueError for a picture that cannot be read.
     """
     tokenizer, context = model.tokenizer, model.lm.config.context_length
-    slots = tokenizer.vocab.codes_per_position
-    positions = ask.max_positions or max(1, context // PICTURE_SHARE // slots)
-    if tokenizer.vocab.fixed_grid:
+    images = tokenizer.vocab["image"]
+    positions = ask.max_positions or max(1, context // PICTURE_SHARE // images.slots)
+    if images.layout is not None and images.layout.shape is not None:
         positions = 0  # each picture takes as much as any other
     return [
         s
         if isinstance(s, str)
-        else to_pil(tokenizer.pixels(s, whole=ask.answer, max_positions=positions or None))
+        else to_pil(tokenizer.prepare("image", s, whole=ask.answer, max_positions=positions or None))
         for s in segments
     ]

@@ -39,7 +39,7 @@ def test_it_reads_and_draws(model: Model):
     pytest.importorskip("wordfreq")
     from earlyfusion.data.render.split import demo_concepts
     from earlyfusion.data.render.words import train_fonts
-    from earlyfusion.eval.items import word_suite
+    from earlyfusion.eval.suites import word_suite
     from earlyfusion.eval.tasks.drawing import evaluate_drawing
     from earlyfusion.eval.tasks.reading import evaluate_reading
 

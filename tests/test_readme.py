@@ -154,9 +154,9 @@ def check(words: tuple[str, ...]) -> Namespace | None:
     if rest:
         raise UsageError(f"not understood: {rest}")
     if args.command == "prepare":
-        from earlyfusion.data.prepare_config import read_config
+        from earlyfusion.cli.prepare import parse
 
-        read_config(args.config)
+        parse(args.arguments)
     return args
 
 

@@ -28,7 +28,8 @@ import yaml
 
 from earlyfusion.data.render.openmoji import Concept, ConceptSplit, concepts, render_drawing, split_concepts
 from earlyfusion.data.render.split import demo_concepts
-from earlyfusion.eval.items import Item, openmoji_suite
+from earlyfusion.eval.items import Item
+from earlyfusion.eval.suites import openmoji_suite
 from earlyfusion.tokenizers.files import atomic_folder, write_json
 
 HERE = Path(__file__).parent

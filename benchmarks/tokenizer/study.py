@@ -259,9 +259,9 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
     from datasets import load_from_disk
 
     from earlyfusion.data.strips import Strips
-    from earlyfusion.eval.items import ocr_suite
     from earlyfusion.eval.metrics.ocr import READERS
     from earlyfusion.eval.metrics.text import cer
+    from earlyfusion.eval.suites import ocr_suite
     from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction, reconstruct_pictures
     from earlyfusion.train.image.recognizer import Recogniser
 
@@ -287,8 +287,8 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
 
 def add_ceilings(out: Path) -> None:
     """Rows for JPEG, WebP and downscaling of as many bits as a reference cell's codes, and the original."""
-    from earlyfusion.eval.items import ocr_suite
     from earlyfusion.eval.metrics.ocr import READERS
+    from earlyfusion.eval.suites import ocr_suite
     from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction
     from earlyfusion.tokenizers.image import ImageTokenizer
 

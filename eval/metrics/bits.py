@@ -26,7 +26,7 @@ def text_bytes(text: TextTokenizer | BpeTokenizer, vocab: SharedVocab) -> Tensor
     Over the tokens of a whole text they add up to ``len(text.encode())``.
     """
     lengths = torch.zeros(vocab.size, dtype=torch.int64)
-    for token, first, count in vocab.text:
+    for token, first, count in vocab["text"].ranges:
         found = [len(text.piece_bytes(first + i)) for i in range(count)]
         lengths[token : token + count] = torch.tensor(found)
     return lengths

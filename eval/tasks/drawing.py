@@ -44,7 +44,7 @@ def evaluate_drawing(
     """
     if not things:
         raise ValueError("there is nothing to draw")
-    prompts = [tokenizer.encode([sentence(DRAW, thing.name)], eos=False) for thing in things]
+    prompts = [tokenizer.encode([sentence(DRAW, thing.name)], eos=False).tokens for thing in things]
     told = progress and (lambda done, total: progress("drawing", done, total))
     drawings = draw_after(
         model, tokenizer, prompts, sampling, batch_size=batch_size, seed=seed, progress=told

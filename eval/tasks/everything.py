@@ -19,16 +19,17 @@ from ...data.render.split import DRAW, NAME, demo_concepts, sentence
 from ...data.render.words import held_out_fonts, train_fonts
 from ...fusion_lm.choices import BestBy
 from ...fusion_lm.cpu.packed_weights import for_generation
-from ...fusion_lm.generate import Guidance
+from ...fusion_lm.guidance import Guidance
 from ...fusion_lm.loss import IGNORE, LossTerms
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, Segment
 from ...tokenizers.progress import Progress, named
-from ..items import Item, Word, word_suite
+from ..items import Item, Word
 from ..metrics.bits import Rates, text_bytes
 from ..metrics.ocr import Reader
 from ..report import html
+from ..suites import word_suite
 from . import drawing, naming, reading, writing
 from .naming import KNOWN
 from .well_formed import evaluate_form
@@ -170,7 +171,7 @@ def evaluate_bits(
     )
     found = {}
     for kind, some in kinds.items():
-        rows = sorted((tokenizer.encode(document) for document in some), key=len)
+        rows = sorted((tokenizer.encode(document).tokens for document in some), key=len)
         rows = [row for row in rows if len(row) <= model.config.context_length]
         for start in range(0, len(rows), batch_size):
             batch = torch.nn.utils.rnn.pad_sequence(

@@ -74,7 +74,7 @@ def evaluate_naming(
         image_prompts(tokenizer, [item.image for item in items]),
         then="text",
         max_new_tokens=48,
-        max_images=0,
+        max_blocks=0,
         batch_size=batch_size,
         progress=progress and (lambda done, total: progress("naming", done, total)),
     )

@@ -7,7 +7,7 @@ stands within a code in the other. Each view is read greedily and a few times by
 read that is taken which goes best with all views, both ways.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,10 @@ from rich.table import Table
 from torch import Tensor
 
 from ...fusion_lm.generate import Generated, generate
-from ...fusion_lm.grammar import Next
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...fusion_lm.scores import both_ways
-from ...tokenizers.documents import DocumentTokenizer, TextPart, interleave, split
+from ...tokenizers.documents import DocumentTokenizer, interleave, split
 from ...tokenizers.progress import Progress
 from ..items import Item
 from ..metrics.text import grouped, text_scores
@@ -58,7 +57,7 @@ def evaluate_reading(
         raise ValueError(f"views is {views}, expected 1 to {factor}, the width of a code in px")
     skipped = [f"{item.name or 'an image'}: no text to compare with" for item in items if not _text(item)]
     wanted = [item for item in items if _text(item)]
-    pixels = [tokenizer.pixels(item.image) for item in wanted]
+    pixels = [tokenizer.prepare("image", item.image) for item in wanted]
     prompts = image_prompts(tokenizer, pixels)
     context = model.config.context_length
     usable = []
@@ -84,9 +83,9 @@ def evaluate_reading(
                 seen[-1],
                 then="text",
                 max_new_tokens=max_new_tokens,
-                max_images=0,
+                max_blocks=0,
                 batch_size=batch_size,
-                text=Sampling() if drawn else GREEDY,
+                sampling=Sampling() if drawn else GREEDY,
                 seed=seed + len(usable) * (view * DRAWN + drawn),
                 progress=progress and (lambda done, total, what=what: progress(what, done, total)),
             )
@@ -118,7 +117,7 @@ def _fitting(
     """The text that goes best with the views of an image, which `prompts` hold."""
 
     def worth(text: str) -> float:
-        ids = tokenizer.vocab.text_to_tokens(torch.tensor(tokenizer.text.encode(text), dtype=torch.int64))
+        ids = tokenizer.vocab.to_tokens("text", torch.tensor(tokenizer.text.encode(text), dtype=torch.int64))
         documents = [torch.cat([prompt, ids])[: model.config.context_length] for prompt in prompts]
         both = (both_ways(model, tokenizer.vocab, d, len(p)) for d, p in zip(documents, prompts))
         return sum(both)
@@ -142,14 +141,14 @@ def row_scores(rows: Sequence[dict[str, Any]], read: str) -> dict[str, Any]:
 
 def image_prompts(tokenizer: DocumentTokenizer, images: Sequence[Any]) -> list[Tensor]:
     """PIL images -> prompts (T,): begin of document, then the image, fitted to what the tokenizer takes."""
-    codes = tokenizer.encode_images([tokenizer.pixels(image) for image in images])
+    codes = tokenizer.encode_inputs("image", [tokenizer.prepare("image", image) for image in images])
     return [interleave([("image", grid)], tokenizer.vocab, eos=False) for grid in codes]
 
 
 def written_text(tokenizer: DocumentTokenizer, result: Generated) -> str:
     """The text that was written after the prompt, without white space at either end."""
     parts = split(result.tokens[result.prompt_length :], tokenizer.vocab, partial="drop")
-    return "".join(tokenizer.text.decode(p.ids.tolist()) for p in parts if isinstance(p, TextPart)).strip()
+    return "".join(tokenizer.text.decode(p.values.tolist()) for p in parts if p.kind == "text").strip()
 
 
 def continue_prompts(
@@ -157,13 +156,9 @@ def continue_prompts(
     tokenizer: DocumentTokenizer,
     prompts: Sequence[Tensor],
     *,
-    then: Next,
     max_new_tokens: int,
-    max_images: int,
     batch_size: int,
-    stop_after_image: bool = False,
-    text: Sampling = GREEDY,
-    image: Sampling = GREEDY,
+    sampling: Sampling | Mapping[str, Sampling] = GREEDY,
     seed: int = 0,
     best_of: int = 1,
     progress: Callable[[int, int], None] | None = None,
@@ -184,11 +179,7 @@ def continue_prompts(
             tokenizer.vocab,
             [prompts[i] for i in batch],
             max_new_tokens=max_new_tokens,
-            text=text,
-            image=image,
-            then=then,
-            max_images=max_images,
-            stop_after_image=stop_after_image,
+            sampling=sampling,
             seed=seed + start * best_of,
             best_of=best_of,
             **options,

@@ -94,7 +94,7 @@ def _measure(
             good = is_document(row, vocab)
             formed += good
             complete += good and int(row[-1]) == vocab.eos
-            images += int((row == vocab.end_image).sum())
+            images += int((row == vocab["image"].layout.end).sum())
         if progress is not None:
             progress(what, done, wanted)
     return {

@@ -15,10 +15,10 @@ from rich.table import Table
 from torch import Tensor
 
 from ...fusion_lm.choices import BestBy
-from ...fusion_lm.generate import Guidance
+from ...fusion_lm.guidance import Guidance
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
-from ...tokenizers.documents import DocumentTokenizer, ImagePart, interleave, split
+from ...tokenizers.documents import DocumentTokenizer, interleave, split
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import fit, to_pil
 from ...tokenizers.progress import Progress
@@ -159,16 +159,16 @@ def draw_after(
         prompts,
         then="image",
         max_new_tokens=model.config.context_length,  # the context itself is the limit
-        max_images=1,
-        stop_after_image=True,
+        max_blocks=1,
+        stop_after="image",
         batch_size=batch_size,
-        image=sampling,
+        sampling={"text": GREEDY, "image": sampling},
         seed=seed,
         progress=progress,
         **options,
     )
     parts = [split(r.tokens[r.prompt_length :], tokenizer.vocab, partial="drop") for r in results]
-    codes = [next((part.codes for part in some if isinstance(part, ImagePart)), None) for some in parts]
+    codes = [next((part.values for part in some if part.kind == "image"), None) for some in parts]
     return draw_codes(tokenizer.image, codes)
 
 

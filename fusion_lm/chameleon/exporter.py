@@ -99,18 +99,19 @@ def _check(tokenizer: DocumentTokenizer) -> int:
     """
     vocab, image = tokenizer.vocab, tokenizer.image.config
     reason = ""
-    if vocab.fixed_grid is None:
-        reason = (
-            "its images have sizes of their own, said by grid tokens; the format has one size (fixed_grid)"
-        )
-    elif vocab.fixed_grid[0] != vocab.fixed_grid[1]:
-        reason = (
-            f"its images have {vocab.fixed_grid[0]} x {vocab.fixed_grid[1]} codes; the format has squares"
-        )
-    elif vocab.scan != "rows":
-        reason = f"its codes are read by {vocab.scan}; the format reads rows"
-    elif vocab.codes_per_position != 1:
-        reason = f"it has {vocab.codes_per_position} codes per position; the format has one"
+    layout = vocab["image"].layout
+    assert layout is not None
+    shape = layout.shape
+    if vocab.names[1:] != ("text", "image"):
+        reason = f"it has the modalities {', '.join(vocab.names[1:])}; the format has text and images"
+    elif shape is None:
+        reason = "its images have different sizes, said by number tokens; the format has one (fixed_grid)"
+    elif shape[0] != shape[1]:
+        reason = f"its images have {shape[0]} x {shape[1]} codes; the format has squares"
+    elif not layout.raster:
+        reason = f"its codes are read by {layout.scan}; the format reads rows"
+    elif layout.slots != 1:
+        reason = f"it has {layout.slots} codes per position; the format has one"
     elif image.architecture != "vqgan" or image.stem != 1:
         reason = "its image tokenizer is no VQGAN without a stem (architecture: vqgan, stem: 1)"
     elif image.quantizer != "vq":
@@ -123,8 +124,8 @@ def _check(tokenizer: DocumentTokenizer) -> int:
         reason = "its decoder has other channels or res_blocks than its encoder; the format has one number"
     if reason:
         raise ValueError(f"the model does not fit Chameleon's format: {reason}")
-    assert vocab.fixed_grid is not None
-    return vocab.fixed_grid[0]
+    assert shape is not None
+    return shape[0]
 
 
 def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str, Any]]:
@@ -140,11 +141,12 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
         special: dict[str, int] = {}
     else:
         special = {BOS: vocab.bos, EOS: vocab.eos, PAD: vocab.pad}
-        special |= {BEGIN_IMAGE: vocab.begin_image, END_IMAGE: vocab.end_image}
+        images = vocab["image"]
+        assert images.layout is not None
+        special |= {BEGIN_IMAGE: images.layout.begin, END_IMAGE: images.layout.end}
         if vocab.sep is not None:
             special[SEPARATOR] = vocab.sep
-        codes = torch.arange(vocab.codebook_size)
-        tokens = vocab.codes_to_tokens(codes).tolist()
+        tokens = vocab.to_tokens("image", torch.arange(images.codebook_size)).tolist()
         special |= {code_name(code): token for code, token in enumerate(tokens)}
         value = bpe_of(text, token_of_text(vocab))
         names = {**value["model"]["vocab"], **special}
@@ -174,7 +176,7 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
 
 def token_of_text(vocab: SharedVocab) -> dict[int, int]:
     """Text id -> token."""
-    return {first + n: token + n for token, first, count in vocab.text for n in range(count)}
+    return {first + n: token + n for token, first, count in vocab["text"].ranges for n in range(count)}
 
 
 def image_state(image: ImageTokenizer) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from earlyfusion.cli.main import main
-from earlyfusion.data.prepare_config import read_config
+from earlyfusion.cli.prepare import parse
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -33,7 +33,7 @@ def overrides(file: Path, images: Path, prepared: Path, run: Path) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_config_parses(file: Path, capsys: pytest.CaptureFixture):
     if file.stem.startswith("prepare"):
-        assert read_config(file).out.startswith("runs/")
+        assert parse(["--config", str(file)])[0].out.startswith("runs/")
         return
     with pytest.raises(SystemExit) as stop:
         main([kind(file), "fit", "--config", str(file), "--print_config"])

@@ -20,7 +20,8 @@ from ...data.render.openmoji import render_drawing
 from ...data.render.split import demo_concepts, demo_words
 from ...data.render.text_images import OBJECTS
 from ...data.render.words import held_out_fonts, train_fonts
-from ...eval.items import METADATA, Item, word_suite
+from ...eval.items import METADATA, Item
+from ...eval.suites import word_suite
 from ...tokenizers.files import atomic_folder, write_bytes, write_text
 from ...tokenizers.progress import Progress
 from .corpus import LARGE_HEIGHTS, Corpus, CorpusConfig, Document, png

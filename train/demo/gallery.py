@@ -17,7 +17,6 @@ from ...eval.tasks.reconstruction import reconstruct_pictures
 from ...eval.tasks.writing import write_words
 from ...fusion_lm.folder import Model
 from ...fusion_lm.generate import Generated, generate
-from ...fusion_lm.grammar import Next
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, Segment
 from ...tokenizers.image import ImageTokenizer
@@ -115,7 +114,7 @@ def sample_gallery(
     documents: list[dict[str, Any]] = []
     strip: list[tuple[str, str]] = []
     beginnings = _beginnings(rng, things, size)
-    nexts: tuple[Next, ...] = ("image", "any")
+    nexts: tuple[str, ...] = ("image", "any")
     for then in nexts:
         prompts = [prompt for prompt, kind in beginnings if kind == then]
         results = _continue(model, seed, prompts, then, progress, f"documents, {then} next")
@@ -128,7 +127,7 @@ def _continue(
     model: Model,
     seed: int,
     prompts: Sequence[Sequence[Segment]],
-    then: Next,
+    then: str,
     progress: Progress,
     what: str,
     single: bool = False,
@@ -138,19 +137,18 @@ def _continue(
     return generate(
         lm,
         tokenizer.vocab,
-        [tokenizer.encode(prompt, eos=False) for prompt in prompts],
+        tokenizer.encode_many(prompts, eos=False),
         max_new_tokens=lm.config.context_length,
-        text=SAMPLING,
-        image=SAMPLING,
+        sampling=SAMPLING,
         then=then,
-        max_images=1 if single else None,
-        stop_after_image=single,
+        max_blocks=1 if single else None,
+        stop_after="image" if single else None,
         seed=seed,
         progress=lambda step, steps: progress(what, step, steps),
     )
 
 
-def _beginnings(rng: random.Random, things: Sequence[Concept], size: int) -> list[tuple[list[Segment], Next]]:
+def _beginnings(rng: random.Random, things: Sequence[Concept], size: int) -> list[tuple[list[Segment], str]]:
     """Beginnings of documents, and what is to come next."""
     short = [concept for concept in things if len(concept.name) <= 10]
     a, b, c, d, e, f, g = rng.sample(short, 7)

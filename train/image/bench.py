@@ -7,8 +7,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from ...eval.items import Item, ocr_suite
+from ...eval.items import Item
 from ...eval.metrics.ocr import Reader, readers
+from ...eval.suites import ocr_suite
 from ...eval.tasks.reconstruction import evaluate_reconstruction, flat_figures
 from .ema import averaged
 from .module import ImageTokenizerTraining

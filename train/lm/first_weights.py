@@ -35,18 +35,21 @@ def shell(config: FusionLMConfig) -> FusionLM:
 
 @torch.no_grad()
 def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
-    """Begin the image codes' rows of embedding and lm_head with a random projection of the codebook.
+    """Begin the rows of codes in embedding and lm_head with a random projection of their codebook.
 
     Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbours.
     """
-    codebook = tokenizer.image.codebook.float()  # (n * K, latent_dim)
-    centred = codebook - codebook.mean(dim=0)
-    projection = torch.randn(codebook.shape[1], net.config.width) / codebook.shape[1] ** 0.5
-    rows = (centred / centred.std()) @ projection  # (n * K, C), entries of variance 1
-    tokens = tokenizer.vocab.image_ids_to_tokens(torch.arange(len(codebook)))
-    net.embedding.weight[tokens] = 0.1 * rows
-    if not net.config.tie_embeddings:
-        net.lm_head.weight[tokens] = 0.02 * rows
+    for name, codec in tokenizer.codecs.items():
+        codebook = getattr(codec, "codebook", None)  # (n * K, latent_dim)
+        if codebook is None:
+            continue
+        centered = codebook.float() - codebook.float().mean(dim=0)
+        projection = torch.randn(codebook.shape[1], net.config.width) / codebook.shape[1] ** 0.5
+        rows = (centered / centered.std()) @ projection  # (n * K, C), entries of variance 1
+        tokens = tokenizer.vocab.ids_to_tokens(name, torch.arange(len(codebook)))
+        net.embedding.weight[tokens] = 0.1 * rows
+        if not net.config.tie_embeddings:
+            net.lm_head.weight[tokens] = 0.02 * rows
 
 
 @torch.no_grad()

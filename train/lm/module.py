@@ -65,7 +65,7 @@ def drop_conditions(
     :returns: tokens and documents (B, T).
     """
     same = torch.zeros_like(dropped)
-    same[:, :-1] = (documents[:, 1:] == documents[:, :-1]) & (tokens[:, 1:] == vocab.begin_image)
+    same[:, :-1] = (documents[:, 1:] == documents[:, :-1]) & vocab.is_begin(tokens[:, 1:])
     dropped = dropped & same & (tokens != vocab.bos)
     border = documents.diff(dim=1, prepend=documents[:, :1]) != 0
     return tokens.masked_fill(dropped, vocab.bos), (border | dropped).cumsum(dim=1)

@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...fusion_lm.generate import generate
-from ...fusion_lm.grammar import Next
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer
@@ -147,7 +146,7 @@ class Samples(Callback):
             seed: Of the draws, the same on every sheet.
         """
         self.every, self.count, self.prompts = every, count, list(prompts or [])
-        self.then: Next = then
+        self.then = then
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self.sampling = Sampling(temperature=temperature, top_p=top_p)
         self._tokenizer: DocumentTokenizer | None = None
@@ -188,15 +187,14 @@ class Samples(Callback):
         vocab, context = training.vocab, training.config.context_length
         options: dict[str, Any] = {
             "max_new_tokens": min(self.max_new_tokens, context - 1),
-            "text": self.sampling,
-            "image": self.sampling,
+            "sampling": self.sampling,
             "seed": self.seed,
         }
         results = []
         if self.count:
             free = [torch.tensor([vocab.bos])] * self.count
             results += generate(net, vocab, free, **options)
-        prompts = [self._tokenizer.encode([text], eos=False) for text in self.prompts]
+        prompts = [self._tokenizer.encode([text], eos=False).tokens for text in self.prompts]
         if fitting := [p for p in prompts if len(p) < context - 8]:
             try:
                 results += generate(net, vocab, fitting, then=self.then, **options)

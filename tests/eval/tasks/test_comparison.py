@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from earlyfusion.eval.items import Item, ocr_suite
+from earlyfusion.eval.items import Item
+from earlyfusion.eval.suites import ocr_suite
 from earlyfusion.eval.tasks.comparison import compare, page_reader
 from earlyfusion.eval.tasks.reconstruction import measure
 from earlyfusion.tokenizers.image import ImageTokenizer

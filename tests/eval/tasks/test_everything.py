@@ -11,7 +11,7 @@ from PIL import Image
 from earlyfusion.cli import evaluate as commands
 from earlyfusion.data.render.openmoji import render_drawing
 from earlyfusion.data.render.split import NAME, demo_concepts, sentence
-from earlyfusion.eval.items import Item, scaled
+from earlyfusion.eval.items import Item
 from earlyfusion.eval.tasks import drawing, naming
 from earlyfusion.eval.tasks.drawing import evaluate_drawing
 from earlyfusion.eval.tasks.everything import documents, evaluate_bits
@@ -225,9 +225,3 @@ def test_the_command_writes_figures_and_a_page(model, document_tokenizer, tmp_pa
     assert html.count("<figure") == 20 and all(f"<h2>{title}</h2>" in html for title in titles)
     printed = capsys.readouterr().out
     assert "Sampled from nothing" in printed and f"sheet written to {sheet}" in printed
-
-
-def test_images_are_scaled_to_a_height_that_the_model_knows() -> None:
-    for height, chosen in ((10, 16), (18, 16), (21, 24), (300, 24)):
-        item = scaled(Item(Image.new("RGB", (3 * height, height)), "x", size=height / 2), (16, 24))
-        assert item.image.size == (3 * chosen, chosen) and item.size == pytest.approx(chosen / 2)
