@@ -63,7 +63,8 @@ def drawings(some: Sequence[Concept]) -> list[str]:
 
 def write_pictures(folder: Path) -> None:
     """``folder``/train and ``folder``/validation, data sets of ``save_to_disk``, whole or not at all."""
-    from earlyfusion.train.demo.corpus import image_set, png
+    from earlyfusion.train.demo.corpus import png
+    from earlyfusion.train.demo.corpus_files import image_set
 
     split = picture_concepts()
     with atomic_folder(folder) as new:

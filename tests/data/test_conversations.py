@@ -14,12 +14,13 @@ from earlyfusion.data.conversations import answer_modalities, balanced, conversa
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.sources import RawImage
-from earlyfusion.data.windows import TokenData, Windows
+from earlyfusion.data.windows import Windows
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.tokenizers.documents import END_OF_TURN, DocumentTokenizer, split
 from earlyfusion.tokenizers.pixels import contain, cover, to_pil
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining, targets_of
 from earlyfusion.train.loop.fit import fit_lm
 
@@ -154,9 +155,9 @@ def test_only_answers_teach(chats, tokenizer_folders, tmp_path: Path):
 
 
 def test_what_prepare_refuses(chats, tokenizer_folders, tmp_path: Path, documents: Path):
-    with pytest.raises(ValueError, match="has no token that ends a turn: set separator: true"):
+    with pytest.raises(ValueError, match="separator: true"):
         prepared(chats, tokenizer_folders, tmp_path / "tokens", separator=False)
-    with pytest.raises(ValueError, match="has no column messages"):
+    with pytest.raises(ValueError, match="balance_answers.*messages"):
         prepared(documents, tokenizer_folders, tmp_path / "tokens", balance_answers=True)
     rows = {"messages": [messages_of([("user", ["x" * 200]), ("assistant", ["y"])]), messages_of(ROWS[0])]}
     Dataset.from_dict(rows, Features(messages=List(MESSAGE))).save_to_disk(str(tmp_path / "long"))
@@ -192,11 +193,11 @@ def test_a_model_of_its_own_vocabulary(chats, tokenizer_folders, tmp_path: Path)
     prepare(again, lambda *_: None)
     pairs = zip(documents_of(first), documents_of(tmp_path / "again"), strict=True)
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
-    with pytest.raises(ValueError, match="scan is the model's own: leave it out"):
+    with pytest.raises(ValueError, match="scan"):
         PrepareConfig("x", "y", model="z", scan="columns")
     unclear: list[dict[str, Any]] = [{"model": "z", "text_tokenizer": "t"}, {"text_tokenizer": "t"}]
     for words in unclear:
-        with pytest.raises(ValueError, match="give text_tokenizer and image_tokenizer, or the model"):
+        with pytest.raises(ValueError, match="text_tokenizer and image_tokenizer.*model"):
             PrepareConfig("x", "y", **words)
 
 
