@@ -99,8 +99,7 @@ def _check(tokenizer: DocumentTokenizer) -> int:
     """
     vocab, image = tokenizer.vocab, tokenizer.image.config
     reason = ""
-    layout = vocab["image"].layout
-    assert layout is not None
+    layout = vocab.layout("image")
     shape = layout.shape
     if vocab.names[1:] != ("text", "image"):
         reason = f"it has the modalities {', '.join(vocab.names[1:])}; the format has text and images"
@@ -141,12 +140,11 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
         special: dict[str, int] = {}
     else:
         special = {BOS: vocab.bos, EOS: vocab.eos, PAD: vocab.pad}
-        images = vocab["image"]
-        assert images.layout is not None
-        special |= {BEGIN_IMAGE: images.layout.begin, END_IMAGE: images.layout.end}
+        layout = vocab.layout("image")
+        special |= {BEGIN_IMAGE: layout.begin, END_IMAGE: layout.end}
         if vocab.sep is not None:
             special[SEPARATOR] = vocab.sep
-        tokens = vocab.to_tokens("image", torch.arange(images.codebook_size)).tolist()
+        tokens = vocab.to_tokens("image", torch.arange(vocab["image"].codebook_size)).tolist()
         special |= {code_name(code): token for code, token in enumerate(tokens)}
         value = bpe_of(text, token_of_text(vocab))
         names = {**value["model"]["vocab"], **special}

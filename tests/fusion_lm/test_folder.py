@@ -39,8 +39,8 @@ def test_a_model_folder_holds_everything(folder: Path, lm: FusionLM, document_to
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
     loaded, tokenizer = load_model(str(folder))
     assert not loaded.training and not tokenizer.image.training
-    tokens = document_tokenizer.encode(["A red apple:", photo])
-    assert torch.equal(tokenizer.encode(["A red apple:", photo]), tokens)
+    tokens = document_tokenizer.encode(["A red apple:", photo]).tokens
+    assert torch.equal(tokenizer.encode(["A red apple:", photo]).tokens, tokens)
     with torch.no_grad():
         assert torch.equal(loaded(tokens[None]), lm(tokens[None]))
 
