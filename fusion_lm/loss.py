@@ -16,7 +16,7 @@ IGNORE = -100
 MODALITIES = ("structure", "text", "image")
 """Names of the values that ``SharedVocab.modality`` returns."""
 CHUNK = {"cpu": 2**25, "cuda": 2**27}
-"""Logits that exist at once, by device; benchmarks/loss_speed.py measures what that costs."""
+"""Logits that exist at once, by device; benchmarks/speed/loss.py measures what that costs."""
 
 
 class TokenLosses(NamedTuple):

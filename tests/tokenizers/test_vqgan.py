@@ -1,7 +1,4 @@
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
-# pyright: reportMissingImports=false
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,22 +8,11 @@ from torch import Tensor
 from earlyfusion.tokenizers import conv
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "image_tokenizer_speed.py"
 LEVELS = {
     "chameleon": {"channels": (32, 32, 64)},
     "vqgan-imagenet": {"channels": (32, 64), "attention_levels": (1,)},
     "no attention": {"channels": (32, 64), "mid_attention": False},
 }
-
-
-@pytest.fixture(scope="module")
-def plain() -> ModuleType:
-    """The benchmark, which has taming's network written plainly over a state dict."""
-    spec = importlib.util.spec_from_file_location("image_tokenizer_speed", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def build(seed: int = 0, **fields) -> ImageTokenizer:
