@@ -1,71 +1,65 @@
-"""The help of the commands whose options Lightning reads."""
+"""What can be trained, and the help of each stage (until the registry ``train/loop/trainables.py``)."""
 
-STAGES = ("fit", "validate", "test", "predict")
+from collections.abc import Mapping
+from typing import NamedTuple
 
-"""What each of them can do; the recogniser only the first two."""
 
-LIGHTNING = {
-    "image-tokenizer": """\
-usage: earlyfusion image-tokenizer {fit,validate,test,predict} --config FILE [options]
-       earlyfusion image-tokenizer {encode,decode,import} ...
+class Trainable(NamedTuple):
+    """A command whose options Lightning reads."""
 
-Train the image tokenizer (a VQ-VAE), or run a trained one over images. Of these, a Lightning
-CLI, every field of a config file is an option too. Configs to begin with: train/configs/.
+    summary: str
+    description: str
+    examples: str
+    stages: Mapping[str, str]
 
-  fit         train; writes checkpoints, logs, pictures and the tokenizer folder
-  validate    reconstruct the validation images and print the errors
-  test        the same as validate, logged as test
-  predict     the validation images -> codes and reconstructions, as files
 
-With a trained one, and without Lightning (`earlyfusion image-tokenizer encode --help`):
-
-  encode      a folder of pictures -> a small file of codes for each
-  decode      and back
-  import      a VQGAN checkpoint in taming's layout -> a tokenizer folder
-
-examples:
+TRAINABLES = {
+    "image-tokenizer": Trainable(
+        "the VQ-VAE: train it, run it",
+        """\
+Train the image tokenizer (a VQ-VAE), or run a trained one over images. fit, validate, test
+and predict are a Lightning CLI: every field of a config file is an option too. Configs to
+begin with: train/configs/. encode, decode and import do without Lightning.""",
+        """\
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --data.train=my/images
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --model.config.codebook_size=4096
-  earlyfusion image-tokenizer fit --config image_tokenizer.yaml --ckpt_path=last   # go on
-
-`earlyfusion image-tokenizer fit --help` lists the options (it loads Lightning: some seconds).""",
-    "recogniser": """\
-usage: earlyfusion recogniser {fit,validate} --config FILE [options]
-
-Train the recogniser whose features measure how alike two images of text are (the text-aware
+  earlyfusion image-tokenizer fit --config image_tokenizer.yaml --ckpt_path=last   # resume""",
+        {
+            "fit": "train; writes checkpoints, logs, pictures and the tokenizer folder",
+            "validate": "reconstruct the validation images and print the errors",
+            "test": "the same as validate, logged as test",
+            "predict": "the validation images -> codes and reconstructions, as files",
+        },
+    ),
+    "recognizer": Trainable(
+        "the text reader behind the text-aware loss",
+        """\
+Train the recognizer whose features measure how alike two images of text are (the text-aware
 loss of the image tokenizer), on the images of `earlyfusion text-images`. A Lightning CLI:
-every field of a config file is an option too. Configs to begin with: train/configs/.
-
-  fit         train; writes checkpoints, logs and the recogniser folder
-  validate    read the validation images and print the errors
-
-examples:
+every field of a config file is an option too. Configs to begin with: train/configs/.""",
+        """\
   earlyfusion text-images --out runs/text-images
-  earlyfusion recogniser fit --config recogniser.yaml --data.train=runs/text-images
-
-`earlyfusion recogniser fit --help` lists the options (it loads Lightning: some seconds).""",
-    "lm": """\
-usage: earlyfusion lm {fit,validate,test,predict} --config FILE [options]
-
+  earlyfusion recognizer fit --config recogniser.yaml --data.train=runs/text-images""",
+        {
+            "fit": "train; writes checkpoints, logs and the recognizer folder",
+            "validate": "read the validation images and print the errors",
+        },
+    ),
+    "lm": Trainable(
+        "the transformer: train it, measure it",
+        """\
 Train the transformer on the windows of `earlyfusion prepare`, or measure a trained one. A
 Lightning CLI: every field of a config file is an option too. Configs to begin with:
-train/configs/.
-
-  fit         train; writes checkpoints, logs, samples and the model folder
-  validate    print the losses on the validation windows, by modality
-  test        the same as validate, logged as test
-  predict     losses of every token of the validation windows, as files
-
-examples:
+train/configs/.""",
+        """\
   earlyfusion lm fit --config lm.yaml --data.path=runs/tokens
   earlyfusion lm fit --config lm.yaml --trainer.max_steps=20000
-  earlyfusion lm fit --config lm.yaml --ckpt_path=last                             # go on
-
-`earlyfusion lm fit --help` lists the options (it loads Lightning: some seconds).""",
+  earlyfusion lm fit --config lm.yaml --ckpt_path=last                             # resume""",
+        {
+            "fit": "train; writes checkpoints, logs, samples and the model folder",
+            "validate": "print the losses on the validation windows, by modality",
+            "test": "the same as validate, logged as test",
+            "predict": "losses of every token of the validation windows, as files",
+        },
+    ),
 }
-"""Commands whose options Lightning reads, with their help."""
-
-
-def stages(command: str) -> tuple[str, ...]:
-    """The stages of a command of `LIGHTNING`."""
-    return STAGES[:2] if command == "recogniser" else STAGES

@@ -20,9 +20,16 @@ from typing import Any
 import numpy as np
 from datasets import DatasetInfo, IterableDataset
 
-from ..fusion_lm.folder import TOKENIZER
-from ..tokenizers.documents import DocumentTokenizer
-from ..tokenizers.files import atomic_folder, check_folder, clear_temporary, read_json, write_json, write_text
+from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
+from ..tokenizers.files import (
+    atomic_folder,
+    check_folder,
+    clear_temporary,
+    fingerprint,
+    read_json,
+    write_json,
+    write_text,
+)
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
@@ -30,7 +37,7 @@ from .conversations import MESSAGES, answer_modalities, balanced
 from .prepare_config import PrepareConfig, read_config
 from .rows import shape_of, used_columns
 from .shards import Block, Counts, Source, features_of, make_shard
-from .sources import base_folder, fingerprint, load_source, undecoded
+from .sources import base_folder, load_source, undecoded
 from .workers import Engine, Make, make_all
 
 RECORD = "prepare.json"

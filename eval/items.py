@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +17,6 @@ from ..data.render.split import demo_concepts, demo_words
 from ..data.render.typeset import KINDS, STRIPS, Page, TextRegion, typeset
 from ..data.render.words import SIZES, STRIP_HEIGHT, Font, TypeSample, held_out_fonts, random_strings
 from ..tokenizers.pixels import load_image
-
-Progress = Callable[[str, int, int], None]
-"""What a measurement calls as it goes: what is being done, how many are done, and of how many."""
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 import torch
 
-from ..tokenizers.documents import DocumentTokenizer
+from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ..tokenizers.files import atomic_folder
 from ..tokenizers.hub import PRETRAINED, local_folder
-from .cpu.packed_weights import Weights, for_generation
+from .choices import Weights
+from .cpu.packed_weights import for_generation
 from .model import FusionLM
-
-TOKENIZER = "tokenizer"
 
 
 class Model(NamedTuple):

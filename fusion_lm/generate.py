@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from ..tokenizers.vocab import SharedVocab
+from .choices import BEST_BY, BestBy
 from .grammar import CODES, COLUMNS, DONE, END, ROWS, TEXT, Grammar, GrammarState, Next, advance, start_state
 from .model import FusionLM
 from .sampling import Sampling, draw, filter_logits, penalise, uniforms
 from .scores import both_ways, stands_alone
 
 Stop = Literal["eos", "turn", "length", "context", "image"]
-BestBy = Literal["forward", "both"]
-BEST_BY: tuple[BestBy, ...] = ("forward", "both")
 LOOK = 16
 """Steps between two looks at whether all rows have ended, where looking means to wait for the device."""
 

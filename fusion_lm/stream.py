@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..tokenizers.documents import DocumentTokenizer, Segment
 from ..tokenizers.pixels import to_pil
+from .choices import BestBy
 from .folder import Model
-from .generate import LOOK, BestBy, Stop, decode, generate, stop_of
+from .generate import LOOK, Stop, decode, generate, stop_of
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ Segment = str | Image.Image | Tensor | Mark
 
 Partial = Literal["error", "drop"]
 
+TOKENIZER = "tokenizer"
+"""Folder of the tokenizers, in the folder of a model and in one that ``prepare`` wrote."""
 IMAGE_FOLDER = "image"
 BATCH = 64  # images that pass the image tokenizer together
 

@@ -38,10 +38,10 @@ from PIL import Image, ImageDraw
 
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.loop.fit import fit_lm
 from earlyfusion.train.loop.logs import read_metrics

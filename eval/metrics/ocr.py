@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..items import Progress
+from ...tokenizers.progress import Progress
 
 INSTALL = "no OCR engine is installed, which reads the text in the images: pip install 'earlyfusion[ocr]'"
 

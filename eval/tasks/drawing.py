@@ -16,7 +16,7 @@ from ...data.render.split import DRAW, sentence
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer
-from ..items import Progress
+from ...tokenizers.progress import Progress
 from .naming import SIDE, nearest_of
 from .reconstruction import reconstruct_pictures
 from .writing import draw_after

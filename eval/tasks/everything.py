@@ -17,13 +17,15 @@ from rich.table import Table
 from ...data.render.openmoji import render_drawing
 from ...data.render.split import DRAW, NAME, demo_concepts, sentence
 from ...data.render.words import held_out_fonts, train_fonts
+from ...fusion_lm.choices import BestBy
 from ...fusion_lm.cpu.packed_weights import for_generation
-from ...fusion_lm.generate import BestBy, Guidance
+from ...fusion_lm.generate import Guidance
 from ...fusion_lm.loss import IGNORE, LossTerms
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, Segment
-from ..items import Item, Progress, Word, word_suite
+from ...tokenizers.progress import Progress, named
+from ..items import Item, Word, word_suite
 from ..metrics.bits import Rates, text_bytes
 from ..metrics.ocr import Reader
 from ..report import html
@@ -100,7 +102,7 @@ def evaluate_lm(
                 items,
                 views=views,
                 seed=seed,
-                progress=progress and _named(progress, name),
+                progress=progress and named(progress, name),
             )
             for name, items in suites.items()
         }
@@ -108,7 +110,7 @@ def evaluate_lm(
     drawings: dict[str, list[Image.Image | None]] = {}
     chosen = {"sampling": SAMPLING, "guidance": GUIDANCE, "best_of": BEST_OF, "best_by": BEST_BY}
     for kind, settings in (("writing", {}), ("best", chosen)):
-        told = progress and _named(progress, "greedily" if kind == "writing" else f"best of {BEST_OF}")
+        told = progress and named(progress, "greedily" if kind == "writing" else f"best of {BEST_OF}")
         drawings[kind] = writing.write_words(model, tokenizer, asked, seed=seed, progress=told, **settings)
         if judges:
             figures[kind] = writing.evaluate_writing(
@@ -257,10 +259,6 @@ def _written(
         right = row[reader] == text if reader else None
         cells.append(html.figure(drawn, html.escape(text) + note, right=right))
     return cells
-
-
-def _named(progress: Progress, name: str) -> Progress:
-    return lambda what, done, total: progress(f"{what}, {name}", done, total)
 
 
 def _bits_table(bits: dict[str, Any]) -> Table:

@@ -20,7 +20,8 @@ from ...data.render.split import demo_concepts, described
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.pixels import to_tensor
-from ..items import Item, Progress
+from ...tokenizers.progress import Progress
+from ..items import Item
 from ..metrics.text import grouped, mean
 from .reading import continue_prompts, image_prompts, written_text
 

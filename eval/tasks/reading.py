@@ -23,7 +23,8 @@ from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...fusion_lm.scores import both_ways
 from ...tokenizers.documents import DocumentTokenizer, TextPart, interleave, split
-from ..items import Item, Progress
+from ...tokenizers.progress import Progress
+from ..items import Item
 from ..metrics.text import grouped, text_scores
 
 GREEDY = Sampling(temperature=0)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import Policy, fit, to_pil, to_tensor
+from ...tokenizers.progress import Progress
 from ...tokenizers.tiles import decode_tiled, encode_tiled
-from ..items import Item, Progress
+from ..items import Item
 from ..metrics.ceilings import ceilings as all_ceilings
 from ..metrics.codebook import code_counts, perplexity, usage
 from ..metrics.ocr import Reader, read_with

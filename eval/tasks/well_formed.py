@@ -10,8 +10,8 @@ from ...fusion_lm.generate import generate
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import draw, uniforms
 from ...tokenizers.documents import split
+from ...tokenizers.progress import Progress
 from ...tokenizers.vocab import SharedVocab
-from ..items import Progress
 
 
 def evaluate_form(

@@ -14,13 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from ...fusion_lm.generate import BestBy, Guidance
+from ...fusion_lm.choices import BestBy
+from ...fusion_lm.generate import Guidance
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, ImagePart, interleave, split
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import fit, to_pil
-from ..items import Item, Progress, Word
+from ...tokenizers.progress import Progress
+from ..items import Item, Word
 from ..metrics.ocr import INSTALL, Reader, read_with
 from ..metrics.text import grouped, mean, text_scores
 from .reading import GREEDY, continue_prompts, row_scores, score_rows

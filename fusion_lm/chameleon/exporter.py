@@ -6,7 +6,6 @@ the format does not have, lies beside them in ``vq_decoder.safetensors``, and co
 """
 
 import json
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...cli.evaluate import progress_bars
-from ...eval.items import Progress
 from ...tokenizers.bpe import BpeTokenizer, bpe_of
-from ...tokenizers.documents import DocumentTokenizer
-from ...tokenizers.files import atomic_folder, check_folder, write_json, write_text
-from ...tokenizers.hub import local_folder, push
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
+from ...tokenizers.files import atomic_folder, write_json, write_text
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
+from ...tokenizers.progress import Progress
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.vocab import SharedVocab
 from ...tokenizers.weights import CONFIG, WEIGHTS
-from ..folder import TOKENIZER
 from ..model import FusionLM
 from .importer import DECODER
 from .vocab import (
@@ -42,16 +38,6 @@ from .weights import IMAGE_TOKENIZER, config_to_transformers, parts
 
 RESERVED = "<reserved08707>"
 """What Meta calls the token that ``transformers`` calls ``<image>``."""
-
-
-def export_chameleon(args: Namespace) -> None:
-    """The command: `args.model`, `out`. Raises ValueError, FileNotFoundError and ImportError."""
-    check_folder(args.out)
-    with progress_bars() as progress:
-        export(local_folder(args.model), args.out, progress)
-    print(f"written to {args.out}")
-    if args.push is not None:
-        print(f"uploaded to {push(args.out, args.push)}")
 
 
 def export(folder: Path, out: str | Path, progress: Progress | None = None) -> None:

@@ -12,16 +12,14 @@ A model with packed or int8 weights generates, and nothing else: it cannot be tr
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..choices import WEIGHTS, Weights
 from ..model import FusionLM
 
-Weights = Literal["auto", "float32", "float16", "bfloat16", "int8"]
-WEIGHTS: tuple[Weights, ...] = ("auto", "float32", "float16", "bfloat16", "int8")
 FEW = 16
 """Rows that a step has at most, about: up to so many a product with int8 weights reads them as they are,
 while for more they are first unpacked; and oneDNN is told to expect so many. (Packed for one row its products

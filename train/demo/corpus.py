@@ -18,7 +18,7 @@ The random strings that are measured are not trained on either.
 import io
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from ...data.render.words import (
 )
 from ...eval.items import METADATA, Item, word_suite
 from ...tokenizers.files import atomic_folder, write_bytes, write_text
+from ...tokenizers.progress import Progress
 
 TRAIN, VALIDATION = "train", "validation"
 IMAGES, DOCUMENTS = "images", "documents"
@@ -65,7 +66,6 @@ LARGE_HEIGHTS = (24, 32)
 
 Document = list[str | bytes]
 """A document before it is written: texts, and images as PNG."""
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

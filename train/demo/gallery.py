@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...data.render.openmoji import Concept, render_drawing
 from ...data.render.split import BOTH, DRAW, THIS_TYPED, TYPED, demo_concepts, sentence
-from ...eval.items import Item, Progress
+from ...eval.items import Item
 from ...eval.metrics.ocr import Reader
 from ...eval.report.tokens import describe
 from ...eval.tasks.naming import nearest_of
@@ -20,6 +20,7 @@ from ...fusion_lm.grammar import Next
 from ...tokenizers.documents import DocumentTokenizer, Segment
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import to_pil
+from ...tokenizers.progress import Progress
 from .budget import DemoBudget
 
 SHOWN = 16

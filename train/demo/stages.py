@@ -7,13 +7,10 @@ from typing import Any
 
 import torch
 
-from ...cli.evaluate import progress_bars
-from ...data.images import ImageData
 from ...data.prepare import prepare
 from ...data.prepare_config import PrepareConfig
 from ...data.text_corpus import read_texts
-from ...data.windows import TokenData
-from ...eval.items import Item, Progress, Word, images_from_folder
+from ...eval.items import Item, Word, images_from_folder
 from ...eval.metrics.ocr import readers
 from ...eval.report.contact_sheet import contact_sheet
 from ...eval.report.gallery import load_gallery, save_gallery
@@ -23,8 +20,11 @@ from ...eval.tasks.reconstruction import evaluate_reconstruction
 from ...eval.tasks.writing import evaluate_writing, write_words
 from ...fusion_lm.folder import Model, load_model
 from ...tokenizers.files import atomic_folder, read_json, write_json, write_text
+from ...tokenizers.progress import named, progress_bars
 from ...tokenizers.text import TextTokenizer
+from ..image.data import ImageData
 from ..image.module import ImageTokenizerTraining
+from ..lm.data import TokenData
 from ..lm.module import FusionLMTraining
 from ..loop.fit import fit_image_tokenizer, fit_lm
 from ..loop.logs import read_metrics
@@ -156,7 +156,7 @@ def evaluation(run: Run) -> dict[str, Any]:
     few = run.budget.reconstruction_items
     with progress_bars() as progress, atomic_folder(run.folder / "evaluation") as new:
         reconstruction = {
-            name: evaluate_reconstruction(tokenizer.image, items, some, progress=_under(progress, name))
+            name: evaluate_reconstruction(tokenizer.image, items, some, progress=named(progress, name))
             for name, items, some in (
                 (WORDS, words[:few], judges),
                 (NEW_FONTS, [*new_fonts[:few], *large], judges),
@@ -164,7 +164,7 @@ def evaluation(run: Run) -> dict[str, Any]:
             )
         }
         reading = {
-            name: evaluate_reading(model, tokenizer, items, progress=_under(progress, name))
+            name: evaluate_reading(model, tokenizer, items, progress=named(progress, name))
             for name, items in ((WORDS, words), (NEW_FONTS, new_fonts))
         }
         asked = [Word(item.text or "", item.kind) for item in words]
@@ -255,10 +255,6 @@ def collect(run: Run) -> dict[str, Any]:
         "drawing": {"named": drawing["named"], "items": drawing["items"]},
         **{name: _without_rows(value) for name, value in figures.items()},
     }
-
-
-def _under(progress: Progress, name: str) -> Progress:
-    return lambda what, done, total: progress(f"{what}, {name}", done, total)
 
 
 def _without_rows(value: Any) -> Any:

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ...fusion_lm.folder import TOKENIZER
 from ...fusion_lm.model import Block, FusionLM, FusionLMConfig, initialise
-from ...tokenizers.documents import DocumentTokenizer
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
+from ...tokenizers.same_tokens import same_tokens
 from ...tokenizers.tensor_files import TensorFiles
 from ..loop.schedule import check_config
-from .resize_vocab import same_tokens
 
 WEIGHTS = "model.safetensors"
 

@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from ...data.windows import TokenData
 from ...eval.metrics.bits import Rates
-from ...fusion_lm.folder import TOKENIZER, save_model
+from ...fusion_lm.folder import save_model
 from ...fusion_lm.loss import IGNORE, MODALITIES, LossTerms
 from ...fusion_lm.model import FusionLM, FusionLMConfig, upgrade
-from ...tokenizers.documents import DocumentTokenizer
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.vocab import SharedVocab
 from ..loop.divergence import clip_or_skip, skipped_steps
 from ..loop.logged_training import LoggedTraining
 from ..loop.meters import Means
 from ..loop.schedule import adamw, check_config, check_schedule, lr_factor
+from .data import TokenData
 from .first_weights import drawn, fill, shell, start_from_codebook, stored
 from .lora import Part, adapt, merged, trained_names
 from .muon import muon

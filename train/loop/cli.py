@@ -16,12 +16,12 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from ...data.images import ImageData
-from ...data.windows import TokenData
 from ...tokenizers.image import ImageTokenizer
 from ..image.bench import Bench
+from ..image.data import ImageData, TextBoxData
 from ..image.module import DECODER, ImageTokenizerTraining
-from ..image.recognizer_training import RecogniserTraining, TextBoxData
+from ..image.recognizer_training import RecogniserTraining
+from ..lm.data import TokenData
 from ..lm.module import FusionLMTraining
 from ..lm.telemetry import Telemetry
 from .callbacks import CHECKPOINT, Checkpoints, Curves, ModelFolder, RandomStates, StepBar, recover

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from ...data.images import ImageData
-from ...data.windows import TokenData
+from ..image.data import ImageData
 from ..image.module import ImageTokenizerTraining
+from ..lm.data import TokenData
 from ..lm.module import FusionLMTraining
 from .callbacks import MODEL, Checkpoints, Curves, ModelFolder, RandomStates, StepBar, recover
 from .divergence import Divergence

@@ -101,8 +101,8 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
 
     from earlyfusion.data.prepare import prepare
     from earlyfusion.data.prepare_config import PrepareConfig
-    from earlyfusion.data.windows import TokenData
     from earlyfusion.fusion_lm.model import FusionLM
+    from earlyfusion.train.lm.data import TokenData
     from earlyfusion.train.lm.module import FusionLMTraining
     from earlyfusion.train.loop.fit import fit_lm
 

@@ -68,7 +68,6 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
     tune_malloc()
     import torch
 
-    from earlyfusion.data.windows import TokenData
     from earlyfusion.eval.items import Word, images_from_folder
     from earlyfusion.eval.metrics.ocr import readers
     from earlyfusion.eval.tasks.reading import evaluate_reading
@@ -77,6 +76,7 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
     from earlyfusion.train.demo.budget import FULL
     from earlyfusion.train.demo.corpus import NEW_FONTS, WORDS
     from earlyfusion.train.demo.stages import READERS
+    from earlyfusion.train.lm.data import TokenData
     from earlyfusion.train.lm.module import FusionLMTraining
     from earlyfusion.train.loop.fit import fit_lm
     from earlyfusion.train.loop.logs import read_metrics

@@ -85,7 +85,7 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """The folder of the image tokenizer, and how it was trained."""
     import torch
 
-    from earlyfusion.data.images import ImageData
+    from earlyfusion.train.image.data import ImageData
     from earlyfusion.train.image.module import ImageTokenizerTraining
     from earlyfusion.train.loop.fit import fit_image_tokenizer
 

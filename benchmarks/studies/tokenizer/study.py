@@ -167,9 +167,9 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     tune_malloc()
     import torch
 
-    from earlyfusion.data.images import ImageData
     from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
     from earlyfusion.train.image.adversary import AdversaryConfig
+    from earlyfusion.train.image.data import ImageData
     from earlyfusion.train.image.module import ImageTokenizerTraining
     from earlyfusion.train.loop.fit import fit_image_tokenizer
 
@@ -258,12 +258,12 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
     """What the two readers make of the suite, and our own recogniser of the validation images."""
     from datasets import load_from_disk
 
+    from earlyfusion.data.strips import Strips
     from earlyfusion.eval.items import ocr_suite
     from earlyfusion.eval.metrics.ocr import READERS
     from earlyfusion.eval.metrics.text import cer
     from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction, reconstruct_pictures
     from earlyfusion.train.image.recognizer import Recogniser
-    from earlyfusion.train.image.recognizer_training import Strips
 
     items = ocr_suite(TEST_SEED, KINDS, TEST_PER_KIND)
     readers = [READERS[name](threads=1) for name in ("rapidocr", "tesseract")]

@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from earlyfusion.data.images import ImageData
 from earlyfusion.eval.items import Item
 from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image import bench
 from earlyfusion.train.image.bench import Bench
+from earlyfusion.train.image.data import ImageData
 from earlyfusion.train.image.module import ImageTokenizerTraining
 from earlyfusion.train.loop.fit import fit_image_tokenizer
 from earlyfusion.train.loop.logs import read_metrics

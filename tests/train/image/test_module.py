@@ -9,9 +9,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from earlyfusion.data.images import ImageBatch, ImageData
+from earlyfusion.data.images import ImageBatch
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image.adversary import AdversaryConfig
+from earlyfusion.train.image.data import ImageData
 from earlyfusion.train.image.module import ImageTokenizerTraining, psnr
 from earlyfusion.train.image.recognizer import Recogniser, RecogniserConfig
 from earlyfusion.train.loop.fit import fit_image_tokenizer

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from earlyfusion.cli.main import main
-from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.lora import LoRALinear, adapt, merged, trained_names
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.loop.fit import fit_lm

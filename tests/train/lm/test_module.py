@@ -8,9 +8,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining, targets_of
 from earlyfusion.train.loop.fit import fit_lm
 from earlyfusion.train.loop.logs import read_metrics

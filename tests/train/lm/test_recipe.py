@@ -9,9 +9,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLMConfig
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining, drop_conditions, targets_of, weighted_mean
 from earlyfusion.train.loop.fit import fit_lm
 from earlyfusion.train.loop.logs import read_metrics

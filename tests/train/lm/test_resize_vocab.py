@@ -10,10 +10,11 @@ from earlyfusion.fusion_lm.folder import save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from earlyfusion.tokenizers.same_tokens import kept_tokens, same_tokens
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import FusionLMTraining
-from earlyfusion.train.lm.resize_vocab import grown, kept_tokens, same_tokens
+from earlyfusion.train.lm.resize_vocab import grown
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
 

@@ -18,9 +18,9 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
-from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining, targets_of
 from earlyfusion.train.lm.telemetry import (
     Telemetry,

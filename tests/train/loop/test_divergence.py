@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.muon import muon
 from earlyfusion.train.loop.divergence import Diverged, Divergence, Figures, clip_or_skip, skipped_steps

@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.model import FusionLMConfig
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.loop.callbacks import recover
 from earlyfusion.train.loop.fit import fit_lm, read_checkpoint
