@@ -73,7 +73,7 @@ NETWORK: dict[str, Any] = {
 }
 """Not the defaults: those keep more of the text (77 % of the held-out texts, not 69 %), but in codes that
 are harder to learn. With them the same transformer wrote 29 % of the held-out words, not 51 %, and
-19 of 64 drawings came out, not 46: benchmarks/studies/tokenizer/README.md, benchmarks/studies/tokenizer/demo_trials.json."""
+19 of 64 drawings came out, not 46: benchmarks/studies/tokenizer/README.md and demo_trials.json."""
 
 FULL = DemoBudget(
     name="full",
