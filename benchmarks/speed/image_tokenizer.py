@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from machine import commit, processor
 from torch import Tensor
 
-from earlyfusion.tokenizers.conv import compute_dtype
+from earlyfusion.tokenizers.cpu import compute_dtype
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.taming import from_state

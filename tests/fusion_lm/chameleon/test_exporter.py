@@ -42,7 +42,7 @@ def model_of(text: TextTokenizer, image: ImageTokenizerConfig = IMAGE, **vocab_f
         torch.manual_seed(3)
         images = ImageTokenizer(image).eval()
         latents = images.latents(torch.rand(4, 3, SIDE, SIDE) * 2 - 1).detach()
-        images.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+        images.initialize_codebook(latents.movedim(1, -1).flatten(0, 2))
         fields = {"max_grid": None, "fixed_grid": (GRID, GRID), **vocab_fields}
         vocab = SharedVocab.build(text=text, codebook_size=CODES, **fields)
         lm = FusionLM(FusionLMConfig(vocab.size, 160, 2, 32, 4, 2, 48)).eval()

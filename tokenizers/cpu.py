@@ -1,9 +1,12 @@
-"""Convolutions that take the fastest way at inference on a CPU, and are ``nn.Conv2d`` everywhere else.
+"""What the image tokenizer does only because CPUs are slow. ``Conv`` is the door: ``nn.Conv2d`` elsewhere.
 
-Two things make a CPU slow at a convolutional tokenizer. Direct 3 x 3 convolutions do nine products where
+Two things slow a CPU down in a convolutional tokenizer. Direct 3 x 3 convolutions compute nine products where
 Winograd's algorithm (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308)
-does about two: PyTorch ships it for float32 with NNPACK, but never chooses it beside oneDNN. And bfloat16 is
-emulated, tens of times slower than float32, where the CPU has no instructions for it.
+needs about two; PyTorch ships it for float32 (NNPACK), but always prefers oneDNN. And CPUs without bfloat16
+instructions emulate that type, tens of times slower than float32.
+
+Nothing here changes a result by more than the rounding of float32, and nothing happens on a GPU, with
+gradients, under autocast or in ``torch.compile``.
 """
 
 from functools import cache
@@ -12,20 +15,21 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST_WINOGRAD = 400
-"""Positions from which it is the faster one: each call transforms the weights anew."""
+"""Positions from which Winograd is faster: each call transforms the weights again."""
 LARGEST_WINOGRAD = 2**27
-"""Numbers of the larger of input and output; NNPACK keeps a workspace of some 14 bytes for each."""
+"""Elements of the larger of input and output; NNPACK's workspace takes about 14 bytes for each."""
 
 
 class Conv(nn.Conv2d):
-    """``nn.Conv2d`` with the same weights and results, up to the rounding of float32.
+    """``nn.Conv2d`` that is faster at inference on a CPU, with the same weights and results.
 
-    Without gradients on a CPU: 3 x 3 by Winograd's algorithm, and bfloat16 computed in float32 and rounded
-    once where the CPU only emulates it.
+    3 x 3 kernels use Winograd's algorithm. A bfloat16 that the CPU emulates is computed in float32 and
+    rounded once.
     """
 
     winograd = True
-    """Its rounding (1e-5 of the largest number) depends on where the image begins; False leaves it out."""
+    """Allow Winograd's algorithm. Its rounding error, 1e-5 of the largest element, depends on where the image
+    begins."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not _at_inference(input):
@@ -58,15 +62,15 @@ class Conv(nn.Conv2d):
 
 
 def fast_layout(x: Tensor, winograd: bool = True) -> Tensor:
-    """``x`` (B, C, H, W) in the memory format in which a network of :class:`Conv` is fastest."""
+    """``x`` (B, C, H, W) in the memory format that is fastest for a network of ``Conv``."""
     if not _at_inference(x) or (winograd and compute_dtype(x) == torch.float32 and _nnpack()):
         return x
-    return x.contiguous(memory_format=torch.channels_last)  # oneDNN's own order: nothing to be copied
+    return x.contiguous(memory_format=torch.channels_last)  # oneDNN's own order, so it copies nothing
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type in which to multiply matrices of ``x``: float32 for a bfloat16 that this CPU emulates."""
-    emulated = x.device.type == "cpu" and x.dtype == torch.bfloat16 and not _has_bfloat16()
+    """The type for matrix products of ``x``: float32 for a bfloat16 that this CPU emulates, else its own."""
+    emulated = x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bfloat16()
     return torch.float32 if emulated else x.dtype
 
 
@@ -88,6 +92,7 @@ def _nnpack() -> bool:
 
 
 @cache
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16."""
     checks = (getattr(torch.cpu, n, None) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check is not None and check() for check in checks)
