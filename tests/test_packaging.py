@@ -215,7 +215,8 @@ def test_the_wheel_holds_the_package_and_no_more(wheel):
         names = set(archive.namelist())
         metadata = archive.read(next(n for n in names if n.endswith("/METADATA"))).decode()
     expected = {f"earlyfusion/{path.as_posix()}" for path in (*code(), *ROOT_FILES)}
-    expected |= {f"earlyfusion/train/configs/{p.name}" for p in (ROOT / "train/configs").glob("*.yaml")}
+    configs = [*(ROOT / "train/configs").glob("*.yaml"), *(ROOT / "train/demo/configs").glob("*/*.yaml")]
+    expected |= {f"earlyfusion/{p.relative_to(ROOT).as_posix()}" for p in configs}
     data = [*(ROOT / "pretrained").rglob("*"), *(ROOT / "playground").rglob("*.*")]
     expected |= {
         f"earlyfusion/{p.relative_to(ROOT).as_posix()}"

@@ -146,9 +146,9 @@ def check(words: tuple[str, ...]) -> Namespace | None:
                 raise UsageError("Lightning does not take these options")
         return None
     if args.command == "prepare":
-        from earlyfusion.data.prepare_config import read_config
+        from earlyfusion.cli.prepare import parse
 
-        read_config(args.config)
+        parse(args.arguments)
     return args
 
 

@@ -12,7 +12,8 @@ from .html import Series, line_chart
 Run = Mapping[str, Sequence[tuple[float, float]]]
 METRICS = "metrics.csv"
 """What a training logs, a row per step, in the folder of its run."""
-MODALITIES = ("text", "image", "structure")
+FIRST = ("text", "image", "structure")
+"""Modalities that come first on a chart; the others follow by name."""
 
 
 def read_metrics(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
@@ -89,16 +90,17 @@ def image_tokenizer_charts(run: Run) -> list[str]:
 
 def _modalities(run: Run, part: str, dashed: bool = False) -> list[Series]:
     suffix = ", validation" if dashed else ""
-    found = [(name, run.get(f"{part}/{name}", ())) for name in MODALITIES]
+    others = {key.rpartition("/")[2] for key in run if key.startswith("telemetry/leakage/")} - {*FIRST}
+    found = [(name, run.get(f"{part}/{name}", ())) for name in (*FIRST, *sorted(others))]
     return [Series(name + suffix, points, name, dashed) for name, points in found if points]
 
 
-def _both(run: Run, name: str, colour: str) -> list[Series]:
+def _both(run: Run, name: str, color: str) -> list[Series]:
     found = [("training", f"train/{name}", False), ("validation", f"validation/{name}", True)]
-    return [Series(label, run[key], colour, dashed) for label, key, dashed in found if run.get(key)]
+    return [Series(label, run[key], color, dashed) for label, key, dashed in found if run.get(key)]
 
 
-def _one(run: Run, key: str, colour: str, label: str = "") -> list[Series]:
+def _one(run: Run, key: str, color: str, label: str = "") -> list[Series]:
     return (
-        [Series(label or key.rpartition("/")[2].replace("_", " "), run[key], colour)] if run.get(key) else []
+        [Series(label or key.rpartition("/")[2].replace("_", " "), run[key], color)] if run.get(key) else []
     )

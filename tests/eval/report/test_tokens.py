@@ -40,7 +40,7 @@ def test_every_token_says_what_it_is_and_where(text_tokenizer: TextTokenizer, sc
         *("begin_image", "2", "3", "end_image", "eos"),
     ]
     for image, shift in ((0, 0), (1, 1)):
-        mine = [token for token in found if token.image == image]
+        mine = [token for token in found if token.block == image]
         assert len(mine) == 6 * slots
         for slot in range(slots):
             for token in mine[slot::slots]:
