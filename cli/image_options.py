@@ -20,7 +20,7 @@ def add_text_images(commands: Any) -> None:
         "text-images",
         """\
 Render images of text in twenty faces, with the texts and their boxes: a data set for
-`image-tokenizer fit` and `recogniser fit`. No held-out word, random string or font of
+`image-tokenizer fit` and `recognizer fit`. No held-out word, random string or font of
 `earlyfusion eval` is in it. Writes OUT/train and OUT/validation, which shows other words.
 Needs the extra `demo`.
 

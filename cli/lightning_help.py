@@ -2,7 +2,7 @@
 
 STAGES = ("fit", "validate", "test", "predict")
 
-"""What each of them can do; the recogniser only the first two."""
+"""What each of them can do; the recognizer only the first two."""
 
 LIGHTNING = {
     "image-tokenizer": """\
@@ -29,21 +29,21 @@ examples:
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --ckpt_path=last   # go on
 
 `earlyfusion image-tokenizer fit --help` lists the options (it loads Lightning: some seconds).""",
-    "recogniser": """\
-usage: earlyfusion recogniser {fit,validate} --config FILE [options]
+    "recognizer": """\
+usage: earlyfusion recognizer {fit,validate} --config FILE [options]
 
-Train the recogniser whose features measure how alike two images of text are (the text-aware
+Train the recognizer whose features measure how alike two images of text are (the text-aware
 loss of the image tokenizer), on the images of `earlyfusion text-images`. A Lightning CLI:
 every field of a config file is an option too. Configs to begin with: train/configs/.
 
-  fit         train; writes checkpoints, logs and the recogniser folder
+  fit         train; writes checkpoints, logs and the recognizer folder
   validate    read the validation images and print the errors
 
 examples:
   earlyfusion text-images --out runs/text-images
-  earlyfusion recogniser fit --config recogniser.yaml --data.train=runs/text-images
+  earlyfusion recognizer fit --config recognizer.yaml --data.train=runs/text-images
 
-`earlyfusion recogniser fit --help` lists the options (it loads Lightning: some seconds).""",
+`earlyfusion recognizer fit --help` lists the options (it loads Lightning: some seconds).""",
     "lm": """\
 usage: earlyfusion lm {fit,validate,test,predict} --config FILE [options]
 
@@ -68,4 +68,4 @@ examples:
 
 def stages(command: str) -> tuple[str, ...]:
     """The stages of a command of `LIGHTNING`."""
-    return STAGES[:2] if command == "recogniser" else STAGES
+    return STAGES[:2] if command == "recognizer" else STAGES

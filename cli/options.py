@@ -28,7 +28,7 @@ commands:
   text-tokenizer     fit: a sentencepiece BPE on your texts
   text-images        rendered images of text with their boxes, to train on
   image-tokenizer    fit, validate, test, predict: the VQ-VAE; encode, decode, import
-  recogniser         fit, validate: the network behind the text-aware loss
+  recognizer         fit, validate: the network behind the text-aware loss
   prepare            documents of text and images -> packed windows of tokens
   lm                 fit, validate, test, predict: the transformer
   sample             continue a prompt of texts and images

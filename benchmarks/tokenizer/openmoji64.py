@@ -39,7 +39,7 @@ TRAINING_PICTURES = 300
 """Training pictures that are measured too: how much better those are that it was trained on."""
 SETTINGS: dict[str, Any] = {
     "lr": 1e-3,
-    "quantised_lr": 1.5e-3,
+    "quantized_lr": 1.5e-3,
     "decay_fraction": 0.5,
     "latent_noise": 0.15,
     "kmeans_images": 4096,

@@ -38,7 +38,7 @@ def test_every_help_is_quick_and_imports_nothing_heavy():
         "info",
         "eval",
         "image-tokenizer",
-        "recogniser",
+        "recognizer",
         "lm",
     ]
     lines += [f"eval {what}" for what in ("reconstruction", "reading", "writing")]
@@ -90,7 +90,7 @@ def test_an_unknown_command_lists_the_commands(fails):
         ("image-tokenizer encode x --out y", "--model"),
         ("image-tokenizer decode x --model m --out y --tile 0", "--tile"),
         ("image-tokenizer import", "CHECKPOINT"),
-        ("recogniser predict", "expected one of: fit, validate"),
+        ("recognizer predict", "expected one of: fit, validate"),
         ("text-images", "--out"),
         ("eval reconstruction m --out x --suite poems", "'poems'"),
         ("eval reconstruction m --out x --per-kind 0", "--per-kind"),
@@ -131,7 +131,7 @@ def test_the_options_of_the_reconstruction_bench():
 
 def test_lightning_gets_its_own_commands_alone():
     assert for_lightning(["image-tokenizer", "fit"]) and for_lightning(["image-tokenizer"])
-    assert for_lightning(["recogniser", "validate", "--config", "x"]) and for_lightning(["lm", "encode"])
+    assert for_lightning(["recognizer", "validate", "--config", "x"]) and for_lightning(["lm", "encode"])
     assert not for_lightning(["image-tokenizer", "encode", "x"]) and not for_lightning([])
     assert not for_lightning(["sample", "fit"])
 

@@ -15,7 +15,7 @@ from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.demo.budget import FULL
-from earlyfusion.train.image.recognizer import Recogniser
+from earlyfusion.train.image.recognizer import Recognizer
 from earlyfusion.train.loop.logs import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "train/configs"
@@ -23,7 +23,7 @@ FILES = sorted(CONFIGS.glob("*.yaml"))
 
 
 def kind(file: Path) -> str:
-    return next((k for k in ("lm", "recogniser") if file.name.startswith(k)), "image-tokenizer")
+    return next((k for k in ("lm", "recognizer") if file.name.startswith(k)), "image-tokenizer")
 
 
 def overrides(file: Path, images: Path, prepared: Path, run: Path) -> list[str]:
@@ -144,21 +144,21 @@ def test_image_tokenizer_commands(tmp_path: Path, image_folder: Path, prepared: 
     assert "no codebook yet: give a --ckpt_path" in capsys.readouterr().err
 
 
-def test_recogniser_commands(tmp_path: Path, text_images: Path, capsys):
-    """The recogniser is trained, looked at, and taken for the text-aware loss."""
-    run = tmp_path / "recogniser"
+def test_recognizer_commands(tmp_path: Path, text_images: Path, capsys):
+    """The recognizer is trained, looked at, and taken for the text-aware loss."""
+    run = tmp_path / "recognizer"
     command = [
-        "recogniser",
+        "recognizer",
         "fit",
         "--config",
-        str(CONFIGS / "recogniser.yaml"),
+        str(CONFIGS / "recognizer.yaml"),
         f"--data.train={text_images}",
     ]
     command += [f"--data.validation={text_images}", "--data.batch_size=12", "--model.config.channels=[8,8,8]"]
     command += ["--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.log_every_n_steps=3"]
     command += ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={run}"]
     assert main(command) == 0
-    assert Recogniser.load(run / "model").config.channels == (8, 8, 8)
+    assert Recognizer.load(run / "model").config.channels == (8, 8, 8)
     curves = read_metrics(run)
     assert [step for step, _ in curves["train/loss"]] == [2, 5]
     assert {"validation/loss", "validation/cer", "validation/exact"} <= set(curves)
@@ -166,14 +166,14 @@ def test_recogniser_commands(tmp_path: Path, text_images: Path, capsys):
     measured = ["--data.train", str(text_images), "--data.validation", str(text_images), "--ckpt_path=last"]
     measured += ["--trainer.default_root_dir", str(run), "--trainer.accelerator=cpu"]
     capsys.readouterr()
-    assert main(["recogniser", "validate", *measured, "--trainer.enable_progress_bar=false"]) == 0
+    assert main(["recognizer", "validate", *measured, "--trainer.enable_progress_bar=false"]) == 0
     assert "validation/cer" in capsys.readouterr().out
 
     command = overrides(CONFIGS / "image_tokenizer_debug.yaml", text_images, tmp_path, tmp_path / "images")
-    command += ["--model.text_weight=0.5", f"--model.recogniser={run / 'model'}"]
+    command += ["--model.text_weight=0.5", f"--model.recognizer={run / 'model'}"]
     assert main(command) == 0
     assert read_metrics(tmp_path / "images")["train/text"][-1][1] > 0
-    assert main([*command, f"--model.recogniser={tmp_path}"]) == 2
+    assert main([*command, f"--model.recognizer={tmp_path}"]) == 2
     assert "config.json not found" in capsys.readouterr().err
 
 

@@ -91,7 +91,7 @@ FULL = DemoBudget(
     image_batch_pixels=16_384,
     image_training={
         "lr": 2e-3,
-        "quantised_lr": 3e-3,
+        "quantized_lr": 3e-3,
         "warmup_steps": 100,
         "max_steps": 5_000,
         "autoencoder_steps": 800,
@@ -130,7 +130,7 @@ QUICK = DemoBudget(
     image_batch_pixels=16_384,
     image_training={
         "lr": 2e-3,
-        "quantised_lr": 3e-3,
+        "quantized_lr": 3e-3,
         "warmup_steps": 50,
         "max_steps": 900,
         "autoencoder_steps": 250,

@@ -88,7 +88,7 @@ class WeightEMA(Callback):
             self._average = [a.to(p.device) for a, p in zip(self._average, net.parameters(), strict=True)]
 
     def follow(self, trainer: L.Trainer, training: Any) -> None:
-        """Take in the weights of the last step, unless that is done: once a step of the optimiser, however
+        """Take in the weights of the last step, unless that is done: once a step of the optimizer, however
         many batches it accumulates and whichever callback asks first."""
         if not trainer.training or self._raw is not None or self._step >= trainer.global_step:
             return

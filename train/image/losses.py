@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .recognizer import Recogniser
+from .recognizer import Recognizer
 
 
 def l1(reconstruction: Tensor, original: Tensor) -> Tensor:
@@ -23,20 +23,20 @@ def mse(reconstruction: Tensor, original: Tensor) -> Tensor:
 
 
 def chroma(reconstruction: Tensor, original: Tensor) -> Tensor:
-    """L1 + MSE of the colour alone, the channels less their mean: 0 where there is no colour."""
+    """L1 + MSE of the color alone, the channels less their mean: 0 where there is no color."""
     difference = reconstruction - original
     difference = difference - difference.mean(dim=1, keepdim=True)
     return difference.abs().mean() + difference.square().mean()
 
 
 def edge(reconstruction: Tensor, original: Tensor) -> Tensor:
-    """Mean absolute error of the first differences along both axes, of the grey image: strokes are edges."""
+    """Mean absolute error of the first differences along both axes, of the gray image: strokes are edges."""
     difference = (reconstruction - original).mean(dim=1)
     return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
 
 
-def text_distance(recogniser: Recogniser, reconstruction: Tensor, original: Tensor, boxes: Tensor) -> Tensor:
-    """Distance of the recogniser's features within the text boxes, weighted by their area; 0 without boxes.
+def text_distance(recognizer: Recognizer, reconstruction: Tensor, original: Tensor, boxes: Tensor) -> Tensor:
+    """Distance of the recognizer's features within the text boxes, weighted by their area; 0 without boxes.
 
     As in LPIPS (arXiv:1801.03924, eq. 1) the features of a position are scaled to unit length and their
     squared distance is taken; it is averaged over the area of all boxes, and summed over the layers.
@@ -48,9 +48,9 @@ def text_distance(recogniser: Recogniser, reconstruction: Tensor, original: Tens
     chosen = boxes[:, 0].long().unique()
     inside = box_mask(boxes, reconstruction.shape)[chosen]
     with torch.no_grad():
-        wanted = recogniser.features(original[chosen])
+        wanted = recognizer.features(original[chosen])
     total = reconstruction.new_zeros(())
-    for found, target in zip(recogniser.features(reconstruction[chosen]), wanted, strict=True):
+    for found, target in zip(recognizer.features(reconstruction[chosen]), wanted, strict=True):
         distance = (F.normalize(found, dim=1) - F.normalize(target, dim=1)).square().sum(dim=1)
         height, width = distance.shape[-2:]
         weight = F.adaptive_avg_pool2d(inside, (height, width))
@@ -59,7 +59,7 @@ def text_distance(recogniser: Recogniser, reconstruction: Tensor, original: Tens
 
 
 def box_mask(boxes: Tensor, shape: torch.Size) -> Tensor:
-    """(B, H, W): 1 in the pixels whose centre lies in a box of their image, 0 elsewhere."""
+    """(B, H, W): 1 in the pixels whose center lies in a box of their image, 0 elsewhere."""
     B, _, H, W = shape
     x, y = (torch.arange(side, device=boxes.device) + 0.5 for side in (W, H))
     left, top, right, bottom = boxes[:, 1:, None].unbind(1)  # (N, 1) each

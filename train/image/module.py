@@ -1,6 +1,6 @@
-"""Training of the image tokenizer: a plain autoencoder first, then k-means for the codebook, then quantised.
+"""Training of the image tokenizer: a plain autoencoder first, then k-means for the codebook, then quantized.
 
-A VQ-VAE that is quantised from the first step learns slowly; this order gave 3 dB more in the same time.
+A VQ-VAE that is quantized from the first step learns slowly; this order gave 3 dB more in the same time.
 """
 
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from ..loop.schedule import adamw, check_config, check_schedule, warmup_stable_d
 from . import losses as image_losses
 from .adversary import Adversary, AdversaryConfig
 from .ema import WeightEMA
-from .recognizer import SHIPPED, Recogniser
+from .recognizer import SHIPPED, Recognizer
 
 PARTS = ("all", "decoder")
 DECODER = ("decoder", "decoder_channels", "decoder_res_blocks")
@@ -35,7 +35,7 @@ class ImageTokenizerTraining(LoggedTraining):
         self,
         config: ImageTokenizerConfig = ImageTokenizerConfig(),
         lr: float = 1e-3,
-        quantised_lr: float | None = None,
+        quantized_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.01,
         warmup_steps: int = 50,
@@ -50,7 +50,7 @@ class ImageTokenizerTraining(LoggedTraining):
         chroma_weight: float = 0.0,
         edge_weight: float = 0.0,
         text_weight: float = 0.7,
-        recogniser: str | None = None,
+        recognizer: str | None = None,
         lpips_weight: float = 0.0,
         lpips_backbone: str | None = None,
         commitment_weight: float = 1.0,
@@ -64,13 +64,13 @@ class ImageTokenizerTraining(LoggedTraining):
         Args:
             config: The network.
             lr: Learning rate after the warm-up.
-            quantised_lr: Learning rate from the first quantised step on; default: the same.
+            quantized_lr: Learning rate from the first quantized step on; default: the same.
             betas: AdamW's.
             weight_decay: AdamW's, on filters only.
             warmup_steps: Steps until the learning rate is reached; again after the codebook was made.
             max_steps: Steps in all; the command takes it from trainer.max_steps.
             decay_fraction: Last part of the steps, over which the learning rate falls to 0.
-            autoencoder_steps: First steps without quantisation; then k-means makes the codebook.
+            autoencoder_steps: First steps without quantization; then k-means makes the codebook.
             latent_noise: Standard deviation of the noise on the latents during those steps: the network
                 learns to bear noise before it meets the quantizer's. For "cosine", whose latents are unit
                 vectors.
@@ -78,12 +78,12 @@ class ImageTokenizerTraining(LoggedTraining):
             kmeans_latents: Latents drawn from them.
             l1_weight: Weight of the mean absolute error.
             mse_weight: Weight of the mean squared error.
-            chroma_weight: Weight of both errors of the colour alone, the channels less their mean. Black
-                type has no colour, and a codebook that mostly sees type leaves it out of pictures too.
-            edge_weight: Weight of the mean absolute error of the grey image's first differences.
-            text_weight: Weight of the text-aware loss, the distance of a recogniser's features in the text
+            chroma_weight: Weight of both errors of the color alone, the channels less their mean. Black
+                type has no color, and a codebook that mostly sees type leaves it out of pictures too.
+            edge_weight: Weight of the mean absolute error of the gray image's first differences.
+            text_weight: Weight of the text-aware loss, the distance of a recognizer's features in the text
                 boxes of the images (column objects): see ``image_losses.text_distance``.
-            recogniser: Folder of that recogniser, as `earlyfusion recogniser fit` writes it; default: the one
+            recognizer: Folder of that recognizer, as `earlyfusion recognizer fit` writes it; default: the one
                 that comes with the package.
             lpips_weight: Weight of LPIPS.
             lpips_backbone: File with the weights of its backbone, torchvision's AlexNet or VGG16.
@@ -103,8 +103,8 @@ class ImageTokenizerTraining(LoggedTraining):
         if isinstance(adversary, dict):
             adversary = AdversaryConfig(**adversary)
         check_schedule(lr, warmup_steps, max_steps, decay_fraction)
-        if quantised_lr is not None:
-            check_schedule(quantised_lr, warmup_steps, max_steps, decay_fraction)
+        if quantized_lr is not None:
+            check_schedule(quantized_lr, warmup_steps, max_steps, decay_fraction)
         if latent_noise < 0:
             raise ValueError(f"latent_noise must not be negative, got {latent_noise}")
         if autoencoder_steps < 0:
@@ -135,7 +135,7 @@ class ImageTokenizerTraining(LoggedTraining):
             {**settings, "config": asdict(config), "adversary": asdict(adversary), "betas": list(betas)}
         )
         self.config, self.lr, self.betas, self.weight_decay = config, lr, tuple(betas), weight_decay
-        self.quantised_lr = lr if quantised_lr is None else quantised_lr
+        self.quantized_lr = lr if quantized_lr is None else quantized_lr
         self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
         self.trained_part = trained_part
         self.autoencoder_steps = autoencoder_steps if trained_part == "all" else 0
@@ -155,8 +155,8 @@ class ImageTokenizerTraining(LoggedTraining):
         self.net = ImageTokenizer(config)
         self.adversary = Adversary(adversary)
         # In tuples, so that they are neither in the checkpoint nor moved and trained with the network.
-        self._recogniser = (
-            (Recogniser.load(recogniser or SHIPPED).requires_grad_(False),) if text_weight else ()
+        self._recognizer = (
+            (Recognizer.load(recognizer or SHIPPED).requires_grad_(False),) if text_weight else ()
         )
         self._lpips = (_lpips(lpips_backbone),) if lpips_weight and lpips_backbone else ()
         self.codebook_ready = False
@@ -171,7 +171,7 @@ class ImageTokenizerTraining(LoggedTraining):
 
     def forward(self, images: Tensor, quantize: bool = True, noise: float = 0.0) -> Any:
         """``ImageTokenizer.forward``, or its reconstruction of codes that stay as they are."""
-        if self.trained_part == "decoder":  # the codebook may follow what it quantises: it is only read
+        if self.trained_part == "decoder":  # the codebook may follow what it quantizes: it is only read
             codes = self.net.encode(images)
             latents = self.net.quantizer.decode(codes).movedim(-1, 1)
             return ImageTokenizerOutput(self.net.reconstruct(latents), codes, latents.new_zeros(()))
@@ -190,9 +190,9 @@ class ImageTokenizerTraining(LoggedTraining):
             )
 
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
-        """Make the codebook before the first quantised step."""
+        """Make the codebook before the first quantized step."""
         if self.global_step >= self.autoencoder_steps and not self.codebook_ready:
-            self._initialise_codebook()
+            self._initialize_codebook()
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Images and their text boxes -> weighted loss (scalar)."""
@@ -217,9 +217,9 @@ class ImageTokenizerTraining(LoggedTraining):
         for name in ("chroma", "edge"):
             if self.weights[name]:
                 terms[name] = getattr(image_losses, name)(reconstruction, images)
-        for recogniser in self._recogniser:
-            recogniser.to(images.device)
-            terms["text"] = image_losses.text_distance(recogniser, reconstruction, images, batch.boxes)
+        for recognizer in self._recognizer:
+            recognizer.to(images.device)
+            terms["text"] = image_losses.text_distance(recognizer, reconstruction, images, batch.boxes)
         for distance in self._lpips:
             terms["lpips"] = distance.to(images.device)(reconstruction, images).mean()
         return terms
@@ -278,7 +278,7 @@ class ImageTokenizerTraining(LoggedTraining):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> Any:
-        """The average of the weights, from the first quantised step on."""
+        """The average of the weights, from the first quantized step on."""
         return [WeightEMA(self.ema_decay, self.autoencoder_steps)] if self.ema_decay else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -312,7 +312,7 @@ class ImageTokenizerTraining(LoggedTraining):
         factor = warmup_stable_decay(step, self.max_steps, self.warmup_steps, self.decay_fraction)
         since = step - self.autoencoder_steps
         if since >= 0 and self.autoencoder_steps:
-            factor *= min(1.0, (since + 1) / max(1, self.warmup_steps)) * self.quantised_lr / self.lr
+            factor *= min(1.0, (since + 1) / max(1, self.warmup_steps)) * self.quantized_lr / self.lr
         return factor
 
     def _take_weights(self, folder: str) -> None:
@@ -324,7 +324,7 @@ class ImageTokenizerTraining(LoggedTraining):
         self.codebook_ready = True
 
     @torch.no_grad()
-    def _initialise_codebook(self) -> None:
+    def _initialize_codebook(self) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "sample_images"):
             raise ValueError(

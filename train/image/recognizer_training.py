@@ -1,4 +1,4 @@
-"""Training of the recogniser: strips around the text boxes of rendered images, CTC, character error rate."""
+"""Training of the recognizer: strips around the text boxes of rendered images, CTC, character error rate."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -20,9 +20,9 @@ from ...data.sources import base_folder, image_column, load_source, open_image, 
 from ...eval.metrics.text import edit_distance
 from ..loop.logged_training import LoggedTraining
 from ..loop.schedule import adamw, check_config, check_schedule, warmup_stable_decay
-from .recognizer import BLANK, Recogniser, RecogniserConfig, degrade
+from .recognizer import BLANK, Recognizer, RecognizerConfig, degrade
 
-HEIGHT = Recogniser.height
+HEIGHT = Recognizer.height
 MARGIN = 4
 """Pixels to the left and to the right of a text."""
 
@@ -31,18 +31,18 @@ class TextBatch(NamedTuple):
     """Strips of equal width and what stands in them."""
 
     strips: Tensor
-    """(N, 1, 32, W) in [-1, 1], grey."""
+    """(N, 1, 32, W) in [-1, 1], gray."""
     texts: list[str]
 
 
-class RecogniserTraining(LoggedTraining):
-    """Trains a ``Recogniser``, which stands in ``self.net``."""
+class RecognizerTraining(LoggedTraining):
+    """Trains a ``Recognizer``, which stands in ``self.net``."""
 
-    net: Recogniser
+    net: Recognizer
 
     def __init__(
         self,
-        config: RecogniserConfig = RecogniserConfig(),
+        config: RecognizerConfig = RecognizerConfig(),
         lr: float = 3e-3,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.01,
@@ -62,28 +62,28 @@ class RecogniserTraining(LoggedTraining):
             warmup_steps: Steps until the learning rate is reached.
             max_steps: Steps in all; the command takes it from trainer.max_steps.
             decay_fraction: Last part of the steps, over which the learning rate falls to 0.
-            degraded: Train on blurred, rescaled, noisy and inverted strips too (``recogniser.degrade``).
-            init_from: Folder of a recogniser whose weights to begin with.
+            degraded: Train on blurred, rescaled, noisy and inverted strips too (``recognizer.degrade``).
+            init_from: Folder of a recognizer whose weights to begin with.
             seed: Of the degradation.
         """
         super().__init__()
         if isinstance(config, dict):  # from a checkpoint, which holds no classes
-            config = RecogniserConfig(**config)
+            config = RecognizerConfig(**config)
         check_schedule(lr, warmup_steps, max_steps, decay_fraction)
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.save_hyperparameters({**settings, "config": asdict(config), "betas": list(betas)})
         self.config, self.lr, self.betas, self.weight_decay = config, lr, tuple(betas), weight_decay
         self.warmup_steps, self.max_steps, self.decay_fraction = warmup_steps, max_steps, decay_fraction
         self.degraded, self.seed = degraded, seed
-        self.net = Recogniser(config)
+        self.net = Recognizer(config)
         if init_from is not None:
-            net = Recogniser.load(init_from)
+            net = Recognizer.load(init_from)
             check_config(init_from, net.config, config)
             self.net.load_state_dict(net.state_dict())
         self._read = [0, 0, 0, 0]  # texts, read exactly, characters, edits
 
     def forward(self, strips: Tensor) -> Tensor:
-        """``Recogniser.forward``."""
+        """``Recognizer.forward``."""
         return self.net(strips)
 
     def training_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
@@ -118,7 +118,7 @@ class RecogniserTraining(LoggedTraining):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def save_folder(self, folder: str | Path) -> None:
-        """Write the recogniser as a folder that ``Recogniser.load`` reads."""
+        """Write the recognizer as a folder that ``Recognizer.load`` reads."""
         self.net.save(folder)
 
     def _loss(self, log_probabilities: Tensor, texts: list[str]) -> Tensor:
@@ -195,7 +195,7 @@ class TextBoxData(L.LightningDataModule):
 
 
 class Strips:
-    """Grey strips 32 px high around text boxes, in groups of equal width."""
+    """Gray strips 32 px high around text boxes, in groups of equal width."""
 
     def __init__(self, found: Iterable[tuple[np.ndarray, str]]) -> None:
         """``found``: strips (32, W) uint8 and their texts, at least one."""
@@ -267,21 +267,21 @@ class Strips:
 
 def _strips(image: Image.Image, objects: Any) -> Iterator[tuple[np.ndarray, str]]:
     """The strip of each text in an image."""
-    grey = np.asarray(image.convert("L"))
+    gray = np.asarray(image.convert("L"))
     boxes, texts = text_boxes(objects, image.size, image.size), (objects or {}).get("text") or ()
     if texts and len(texts) != len(boxes):
         raise ValueError(f"{OBJECTS} has {len(texts)} texts for {len(boxes)} boxes, expected one for each")
     for box, text in zip(boxes, texts):
         if text:
-            yield _strip(grey, box), text
+            yield _strip(gray, box), text
 
 
-def _strip(grey: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The part of ``grey`` (H, W) around ``box``, (32, multiple of 32); beyond the image its edge repeats."""
+def _strip(gray: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The part of ``gray`` (H, W) around ``box``, (32, multiple of 32); beyond the image its edge repeats."""
     left, top, right, bottom = box
     width = -(-int(np.ceil(right - left) + 2 * MARGIN) // 32) * 32
     x = round((left + right - width) / 2)
     y = round((top + bottom - HEIGHT) / 2)
-    rows = np.clip(np.arange(y, y + HEIGHT), 0, grey.shape[0] - 1)
-    columns = np.clip(np.arange(x, x + width), 0, grey.shape[1] - 1)
-    return grey[rows[:, None], columns]
+    rows = np.clip(np.arange(y, y + HEIGHT), 0, gray.shape[0] - 1)
+    columns = np.clip(np.arange(x, x + width), 0, gray.shape[1] - 1)
+    return gray[rows[:, None], columns]

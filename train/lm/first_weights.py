@@ -41,9 +41,9 @@ def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
     Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbours.
     """
     codebook = tokenizer.image.codebook.float()  # (n * K, latent_dim)
-    centred = codebook - codebook.mean(dim=0)
+    centered = codebook - codebook.mean(dim=0)
     projection = torch.randn(codebook.shape[1], net.config.width) / codebook.shape[1] ** 0.5
-    rows = (centred / centred.std()) @ projection  # (n * K, C), entries of variance 1
+    rows = (centered / centered.std()) @ projection  # (n * K, C), entries of variance 1
     tokens = tokenizer.vocab.image_ids_to_tokens(torch.arange(len(codebook)))
     net.embedding.weight[tokens] = 0.1 * rows
     if not net.config.tie_embeddings:

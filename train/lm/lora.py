@@ -47,7 +47,7 @@ class LoRALinear(nn.Linear):
 
 
 class TrainedRows(nn.Module):
-    """Parametrisation of a frozen matrix (V, C), some rows of which are trained."""
+    """Parametrization of a frozen matrix (V, C), some rows of which are trained."""
 
     places: Tensor
 

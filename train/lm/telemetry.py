@@ -5,7 +5,7 @@ growing norms, and watches the norm of the last layer's output, which grows befo
 That norm, the attention logits that QK-norm bounds, log Z that the z-loss bounds, and the probability that
 leaks from one modality to the others are measured here, on a few windows that pass the network once more.
 The training's own forward, which may be compiled, has no hooks, and nothing is left behind: weights,
-optimiser, random numbers and losses are those of a training without telemetry, bit by bit.
+optimizer, random numbers and losses are those of a training without telemetry, bit by bit.
 """
 
 from collections.abc import Iterator
@@ -218,7 +218,7 @@ class Telemetry(Callback):
     ``entropy/MODALITY``           of the prediction, nats, by the modality of the target
     ``in_modality/MODALITY``       cross-entropy of the softmax over the tokens of the target's modality alone
     ``leakage/MODALITY``           the rest of the cross-entropy: probability given to other modalities, nats
-    ``log_z``                      mean logarithm of the softmax's normaliser
+    ``log_z``                      mean logarithm of the softmax's normalizer
     ``output_norm``, ``output_norm/MODALITY``
                                    mean over tokens, padding left out, of the L2 norm of the residual stream
                                    that enters the last norm, by the modality of the token

@@ -21,7 +21,7 @@ from ...data.windows import TokenData
 from ...tokenizers.image import ImageTokenizer
 from ..image.bench import Bench
 from ..image.module import DECODER, ImageTokenizerTraining
-from ..image.recognizer_training import RecogniserTraining, TextBoxData
+from ..image.recognizer_training import RecognizerTraining, TextBoxData
 from ..lm.module import FusionLMTraining
 from ..lm.telemetry import Telemetry
 from .callbacks import CHECKPOINT, Checkpoints, Curves, ModelFolder, RandomStates, StepBar, recover
@@ -32,7 +32,7 @@ from .process import best_cpu_precision
 from .schedule import check_resumed
 from .stopping import Stopping
 
-Kind = Literal["image-tokenizer", "recogniser", "lm"]
+Kind = Literal["image-tokenizer", "recognizer", "lm"]
 
 _DESCRIPTIONS = {
     "image-tokenizer": {
@@ -42,9 +42,9 @@ _DESCRIPTIONS = {
         "test": "The same as validate, logged as test.",
         "predict": "Images -> codes and reconstructions, below trainer.default_root_dir.",
     },
-    "recogniser": {
-        "fit": "Train the recogniser, whose features measure how alike two images of text are, on rendered "
-        "text (`earlyfusion text-images`). Checkpoints, logs and the recogniser (model/) are written below "
+    "recognizer": {
+        "fit": "Train the recognizer, whose features measure how alike two images of text are, on rendered "
+        "text (`earlyfusion text-images`). Checkpoints, logs and the recognizer (model/) are written below "
         "trainer.default_root_dir; --ckpt_path=last goes on after a stop.",
         "validate": "Read the validation texts and print the errors.",
     },
@@ -68,7 +68,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 _LINKED = {
     "image-tokenizer": ("max_steps",),
-    "recogniser": ("max_steps",),
+    "recognizer": ("max_steps",),
     "lm": ("max_steps", "tokenizer"),
 }
 """Fields of the model that other options give."""
@@ -83,7 +83,7 @@ def run(kind: Kind, argv: Sequence[str]) -> int:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     by_kind: dict[str, tuple[type, type]] = {
         "image-tokenizer": (ImageTokenizerTraining, ImageData),
-        "recogniser": (RecogniserTraining, TextBoxData),
+        "recognizer": (RecognizerTraining, TextBoxData),
         "lm": (FusionLMTraining, TokenData),
     }
     model, data = by_kind[kind]
@@ -135,7 +135,7 @@ class _Cli(LightningCLI):
             trainer_defaults={**_DEFAULTS, "default_root_dir": f"runs/{kind}"},
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            auto_configure_optimizers=False,  # the modules make their own optimiser
+            auto_configure_optimizers=False,  # the modules make their own optimizer
             load_from_checkpoint_support=False,  # the modules save plain hyper-parameters themselves
         )
 

@@ -39,7 +39,7 @@ def clip_or_skip(parameters: Iterable[nn.Parameter], limit: float | None) -> tup
 
     Without gradients AdamW and Muon leave weights, momenta and their counts of steps as they are, and decay
     nothing. What micro-batches accumulated is dropped as a whole. Not for float16 with a gradient scaler and
-    a fused optimiser, whose gradients are still scaled here, and overflow while the scale is sought.
+    a fused optimizer, whose gradients are still scaled here, and overflow while the scale is sought.
 
     :returns: the norm before, and whether the step is left out; to know that, the host waits for the device.
     """
@@ -134,7 +134,7 @@ class Divergence(Guard):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Once a step of the optimiser, however many batches it accumulates.
+        """Once a step of the optimizer, however many batches it accumulates.
 
         :raises Diverged: too many steps in a row were left out, or the loss stood too high for too long.
         """

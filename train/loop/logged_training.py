@@ -10,7 +10,7 @@ from .schedule import check_resumed, clip
 
 
 class LoggedTraining(L.LightningModule):
-    """Trains ``self.net`` with one optimiser and logs what ``self.means`` gathers between two log entries.
+    """Trains ``self.net`` with one optimizer and logs what ``self.means`` gathers between two log entries.
 
     A run that goes on from a checkpoint writes the curves that it would have written.
     """

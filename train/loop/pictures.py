@@ -24,7 +24,7 @@ from ..image.ema import averaged
 from ..image.module import ImageTokenizerTraining
 from ..lm.module import FusionLMTraining
 
-GREY = (222, 222, 222)
+GRAY = (222, 222, 222)
 GAP = 4
 
 
@@ -38,7 +38,7 @@ def picture_sheet(cells: Sequence[Sequence[Image.Image]], width: int = 960, enla
         lines[-1].append(column)
     heights = [max((c.height for c in line), default=0) + 2 * GAP for line in lines]
     full = max(sum(c.width + GAP for c in line) + GAP for line in lines)
-    sheet = Image.new("RGB", (full, sum(heights) + GAP), GREY)
+    sheet = Image.new("RGB", (full, sum(heights) + GAP), GRAY)
     y = GAP
     for line, height in zip(lines, heights):
         x = GAP
@@ -51,7 +51,7 @@ def picture_sheet(cells: Sequence[Sequence[Image.Image]], width: int = 960, enla
 
 def _stack(pictures: Sequence[Image.Image], enlarge: int) -> Image.Image:
     sized = [p.resize((p.width * enlarge, p.height * enlarge), Image.Resampling.NEAREST) for p in pictures]
-    column = Image.new("RGB", (max(p.width for p in sized), sum(p.height for p in sized)), GREY)
+    column = Image.new("RGB", (max(p.width for p in sized), sum(p.height for p in sized)), GRAY)
     y = 0
     for picture in sized:
         column.paste(picture, (0, y))

@@ -1,4 +1,4 @@
-"""What both trainings share: the learning rate over the steps, the optimiser's groups, and the refusal to go
+"""What both trainings share: the learning rate over the steps, the optimizer's groups, and the refusal to go
 on from a checkpoint with other settings."""
 
 import math

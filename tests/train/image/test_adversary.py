@@ -166,7 +166,7 @@ def test_a_whole_step_leaves_the_other_network_alone(precision: torch.dtype):
 
 
 def test_a_generator_learns_from_it():
-    """Under the adversary alone, the judgement of a generator's pictures improves."""
+    """Under the adversary alone, the judgment of a generator's pictures improves."""
     adversary, decoder, images = Adversary(CONFIG), Decoder(), pictures()
     for step in range(20):
         adversary.discriminator_step(images, blurred(images), step)
@@ -227,8 +227,8 @@ def test_the_discriminator_has_the_papers_field_of_view_and_takes_any_size(layer
             module.forward = nn.Identity().forward
     images = torch.zeros(1, 3, 160, 160, requires_grad=True)
     logits = network(images)
-    centre = logits.shape[-1] // 2
-    (gradient,) = torch.autograd.grad(logits[0, 0, centre, centre], images)
+    center = logits.shape[-1] // 2
+    (gradient,) = torch.autograd.grad(logits[0, 0, center, center], images)
     touched = gradient[0].abs().sum((0, 1)).nonzero().flatten()
     assert int(touched[-1] - touched[0]) + 1 == sees
     for height, width in ((8, 8), (16, 24), (32, 128), (17, 31)):

@@ -13,7 +13,7 @@ from earlyfusion.data.images import ImageBatch, ImageData
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image.adversary import AdversaryConfig
 from earlyfusion.train.image.module import ImageTokenizerTraining, psnr
-from earlyfusion.train.image.recognizer import Recogniser, RecogniserConfig
+from earlyfusion.train.image.recognizer import Recognizer, RecognizerConfig
 from earlyfusion.train.loop.fit import fit_image_tokenizer
 from earlyfusion.train.loop.logs import read_metrics
 from earlyfusion.train.loop.schedule import warmup_stable_decay
@@ -54,12 +54,12 @@ def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **o
 
 
 @pytest.fixture(scope="module")
-def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an untrained recogniser."""
-    folder = tmp_path_factory.mktemp("recogniser") / "model"
+def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained recognizer."""
+    folder = tmp_path_factory.mktemp("recognizer") / "model"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        Recogniser(RecogniserConfig(channels=(8, 8, 8))).save(folder)
+        Recognizer(RecognizerConfig(channels=(8, 8, 8))).save(folder)
     return folder
 
 
@@ -82,11 +82,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, ima
 
 
 @pytest.mark.parametrize("stop", [12, 17])  # before and after the adversary begins
-def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_images: Path, recogniser: Path):
+def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_images: Path, recognizer: Path):
     """Adversary, average of the weights, noise: what they need is in the checkpoint."""
     adversary = AdversaryConfig(weight=0.5, start=12, warmup=4, channels=8, layers=1)
     settings = {"edge_weight": 0.5, "chroma_weight": 0.5, "text_weight": 0.3, "ema_decay": 0.9}
-    settings |= {"recogniser": str(recogniser), "adversary": adversary, "latent_noise": 0.1}
+    settings |= {"recognizer": str(recognizer), "adversary": adversary, "latent_noise": 0.1}
     straight, first, second = Watch(), Watch(stop), Watch()
     modules = [training(**settings) for _ in range(3)]
     train(text_images, tmp_path / "straight", straight, module=modules[0])
@@ -113,7 +113,7 @@ def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_image
         assert [step for step, _ in curves[f"train/adversary_{name}"]] == [15, 19, 23]
     checkpoint = torch.load(tmp_path / "stopped/last.ckpt", weights_only=True)
     assert set(checkpoint["adversary"]) == {"network", "optimizer"}
-    assert all(name.startswith("net.") for name in checkpoint["state_dict"])  # no recogniser, no adversary
+    assert all(name.startswith("net.") for name in checkpoint["state_dict"])  # no recognizer, no adversary
 
 
 def test_without_an_adversary_a_discriminator_in_the_checkpoint_is_left_out(
@@ -189,9 +189,9 @@ def test_the_codebook_is_made_once_after_the_autoencoder(tmp_path: Path, image_f
     made: list[int] = []
 
     class Counting(ImageTokenizerTraining):
-        def _initialise_codebook(self) -> None:
+        def _initialize_codebook(self) -> None:
             made.append(self.global_step)
-            super()._initialise_codebook()
+            super()._initialize_codebook()
 
     options = {
         "max_steps": STEPS,
@@ -211,7 +211,7 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, image_folder: Path):
     assert torch.equal(before, ImageTokenizer.load(folder).codebook)
     watch = Watch()
     train(image_folder, tmp_path / "second", watch, module=module)
-    assert watch.steps[0][0] == 1  # a fresh optimiser
+    assert watch.steps[0][0] == 1  # a fresh optimizer
     again = training(init_from=str(folder))
     assert again.codebook_ready
     other = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
@@ -246,7 +246,7 @@ def test_learning_rate():
     assert factors[0] == pytest.approx(0.1)
     assert factors[9:61] == [1.0] * 52
     assert factors[-1] == pytest.approx(1 / 40)
-    module = training(quantised_lr=1e-3)
+    module = training(quantized_lr=1e-3)
     rates = [2e-3 * module._lr_factor(step) for step in range(STEPS)]
     assert rates[2] == pytest.approx(2e-3)
     assert rates[AUTOENCODER] == pytest.approx(1e-3 / 3)  # warm-up again
@@ -268,7 +268,7 @@ def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="lpips_weight is 0.5, which needs lpips_backbone: a file with the"):
         training(lpips_weight=0.5)
     with pytest.raises(FileNotFoundError, match=r"nowhere.config\.json not found"):
-        training(text_weight=0.5, recogniser="nowhere")
+        training(text_weight=0.5, recognizer="nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         training(lpips_weight=0.5, lpips_backbone="nowhere.pth")
 
@@ -278,7 +278,7 @@ def batch(count: int = 2) -> ImageBatch:
     return ImageBatch(images, torch.tensor([[0.0, 4, 0, 28, 16]]))
 
 
-def test_only_terms_with_a_weight_are_computed(recogniser: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_terms_with_a_weight_are_computed(recognizer: Path, monkeypatch: pytest.MonkeyPatch):
     def forbidden(*_: Any) -> None:
         raise AssertionError("computed without a weight")
 
@@ -290,10 +290,10 @@ def test_only_terms_with_a_weight_are_computed(recogniser: Path, monkeypatch: py
         training(edge_weight=0.1).terms(batch().images, batch())
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms(recogniser: Path):
+def test_the_loss_is_the_weighted_sum_of_its_terms(recognizer: Path):
     weights = {"l1": 0.5, "mse": 2.0, "chroma": 0.25, "edge": 3.0, "text": 0.7}
     settings: dict[str, Any] = {f"{name}_weight": value for name, value in weights.items()}
-    module = training(**settings, recogniser=str(recogniser), commitment_weight=0.3)
+    module = training(**settings, recognizer=str(recognizer), commitment_weight=0.3)
     module.codebook_ready = True
     values = batch()
     with torch.no_grad():
@@ -305,9 +305,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(recogniser: Path):
         assert float(module._weighted(terms)) == pytest.approx(expected)
 
 
-def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogniser: Path):
-    module = training(text_weight=1.0, recogniser=str(recogniser))
-    network = next(iter(module._recogniser))
+def test_the_recognizer_stays_as_it_is(tmp_path: Path, text_images: Path, recognizer: Path):
+    module = training(text_weight=1.0, recognizer=str(recognizer))
+    network = next(iter(module._recognizer))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     train(text_images, tmp_path, module=module)
     assert not network.training
@@ -317,8 +317,8 @@ def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogn
     assert read_metrics(tmp_path)["train/text"][-1][1] > 0
 
 
-def test_the_recogniser_of_the_package_is_the_default():
-    network = next(iter(training(text_weight=0.4)._recogniser))
+def test_the_recognizer_of_the_package_is_the_default():
+    network = next(iter(training(text_weight=0.4)._recognizer))
     assert network.classes("a ~") and not network.training
     module = training(text_weight=0.4)
     far = module.terms(-batch().images, batch())["text"]

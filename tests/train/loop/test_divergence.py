@@ -35,7 +35,7 @@ def foreach(network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(network.parameters(), 1e-2, foreach=True, **SETTINGS)
 
 
-OPTIMISERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "fused": lambda network: adamw(network, 1e-2, **SETTINGS),
     "foreach": foreach,
     "muon": lambda network: muon(network, 1e-2, 2e-2, **SETTINGS),
@@ -54,12 +54,12 @@ class Training(L.LightningModule):
     may_differ = ()
 
     def __init__(
-        self, max_steps: int, *, bad: Any = (), absurd: bool = False, optimiser: str = "fused", high: Any = ()
+        self, max_steps: int, *, bad: Any = (), absurd: bool = False, optimizer: str = "fused", high: Any = ()
     ) -> None:
         """``bad``: batches whose loss is NaN; ``high``: those that report 6 nats, the others 2."""
         super().__init__()
         torch.manual_seed(0)
-        self.save_hyperparameters({"optimiser": optimiser})
+        self.save_hyperparameters({"optimizer": optimizer})
         self.net = FusionLM(CONFIG)
         self.max_steps, self.bad, self.absurd, self.high = max_steps, bad, absurd, high
         self.last_loss: Tensor | None = None
@@ -81,18 +81,18 @@ class Training(L.LightningModule):
         self.grad_norm, self.skipped = clip_or_skip(self.net.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        optimiser = OPTIMISERS[self.hparams["optimiser"]](self.net)
+        optimizer = OPTIMIZERS[self.hparams["optimizer"]](self.net)
         if not self.absurd:
-            return optimiser
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0 if step < HEALTHY else 300.0)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+            return optimizer
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < HEALTHY else 300.0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def save_folder(self, folder: Path) -> None:
         self.net.save(folder)
 
 
 class Watch(Callback):
-    """Keeps weights and optimiser state after every batch, and what the run counted."""
+    """Keeps weights and optimizer state after every batch, and what the run counted."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, dict]] = []
@@ -100,7 +100,7 @@ class Watch(Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int):
-        state = {"net": pl_module.net.state_dict(), "optimiser": trainer.optimizers[0].state_dict()["state"]}
+        state = {"net": pl_module.net.state_dict(), "optimizer": trainer.optimizers[0].state_dict()["state"]}
         self.states.append(deepcopy(state))
         self.skipped.append(skipped_steps(trainer))
         self.losses.append(float(pl_module.last_loss))
@@ -125,41 +125,41 @@ def step_of(run: Path) -> int:
     return torch.load(run / "last.ckpt", weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("limit", [1.0, None])
 def test_a_gradient_that_is_not_finite_changes_nothing(name: str, value: float, limit: float | None):
     torch.manual_seed(0)
     network = FusionLM(CONFIG)
-    optimiser = OPTIMISERS[name](network)
+    optimizer = OPTIMIZERS[name](network)
     tokens = counting()[:4]
 
     def step(broken: bool) -> tuple[Tensor, bool]:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         network(tokens[:, :-1], targets=tokens[:, 1:]).cross_entropy.backward()
         if broken:
             assert network.norm.weight.grad is not None
             network.norm.weight.grad[3] = value
         answer = clip_or_skip(network.parameters(), limit)
-        optimiser.step()
+        optimizer.step()
         return answer
 
     assert step(broken=True)[1]  # before there is any state
-    assert not optimiser.state
+    assert not optimizer.state
     norm, skipped = step(broken=False)
     assert not skipped and norm.isfinite()
-    before = deepcopy({"net": network.state_dict(), "optimiser": optimiser.state_dict()["state"]})
+    before = deepcopy({"net": network.state_dict(), "optimizer": optimizer.state_dict()["state"]})
     norm, skipped = step(broken=True)
     assert skipped and not norm.isfinite()
-    assert same(before, {"net": network.state_dict(), "optimiser": optimiser.state_dict()["state"]})
+    assert same(before, {"net": network.state_dict(), "optimizer": optimizer.state_dict()["state"]})
     assert not step(broken=False)[1]
     assert not same(before["net"], network.state_dict())
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_without_a_finite_loss_is_left_out_and_counted(tmp_path: Path, name: str):
     watch = Watch()
-    train(tmp_path, Training(8, bad={3, 4}, optimiser=name), Divergence(), watch)
+    train(tmp_path, Training(8, bad={3, 4}, optimizer=name), Divergence(), watch)
     changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:])]
     assert changed == [True, True, False, False, True, True, True]  # into batches 1 to 7
     assert watch.skipped == [0, 0, 0, 1, 2, 2, 2, 2]
