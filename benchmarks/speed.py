@@ -39,8 +39,8 @@ from earlyfusion.tokenizers.files import write_json  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer  # noqa: E402
 from earlyfusion.tokenizers.vocab import SharedVocab  # noqa: E402
 from earlyfusion.train.demo.budget import BUDGETS, DemoBudget  # noqa: E402
-from earlyfusion.train.lm.module import targets_of  # noqa: E402
-from earlyfusion.train.loop.schedule import adamw, clip  # noqa: E402
+from earlyfusion.train.lm.targets import targets_of  # noqa: E402
+from earlyfusion.train.loop.optim import adamw, clip  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 WORD_GRID = (2, 8)

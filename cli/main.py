@@ -10,13 +10,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
 
+from ..train.loop.trainables import TRAINABLES, current_name
 from .image_options import CODES
-from .options import LIGHTNING, UsageError, build_parser, for_lightning, stages, sub_commands
-
-if TYPE_CHECKING:
-    from ..train.loop.cli import Kind
+from .options import UsageError, build_parser, for_lightning, sub_commands
 
 EXTRAS = {
     "chameleon": ("tokenizers",),
@@ -67,11 +64,12 @@ def explain(error: BaseException) -> str:
 def _run(argv: list[str]) -> int:
     parser = build_parser()
     names = sub_commands(parser)
+    argv = [*map(current_name, argv[:1]), *argv[1:]]
     first = argv[0] if argv else ""
     if for_lightning(argv):
         return _lightning(first, argv[1:])
     if first and not first.startswith("-") and first not in names:
-        known = ", ".join(sorted({*names, *LIGHTNING}))
+        known = ", ".join(sorted({*names, *TRAINABLES}))
         raise UsageError(f"unknown command {first!r}; the commands are: {known}")
     args, rest = parser.parse_known_args(argv)
     if rest:
@@ -88,18 +86,19 @@ def _run(argv: list[str]) -> int:
 
 
 def _lightning(command: str, argv: list[str]) -> int:
+    trainable = TRAINABLES[command]
     if not argv or argv[0] in ("-h", "--help"):
-        print(LIGHTNING[command], file=sys.stdout if argv else sys.stderr)
+        print(trainable.help(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
-    if argv[0] not in stages(command):
-        known = (*stages(command), *(CODES[1] if command == CODES[0] else ()))
+    if argv[0] not in trainable.stages:
+        known = (*trainable.stages, *(CODES[1] if command == CODES[0] else ()))
         raise UsageError(f"unknown `{command}` command {argv[0]!r}; expected one of: {', '.join(known)}")
     from ..train.loop.process import tune_malloc
 
     tune_malloc()
     from ..train.loop.cli import run
 
-    return run(cast("Kind", command), argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

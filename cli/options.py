@@ -8,18 +8,18 @@ from argparse import Namespace
 from typing import Any
 
 from ..tokenizers.hub import PRETRAINED
+from ..train.loop.trainables import IMAGE_TOKENIZER, LM, RECOGNIZER, TRAINABLES
 from .chameleon import add_chameleon
 from .eval_options import add_eval
 from .image_options import CODES, add_codes, add_text_images
-from .lightning_help import LIGHTNING, STAGES, stages
 from .terminal import Parser, UsageError, add, add_best_of, box, number, sub_commands
 
-__all__ = ["LIGHTNING", "STAGES", "UsageError", "build_parser", "for_lightning", "stages", "sub_commands"]
+__all__ = ["UsageError", "build_parser", "for_lightning", "sub_commands"]
 
 DEMO = "runs/demo"
 """Where `make demo` and `earlyfusion demo` write."""
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Pixels and words become one token stream, one transformer learns it, and the same
 transformer writes both back.
 
@@ -27,10 +27,10 @@ commands:
   demo               from nothing to a model, its samples and a report
   text-tokenizer     fit: a sentencepiece BPE on your texts
   text-images        rendered images of text with their boxes, to train on
-  image-tokenizer    fit, validate, test, predict: the VQ-VAE; encode, decode, import
-  recognizer         fit, validate: the network behind the text-aware loss
+  image-tokenizer    {IMAGE_TOKENIZER.summary}
+  recognizer         {RECOGNIZER.summary}
   prepare            documents of text and images -> packed windows of tokens
-  lm                 fit, validate, test, predict: the transformer
+  lm                 {LM.summary}
   sample             continue a prompt of texts and images
   playground         a page in the browser: compose, look at tokens, compare tokenizers
   import, export     chameleon: models of transformers and of Meta, and for them
@@ -51,13 +51,13 @@ def for_lightning(argv: list[str]) -> bool:
     """Whether Lightning reads this command's options, and not `build_parser`."""
     return (
         bool(argv)
-        and argv[0] in LIGHTNING
+        and argv[0] in TRAINABLES
         and not (argv[0] == CODES[0] and argv[1:2] and argv[1] in CODES[1])
     )
 
 
 def build_parser() -> Parser:
-    """The commands but those of LIGHTNING. Parsed arguments have a `run`, to be called with them."""
+    """The commands but those of TRAINABLES. Parsed arguments have a `run`, to be called with them."""
     parser = Parser(
         prog="earlyfusion", usage="earlyfusion COMMAND ...", description=DESCRIPTION, epilog=EPILOG
     )

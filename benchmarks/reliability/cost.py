@@ -32,7 +32,7 @@ import yaml  # noqa: E402
 from earlyfusion.fusion_lm.loss import LossTerms  # noqa: E402
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig  # noqa: E402
 from earlyfusion.tokenizers.files import write_json  # noqa: E402
-from earlyfusion.train.loop.schedule import adamw  # noqa: E402
+from earlyfusion.train.loop.optim import adamw  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 PRESETS = {"lm_small": 16_384, "lm": 16_384, "lm_chameleon7b": 65_536}

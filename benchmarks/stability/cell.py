@@ -19,9 +19,10 @@ from earlyfusion.data.loader import shuffled_batches
 from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
-from earlyfusion.train.lm.module import targets_of, weighted_mean
+from earlyfusion.train.lm.targets import targets_of, weighted_mean
 from earlyfusion.train.lm.telemetry import observe, row_norms
-from earlyfusion.train.loop.schedule import adamw, clip, lr_factor
+from earlyfusion.train.loop.optim import adamw, clip
+from earlyfusion.train.loop.schedule import lr_factor
 
 POINTS = 50
 """Rows of a cell's time series."""

@@ -78,19 +78,22 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
     from earlyfusion.train.demo.corpus import NEW_FONTS, WORDS
     from earlyfusion.train.demo.stages import READERS
     from earlyfusion.train.lm.module import FusionLMTraining
-    from earlyfusion.train.loop.fit import fit_lm
+    from earlyfusion.train.lm.settings import LMSettings
+    from earlyfusion.train.loop.fit import fit
     from earlyfusion.train.loop.logs import read_metrics
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     chosen = RECIPES[recipe]
     training = FusionLMTraining(
-        tokenizer=str(demo / "tokens"),
-        config=replace(FULL.lm, **chosen.config),
-        **{**FULL.lm_training, "z_loss_weight": chosen.z_loss_weight},
+        LMSettings(
+            tokenizer=str(demo / "tokens"),
+            config=replace(FULL.lm, **chosen.config),
+            **{**FULL.lm_training, "z_loss_weight": chosen.z_loss_weight},
+        )
     )
     folder = out / f"{recipe.replace(' ', '-')}-{seed}"
-    made = fit_lm(
+    made = fit(
         training,
         TokenData(str(demo / "tokens"), batch_size=FULL.lm_batch_size, seed=seed),
         folder,

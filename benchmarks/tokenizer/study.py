@@ -171,7 +171,8 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
     from earlyfusion.train.image.adversary import AdversaryConfig
     from earlyfusion.train.image.module import ImageTokenizerTraining
-    from earlyfusion.train.loop.fit import fit_image_tokenizer
+    from earlyfusion.train.image.settings import ImageTokenizerSettings
+    from earlyfusion.train.loop.fit import fit
 
     torch.set_num_threads(1)
     torch.manual_seed(cell.seed)
@@ -183,11 +184,15 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
         settings["recognizer"] = str(out / "recogniser-0/model")
     against = settings.pop("adversary_weight", 0.0)
     small = AdversaryConfig(weight=against, start=0, warmup=0, channels=32, layers=2)
-    probe = ImageTokenizerTraining(config, max_steps=1, autoencoder_steps=0, adversary=small, **settings)
+    probe = ImageTokenizerTraining(
+        ImageTokenizerSettings(config=config, max_steps=1, autoencoder_steps=0, adversary=small, **settings)
+    )
     steps = round(budget / operations_of_a_step(probe, share_of_adversary=0.5))
     settings["adversary"] = replace(small, start=steps // 2, warmup=steps // 10)
     training = ImageTokenizerTraining(
-        config, max_steps=steps, autoencoder_steps=round(share * steps), **settings
+        ImageTokenizerSettings(
+            config=config, max_steps=steps, autoencoder_steps=round(share * steps), **settings
+        )
     )
     data = ImageData(
         str(out / "text"),
@@ -199,7 +204,7 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     )
     folder = folder_of(out, cell.key)
     began, cpu = time.monotonic(), time.process_time()
-    model = fit_image_tokenizer(training, data, folder, seed=cell.seed, tensorboard=False, progress=False)
+    model = fit(training, data, folder, seed=cell.seed, tensorboard=False, progress=False)
     used = time.process_time() - cpu
     tokenizer = ImageTokenizer.load(model)
     row = {
@@ -417,9 +422,12 @@ def main() -> None:
     if args.command == "budget":
         from earlyfusion.tokenizers.image import ImageTokenizerConfig
         from earlyfusion.train.image.module import ImageTokenizerTraining
+        from earlyfusion.train.image.settings import ImageTokenizerSettings
 
         probe = ImageTokenizerTraining(
-            ImageTokenizerConfig(**{**NETWORK, **cell.config}), max_steps=1, autoencoder_steps=0
+            ImageTokenizerSettings(
+                config=ImageTokenizerConfig(**{**NETWORK, **cell.config}), max_steps=1, autoencoder_steps=0
+            )
         )
         budget_file.write_text(json.dumps(STEPS * operations_of_a_step(probe)))
         return

@@ -8,8 +8,9 @@ import pytest
 
 from earlyfusion.cli import info as folders
 from earlyfusion.cli.main import EXTRAS, explain, main
-from earlyfusion.cli.options import LIGHTNING, build_parser, for_lightning, sub_commands
+from earlyfusion.cli.options import build_parser, for_lightning, sub_commands
 from earlyfusion.data.text_corpus import read_texts
+from earlyfusion.train.loop.trainables import TRAINABLES
 
 CONTEXT = 96
 
@@ -62,7 +63,7 @@ print(time.process_time())
         "earlyfusion sample",
         "--budget",
         "metadata.jsonl",
-        "fit,validate,test,predict",
+        "fit,validate,predict",
         "--vocab-size",
     ):
         assert word in output
@@ -76,7 +77,7 @@ def test_no_command_prints_help_and_is_a_mistake(capsys):
 def test_an_unknown_command_lists_the_commands(fails):
     line = fails("smaple")
     assert "'smaple'" in line
-    for command in (*sub_commands(build_parser()), *LIGHTNING):
+    for command in (*sub_commands(build_parser()), *TRAINABLES):
         assert command in line
 
 
@@ -86,7 +87,7 @@ def test_an_unknown_command_lists_the_commands(fails):
         ("demo --budget huge", "'huge'"),
         ("demo --buget quick", "--buget"),
         ("lm fti", "'fti'"),
-        ("image-tokenizer encod", "expected one of: fit, validate, test, predict, encode, decode, import"),
+        ("image-tokenizer encod", "expected one of: fit, validate, predict, encode, decode, import"),
         ("image-tokenizer encode x --out y", "--model"),
         ("image-tokenizer decode x --model m --out y --tile 0", "--tile"),
         ("image-tokenizer import", "CHECKPOINT"),

@@ -25,8 +25,10 @@ from ...fusion_lm.folder import Model, load_model
 from ...tokenizers.files import atomic_folder, read_json, write_json, write_text
 from ...tokenizers.text import TextTokenizer
 from ..image.module import ImageTokenizerTraining
+from ..image.settings import ImageTokenizerSettings
 from ..lm.module import FusionLMTraining
-from ..loop.fit import fit_image_tokenizer, fit_lm
+from ..lm.settings import LMSettings
+from ..loop.fit import fit
 from ..loop.logs import read_metrics
 from .budget import CORPUS, IMAGE, LM, SAMPLES, TEXT, TOKENS, DemoBudget
 from .corpus import DOCUMENTS, IMAGES, LARGE, NEW_FONTS, PICTURES, TRAIN, VALIDATION, WORDS, write_corpus
@@ -86,7 +88,9 @@ def image_tokenizer(run: Run) -> dict[str, Any]:
     """Train the VQ-VAE."""
     budget = run.budget
     torch.manual_seed(run.seed)
-    training = ImageTokenizerTraining(config=budget.image, seed=run.seed, **budget.image_training)
+    training = ImageTokenizerTraining(
+        ImageTokenizerSettings(config=budget.image, seed=run.seed, **budget.image_training)
+    )
     data = ImageData(
         train=str(run.data / IMAGES / TRAIN),
         validation=str(run.data / IMAGES / VALIDATION),
@@ -94,7 +98,7 @@ def image_tokenizer(run: Run) -> dict[str, Any]:
         batch_pixels=budget.image_batch_pixels,
         seed=run.seed,
     )
-    fit_image_tokenizer(
+    fit(
         training,
         data,
         run.folder / "image-tokenizer",
@@ -130,9 +134,11 @@ def transformer(run: Run) -> dict[str, Any]:
     """Train the transformer, and lay its folder where the commands look for it."""
     budget = run.budget
     torch.manual_seed(run.seed)
-    training = FusionLMTraining(tokenizer=str(run.folder / "tokens"), config=budget.lm, **budget.lm_training)
+    training = FusionLMTraining(
+        LMSettings(tokenizer=str(run.folder / "tokens"), config=budget.lm, **budget.lm_training)
+    )
     data = TokenData(str(run.folder / "tokens"), batch_size=budget.lm_batch_size, seed=run.seed)
-    made = fit_lm(
+    made = fit(
         training,
         data,
         run.folder / "lm",

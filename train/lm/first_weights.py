@@ -17,7 +17,7 @@ from ...fusion_lm.folder import TOKENIZER
 from ...fusion_lm.model import Block, FusionLM, FusionLMConfig, initialise
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.tensor_files import TensorFiles
-from ..loop.schedule import check_config
+from ..loop.resume import check_config
 from .resize_vocab import same_tokens
 
 WEIGHTS = "model.safetensors"
@@ -26,7 +26,8 @@ WEIGHTS = "model.safetensors"
 def shell(config: FusionLMConfig) -> FusionLM:
     """The network without its weights (on the device "meta").
 
-    :raises ValueError: it ties embedding and lm_head.
+    Raises:
+        ValueError: The config ties embedding and lm_head.
     """
     if config.tie_embeddings:
         raise ValueError("build_in_shards cannot tie embedding and lm_head: leave one of the two at false")
@@ -38,7 +39,8 @@ def shell(config: FusionLMConfig) -> FusionLM:
 def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
     """Begin the image codes' rows of embedding and lm_head with a random projection of the codebook.
 
-    Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbours.
+    Codes that look similar then have similar rows, so that what is learned of a common code helps its rare
+    neighbors.
     """
     codebook = tokenizer.image.codebook.float()  # (n * K, latent_dim)
     centered = codebook - codebook.mean(dim=0)
@@ -86,7 +88,8 @@ def stored(
 ) -> Iterator[tuple[str, Tensor]]:
     """The weights of a model folder, a tensor at a time.
 
-    :raises ValueError: it has another config, another tokenizer, or other tensors.
+    Raises:
+        ValueError: The folder has another config, another tokenizer, or other tensors.
     """
     folder = Path(folder)
     theirs = folder / TOKENIZER
@@ -100,6 +103,6 @@ def stored(
     with torch.device("meta"):
         wanted = {name: p.shape for name, p in FusionLM(config).named_parameters()}
     if {name: files.spec(name).shape for name in files} != {name: tuple(s) for name, s in wanted.items()}:
-        raise ValueError(f"{folder / WEIGHTS} has not the tensors that its config asks for")
+        raise ValueError(f"{folder / WEIGHTS} lacks tensors of its config, or has others")
     for name in wanted:
         yield name, files[name].float()

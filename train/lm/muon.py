@@ -1,7 +1,7 @@
 """Muon for the matrices of the blocks, AdamW for everything else, as one optimizer.
 
 Muon (Jordan, https://kellerjordan.github.io/posts/muon) takes the momentum of a matrix's gradient and makes
-its singular values alike by a Newton-Schulz iteration. torch.optim.Muon does that in bfloat16 whatever the
+its singular values similar by a Newton-Schulz iteration. torch.optim.Muon does that in bfloat16 whatever the
 device, which processors without bfloat16 instructions compute a hundred times slower than float32, and it
 refuses every other parameter, where Lightning's automatic optimization takes one optimizer. Hence this one.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..loop.schedule import weight_decay_groups
+from ..loop.optim import weight_decay_groups
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration, from Jordan's page: steep at 0, singular values end up in about 0.7..1.2."""

@@ -24,7 +24,7 @@ from ...fusion_lm.loss import MODALITIES, LossTerms
 from ...fusion_lm.model import Attention, FusionLM
 from ...tokenizers.vocab import IMAGE, TEXT, SharedVocab
 from ..loop.meters import Means
-from .module import targets_of
+from .targets import window_loss
 
 SCORES = {"cpu": 2**22, "cuda": 2**26}
 """Attention logits that exist at once, by device."""
@@ -53,8 +53,9 @@ def observe(
     learned: Tensor | None = None,
 ) -> Observation:
     """One more forward of packed windows, tokens and documents (R, T), without dropout and not compiled."""
-    targets = targets_of(tokens, documents, vocab, learned)
-    vocab_modality = vocab.modality(torch.arange(vocab.size, device=tokens.device))
+    batch = {"tokens": tokens, "documents": documents}
+    if learned is not None:
+        batch["learned"] = learned
     used = tokens != vocab.pad
     norms: dict[str, Tensor] = {}
     logits: dict[int, Tensor] = {}
@@ -74,17 +75,10 @@ def observe(
         hooks = [attention.register_forward_pre_hook(before_attention) for attention in layers]
         hooks.append(net.norm.register_forward_pre_hook(before_last_norm))
         try:
-            terms = net(
-                tokens,
-                documents=documents,
-                targets=targets.tokens,
-                modality=targets.modality,
-                vocab_modality=vocab_modality,
-            )
+            terms = window_loss(net, batch, vocab, statistics=True)
         finally:
             for hook in hooks:
                 hook.remove()
-    assert isinstance(terms, LossTerms)
     return Observation(terms, norms["output"], torch.stack([logits[i] for i in range(len(layers))]))
 
 

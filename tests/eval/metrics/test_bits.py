@@ -16,7 +16,7 @@ from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
-from earlyfusion.train.lm.module import targets_of
+from earlyfusion.train.lm.targets import targets_of
 
 TEXTS = (
     "A red apple.",

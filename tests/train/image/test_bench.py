@@ -16,7 +16,8 @@ from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image import bench
 from earlyfusion.train.image.bench import Bench
 from earlyfusion.train.image.module import ImageTokenizerTraining
-from earlyfusion.train.loop.fit import fit_image_tokenizer
+from earlyfusion.train.image.settings import ImageTokenizerSettings
+from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4)
@@ -57,11 +58,13 @@ def train(images: Path, run: Path, *callbacks: Any, **changes: Any) -> Path:
     torch.manual_seed(0)
     settings = {"lr": 2e-3, "max_steps": STEPS, "warmup_steps": 2, "autoencoder_steps": AUTOENCODER}
     module = ImageTokenizerTraining(
-        CONFIG, **{**settings, "kmeans_latents": 256, "text_weight": 0.0, **changes}
+        ImageTokenizerSettings(
+            config=CONFIG, **{**settings, "kmeans_latents": 256, "text_weight": 0.0, **changes}
+        )
     )
     data = ImageData(str(images), factor=8, batch_pixels=2048, validation_share=0.2)
     options: Any = {"log_every": 4, "progress": False, "tensorboard": False, "callbacks": callbacks}
-    return fit_image_tokenizer(module, data, run, **options)
+    return fit(module, data, run, **options)
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -134,7 +137,9 @@ def test_without_the_extra_the_training_goes_on(tmp_path: Path, image_folder: Pa
 
 
 def test_a_step_of_several_batches_is_measured_once(items: list[Item], judges: list[Knowing]) -> None:
-    module = ImageTokenizerTraining(CONFIG, kmeans_latents=256, text_weight=0.0)
+    module = ImageTokenizerTraining(
+        ImageTokenizerSettings(config=CONFIG, kmeans_latents=256, text_weight=0.0)
+    )
     module.codebook_ready = True
     rows: list[tuple[dict, int]] = []
     logger = SimpleNamespace(log_metrics=lambda values, step: rows.append((values, step)))

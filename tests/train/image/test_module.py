@@ -12,9 +12,11 @@ from lightning.pytorch.callbacks import Callback
 from earlyfusion.data.images import ImageBatch, ImageData
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image.adversary import AdversaryConfig
-from earlyfusion.train.image.module import ImageTokenizerTraining, psnr
+from earlyfusion.train.image.losses import psnr
+from earlyfusion.train.image.module import ImageTokenizerTraining
 from earlyfusion.train.image.recognizer import Recognizer, RecognizerConfig
-from earlyfusion.train.loop.fit import fit_image_tokenizer
+from earlyfusion.train.image.settings import ImageTokenizerSettings
+from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import read_metrics
 from earlyfusion.train.loop.schedule import warmup_stable_decay
 
@@ -41,16 +43,14 @@ def training(**changes: Any) -> ImageTokenizerTraining:
     torch.manual_seed(0)
     settings = {"lr": 2e-3, "max_steps": STEPS, "warmup_steps": 3, "autoencoder_steps": AUTOENCODER}
     settings |= {"config": CONFIG, "kmeans_latents": 256, "text_weight": 0.0}
-    return ImageTokenizerTraining(**{**settings, **changes})
+    return ImageTokenizerTraining(ImageTokenizerSettings(**{**settings, **changes}))
 
 
 def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **options: Any) -> Path:
     data = ImageData(str(images), factor=8, batch_pixels=2048, validation_share=0.2)
     options = {"log_every": 4, "validate_every": 8, "checkpoint_steps": 5, **options}
     module = module or training()
-    return fit_image_tokenizer(
-        module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options
-    )
+    return fit(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, image_folder: Path):
     assert again.codebook_ready
     other = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
     with pytest.raises(ValueError, match="has config.codebook_size=16, not 32"):
-        ImageTokenizerTraining(other, init_from=str(folder))
+        ImageTokenizerTraining(ImageTokenizerSettings(config=other, init_from=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_noise_is_for_the_warm_up_alone():
 
 def test_data_of_another_factor_is_refused(tmp_path: Path, image_folder: Path):
     with pytest.raises(ValueError, match="the data's factor is 4, the image tokenizer's 8"):
-        fit_image_tokenizer(training(), ImageData(str(image_folder), factor=4), tmp_path)
+        fit(training(), ImageData(str(image_folder), factor=4), tmp_path)
 
 
 def test_psnr_of_known_errors():
@@ -348,7 +348,7 @@ def test_psnr_of_known_errors():
 
 def test_too_few_images_for_the_codebook_are_noticed_before_the_training(tmp_path: Path, image_folder: Path):
     large = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=500, codebook_dim=4)
-    module = ImageTokenizerTraining(large, max_steps=STEPS, kmeans_latents=500)
+    module = ImageTokenizerTraining(ImageTokenizerSettings(config=large, max_steps=STEPS, kmeans_latents=500))
     watch = Watch()
     with pytest.raises(ValueError, match="codebook_size is 500, but all training images together have only"):
         train(image_folder, tmp_path, watch, module=module)

@@ -16,7 +16,13 @@ from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
 from earlyfusion.train.image.recognizer import BLANK, Recognizer, RecognizerConfig, degrade
-from earlyfusion.train.image.recognizer_training import RecognizerTraining, Strips, TextBatch, TextBoxData
+from earlyfusion.train.image.recognizer_training import (
+    RecognizerSettings,
+    RecognizerTraining,
+    Strips,
+    TextBatch,
+    TextBoxData,
+)
 from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import read_metrics
 
@@ -259,7 +265,9 @@ def test_data_are_those_of_the_parts(text_folder: Path) -> None:
 
 def training(**changes: Any) -> RecognizerTraining:
     torch.manual_seed(0)
-    return RecognizerTraining(CONFIG, **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 3, **changes})
+    return RecognizerTraining(
+        RecognizerSettings(config=CONFIG, **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 3, **changes})
+    )
 
 
 class Watch(Callback):
@@ -327,7 +335,9 @@ def test_checkpoints_and_given_weights(tmp_path: Path, text_folder: Path) -> Non
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.net.state_dict().items())
     with pytest.raises(ValueError, match="has config.characters=abcde, not abc"):
         RecognizerTraining(
-            RecognizerConfig(channels=CONFIG.channels, characters="abc"), init_from=str(folder)
+            RecognizerSettings(
+                config=RecognizerConfig(channels=CONFIG.channels, characters="abc"), init_from=str(folder)
+            )
         )
     with pytest.raises(ValueError, match="trained with lr=0.003, now it is 0.5: start a new run"):
         train(text_folder, tmp_path, module=training(lr=0.5))

@@ -13,6 +13,7 @@ from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.first_weights import drawn, fill, shell, stored
 from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.settings import LMSettings
 
 CPU = torch.device("cpu")
 
@@ -76,9 +77,11 @@ def test_what_cannot_be_made_in_parts_is_told(
         next(stored(tmp_path / "model", config, tmp_path / "other"))
     with pytest.raises(ValueError, match="not of lora"):
         FusionLMTraining(
-            str(tmp_path / "model" / "tokenizer"),
-            init_from=str(tmp_path / "model"),
-            trained_part="lora",
-            build_in_shards=True,
-            max_steps=1,
+            LMSettings(
+                tokenizer=str(tmp_path / "model" / "tokenizer"),
+                init_from=str(tmp_path / "model"),
+                trained_part="lora",
+                build_in_shards=True,
+                max_steps=1,
+            )
         )

@@ -15,7 +15,8 @@ from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.train.lm.lora import LoRALinear, adapt, merged, trained_names
 from earlyfusion.train.lm.module import FusionLMTraining
-from earlyfusion.train.loop.fit import fit_lm
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = FusionLMConfig(
@@ -49,10 +50,10 @@ class Stop(Callback):
 def train(prepared: Path, base: Path, run: Path, *callbacks: Callback, **changes: Any) -> FusionLMTraining:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"lr": 1e-2, "max_steps": STEPS, "warmup_steps": 2, "init_from": str(base)}
-    module = FusionLMTraining(str(prepared), **{**settings, **changes})
+    module = FusionLMTraining(LMSettings(tokenizer=str(prepared), **{**settings, **changes}))
     data = TokenData(str(prepared), batch_size=4)
     options: dict[str, Any] = {"log_every": 2, "validate_every": 4, "checkpoint_steps": 3}
-    fit_lm(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
+    fit(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
     return module
 
 
@@ -132,10 +133,14 @@ def test_a_stopped_run_goes_on_and_its_checkpoint_holds_what_is_trained(
 
 
 def test_the_config_comes_with_the_weights(prepared: Path, base: Path):
-    module = FusionLMTraining(str(prepared), init_from=str(base))
+    module = FusionLMTraining(LMSettings(tokenizer=str(prepared), init_from=str(base)))
     assert module.config == load_model(base).lm.config
     with pytest.raises(ValueError, match="has config.n_layers=2, not 3"):
-        FusionLMTraining(str(prepared), replace(module.config, n_layers=3), init_from=str(base))
+        FusionLMTraining(
+            LMSettings(
+                tokenizer=str(prepared), config=replace(module.config, n_layers=3), init_from=str(base)
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,7 @@ def test_the_config_comes_with_the_weights(prepared: Path, base: Path):
 )
 def test_settings_that_make_no_sense(prepared: Path, base: Path, settings: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        FusionLMTraining(str(prepared), **{"init_from": str(base), **settings})
+        FusionLMTraining(LMSettings(tokenizer=str(prepared), **{"init_from": str(base), **settings}))
 
 
 def test_the_command(prepared: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

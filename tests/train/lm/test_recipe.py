@@ -12,8 +12,10 @@ from lightning.pytorch.callbacks import Callback
 from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLMConfig
-from earlyfusion.train.lm.module import FusionLMTraining, drop_conditions, targets_of, weighted_mean
-from earlyfusion.train.loop.fit import fit_lm
+from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.lm.targets import drop_conditions, targets_of, weighted_mean
+from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48)
@@ -23,7 +25,11 @@ STEPS = 6
 def training(prepared: Path, config: FusionLMConfig = CONFIG, **changes: Any) -> FusionLMTraining:
     torch.manual_seed(0)
     return FusionLMTraining(
-        str(prepared), config, **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 2, **changes}
+        LMSettings(
+            tokenizer=str(prepared),
+            config=config,
+            **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 2, **changes},
+        )
     )
 
 
@@ -44,7 +50,7 @@ class Losses(Callback):
 def losses(prepared: Path, run: Path, **changes: Any) -> list[float]:
     watch = Losses()
     options = {"progress": False, "tensorboard": False, "log_every": 2, "callbacks": [watch]}
-    fit_lm(training(prepared, **changes), TokenData(str(prepared), batch_size=4), run, **options)
+    fit(training(prepared, **changes), TokenData(str(prepared), batch_size=4), run, **options)
     return watch.losses
 
 

@@ -21,15 +21,11 @@ from torch import Tensor
 from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.train.lm.module import FusionLMTraining, targets_of
-from earlyfusion.train.lm.telemetry import (
-    Telemetry,
-    WeightsBefore,
-    gradient_cosine,
-    observe,
-    row_norms,
-)
-from earlyfusion.train.loop.fit import fit_lm
+from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.lm.targets import targets_of
+from earlyfusion.train.lm.telemetry import Telemetry, WeightsBefore, gradient_cosine, observe, row_norms
+from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import CsvLog, read_metrics
 
 CONFIG = FusionLMConfig(
@@ -72,7 +68,7 @@ class Watch(Callback):
 def training(prepared: Path, config: FusionLMConfig = CONFIG, **changes: Any) -> FusionLMTraining:
     torch.manual_seed(0)
     settings = {"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 1}
-    return FusionLMTraining(str(prepared), config, **{**settings, **changes})
+    return FusionLMTraining(LMSettings(tokenizer=str(prepared), config=config, **{**settings, **changes}))
 
 
 def train(prepared: Path, run: Path, callback: Telemetry | None, **options: Any) -> Watch:
@@ -200,7 +196,7 @@ def test_the_figures_of_a_run_that_goes_on(prepared: Path, tmp_path: Path):
                 raise KeyboardInterrupt
 
     def run(folder: Path, *callbacks: Callback) -> None:
-        fit_lm(
+        fit(
             training(prepared),
             TokenData(str(prepared), batch_size=4),
             folder,

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
-from earlyfusion.train.lm.module import targets_of, telemetry
+from earlyfusion.train.lm.module import telemetry
+from earlyfusion.train.lm.targets import targets_of
 from earlyfusion.train.lm.telemetry import (
     WeightsBefore,
     gradient_cosine,

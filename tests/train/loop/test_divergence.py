@@ -18,10 +18,10 @@ from earlyfusion.data.windows import TokenData
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.muon import muon
-from earlyfusion.train.loop.divergence import Diverged, Divergence, Figures, clip_or_skip, skipped_steps
-from earlyfusion.train.loop.fit import fit, fit_lm
+from earlyfusion.train.loop.divergence import Diverged, Divergence, Figures, skipped_steps
+from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import read_metrics
-from earlyfusion.train.loop.schedule import adamw
+from earlyfusion.train.loop.optim import adamw, clip_or_skip
 
 CONFIG = FusionLMConfig(
     vocab_size=40, context_length=16, n_layers=1, width=16, n_heads=2, n_kv_heads=1, ffn_width=32
@@ -290,7 +290,7 @@ def test_the_training_of_the_transformer_leaves_such_steps_out(tmp_path: Path, p
     watch = Watch()
     options = {"precision": "32-true", "log_every": 2, "tensorboard": False, "progress": False}
     data = TokenData(str(prepared), batch_size=4)
-    fit_lm(Poisoned(str(prepared), config, max_steps=8), data, tmp_path, callbacks=[watch], **options)
+    fit(Poisoned(str(prepared), config, max_steps=8), data, tmp_path, callbacks=[watch], **options)
     changed = [not same(a, b) for a, b in zip(watch.states, watch.states[1:])]
     assert changed == [True, True, False, False, True, True, True]
     assert read_metrics(tmp_path)["train/skipped_steps"] == [(1, 0), (3, 1), (5, 2), (7, 2)]

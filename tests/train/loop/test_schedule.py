@@ -8,10 +8,10 @@ from torch import nn
 
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.muon import muon
+from earlyfusion.train.loop.optim import adamw
+from earlyfusion.train.loop.resume import check_resumed
 from earlyfusion.train.loop.schedule import (
     SCHEDULES,
-    adamw,
-    check_resumed,
     check_schedule,
     lr_factor,
     warmup_cosine,
