@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping(Callback):
-    """On the first SIGINT (Ctrl+C) or SIGTERM (kill, or a cluster wants its machine back), finish the step and
+    """On the first SIGINT (Ctrl+C) or SIGTERM (kill, a cluster wants its machine back), finish the step and
     write RUN/last.ckpt; on a second SIGINT, stop at once.
 
     If one of several processes gets the signal, all of them stop after the same step.

@@ -274,13 +274,13 @@ def test_ranks_learn_the_same_as_one_process_with_both_batches(tmp_path: Path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("weight", -1.0, "adversary.weight must not be negative, got -1.0"),
-        ("start", -1, "adversary.start must not be negative"),
-        ("warmup", -1, "adversary.warmup must not be negative"),
-        ("lr", 0.0, "adversary.lr must be positive, got 0.0"),
-        ("betas", (0.5, 1.0), "adversary.betas must be two numbers"),
-        ("channels", 12, "adversary.channels must be a multiple of 8, got 12"),
-        ("layers", 0, "adversary.layers must be at least 1, got 0"),
+        ("weight", -1.0, "adversary.weight.*-1.0"),
+        ("start", -1, "adversary.start.*-1"),
+        ("warmup", -1, "adversary.warmup.*-1"),
+        ("lr", 0.0, "adversary.lr.*0.0"),
+        ("betas", (0.5, 1.0), "adversary.betas.*1.0"),
+        ("channels", 12, "adversary.channels.*8.*12"),
+        ("layers", 0, "adversary.layers.*0"),
     ],
 )
 def test_settings_that_make_no_sense(field: str, value: Any, message: str):

@@ -130,9 +130,9 @@ def test_without_the_extra_the_training_goes_on(tmp_path: Path, image_folder: Pa
         raise ImportError("the fonts are missing: pip install 'earlyfusion[demo]'")
 
     monkeypatch.setattr(bench, "ocr_suite", missing)
-    with pytest.warns(UserWarning, match=r"the bench is left out .*: the fonts are missing: pip install"):
-        folder = train(image_folder, tmp_path, Bench(every=4, kinds=("word",), per_kind=3, seed=7))
-    assert folder.is_dir() and asked == [(7, ("word",), 3)]
+    with pytest.warns(UserWarning, match="bench.*the fonts are missing"):
+        folder = train(image_folder, tmp_path, Bench(every=4, kinds=("word",), seed=7))
+    assert folder.is_dir() and asked == [(7, ("word",), 24)]
     assert not any(name.startswith("bench/") for name in read_metrics(tmp_path))
 
 
@@ -155,7 +155,6 @@ def test_a_step_of_several_batches_is_measured_once(items: list[Item], judges: l
     assert len(rows) == 1  # one rank measures
 
 
-@pytest.mark.parametrize("options", [{"every": -1}, {"per_kind": 0}])
-def test_settings_that_make_no_sense(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="bench.every must be 0 or more and per_kind positive, got"):
-        Bench(**options)
+def test_settings_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="bench.every.*-1"):
+        Bench(every=-1)

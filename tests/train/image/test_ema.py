@@ -211,7 +211,7 @@ def test_a_checkpoint_that_is_written_before_the_average_is_asked_holds_its_step
 
 
 def test_settings_that_make_no_sense():
-    with pytest.raises(ValueError, match="must lie between 0 and 1, got 1"):
+    with pytest.raises(ValueError, match="decay.*1"):
         WeightEMA(1.0)
-    with pytest.raises(ValueError, match="cannot start at step -1"):
+    with pytest.raises(ValueError, match="start.*-1"):
         WeightEMA(0.9, -1)

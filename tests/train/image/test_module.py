@@ -154,14 +154,12 @@ def test_a_finished_run_returns_at_once_and_another_setting_is_refused(tmp_path:
     watch = Watch()
     train(image_folder, tmp_path, watch)
     assert watch.steps == []
-    with pytest.raises(ValueError, match=r"trained with lr=0.002, now it is 0.5: start a new run"):
+    with pytest.raises(ValueError, match=r"lr=0\.002.*0\.5"):
         train(image_folder, tmp_path, module=training(lr=0.5))
-    with pytest.raises(
-        ValueError, match=r"at step 24, where the learning rate of its 24 steps already falls"
-    ):
+    with pytest.raises(ValueError, match="step 24.*max_steps=24.*48"):
         train(image_folder, tmp_path, module=training(max_steps=48))
     (tmp_path / "last.ckpt").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"last.ckpt is no checkpoint of a training"):
+    with pytest.raises(ValueError, match="last.ckpt"):
         train(image_folder, tmp_path)
 
 
@@ -215,7 +213,7 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, image_folder: Path):
     again = training(init_from=str(folder))
     assert again.codebook_ready
     other = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
-    with pytest.raises(ValueError, match="has config.codebook_size=16, not 32"):
+    with pytest.raises(ValueError, match="config.codebook_size=16.*32"):
         ImageTokenizerTraining(ImageTokenizerSettings(config=other, init_from=str(folder)))
 
 
@@ -247,27 +245,27 @@ def test_learning_rate():
     assert factors[9:61] == [1.0] * 52
     assert factors[-1] == pytest.approx(1 / 40)
     module = training(quantized_lr=1e-3)
-    rates = [2e-3 * module._lr_factor(step) for step in range(STEPS)]
+    rates = [2e-3 * module.lr_factor(step) for step in range(STEPS)]
     assert rates[2] == pytest.approx(2e-3)
     assert rates[AUTOENCODER] == pytest.approx(1e-3 / 3)  # warm-up again
     assert rates[AUTOENCODER + 3] == pytest.approx(1e-3)
 
 
 def test_settings_that_make_no_sense():
-    with pytest.raises(ValueError, match="lr must be positive, got 0"):
+    with pytest.raises(ValueError, match="lr.*0"):
         training(lr=0)
-    with pytest.raises(ValueError, match="decay_fraction must lie between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match="decay_fraction.*2"):
         training(decay_fraction=2)
-    with pytest.raises(ValueError, match="kmeans_latents must reach codebook_size"):
+    with pytest.raises(ValueError, match="kmeans_latents.*3.*codebook_size.*16"):
         training(kmeans_latents=3)
-    with pytest.raises(ValueError, match="latent_noise must not be negative, got -0.1"):
+    with pytest.raises(ValueError, match="latent_noise.*-0.1"):
         training(latent_noise=-0.1)
     late = AdversaryConfig(weight=0.5, start=AUTOENCODER - 1)
-    with pytest.raises(ValueError, match="adversary.start is 7, expected at least autoencoder_steps, 8"):
+    with pytest.raises(ValueError, match="adversary.start.*7.*autoencoder_steps.*8"):
         training(adversary=late)
-    with pytest.raises(ValueError, match="lpips_weight is 0.5, which needs lpips_backbone: a file with the"):
+    with pytest.raises(ValueError, match="lpips_weight.*0.5.*lpips_backbone"):
         training(lpips_weight=0.5)
-    with pytest.raises(FileNotFoundError, match=r"nowhere.config\.json not found"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.config\.json"):
         training(text_weight=0.5, recognizer="nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         training(lpips_weight=0.5, lpips_backbone="nowhere.pth")
@@ -284,30 +282,31 @@ def test_only_terms_with_a_weight_are_computed(recognizer: Path, monkeypatch: py
 
     for name in ("chroma", "edge", "text_distance"):
         monkeypatch.setattr(f"earlyfusion.train.image.losses.{name}", forbidden)
-    terms = training().terms(batch().images * 0.9, batch())
+    terms = training().loss.terms(batch().images * 0.9, *batch())
     assert set(terms) == {"l1", "mse"}  # these two are always logged
     with pytest.raises(AssertionError, match="computed without"):
-        training(edge_weight=0.1).terms(batch().images, batch())
+        training(edge_weight=0.1).loss.terms(batch().images, *batch())
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(recognizer: Path):
-    weights = {"l1": 0.5, "mse": 2.0, "chroma": 0.25, "edge": 3.0, "text": 0.7}
+    weights = {"mse": 2.0, "chroma": 0.25, "edge": 3.0, "text": 0.7}
     settings: dict[str, Any] = {f"{name}_weight": value for name, value in weights.items()}
-    module = training(**settings, recognizer=str(recognizer), commitment_weight=0.3)
+    weights["l1"] = 1.0
+    module = training(**settings, recognizer=str(recognizer))
     module.codebook_ready = True
     values = batch()
     with torch.no_grad():
         module.net.initialise_codebook(module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2))
         output = module.net.eval()(values.images)
-        terms = module.terms(output.images, values)
+        terms = module.loss.terms(output.images, *values)
         assert set(terms) == set(weights) and all(value > 0 for value in terms.values())
         expected = sum(weights[name] * float(value) for name, value in terms.items())
-        assert float(module._weighted(terms)) == pytest.approx(expected)
+        assert float(module.loss.weighted(terms)) == pytest.approx(expected)
 
 
 def test_the_recognizer_stays_as_it_is(tmp_path: Path, text_images: Path, recognizer: Path):
     module = training(text_weight=1.0, recognizer=str(recognizer))
-    network = next(iter(module._recognizer))
+    network = module.loss.recognizer
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     train(text_images, tmp_path, module=module)
     assert not network.training
@@ -318,11 +317,11 @@ def test_the_recognizer_stays_as_it_is(tmp_path: Path, text_images: Path, recogn
 
 
 def test_the_recognizer_of_the_package_is_the_default():
-    network = next(iter(training(text_weight=0.4)._recognizer))
+    network = training(text_weight=0.4).loss.recognizer
     assert network.classes("a ~") and not network.training
     module = training(text_weight=0.4)
-    far = module.terms(-batch().images, batch())["text"]
-    near = module.terms(batch().images * 0.9, batch())["text"]
+    far = module.loss.terms(-batch().images, *batch())["text"]
+    near = module.loss.terms(batch().images * 0.9, *batch())["text"]
     assert near < 0.5 * far
 
 
@@ -337,7 +336,7 @@ def test_noise_is_for_the_warm_up_alone():
 
 
 def test_data_of_another_factor_is_refused(tmp_path: Path, image_folder: Path):
-    with pytest.raises(ValueError, match="the data's factor is 4, the image tokenizer's 8"):
+    with pytest.raises(ValueError, match="factor.*4.*8"):
         fit(training(), ImageData(str(image_folder), factor=4), tmp_path)
 
 
@@ -350,7 +349,7 @@ def test_too_few_images_for_the_codebook_are_noticed_before_the_training(tmp_pat
     large = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=500, codebook_dim=4)
     module = ImageTokenizerTraining(ImageTokenizerSettings(config=large, max_steps=STEPS, kmeans_latents=500))
     watch = Watch()
-    with pytest.raises(ValueError, match="codebook_size is 500, but all training images together have only"):
+    with pytest.raises(ValueError, match="codebook_size.*500"):
         train(image_folder, tmp_path, watch, module=module)
     assert watch.steps == []
 
@@ -378,16 +377,16 @@ def test_a_decoder_alone_is_trained_for_codes_that_stay(tmp_path: Path, image_fo
 
 
 def test_a_decoder_alone_needs_an_image_tokenizer(tmp_path: Path):
-    with pytest.raises(ValueError, match="trained_part=decoder trains the decoder of an image tokenizer"):
+    with pytest.raises(ValueError, match="trained_part=decoder.*init_from"):
         training(trained_part="decoder")
-    with pytest.raises(ValueError, match="trained_part is 'encoder', expected one of all, decoder"):
+    with pytest.raises(ValueError, match="trained_part.*'encoder'.*all, decoder"):
         training(trained_part="encoder")
     ImageTokenizer(CONFIG).save(tmp_path)
-    with pytest.raises(ValueError, match=r"has config.res_blocks=1, not 2: give its config"):
+    with pytest.raises(ValueError, match="config.res_blocks=1.*2"):
         training(
             config=dataclasses.replace(CONFIG, res_blocks=2), init_from=str(tmp_path), trained_part="decoder"
         )
-    with pytest.raises(ValueError, match="has config.decoder_res_blocks=0, not 2"):
+    with pytest.raises(ValueError, match="config.decoder_res_blocks=0.*2"):
         training(config=dataclasses.replace(CONFIG, decoder_res_blocks=2), init_from=str(tmp_path))
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -114,23 +113,23 @@ def test_a_folder_gives_the_same_network_back(tmp_path: Path) -> None:
     config = tmp_path / "recognizer" / "config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "kind": "image_tokenizer"}))
-    with pytest.raises(ValueError, match="is of kind 'image_tokenizer', expected 'recognizer'"):
+    with pytest.raises(ValueError, match="kind 'image_tokenizer'.*'recognizer'"):
         Recognizer.load(tmp_path / "recognizer")
-    with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
         Recognizer.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"channels": (8, 8)}, "channels must be three positive widths, got (8, 8)"),
-        ({"channels": (8, 0, 8)}, "channels must be three positive widths, got (8, 0, 8)"),
-        ({"characters": ""}, "characters must be distinct and at least one, got ''"),
-        ({"characters": "aba"}, "characters must be distinct and at least one, got 'aba'"),
+        ({"channels": (8, 8)}, r"channels.*\(8, 8\)"),
+        ({"channels": (8, 0, 8)}, r"channels.*\(8, 0, 8\)"),
+        ({"characters": ""}, "characters.*''"),
+        ({"characters": "aba"}, "characters.*'aba'"),
     ],
 )
 def test_bad_settings_are_named(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=message):
         RecognizerConfig(**fields)
 
 
@@ -333,13 +332,13 @@ def test_checkpoints_and_given_weights(tmp_path: Path, text_folder: Path) -> Non
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.net.state_dict().items())
     again = training(init_from=str(folder))
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.net.state_dict().items())
-    with pytest.raises(ValueError, match="has config.characters=abcde, not abc"):
+    with pytest.raises(ValueError, match="config.characters=abcde.*abc"):
         RecognizerTraining(
             RecognizerSettings(
                 config=RecognizerConfig(channels=CONFIG.channels, characters="abc"), init_from=str(folder)
             )
         )
-    with pytest.raises(ValueError, match="trained with lr=0.003, now it is 0.5: start a new run"):
+    with pytest.raises(ValueError, match="lr=0.003.*0.5"):
         train(text_folder, tmp_path, module=training(lr=0.5))
 
 

@@ -124,18 +124,18 @@ def test_a_stopped_run_goes_on_and_its_checkpoint_holds_what_is_trained(
     for name, tensor in load_model(tmp_path / "run" / "model").lm.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     assert read_metrics(tmp_path / "run")["train/loss"] == read_metrics(tmp_path / "whole")["train/loss"]
-    with pytest.raises(ValueError, match="trained with lora_rank=4, now it is 2"):
+    with pytest.raises(ValueError, match="lora_rank=4.*2"):
         train(prepared, base, tmp_path / "run", **{**settings, "lora_rank": 2})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.symlink_to(base)
-    with pytest.raises(ValueError, match="trained with init_from="):
+    with pytest.raises(ValueError, match="init_from="):
         train(prepared, elsewhere, tmp_path / "run", **settings)
 
 
 def test_the_config_comes_with_the_weights(prepared: Path, base: Path):
     module = FusionLMTraining(LMSettings(tokenizer=str(prepared), init_from=str(base)))
     assert module.config == load_model(base).lm.config
-    with pytest.raises(ValueError, match="has config.n_layers=2, not 3"):
+    with pytest.raises(ValueError, match="config.n_layers=2.*3"):
         FusionLMTraining(
             LMSettings(
                 tokenizer=str(prepared), config=replace(module.config, n_layers=3), init_from=str(base)
@@ -146,10 +146,10 @@ def test_the_config_comes_with_the_weights(prepared: Path, base: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trained_part": "rows"}, "trained_part is 'rows', expected one of all, lora, image_rows"),
-        ({"trained_part": "lora", "lora_rank": 0}, "must be positive, got 0 and 32.0"),
-        ({"trained_part": "lora", "muon_lr": 0.02}, "trained by AdamW: leave muon_lr at null"),
-        ({"trained_part": "lora", "init_from": None}, "give it as init_from"),
+        ({"trained_part": "rows"}, "trained_part.*'rows'.*all, lora, image_rows"),
+        ({"trained_part": "lora", "lora_rank": 0}, "lora_rank.*0"),
+        ({"trained_part": "lora", "muon_lr": 0.02}, "trained_part=lora.*muon_lr"),
+        ({"trained_part": "lora", "init_from": None}, "trained_part=lora.*init_from"),
     ],
 )
 def test_settings_that_make_no_sense(prepared: Path, base: Path, settings: dict[str, Any], message: str):

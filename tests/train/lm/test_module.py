@@ -14,7 +14,7 @@ from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.samples import Samples
 from earlyfusion.train.lm.settings import LMSettings
-from earlyfusion.train.lm.targets import targets_of
+from earlyfusion.train.lm.targets import targets_of, window_loss
 from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import read_metrics
 from earlyfusion.train.loop.optim import adamw
@@ -76,7 +76,7 @@ def test_the_loss_of_packed_windows_is_that_of_their_documents(prepared: Path):
             total += float(nats.detach())
             count += len(document) - 1
     with torch.no_grad():
-        terms = module._terms(batch)
+        terms = window_loss(module.net, batch, module.vocab)
     assert int(terms.counts.sum()) == count
     assert float(terms.cross_entropy) == pytest.approx(total / count, rel=1e-5)
 
@@ -133,12 +133,12 @@ def test_checkpoints_hold_plain_values_and_load(tmp_path: Path, prepared: Path):
 
 def test_other_settings_are_refused(tmp_path: Path, prepared: Path):
     train(prepared, tmp_path)
-    with pytest.raises(ValueError, match=r"trained with weight_decay=0.1, now it is 0.2"):
+    with pytest.raises(ValueError, match="weight_decay=0.1.*0.2"):
         train(prepared, tmp_path, module=training(prepared, weight_decay=0.2))
     small = FusionLMTraining(
         LMSettings(tokenizer=str(prepared), config=FusionLMConfig(context_length=32, width=32), max_steps=5)
     )
-    with pytest.raises(ValueError, match="config.context_length is 32, but the windows .* have 64 tokens"):
+    with pytest.raises(ValueError, match="context_length.*32.*64"):
         train(prepared, tmp_path / "small", module=small)
 
 
@@ -147,7 +147,7 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, prepared: Path):
     module = training(prepared, init_from=str(folder))
     expected = FusionLM.load(folder).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in module.net.state_dict().items())
-    with pytest.raises(ValueError, match="has config.n_layers=2, not 3"):
+    with pytest.raises(ValueError, match="config.n_layers=2.*3"):
         FusionLMTraining(
             LMSettings(tokenizer=str(prepared), config=replace(CONFIG, n_layers=3), init_from=str(folder))
         )
@@ -156,9 +156,9 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, prepared: Path):
 def test_the_vocabulary_comes_from_the_folder(tmp_path: Path, prepared: Path, vocab):
     assert training(prepared).net.embedding.weight.shape[0] == vocab.size
     assert training(prepared / "tokenizer").config.vocab_size == vocab.size
-    with pytest.raises(ValueError, match=f"vocab_size is 7, but the tokenizer in .* has {vocab.size} tokens"):
+    with pytest.raises(ValueError, match=f"vocab_size.*7.*{vocab.size}"):
         FusionLMTraining(LMSettings(tokenizer=str(prepared), config=FusionLMConfig(vocab_size=7)))
-    with pytest.raises(FileNotFoundError, match="nowhere not found"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         FusionLMTraining(LMSettings(tokenizer=str(tmp_path / "nowhere")))
 
 

@@ -274,8 +274,8 @@ from torch.distributed.fsdp import fully_shard
 
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.lm.module import targets_of
-from earlyfusion.train.loop.schedule import clip
+from earlyfusion.train.lm.targets import targets_of
+from earlyfusion.train.loop.optim import clip
 from earlyfusion.train.lm.telemetry import Telemetry
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
@@ -365,8 +365,8 @@ def test_ranks_with_sharded_weights_have_the_figures_of_one_process(network, win
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": -1}, "every must not be negative, got -1"),
-        ({"rows": 0}, "rows must be at least 1, got 0"),
+        ({"every": -1}, "every.*-1"),
+        ({"rows": 0}, "rows.*0"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, int], message: str):

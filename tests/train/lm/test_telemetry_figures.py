@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
-from earlyfusion.train.lm.module import telemetry
+from earlyfusion.train.lm import telemetry
 from earlyfusion.train.lm.targets import targets_of
 from earlyfusion.train.lm.telemetry import (
     WeightsBefore,

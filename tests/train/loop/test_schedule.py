@@ -48,14 +48,14 @@ def test_their_shapes():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"lr": float("nan")}, "lr must be positive, got nan"),
-        ({"warmup_steps": -1}, "warmup_steps must not be negative, got -1"),
-        ({"max_steps": 0}, "max_steps must be positive, got 0"),
-        ({"decay_fraction": 1.5}, "decay_fraction must lie between 0 and 1, got 1.5"),
-        ({"schedule": "linear"}, "schedule is 'linear', expected one of wsd, cosine, exponential"),
-        ({"schedule": "cosine", "final_lr": -0.1}, "final_lr is a fraction of lr, between 0 and 1, got -0.1"),
-        ({"schedule": "exponential", "final_lr": 2.0}, "final_lr is a fraction of lr, .* got 2.0"),
-        ({"schedule": "exponential", "final_lr": 0.0}, "final_lr must be above 0 for schedule=exponential"),
+        ({"lr": float("nan")}, "lr.*nan"),
+        ({"warmup_steps": -1}, "warmup_steps.*-1"),
+        ({"max_steps": 0}, "max_steps.*0"),
+        ({"decay_fraction": 1.5}, "decay_fraction.*1.5"),
+        ({"schedule": "linear"}, "schedule.*'linear'.*wsd, cosine, exponential"),
+        ({"schedule": "cosine", "final_lr": -0.1}, "final_lr.*-0.1"),
+        ({"schedule": "exponential", "final_lr": 2.0}, "final_lr.*2.0"),
+        ({"schedule": "exponential", "final_lr": 0.0}, "final_lr.*0.*schedule=exponential"),
     ],
 )
 def test_settings_that_no_schedule_has(fields: dict[str, Any], message: str):
@@ -67,7 +67,7 @@ def test_settings_that_no_schedule_has(fields: dict[str, Any], message: str):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="schedule is 'step', expected one of wsd, cosine, exponential"):
+    with pytest.raises(ValueError, match="schedule.*'step'.*wsd, cosine, exponential"):
         lr_factor("step", 0, **FIELDS)
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_is_extended_has_the_learning_rates_of_the_longer_one(decay_f
 def test_max_steps_shape_every_step_of_the_others(schedule: str):
     settings = {"schedule": schedule, "decay_fraction": 0.4, "max_steps": 100}
     check_resumed(settings, settings, 50)
-    with pytest.raises(ValueError, match=f"max_steps=100, now it is 200, and with schedule={schedule} every"):
+    with pytest.raises(ValueError, match=f"max_steps=100.*200.*schedule={schedule}"):
         check_resumed(settings, {**settings, "max_steps": 200}, 1)
 
 
@@ -109,7 +109,7 @@ def test_max_steps_may_change_before_the_decay_of_wsd():
     settings = {"schedule": "wsd", "decay_fraction": 0.4, "max_steps": 100}
     check_resumed(settings, {**settings, "max_steps": 200}, 60)
     for step, other in ((61, 200), (50, 80)):
-        with pytest.raises(ValueError, match=f"the checkpoint is at step {step}, where .* already falls, or"):
+        with pytest.raises(ValueError, match=f"step {step}.*max_steps=100.*max_steps={other}"):
             check_resumed(settings, {**settings, "max_steps": other}, step)
 
 
@@ -117,7 +117,7 @@ def test_another_schedule_is_refused_also_by_checkpoints_from_before_there_was_a
     old = {"lr": 1e-3, "decay_fraction": 0.4}
     new = {**old, "schedule": "wsd", "final_lr": 0.1}
     check_resumed(old, new, 5)
-    with pytest.raises(ValueError, match="trained with schedule=wsd, now it is cosine"):
+    with pytest.raises(ValueError, match="schedule=wsd.*cosine"):
         check_resumed(old, {**new, "schedule": "cosine"}, 5)
 
 
