@@ -197,7 +197,7 @@ def test_the_codebook_is_made_once_after_the_autoencoder(tmp_path: Path, image_f
         "kmeans_latents": 256,
         "text_weight": 0.0,
     }
-    module = Counting(CONFIG, **options)
+    module = Counting(ImageTokenizerSettings(config=CONFIG, **options))
     train(image_folder, tmp_path, module=module)
     assert made == [AUTOENCODER]
 

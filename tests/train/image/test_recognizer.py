@@ -21,6 +21,7 @@ from earlyfusion.train.image.recognizer_training import (
     Strips,
     TextBatch,
     TextBoxData,
+    ctc_loss,
 )
 from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import read_metrics
@@ -345,7 +346,7 @@ def test_checkpoints_and_given_weights(tmp_path: Path, text_folder: Path) -> Non
 def loss(texts: list[str], steps: int) -> Tensor:
     module = training()
     scores = torch.randn(steps, len(texts), 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    value = module._loss(scores.log_softmax(-1), texts)
+    value = ctc_loss(module.net, scores.log_softmax(-1), texts)
     value.backward()
     assert scores.grad is not None and scores.grad.isfinite().all()
     return value.detach()
