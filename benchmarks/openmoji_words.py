@@ -22,7 +22,7 @@ from datasets import Dataset, load_from_disk  # noqa: E402
 
 from earlyfusion.data.prepare import prepare  # noqa: E402
 from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
-from earlyfusion.data.windows import TokenData  # noqa: E402
+from earlyfusion.train.lm.data import TokenData  # noqa: E402
 from earlyfusion.train.lm.module import FusionLMTraining  # noqa: E402
 from earlyfusion.train.lm.settings import LMSettings  # noqa: E402
 from earlyfusion.train.loop.fit import fit  # noqa: E402

@@ -21,8 +21,8 @@ tune_malloc()  # as the commands do, before torch is there
 import lightning  # noqa: E402
 import torch  # noqa: E402
 
-from earlyfusion.data.images import ImageData  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer  # noqa: E402
+from earlyfusion.train.image.data import ImageData  # noqa: E402
 from earlyfusion.train.image.module import ImageTokenizerTraining  # noqa: E402
 from earlyfusion.train.image.settings import ImageTokenizerSettings  # noqa: E402
 from earlyfusion.train.loop.fit import fit  # noqa: E402

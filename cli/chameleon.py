@@ -1,31 +1,32 @@
-"""The options of `earlyfusion import chameleon` and `earlyfusion export chameleon`."""
+"""``earlyfusion import chameleon`` and ``earlyfusion export chameleon``."""
 
 from argparse import Namespace
-from typing import Any
+from math import prod
+from typing import Any, get_args
 
-from .terminal import add
+from ..tokenizers.image_config import Preprocessing
+from .terminal import add_command, add_group
 
 
-def add_chameleon(commands: Any) -> None:
-    """`import chameleon` and `export chameleon`."""
-
-    def run(args: Namespace) -> None:
-        from ..fusion_lm.chameleon.importer import import_chameleon
-
-        import_chameleon(args)
-
-    group = add(commands, "import", "Models of others. There is one kind, `chameleon`.")
-    parser = add(
-        group.add_subparsers(dest="kind", metavar="chameleon", required=True),
+def add(commands: Any) -> None:
+    group = add_group(
+        commands,
+        "import",
+        "chameleon: a model of transformers or of Meta -> a model folder",
+        "Turn the model of others into a model folder. There is one kind, `chameleon`.",
+    )
+    parser = add_command(
+        group,
         "chameleon",
+        "a folder of `transformers`, or of Meta's",
         """\
-Turn a Chameleon model into a model folder, weights and vocabulary as they are: from a folder
+Turn a Chameleon model into a model folder, weights and vocabulary unchanged: from a folder
 of `transformers` (config.json, safetensors, tokenizer.json), or from Meta's (models/SIZE with
 params.json and consolidated shards, tokenizer/ with text_tokenizer.json and vqgan.ckpt).
-Weights pass one tensor at a time; of pickles tensors alone are read.
+Weights pass one tensor at a time; from pickles only tensors are read.
 
-The port in `transformers` has no VQ decoder: without --vqgan the model reads images and
-draws none. Needs the extra `chameleon`.""",
+The port in `transformers` has no VQ decoder: without --vqgan the model reads images but
+cannot draw them. Needs the extra `chameleon`.""",
         """\
   earlyfusion import chameleon facebook/chameleon-7b --out runs/chameleon-7b
   earlyfusion import chameleon chameleon-7b --vqgan vqgan.ckpt --out runs/chameleon-7b
@@ -41,40 +42,74 @@ draws none. Needs the extra `chameleon`.""",
     parser.add_argument(
         "--vqgan", metavar="FILE", help="a VQGAN checkpoint with the decoder of the model's image tokenizer"
     )
-
     parser.add_argument(
         "--preprocessing",
-        choices=("meta", "hf"),
+        choices=get_args(Preprocessing),
         default="meta",
         help="how images become numbers: as Meta does, or as transformers' port, whose codes can differ "
         "(default: %(default)s)",
     )
-
-    def run_export(args: Namespace) -> None:
-        from ..fusion_lm.chameleon.exporter import export_chameleon
-
-        export_chameleon(args)
-
-    group = add(commands, "export", "Models for others. There is one kind, `chameleon`.")
-    parser = add(
-        group.add_subparsers(dest="kind", metavar="chameleon", required=True),
+    group = add_group(
+        commands,
+        "export",
+        "chameleon: a model folder -> one that transformers loads",
+        "Write a model folder in the format of others. There is one kind, `chameleon`.",
+    )
+    parser = add_command(
+        group,
         "chameleon",
+        "a folder of `transformers`",
         """\
-Write a model folder as `transformers` loads it, with `ChameleonForConditionalGeneration` and
-`ChameleonProcessor`: weights, VQ encoder, text tokenizer and vocabulary. The VQ decoder lies
-beside them (vq_decoder.safetensors); `import` takes it back. A model that the format cannot
-say is refused, with the reason: it has one square size of images (fixed_grid), read row by
-row, one code per position, a VQGAN, and QK-norm as LayerNorm.
+Write a model folder that `transformers` loads, with `ChameleonForConditionalGeneration` and
+`ChameleonProcessor`: weights, VQ encoder, text tokenizer and vocabulary. The VQ decoder is
+stored beside them (vq_decoder.safetensors); `import` reads it back. Models the format cannot
+express are rejected, with the reason: it has one square size of images (fixed_grid), read
+row by row, one code per position, a VQGAN, and QK-norm as LayerNorm.
 
-Two tokens are added where they are missing, `<image>` and the one between turns; in
+Two tokens are added if they are missing, `<image>` and the one between turns; in
 `transformers` a text such as `<s>` is a special token, which it is not here.""",
         """\
   earlyfusion export chameleon runs/lm/model --out runs/hf
   python -c "import transformers as t; t.ChameleonForConditionalGeneration.from_pretrained('runs/hf')\"""",
-        run_export,
+        run,
     )
     parser.add_argument("model", metavar="MODEL", help="model folder")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
     parser.add_argument(
-        "--push", metavar="NAME", help="upload it to the Hugging Face Hub as owner/name; a new one is private"
+        "--push",
+        metavar="NAME",
+        help="upload it to the Hugging Face Hub as owner/name; a new repository is private",
     )
+
+
+def run(args: Namespace) -> None:
+    from ..tokenizers.files import check_folder
+
+    check_folder(args.out)
+    {"import": _import, "export": _export}[args.command](args)
+
+
+def _import(args: Namespace) -> None:
+    from ..fusion_lm.chameleon.importer import read_source, write_model
+    from ..tokenizers.hub import local_folder
+    from ..tokenizers.progress import progress_bars
+
+    with progress_bars() as progress:
+        folder = local_folder(args.folder, ("*.json", "*.safetensors", "*.pth", "*.ckpt"))
+        source = read_source(folder, args.vqgan, args.preprocessing)
+        write_model(source, args.out, progress)
+    count = sum(prod(spec.shape) for spec in source.specs.values())
+    decoder = "" if source.image.config.decoder else " (no VQ decoder: it reads images but cannot draw them)"
+    print(f"{count:,} parameters written to {args.out}{decoder}")
+
+
+def _export(args: Namespace) -> None:
+    from ..fusion_lm.chameleon.exporter import export
+    from ..tokenizers.hub import local_folder, push
+    from ..tokenizers.progress import progress_bars
+
+    with progress_bars() as progress:
+        export(local_folder(args.model), args.out, progress)
+    print(f"written to {args.out}")
+    if args.push is not None:
+        print(f"uploaded to {push(args.out, args.push)}")

@@ -1,65 +1,81 @@
-"""The command `info`: what a folder is, by its JSON files, its text tokenizer and its weights' header.
+"""``earlyfusion info``: what a folder or checkpoint is, from its JSON files and the headers of its weights.
 
-Nothing here imports torch, so that `earlyfusion info` answers at once.
+Nothing here imports torch, so that it answers at once. ``KINDS`` and ``FILES`` say what is recognized.
 """
 
 import math
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+from ..eval.report import numbers
+from .terminal import add_command
 
-from ..tokenizers.bpe import FILE as BPE
-from ..tokenizers.bpe import BpeTokenizer, load_text
-from ..tokenizers.files import read_json
-from ..tokenizers.image_config import ImageTokenizerConfig, upgrade
-from ..tokenizers.text import FILE as TEXT
-from ..tokenizers.vocab import FILE as VOCAB
-from ..tokenizers.vocab import SharedVocab
+if TYPE_CHECKING:
+    from ..tokenizers.layout import Layout
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+VOCAB = "vocab.json"
+PREPARED = "prepare.json"
+CODES = "codes.json"
+LAST = "last.ckpt"
 NETWORK = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-"""Beginnings of the names of an image tokenizer's weights, its codebooks left out."""
-
-
-def info(args: Namespace) -> None:
-    """Print what the folder `args.folder` is."""
-    print("\n".join(describe(Path(args.folder))))
-
-
-def describe(folder: Path) -> list[str]:
-    """A few lines about a model folder or a tokenizer folder.
-
-    Raises FileNotFoundError and ValueError for a folder that is missing, is none of these, or is damaged.
-    """
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder} not found: a model or tokenizer folder is expected there")
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file: a model or tokenizer folder is expected there")
-    if (folder / CONFIG).exists():
-        config = read_json(folder / CONFIG, "a config")
-        kind = config.get("kind")
-        if kind == "fusion_lm":
-            return _lines(f"{folder}: a model, format {config.get('format')}", _model(folder, config))
-        if kind == "image_tokenizer":
-            return _lines(
-                f"{folder}: an image tokenizer, format {config.get('format')}", _image(folder, config)
-            )
-        raise ValueError(f"{folder / CONFIG} is of kind {kind!r}, expected 'fusion_lm' or 'image_tokenizer'")
-    if (folder / VOCAB).exists():
-        return _lines(f"{folder}: a document tokenizer", _documents(folder))
-    if (folder / TEXT).exists() or (folder / BPE).exists():
-        return _lines(f"{folder}: a text tokenizer", _text(folder))
-    inside = sorted(path.parent for name in (CONFIG, VOCAB, TEXT) for path in folder.glob(f"*/{name}"))
-    hint = f"; perhaps {inside[0]} is meant" if inside else ""
-    raise ValueError(f"{folder} is no model or tokenizer: it has no {CONFIG}, {VOCAB} or {TEXT}{hint}")
-
+"""Prefixes of the names of an image tokenizer's weights, its codebooks left out."""
 
 Lines = Iterable[tuple[str, str]]
 """(what, its value)."""
+
+
+def add(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "info",
+        "what a model, tokenizer, prepared folder or checkpoint is",
+        """\
+Summarize a folder that another command wrote, and the format of its files: a model, an
+image, text or document tokenizer, a recognizer, prepared windows, codes, a training run or
+one of its checkpoints.""",
+        "  earlyfusion info runs/demo/model",
+        run,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="a folder that another command wrote, or a .ckpt")
+
+
+def run(args: Namespace) -> None:
+    print("\n".join(describe(Path(args.folder))))
+
+
+def describe(path: Path) -> list[str]:
+    """A few lines about a folder or a checkpoint.
+
+    Raises:
+        FileNotFoundError: it, or one of its files, is missing.
+        ValueError: it is nothing that is known here, or damaged.
+    """
+    from ..tokenizers.files import read_json
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found: expected a model or tokenizer folder, or a checkpoint")
+    if path.suffix == ".ckpt":
+        return _lines(f"{path}: a checkpoint", _checkpoint(path))
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file: expected a model or tokenizer folder, or a checkpoint")
+    if (path / CONFIG).exists():
+        config = read_json(path / CONFIG, "a config")
+        if config.get("kind") not in KINDS:
+            known = ", ".join(map(repr, KINDS))
+            raise ValueError(f"{path / CONFIG} is of kind {config.get('kind')!r}, expected one of {known}")
+        kind = KINDS[config["kind"]]
+        return _lines(f"{path}: {kind.title}, format {config.get('format')}", kind.lines(path, config))
+    for name, title, lines in FILES:
+        if (path / name).exists():
+            return _lines(f"{path}: {title}", lines(path))
+    known = (CONFIG, *(file for file, _, _ in FILES))
+    inside = sorted(found.parent for name in known for found in path.glob(f"*/{name}"))
+    hint = f"; did you mean {inside[0]}?" if inside else ""
+    raise ValueError(f"{path} is not a model or tokenizer: it has no {CONFIG}, {VOCAB} or text.model{hint}")
 
 
 def _model(folder: Path, config: dict[str, Any]) -> Lines:
@@ -78,30 +94,46 @@ def _model(folder: Path, config: dict[str, Any]) -> Lines:
 
 
 def _documents(folder: Path) -> Lines:
+    from ..tokenizers.files import read_json
+    from ..tokenizers.vocab import SharedVocab
+
     vocab = SharedVocab.load(folder)
-    yield "vocabulary", f"{vocab.size:,} tokens"
-    image_roles = {"begin_image", "end_image"}
-    yield "", ", ".join(f"{role} {token}" for role, token in vocab.roles.items() if role not in image_roles)
-    yield "", f"begin_image {vocab.begin_image}, end_image {vocab.end_image}, {_grid(vocab)}"
-    slots = f", {n} codes per position" if (n := vocab.codes_per_position) > 1 else ""
-    yield "", f"text {_ranges(vocab.text)}; image codes {_ranges(vocab.image)}{slots}"
+    stored = read_json(folder / VOCAB, "a vocabulary").get("format")
+    yield "vocabulary", f"{vocab.size:,} tokens, format {stored}"
+    framed = {role for m in vocab.framed for role in (f"begin_{m.name}", f"end_{m.name}")}
+    yield "", ", ".join(f"{role} {token}" for role, token in vocab.roles.items() if role not in framed)
+    for modality in vocab.modalities:
+        if (layout := modality.layout) is None:
+            yield "", f"{modality.name} {_ranges(modality.ranges)}"
+            continue
+        slots = f", {layout.slots} codes per position" if layout.slots > 1 else ""
+        frame = f"begin {layout.begin}, end {layout.end}, {_sizes(layout)}"
+        yield "", f"{modality.name}: {frame}; codes {_ranges(modality.ranges)}{slots}"
     yield from _text(folder)
-    yield from _image(folder / "image", read_json(folder / "image" / CONFIG, "an image tokenizer's config"))
+    for modality in vocab.framed:
+        codec = folder / modality.name
+        config = read_json(codec / CONFIG, f"the config of the {modality.name} tokenizer")
+        if (kind := KINDS.get(config.get("kind", ""))) is not None:
+            yield from kind.lines(codec, config)
 
 
 def _text(folder: Path) -> Lines:
+    from ..tokenizers.bpe import FILE, BpeTokenizer, load_text
+    from ..tokenizers.text import FILE as TEXT
+
     text = load_text(folder)
-    kind, file = ("BPE", BPE) if isinstance(text, BpeTokenizer) else ("sentencepiece", TEXT)
-    yield "text", f"{kind}, {text.vocab_size:,} pieces, {_bytes((folder / file).stat().st_size)}"
+    kind, file = ("BPE", FILE) if isinstance(text, BpeTokenizer) else ("sentencepiece", TEXT)
+    yield "text", f"{kind}, {text.vocab_size:,} pieces, {numbers.size((folder / file).stat().st_size)}"
 
 
 def _image(folder: Path, config: dict[str, Any]) -> Lines:
+    from ..tokenizers.image_config import ImageTokenizerConfig, upgrade
+
+    fields = {name: value for name, value in config.items() if name not in ("format", "kind")}
     try:
-        made = ImageTokenizerConfig(
-            **upgrade({name: value for name, value in config.items() if name not in ("format", "kind")})
-        )
+        made = ImageTokenizerConfig(**upgrade(fields))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / CONFIG} is no image tokenizer's config: {error}") from None
+        raise ValueError(f"{folder / CONFIG} is not a config of an image tokenizer: {error}") from None
     factor, n = made.factor, made.codes_per_position
     codes = f"{made.codebook_size:,} codes of width {made.codebook_dim}"
     what = "code" if n == 1 else "position"
@@ -115,41 +147,114 @@ def _image(folder: Path, config: dict[str, Any]) -> Lines:
     yield "VQ-VAE", f"channels {channels}{decoder}; {_weights(folder, NETWORK)}"
 
 
+def _recognizer(folder: Path, config: dict[str, Any]) -> Lines:
+    yield "reads", f"{len(config.get('characters', ''))} characters"
+    yield "network", f"channels {', '.join(map(str, config.get('channels', ())))}; {_weights(folder)}"
+
+
+def _prepared(folder: Path) -> Lines:
+    from ..tokenizers.files import read_json
+
+    record = read_json(folder / PREPARED, "a record of prepare")
+    yield "format", str(record.get("format", 1))
+    yield "windows", f"{record.get('context_length')} tokens each"
+    for part in ("train", "validation"):
+        if isinstance(counts := record.get(part), dict):
+            tokens = ", ".join(f"{number:,} {name}" for name, number in counts.get("tokens", {}).items())
+            yield part, f"{counts.get('windows', 0):,} windows; {tokens}"
+    yield from _documents(folder / "tokenizer")
+
+
+def _codes(folder: Path) -> Lines:
+    from ..tokenizers.files import read_json
+
+    index = read_json(folder / CODES, "the index of a folder of codes")
+    yield "format", str(index.get("format"))
+    yield "tokenizer", f"{index.get('tokenizer')}, {index.get('codebook_size')} codes"
+    yield "files", f"{sum(1 for _ in folder.rglob('*.npz')):,}"
+
+
+def _training_run(folder: Path) -> Lines:
+    yield from _checkpoint(folder / LAST)
+    if (folder / "model" / CONFIG).exists():
+        yield "model", f"{folder / 'model'}:"
+        for line in describe(folder / "model")[1:]:
+            yield "", line.strip()
+
+
+def _checkpoint(path: Path) -> Lines:
+    from .checkpoint_header import read_header
+
+    header = read_header(path)
+    settings = header.get("hyper_parameters") or {}
+    config = settings.get("config") or {}
+    yield "training of", next((what for field, what in NETWORKS.items() if field in config), "unknown")
+    yield "format", f"{settings.get('format', 1)} (Lightning {header.get('pytorch-lightning_version')})"
+    steps = f" of {settings['max_steps']}" if "max_steps" in settings else ""
+    yield "step", f"{header['global_step']}{steps}"
+
+
+NETWORKS = {
+    "n_layers": "a transformer",
+    "codebook_size": "an image tokenizer",
+    "characters": "a recognizer",
+}
+"""A field of a checkpoint's config by which its network is recognized."""
+
+
+class Kind(NamedTuple):
+    """What a config.json of some ``kind`` belongs to."""
+
+    title: str
+    lines: Callable[[Path, dict[str, Any]], Lines]
+
+
+KINDS = {
+    "fusion_lm": Kind("a model", _model),
+    "image_tokenizer": Kind("an image tokenizer", _image),
+    "recognizer": Kind("a recognizer", _recognizer),
+    "recogniser": Kind("a recognizer", _recognizer),  # of earlier releases
+}
+"""``kind`` of a config.json -> what says more."""
+
+FILES: tuple[tuple[str, str, Callable[[Path], Lines]], ...] = (
+    (PREPARED, "prepared windows", _prepared),
+    (CODES, "codes of an image tokenizer", _codes),
+    (VOCAB, "a document tokenizer", _documents),
+    ("text.model", "a text tokenizer", _text),
+    ("tokenizer.json", "a text tokenizer", _text),
+    (LAST, "a training run", _training_run),
+)
+"""File by which a folder without a config.json is recognized, what it is then, and what says more."""
+
+
 def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
-    """How many parameters have names that begin with one of `prefixes`, their type, and the file's size."""
+    """How many parameters have names that begin with one of ``prefixes``, their type, and the file's size."""
+    from safetensors import SafetensorError, safe_open
+
     path = folder / WEIGHTS
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: the weights belong there")
+        raise FileNotFoundError(f"{path} not found: expected the weights there")
     try:
         with safe_open(path, framework="numpy") as file:
             slices = [file.get_slice(name) for name in file.keys() if name.startswith(prefixes)]
             count = sum(math.prod(s.get_shape()) for s in slices)
             types = sorted({s.get_dtype() for s in slices})
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
-    return f"{_count(count)} parameters ({', '.join(types)}), {_bytes(path.stat().st_size)}"
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+    return f"{numbers.count(count)} parameters ({', '.join(types)}), {numbers.size(path.stat().st_size)}"
 
 
-def _grid(vocab: SharedVocab) -> str:
-    if vocab.fixed_grid:
-        return "every image {} x {} codes".format(*vocab.fixed_grid)
-    assert vocab.grid is not None
-    return f"rows and columns {vocab.grid.start}..{sum(vocab.grid) - 1} (up to {vocab.grid.count})"
+def _sizes(layout: "Layout") -> str:
+    if layout.shape is not None:
+        return f"every one {' x '.join(map(str, layout.shape))} codes"
+    assert layout.numbers is not None
+    start, count = layout.numbers
+    return f"sizes along {layout.axes} axes {start}..{start + count - 1} (up to {count})"
 
 
 def _ranges(ranges: Iterable[tuple[int, int, int]]) -> str:
     return ", ".join(f"{token}..{token + count - 1}" for token, _, count in ranges)
-
-
-def _count(number: int) -> str:
-    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.1f} {letter}"
-    return str(number)
-
-
-def _bytes(number: int) -> str:
-    return f"{_count(number)}B" if number >= 1000 else f"{number} B"
 
 
 def _lines(title: str, rows: Lines) -> list[str]:

@@ -1,7 +1,7 @@
-"""The command `earlyfusion`: reads the command line and calls the rest.
+"""The command ``earlyfusion``: parses the command line and calls one of ``COMMANDS``.
 
-Imports the standard library alone, so that help and mistakes are answered at once; each command imports what
-it needs when it runs.
+Every file of a command has two names: ``add(commands)`` adds its flags and help to the parser, ``run(args)``
+does it. They import what they need when they run, so that help and mistakes are answered at once.
 """
 
 import argparse
@@ -11,9 +11,38 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..train.loop.trainables import TRAINABLES, current_name
-from .image_options import CODES
-from .options import UsageError, build_parser, for_lightning, sub_commands
+from . import (
+    chameleon,
+    codes,
+    demo,
+    evaluate,
+    info,
+    playground,
+    prepare,
+    sample,
+    text_images,
+    text_tokenizer,
+    training,
+)
+from .terminal import Parser, UsageError, tell
+
+COMMANDS = (
+    demo,
+    text_tokenizer,
+    text_images,
+    training,
+    codes,
+    prepare,
+    sample,
+    playground,
+    chameleon,
+    info,
+    evaluate,
+)
+"""In the order in which the help lists them."""
+
+RENAMED = {"recogniser": "recognizer"}
+"""Commands of earlier releases, which keep working for one more."""
 
 EXTRAS = {
     "chameleon": ("tokenizers",),
@@ -23,7 +52,20 @@ EXTRAS = {
     "ray": ("ray",),
     "tesseract": ("tesserocr",),
 }
-"""Modules that only an extra installs, to name it when one is missing."""
+"""Modules that only an extra installs, to name it if one is missing."""
+
+DESCRIPTION = """\
+Pixels and words become one token stream, one transformer learns it, and the same
+transformer writes both back."""
+
+EPILOG = """\
+examples:
+  earlyfusion demo --out runs/demo
+  earlyfusion sample --out runs/apple --then image "A red apple:"
+  earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
+
+`earlyfusion COMMAND --help` shows the options of a command. A mistake prints one line and
+gives exit code 2; EARLYFUSION_DEBUG=1 adds Python's traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     debug = os.environ.get("EARLYFUSION_DEBUG", "") not in ("", "0")
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return run_command(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        print("earlyfusion: interrupted", file=sys.stderr)
+        tell("interrupted")
         return 130
     except BrokenPipeError:  # `earlyfusion info DIR | head -1`: Python would complain once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -43,12 +85,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, ValueError, OSError, ImportError, argparse.ArgumentError) as error:
         if debug:
             raise
-        print(f"earlyfusion: {explain(error)}", file=sys.stderr)
+        tell(explain(error))
         return 2
 
 
+def build_parser() -> Parser:
+    """The whole command line. Parsed arguments have a ``run``, to be called with them."""
+    parser = Parser(
+        prog="earlyfusion", usage="earlyfusion COMMAND ...", description=DESCRIPTION, epilog=EPILOG
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.set_defaults(parser=parser)
+    commands = parser.add_commands("command")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
 def explain(error: BaseException) -> str:
-    """The error in one line; where an extra is missing, how to install it."""
+    """The error in one line; if an extra is missing, how to install it."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     else:
@@ -61,44 +116,18 @@ def explain(error: BaseException) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _run(argv: list[str]) -> int:
-    parser = build_parser()
-    names = sub_commands(parser)
-    argv = [*map(current_name, argv[:1]), *argv[1:]]
-    first = argv[0] if argv else ""
-    if for_lightning(argv):
-        return _lightning(first, argv[1:])
-    if first and not first.startswith("-") and first not in names:
-        known = ", ".join(sorted({*names, *TRAINABLES}))
-        raise UsageError(f"unknown command {first!r}; the commands are: {known}")
-    args, rest = parser.parse_known_args(argv)
+def run_command(argv: list[str]) -> int:
+    """Run one command; returns its exit code, and raises what goes wrong."""
+    if argv and argv[0] in RENAMED:
+        tell(f"`{argv[0]}` is now called `{RENAMED[argv[0]]}`")
+        argv = [RENAMED[argv[0]], *argv[1:]]
+    args, rest = build_parser().parse_known_args(argv)
     if rest:
-        hint = "segments stand together" if first == "sample" else "not understood"
-        raise UsageError(f"{hint}: {' '.join(rest)!r} (see `earlyfusion {first} --help`)")
+        args.parser.unknown(rest)
     if args.version:
         print(f"earlyfusion {importlib.metadata.version('earlyfusion')}")
         return 0
-    if args.command is None:
-        parser.print_help(sys.stderr)
-        return 2
-    args.run(args)
-    return 0
-
-
-def _lightning(command: str, argv: list[str]) -> int:
-    trainable = TRAINABLES[command]
-    if not argv or argv[0] in ("-h", "--help"):
-        print(trainable.help(), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    if argv[0] not in trainable.stages:
-        known = (*trainable.stages, *(CODES[1] if command == CODES[0] else ()))
-        raise UsageError(f"unknown `{command}` command {argv[0]!r}; expected one of: {', '.join(known)}")
-    from ..train.loop.process import tune_malloc
-
-    tune_malloc()
-    from ..train.loop.cli import run
-
-    return run(command, argv)
+    return args.run(args) or 0
 
 
 if __name__ == "__main__":

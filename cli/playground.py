@@ -1,27 +1,73 @@
-"""``earlyfusion playground``."""
+"""``earlyfusion playground``: a page in the browser."""
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
-from ..fusion_lm.cpu.packed_weights import for_generation
-from ..fusion_lm.folder import Model, load_model
-from ..tokenizers.hub import PRETRAINED, local_folder
-from ..tokenizers.image import ImageTokenizer
-from .evaluate import best_device, image_folder
+from ..tokenizers.hub import PRETRAINED
+from .terminal import add_command, best_device, positive_integer
 
 
-def playground(args: Namespace) -> None:
-    """Load `args.model` and `args.tokenizer`, and serve the page at `args.host`, `args.port` until Ctrl+C.
+def add(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "playground",
+        "a page in the browser: compose, inspect tokens, compare tokenizers",
+        """\
+A page in the browser: compose prompts of text and pictures and watch the answers arrive,
+inspect their tokens and the codebook, pass pictures through image tokenizers, watch trainings.
+Only this machine can reach it unless --host says otherwise; nothing that is sent is stored.
+Needs the extra: pip install 'earlyfusion[playground]'""",
+        """\
+  earlyfusion playground
+  earlyfusion playground runs/demo/model --tokenizer pretrained/openmoji-words""",
+        run,
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default=str(PRETRAINED),
+        help="model folder, or a name on the Hugging Face Hub (default: the packaged model)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="another image tokenizer or model to reconstruct pictures with; may be repeated",
+    )
+    parser.add_argument(
+        "--runs",
+        metavar="DIR",
+        default="runs",
+        help="folder of the trainings whose curves are shown (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        default="127.0.0.1",
+        help="address to serve at; 0.0.0.0: all addresses of this machine, for everybody who can reach it "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--port", metavar="N", type=positive_integer, default=7860, help="port (default: %(default)s)"
+    )
 
-    Raises ValueError, FileNotFoundError, ImportError or OSError, one line each.
-    """
-    from ..playground.app import build, serve
+
+def run(args: Namespace) -> None:
+    """Load the model and the tokenizers, and serve the page until Ctrl+C."""
+    from ..fusion_lm.cpu.packed_weights import for_generation
+    from ..fusion_lm.folder import Model, load_model
+    from ..playground.app import build
+    from ..playground.server import serve
+    from ..tokenizers.hub import local_folder
+    from .models import load_image_tokenizer
 
     if not args.port < 2**16:
-        raise ValueError(f"--port is {args.port}, expected at most 65535")
+        raise ValueError(f"--port must be at most 65535, got {args.port}")
     folder = local_folder(args.model)
-    device = best_device()
-    lm, tokenizer = load_model(folder, device)
+    lm, tokenizer = load_model(folder, best_device())
     image = tokenizer.image
     title = folder.name if folder == PRETRAINED else str(args.model)
     about = {
@@ -32,8 +78,6 @@ def playground(args: Namespace) -> None:
         "codebook": f"{image.codebook_size:,} codes",
         "a position": f"{image.factor} x {image.factor} px",
     }
-    tokenizers = {title: image}
-    for name in args.tokenizer:
-        tokenizers[name] = ImageTokenizer.load(image_folder(name)).to(device).eval()
+    tokenizers = {title: image, **{name: load_image_tokenizer(name) for name in args.tokenizer}}
     model = Model(for_generation(lm, "auto"), tokenizer)
     serve(lambda: build(model, about, tokenizers, Path(args.runs)), args.host.strip("[]"), args.port)

@@ -1,134 +1,266 @@
-"""The command `sample`."""
+"""``earlyfusion sample``: continue a prompt of texts and images."""
 
-import base64
-import io
-import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from ..fusion_lm.choices import BEST_BY, WEIGHTS
+from ..tokenizers.hub import PRETRAINED
+from ..tokenizers.modality import CODECS, TEXT
+from .prompts import in_words, inline_image, prompt_as_seen, read_segments
+from .terminal import Parser, add_command, best_device, box, given, integer, positive_integer, real
 
-from ..eval.report.samples import ImageSegment, Sample, Segment, TextSegment, printable, write_samples
-from ..fusion_lm.folder import load_model
-from ..fusion_lm.generate import Guidance
-from ..fusion_lm.infill import infill
-from ..fusion_lm.sampling import Sampling
-from ..fusion_lm.stream import Event, Finished, ImageDone, TextDelta, best, gather, stream
-from ..tokenizers.documents import END_OF_TURN, DocumentTokenizer, ImagePart, Mark, split
-from ..tokenizers.files import check_folder
-from ..tokenizers.hub import local_folder
-from ..tokenizers.pixels import load_image
-from .evaluate import best_device, progress_bars
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-IMAGE_SUFFIXES = tuple(
-    ".avif .bmp .gif .heic .jfif .jpeg .jpg .pbm .pgm .png .pnm .ppm .svg .tga .tif .tiff .webp".split()
-)
-"""An argument that ends in one of these (in any case) is an image, whether the file is there or not."""
+    from ..eval.report.samples import Segment
+    from ..fusion_lm.folder import Model
+    from ..fusion_lm.stream import Event
+    from ..tokenizers.documents import Encoded
+
+MODALITIES = (TEXT, *CODECS)
+"""Each has flags for its sampling; those of text have no prefix."""
+
+SAMPLING = {
+    "temperature": ("T", real, "divide the logits by T; 0 takes the most likely token (default: 1)"),
+    "top_k": ("K", integer, "draw from the K most likely tokens (default: 0, all)"),
+    "top_p": ("P", real, "draw from the most likely tokens that reach probability P (default: 1, all)"),
+    "min_p": ("P", real, "draw from tokens at least P times as likely as the best one (default: 0, all)"),
+    "repetition_penalty": (
+        "F",
+        real,
+        "above 1: text already written becomes less likely (default: 1)",
+    ),
+}
+"""The fields of ``Sampling``: metavar, type, help. The defaults are those of ``Sampling``."""
+
+TEXT_ONLY = ("repetition_penalty",)
 
 
-def sample(args: Namespace) -> None:
-    """Continue the prompt `args.segments` and write the folder `args.out`; see `earlyfusion sample --help`.
+def add(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "sample",
+        "continue a prompt of texts and images",
+        """\
+Continue a prompt of texts and images. Segments are joined in order into one prompt, and
+follow each other on the command line: an existing image file, or anything that ends in an
+image suffix, is an image; everything else is text. Without a segment the model begins a
+document by itself. Put a text that begins with a dash after `--`.
 
-    A single document is printed while it is written. What is there when Ctrl+C comes is written, too (of
-    --best-of and --infill nothing is there before the end).
+Writes sample.json, the images as PNG, and index.html to look at. sample.json holds
+{"segments": [{"type": "text", "text": ...}, {"type": "image", "file": ...}]}, prompt and
+continuation. With --n above 1 "samples" lists all of them. A single document is printed
+while it is written. Ctrl+C keeps what is written so far.""",
+        """\
+  earlyfusion sample --out runs/apple --then image "A red apple:"
+  earlyfusion sample --out runs/read --then text word.png
+  earlyfusion sample --model runs/mine/model --out runs/cats --n 4 --seed 7 cat.png "This is\"""",
+        run,
+    )
+    parser.add_argument("segments", metavar="SEGMENT", nargs="*", help="a text or an image file")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        default=str(PRETRAINED),
+        help="model folder, or a name on the Hugging Face Hub (default: the packaged model)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="auto",
+        help="weight precision; fewer bits run faster, auto is lossless (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--answer",
+        action="store_true",
+        help="the prompt is a turn of a conversation; a model trained on `messages` answers it",
+    )
+    parser.add_argument(
+        "--then",
+        choices=(*MODALITIES, "any"),
+        default="any",
+        help="what comes next; any lets the model decide (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--n", metavar="N", type=positive_integer, default=1, help="samples, in one batch (default: 1)"
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=integer,
+        default=0,
+        help="random seed of the first sample; later samples use N+1, N+2, ... (default: 0)",
+    )
+    add_best_of(parser, "sample")
+    parser.add_argument(
+        "--infill",
+        metavar="BOX",
+        type=box,
+        help="redraw a box LEFT,TOP,RIGHT,BOTTOM of the prompt's last image, as fractions from 0 to 1, such "
+        "as 0.25,0.25,0.75,0.75; keeps the likeliest of --best-of drawings for each sample",
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        metavar="N",
+        type=positive_integer,
+        help="maximum new tokens (default: fill the context)",
+    )
+    _add_sampling(parser)
+    parser.add_argument(
+        "--guidance",
+        metavar="S",
+        type=real,
+        default=1.0,
+        help="classifier-free guidance for images, by what precedes them; doubles the work (default: 1, off)",
+    )
+    parser.add_argument(
+        "--image-guidance",
+        metavar="S",
+        type=real,
+        help="guidance for images by the images before them; --guidance is then by the texts; triples the "
+        "work",
+    )
+    parser.add_argument("--negative", metavar="TEXT", help="negative prompt for image guidance")
 
-    Raises ValueError or FileNotFoundError, one line each, before anything is written.
+
+def add_best_of(parser: Parser, what: str) -> None:
+    """``--best-of`` and ``--best-by``, of each ``what``."""
+    parser.add_argument(
+        "--best-of",
+        metavar="N",
+        type=positive_integer,
+        default=1,
+        help=f"draw N candidates for each {what} and keep the likeliest (default: 1)",
+    )
+    parser.add_argument(
+        "--best-by",
+        choices=BEST_BY,
+        default=BEST_BY[0],
+        help="score candidates given the prompt (forward), or in both directions, for models trained "
+        "on both orders (default: %(default)s)",
+    )
+
+
+def _add_sampling(parser: Parser) -> None:
+    for modality in MODALITIES:
+        prefix, of = ("", "") if modality == TEXT else (f"{modality}-", f"{modality}: ")
+        for field, (metavar, kind, text) in SAMPLING.items():
+            if modality == TEXT or field not in TEXT_ONLY:
+                flag = f"--{prefix}{field.replace('_', '-')}"
+                parser.add_argument(flag, metavar=metavar, type=kind, help=of + text)
+
+
+def run(args: Namespace) -> None:
+    """Continue the prompt and write the folder.
+
+    What is there when Ctrl+C comes is written, too (with --best-of and --infill that is nothing).
     """
-    text = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repetition_penalty)
-    image = Sampling(args.image_temperature, args.image_top_k, args.image_top_p, args.image_min_p)
+    from ..eval.report.samples import ImageSegment, Sample, TextSegment, write_samples
+    from ..fusion_lm.folder import load_model
+    from ..fusion_lm.guidance import Guidance
+    from ..fusion_lm.sampling import Sampling
+    from ..tokenizers.documents import END_OF_TURN
+    from ..tokenizers.files import check_folder
+    from ..tokenizers.hub import local_folder
+
+    asked = {name: _sampling(args, name) for name in MODALITIES}
+    sampling = {name: Sampling(**fields) for name, fields in asked.items()}
     guidance = Guidance(args.guidance, args.image_guidance)
     if args.negative is not None and guidance.branches == 1:
-        raise ValueError("--negative is what guidance leads away from: give --guidance too, such as 3")
-    if args.best_by != "forward" and (args.best_of == 1 or args.infill is not None):
-        raise ValueError(
-            f"--best-by {args.best_by} chooses among several continuations: give --best-of, such as 8"
-        )
+        raise ValueError("--negative needs guidance: give --guidance too, such as 3")
+    if args.best_by != BEST_BY[0] and (args.best_of == 1 or args.infill is not None):
+        raise ValueError(f"--best-by {args.best_by} needs several candidates: give --best-of, such as 8")
     check_folder(args.out)
-    prompt: list[str | Image.Image | Mark] = [*read_segments(args.segments)]
+    prompt: list[Any] = [*read_segments(args.segments)]
     folder = local_folder(args.model)
     if not folder.exists():
-        raise FileNotFoundError(
-            f"no model folder at {folder}: `earlyfusion demo` makes one, --model names another"
-        )
+        raise FileNotFoundError(f"model folder {folder} not found: `earlyfusion demo` makes one")
     model = load_model(folder, best_device(), args.weights)
     tokenizer = model.tokenizer
     if args.answer:
         if not prompt:
-            raise ValueError("--answer answers a turn of a conversation: give it, as text or images")
+            raise ValueError("--answer needs a turn of a conversation to answer: give texts or images")
         if tokenizer.vocab.sep is None:
-            raise ValueError(
-                f"the model in {folder} knows no conversations: its vocabulary has no token that ends a turn"
-            )
+            raise ValueError(f"--answer: the vocabulary of {folder} has no token that ends a turn")
         prompt.append(END_OF_TURN)
-    shown = prompt_as_seen(prompt, tokenizer.encode(prompt, eos=False), tokenizer)
+    sampling = {n: one for n, one in sampling.items() if n in tokenizer.vocab.names or asked[n]}
+    encoded = tokenizer.encode(prompt, eos=False)
+    shown = prompt_as_seen(prompt, encoded.tokens, tokenizer)
     options: dict[str, Any] = {
         "max_new_tokens": args.max_new_tokens or model.lm.config.context_length,  # the context ends it sooner
-        "text": text,
-        "image": image,
+        "sampling": sampling,
         "then": args.then,
         "seed": args.seed,
         "guidance": guidance,
-        "negative": None if args.negative is None else tokenizer.encode([args.negative], eos=False),
+        "negative": None if args.negative is None else tokenizer.encode([args.negative], eos=False).tokens,
     }
-    if args.infill is not None:
-        asked = {name: options[name] for name in ("image", "seed", "guidance", "negative")}
-        drawn = infill(model, prompt, args.infill, candidates=args.n * args.best_of, **asked)
-        written = [([one.image], "image") for one in drawn[: args.n]]
-        shown = shown[:-1]
-    elif args.best_of > 1:
-        with progress_bars() as report:
-            written = best(
-                model,
-                [prompt] * args.n,
-                args.best_of,
-                best_by=args.best_by,
-                **options,
-                progress=partial(report, "tokens"),
-            )
-    else:
-        written = _streamed(args.n, stream(model, [prompt] * args.n, previews=False, **options), shown)
+    written = _written(args, model, prompt, encoded, shown, options)
+    kept = shown if args.infill is None else shown[:-1]  # the image is there redrawn
     samples = [
-        Sample([*shown, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
+        Sample([*kept, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
         for segments, stop in written
     ]
-    settings = {
-        "model": str(folder),
-        "answer": args.answer,
-        "then": args.then,
-        "seed": args.seed,
-        "n": args.n,
-        "best_of": args.best_of,
-        "best_by": args.best_by,
-        "infill": args.infill,
-        "weights": args.weights,
-        "max_new_tokens": args.max_new_tokens,
-        "text": vars(text),
-        "image": {name: value for name, value in vars(image).items() if name != "repetition_penalty"},
-        "guidance": {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None,
-    }
-    write_samples(args.out, samples, settings)
+    write_samples(args.out, samples, _settings(args, folder, sampling, guidance))
     at_once = args.best_of > 1 or args.infill is not None
     for number, one in enumerate(samples, start=1):
         lead = f"{number}: " if args.n > 1 else ""
-        print(lead + "".join(map(_told, one.segments)) if args.n > 1 or at_once else "")
+        print(lead + "".join(map(in_words, one.segments)) if args.n > 1 or at_once else "")
     print(f"written to {Path(args.out) / 'index.html'}")
 
 
-def _streamed(
-    n: int, events: Iterator[Event], shown: Sequence[Segment]
-) -> list[tuple[list[str | Image.Image], str]]:
-    """What ``n`` rows write and why they end; a single one is printed as it comes, after what is `shown`.
+def _sampling(args: Namespace, modality: str) -> dict[str, Any]:
+    """What the user asked of the sampling of ``modality``."""
+    prefix = "" if modality == TEXT else f"{modality}_"
+    fields = [field for field in SAMPLING if hasattr(args, prefix + field)]
+    return {name.removeprefix(prefix): v for name, v in given(args, [prefix + f for f in fields]).items()}
 
-    What is there when Ctrl+C comes is kept.
-    """
-    written: list[list[str | Image.Image]] = [[] for _ in range(n)]
+
+def _written(
+    args: Namespace,
+    model: "Model",
+    prompt: list[Any],
+    encoded: "Encoded",
+    shown: "Sequence[Segment]",
+    options: dict[str, Any],
+) -> "list[tuple[list[str | Image], str]]":
+    """What each sample adds to the prompt, and why it ended."""
+    from ..fusion_lm.infill import infill
+    from ..fusion_lm.stream import best, stream
+    from ..tokenizers.progress import progress_bars
+
+    if args.infill is not None:
+        asked = {name: options[name] for name in ("sampling", "seed", "guidance", "negative")}
+        drawn = infill(model, prompt, args.infill, candidates=args.n * args.best_of, **asked)
+        return [([one.image], "image") for one in drawn[: args.n]]
+    prompts = [encoded] * args.n
+    if args.best_of == 1:
+        return _streamed(args.n, stream(model, prompts, previews=False, **options), shown)
+    with progress_bars() as report:
+        return [
+            *best(
+                model,
+                prompts,
+                args.best_of,
+                best_by=args.best_by,
+                **options,
+                progress=lambda done, total: report("tokens", done, total),
+            )
+        ]
+
+
+def _streamed(
+    n: int, events: "Iterator[Event]", shown: "Sequence[Segment]"
+) -> "list[tuple[list[str | Image], str]]":
+    """What ``n`` rows write and why they end; a single one is printed as it comes, after ``shown``."""
+    from ..fusion_lm.stream import Finished, gather
+    from ..tokenizers.progress import progress_bars
+
+    written: list[list[str | Image]] = [[] for _ in range(n)]
     stops = ["interrupted"] * n
-    printed = "".join(map(_told, shown))
+    printed = "".join(map(in_words, shown))
     with progress_bars() as report:
         try:
             for event in events:
@@ -146,84 +278,31 @@ def _streamed(
     return list(zip(written, stops, strict=True))
 
 
-def read_segments(arguments: Sequence[str]) -> list[str | Image.Image]:
-    """Command line segments: images are read, all else is text.
-
-    Raises FileNotFoundError or ValueError for an image that is missing or broken, and ValueError for a prompt
-    of empty texts alone. No arguments are no mistake: the model then begins a document by itself.
-    """
-    segments: list[str | Image.Image] = [load_image(a) if is_image(a) else a for a in arguments]
-    if segments and not any(segments):
-        raise ValueError(
-            "the prompt is empty: give some text or an image, or no segment at all to start from nothing"
-        )
-    return segments
-
-
-def is_image(argument: str) -> bool:
-    """Whether a segment is an image: by its suffix, or because such a file exists and is one."""
-    if argument.lower().endswith(IMAGE_SUFFIXES):
-        return True
-    if not os.path.isfile(argument):  # False, not an error, for texts that could be no file name
-        return False
-    try:
-        with Image.open(argument):
-            return True
-    except UnidentifiedImageError:
-        return False
-    except Image.DecompressionBombError:  # `load_image` has the words for it
-        return True
-
-
-def prompt_as_seen(
-    prompt: Sequence[str | Image.Image | Mark], tokens: Tensor, tokenizer: DocumentTokenizer
-) -> list[Segment]:
-    """The prompt's segments, images scaled to the size at which the model sees them."""
-    grids = iter(p.codes.shape for p in split(tokens, tokenizer.vocab) if isinstance(p, ImagePart))
-    factor = tokenizer.image.factor
-    segments: list[Segment] = []
-    for segment in prompt:
-        if isinstance(segment, str):
-            segments.append(TextSegment(segment, prompt=True))
-        elif isinstance(segment, Image.Image):
-            rows, columns = next(grids)[:2]  # the third axis holds a position's codes
-            size = columns * factor, rows * factor
-            segments.append(ImageSegment(segment.resize(size, Image.Resampling.LANCZOS), prompt=True))
-    return segments
-
-
-def _told(segment: Segment) -> str:
-    """A segment on a terminal."""
-    if isinstance(segment, TextSegment):
-        return printable(segment.text)
-    return f" [image {segment.image.width} x {segment.image.height}] "
-
-
-def _news(event: Event) -> str:
+def _news(event: "Event") -> str:
     """What an event adds to a terminal."""
+    from ..eval.report.samples import ImageSegment, printable
+    from ..fusion_lm.stream import SegmentDone, TextDelta
+
     if isinstance(event, TextDelta):
         return printable(event.text)
-    if isinstance(event, ImageDone):
-        return _told(ImageSegment(event.image)) + inline_image(event.image)
-    return ""
-
-
-def inline_image(image: Image.Image) -> str:
-    """The control sequence that shows an image in the terminal, "" where it is none that can.
-
-    By kitty's graphics protocol (kitty, Ghostty) or that of iTerm2 (iTerm2, WezTerm, VS Code).
-    """
-    if not sys.stdout.isatty():
+    if not isinstance(event, SegmentDone):
         return ""
-    file = io.BytesIO()
-    scale = max(1, 128 // max(image.size))
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(file, "PNG")
-    data = base64.standard_b64encode(file.getvalue()).decode()
-    if "KITTY_WINDOW_ID" in os.environ or os.environ.get("TERM_PROGRAM") == "ghostty":
-        parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]
-        keys = ["a=T,f=100,", *[""] * (len(parts) - 1)]
-        more = [*[1] * (len(parts) - 1), 0]
-        return "".join(f"\x1b_G{k}m={m};{p}\x1b\\" for k, m, p in zip(keys, more, parts, strict=True))
-    if os.environ.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm", "vscode"):
-        return f"\x1b]1337;File=inline=1;size={len(file.getvalue())}:{data}\a"
-    return ""
+    if event.modality != "image":
+        return f" [{event.modality}] "
+    return in_words(ImageSegment(event.value)) + inline_image(event.value)
+
+
+def _settings(args: Namespace, folder: Path, sampling: dict[str, Any], guidance: Any) -> dict[str, Any]:
+    """What sample.json says of how it was made."""
+    names = ("answer", "then", "seed", "n", "best_of", "best_by", "infill", "weights", "max_new_tokens")
+    drawn = {
+        modality: {k: v for k, v in vars(one).items() if modality == TEXT or k not in TEXT_ONLY}
+        for modality, one in sampling.items()
+    }
+    guided = {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None
+    return {
+        "model": str(folder),
+        **{name: getattr(args, name) for name in names},
+        **drawn,
+        "guidance": guided,
+    }

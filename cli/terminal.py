@@ -1,92 +1,199 @@
-"""The parser of the command line, and the types of its options.
+"""The parser of the command line, the types of its values, and what several commands check or ask first.
 
-Standard library alone: help and mistakes are answered at once.
+Imports the standard library alone, so that help and mistakes are answered at once.
 """
 
 import argparse
-from typing import Any, NoReturn
+import difflib
+import os
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+Run = Callable[[Namespace], int | None]
+"""What a command does with its parsed arguments; None is exit code 0."""
 
 
 class UsageError(Exception):
     """A command line that cannot be understood."""
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions, and lists sub-commands without a line for their placeholder."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse._SubParsersAction):
+            return "".join(map(super()._format_action, action._get_subactions()))
+        return super()._format_action(action)
+
+
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake as one line, and keeps the line breaks of descriptions."""
+    """Reports a mistake as one line that names the help to read."""
 
     def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **kwargs)
+        super().__init__(allow_abbrev=False, **{"formatter_class": Help, **kwargs})
 
     def error(self, message: str) -> NoReturn:
-        """Raises UsageError, which names the command to ask for help."""
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = f"{did_you_mean(value, action.choices)}expected one of: {', '.join(action.choices)}"
+        if isinstance(action, argparse._SubParsersAction):
+            self.error(f"unknown command {value!r}; {known}")
+        raise argparse.ArgumentError(action, f"invalid choice {value!r}; {known}")
 
-def sub_commands(parser: argparse.ArgumentParser) -> list[str]:
-    """The names of a parser's sub-commands."""
-    return [n for a in parser._actions if isinstance(a, argparse._SubParsersAction) for n in a.choices]
+    def add_commands(self, dest: str) -> Any:
+        """Where sub-commands are added. Without one the parser prints its help and gives exit code 2."""
+
+        def show(args: Namespace) -> int:
+            self.print_help(sys.stderr)
+            return 2
+
+        self.set_defaults(run=show)
+        return self.add_subparsers(dest=dest, metavar="COMMAND", title="commands", prog=self.prog)
+
+    @property
+    def commands(self) -> Any:
+        """What ``add_commands`` returned, or None."""
+        actions = (one for one in self._actions if isinstance(one, argparse._SubParsersAction))
+        return next(actions, None)
+
+    def unknown(self, arguments: list[str]) -> NoReturn:
+        """Refuse ``arguments`` that are left over, with the option that is perhaps meant."""
+        first = arguments[0]
+        options = [name for action in self._actions for name in action.option_strings]
+        if first.startswith("-"):
+            name = first.partition("=")[0]
+            self.error(f"unknown option {name}; {did_you_mean(name, options)}".rstrip("; "))
+        self.error(f"unexpected argument {first!r}")
 
 
-def add(commands: Any, name: str, description: str, examples: str = "", run: Any = None) -> Parser:
-    """A sub-command whose help shows `description` and `examples`."""
-    epilog = f"examples:\n{examples}" if examples else None
-    parser = commands.add_parser(name, description=description, epilog=epilog)
-    parser.set_defaults(run=run)
+def add_group(commands: Any, name: str, summary: str, description: str = "", examples: str = "") -> Any:
+    """A command that has sub-commands of its own; returns where they are added.
+
+    A group that another file has added already is returned as it is.
+    """
+    if name in commands.choices:
+        return commands.choices[name].commands
+    parser = _parser(commands, name, summary, description or summary, examples)
+    return parser.add_commands("subcommand")
+
+
+def add_command(
+    commands: Any, name: str, summary: str, description: str, examples: str, run: Run, **kwargs: Any
+) -> Parser:
+    """A command: ``summary`` is its line in the list of commands, ``description`` begins its own help."""
+    parser = _parser(commands, name, summary, description, examples, **kwargs)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
-def number(text: str) -> int:
-    """A whole number above 0. (argparse names this function in its message: "invalid number value: '0'".)"""
-    value = int(text)
+def _parser(commands: Any, name: str, summary: str, description: str, examples: str, **kwargs: Any) -> Parser:
+    epilog = f"examples:\n{examples}" if examples else None
+    return cast(
+        Parser, commands.add_parser(name, help=summary, description=description, epilog=epilog, **kwargs)
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'? `` for the most similar of ``known``, or nothing."""
+    similar = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {similar[0]!r}? " if similar else ""
+
+
+def integer(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"expected an integer, got {text!r}") from None
+
+
+def positive_integer(text: str) -> int:
+    """A whole number above 0."""
+    value = int(text) if text.strip().isdecimal() else 0
     if value < 1:
-        raise ValueError
+        raise ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return value
 
 
+def real(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"expected a number, got {text!r}") from None
+
+
+def names(text: str) -> list[str]:
+    """Comma-separated names."""
+    return [name.strip() for name in text.split(",")]
+
+
+def positive_integers(text: str) -> tuple[int, ...]:
+    """Comma-separated whole numbers above 0."""
+    return tuple(positive_integer(part) for part in text.split(","))
+
+
 def size(text: str) -> tuple[int, int] | None:
-    """HEIGHTxWIDTH in pixels, or "fit". (argparse names this function in its message.)"""
+    """HEIGHTxWIDTH in pixels, or "fit" (None)."""
     if text == "fit":
         return None
-    height, width = map(number, text.split("x"))
+    try:
+        height, width = map(positive_integer, text.split("x"))
+    except (ValueError, ArgumentTypeError):
+        raise ArgumentTypeError(f"expected HEIGHTxWIDTH or fit, got {text!r}") from None
     return height, width
 
 
 def span(text: str) -> tuple[int, int]:
-    """SMALLEST-LARGEST, or one number for both. (argparse names this function in its message.)"""
+    """SMALLEST-LARGEST, or one number for both."""
     first, _, last = text.partition("-")
-    return number(first), number(last or first)
-
-
-def names(text: str) -> list[str]:
-    """Names between commas."""
-    return [name.strip() for name in text.split(",")]
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers above 0 between commas. (argparse names this function in its message.)"""
-    return tuple(number(part) for part in text.split(","))
+    try:
+        return positive_integer(first), positive_integer(last or first)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"expected SMALLEST-LARGEST, got {text!r}") from None
 
 
 def box(text: str) -> tuple[float, ...]:
-    """LEFT,TOP,RIGHT,BOTTOM. (argparse names this function in its message.)"""
-    left, top, right, bottom = map(float, text.split(","))
+    """LEFT,TOP,RIGHT,BOTTOM."""
+    try:
+        left, top, right, bottom = map(float, text.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"expected LEFT,TOP,RIGHT,BOTTOM, got {text!r}") from None
     return left, top, right, bottom
 
 
-def add_best_of(parser: Parser, what: str) -> None:
-    """``--best-of`` and ``--best-by``, of each ``what``."""
-    parser.add_argument(
-        "--best-of",
-        metavar="N",
-        type=number,
-        default=1,
-        help=f"for each {what} draw N and keep the one that the model finds likeliest (default: 1)",
-    )
-    parser.add_argument(
-        "--best-by",
-        choices=("forward", "both"),
-        default="forward",
-        help="likeliest: what was drawn after its prompt (forward), or that and the prompt after it (both), "
-        "for models that were trained on both orders (default: %(default)s)",
-    )
+def given(args: Namespace, fields: Iterable[str]) -> dict[str, Any]:
+    """Those of ``fields`` that the user gave a value; the others keep the default of their owner."""
+    return {name: value for name in fields if (value := getattr(args, name)) is not None}
+
+
+def check_out(path: str | Path, option: str = "--out", expected: str = "a JSON file") -> None:
+    """Refuse a file that cannot be written, before the minutes of work.
+
+    Raises:
+        ValueError: ``path`` is a folder, or may not be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{option} {path} is a folder: expected the name of {expected}")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"{option} {path} cannot be written: {parent} is not a writable folder")
+
+
+def tell(line: str) -> None:
+    """A remark beside the output of a command."""
+    print(f"earlyfusion: {line}", file=sys.stderr)
+
+
+def best_device() -> str:
+    """``cuda`` if there is a GPU, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

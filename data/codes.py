@@ -1,4 +1,4 @@
-"""``earlyfusion image-tokenizer encode | decode | import``: pictures <-> files of codes, without Lightning.
+"""Pictures <-> files of codes, for ``earlyfusion image-tokenizer encode`` and ``decode``.
 
 A folder of codes holds for each picture ``NAME.npz`` (NAME with its ending, in the same sub-folder) with the
 arrays ``codes`` (h, w) or (h, w, n), in the smallest unsigned integers, and ``size`` (height, width), and
@@ -9,9 +9,7 @@ the bottom, to multiples of the tokenizer's factor; decoding cuts that off again
 import hashlib
 import io
 import math
-import sys
 import zipfile
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cli.evaluate import best_device, image_folder, progress_bars
 from ..eval.items import SUFFIXES
 from ..tokenizers.files import read_json, write_bytes, write_json
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import fit, load_image, to_pil, to_tensor
+from ..tokenizers.progress import Progress
 from ..tokenizers.tiles import decode_tiled, encode_tiled
 
 INDEX = "codes.json"
@@ -36,8 +34,6 @@ WAITING_PIXELS = 2**24
 """Pixels that wait for others of their size before the largest heap goes as it is."""
 LARGEST_FILE = 2**28
 """Bytes of the codes in a file, unpacked: those of the largest picture that Pillow opens, and some."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
@@ -66,36 +62,6 @@ class _Job(NamedTuple):
     target: Path
     tiled: bool
     """Too large for one piece: it goes alone."""
-
-
-def encode(args: Namespace) -> None:
-    """The command `encode`: args.images, model, out, tile. Raises ValueError and FileNotFoundError."""
-    tokenizer = ImageTokenizer.load(image_folder(args.model)).to(best_device())
-    with progress_bars() as progress:
-        counts = encode_folder(tokenizer, args.images, args.out, tile=args.tile, progress=progress)
-    _tell_skipped(counts)
-    spent = counts.tokens * math.log2(tokenizer.codebook_size)
-    rate = f", {spent / counts.pixels:.3g} bits per pixel" if counts.pixels else ""
-    stored = f" ({8 * counts.bytes / counts.pixels:.3g} as files)" if counts.pixels else ""
-    print(f"{_summary(counts, 'encoded')}: {counts.tokens:,} tokens{rate}{stored}; written to {args.out}")
-
-
-def decode(args: Namespace) -> None:
-    """The command `decode`: args.codes, model, out, tile. Raises ValueError and FileNotFoundError."""
-    tokenizer = ImageTokenizer.load(image_folder(args.model)).to(best_device())
-    with progress_bars() as progress:
-        counts = decode_folder(tokenizer, args.codes, args.out, tile=args.tile, progress=progress)
-    _tell_skipped(counts)
-    print(f"{_summary(counts, 'decoded')} from {counts.tokens:,} tokens; written to {args.out}")
-
-
-def import_checkpoint(args: Namespace) -> None:
-    """The command `import`: args.checkpoint, out. Raises ValueError and FileNotFoundError."""
-    from ..cli.info import describe
-    from ..tokenizers.taming import load_taming
-
-    load_taming(args.checkpoint).save(args.out)
-    print("\n".join(describe(Path(args.out))))
 
 
 def encode_folder(
@@ -321,17 +287,6 @@ def _check_index(path: Path, mark: str, hint: str) -> None:
 def _reason(path: Path, root: Path, error: Exception) -> str:
     message = str(error).replace(f"{path} ", "", 1)
     return f"{path.relative_to(root)}: {message}"
-
-
-def _tell_skipped(counts: Counts) -> None:
-    for line in counts.skipped:
-        print(f"earlyfusion: skipped {line}", file=sys.stderr)
-
-
-def _summary(counts: Counts, done: str) -> str:
-    before = f" ({counts.before:,} done before)" if counts.before else ""
-    skipped = f", skipped {len(counts.skipped):,}" if counts.skipped else ""
-    return f"{done} {counts.images:,} images{before}{skipped}"
 
 
 def _device(tokenizer: ImageTokenizer) -> torch.device:

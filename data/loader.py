@@ -1,27 +1,29 @@
-"""Batches in an order that is a pure function of the seed, which a stopped run takes up exactly.
+"""Batches in an order that is a pure function of the seed, so that a stopped run resumes exactly.
 
-Lightning stores ``state_dict()`` in its checkpoints and gives it back before training goes on. The state is
-how many samples all ranks together have consumed; there are no ranks and no workers in it, so a run may go on
-with other numbers of both.
+Lightning stores ``state_dict()`` in its checkpoints and restores it before training resumes. The state is the
+number of samples that all ranks together have consumed. It knows nothing of ranks and workers, so a run may
+resume with another number of either.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 Plan = Callable[[int], Sequence[np.ndarray] | np.ndarray]
-"""Epoch -> its units, each the numbers of samples that stay together; every epoch has as many."""
+"""Epoch -> its units, each the numbers of samples that stay together; equally many in every epoch."""
+
+Key = TypeVar("Key", bound=Any)
+"""What the samples of a group have in common: a size, a width."""
 
 
 class Batches:
-    """A stream of batches over the units of ``plan(0)``, ``plan(1)``, ..., one after the other.
+    """A stream of batches over the units of ``plan(0)``, ``plan(1)``, ..., one epoch after the other.
 
-    Each step takes the next ``size`` units for each rank. Where they do not divide an epoch, a batch goes on
-    with the next one, so each epoch has every unit exactly once, and the ranks' batches of a step are
-    together the batch that a single process with as many units would have. A pass over it ends after about an
-    epoch.
+    Each step takes the next ``size`` units for each rank. The last batch of an epoch is filled from the next
+    epoch, so each epoch has every unit exactly once, and the batches of all ranks in a step are together the
+    batch of a single process with that many units. One pass takes about an epoch.
     """
 
     def __init__(
@@ -37,18 +39,18 @@ class Batches:
         self.plan, self.load, self.size, self.num_workers = plan, load, size, num_workers
         self.rank, self.step = rank, size * world_size
         self.position = 0
-        """Units that were handed out, by all ranks together, since the training began."""
+        """Units that all ranks together have consumed since training began."""
         self._epoch, self._units = 0, plan(0)
         self.count = len(self._units)
-        """Units of an epoch."""
+        """Units per epoch."""
 
     def __len__(self) -> int:
-        """Steps of a pass."""
+        """Steps per pass."""
         return -(-self.count // self.step)
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator: nothing below happens before the first batch is asked for, so that an iterator that
-        # Lightning makes and drops changes nothing.
+        # A generator: nothing below runs before the first batch is requested, so an iterator that Lightning
+        # makes and drops changes nothing.
         left = len(self) - self.position // self.step % len(self)
         starts = range(self.position, self.position + left * self.step, self.step)
         for start, batch in zip(starts, self._fetch(map(self._samples, starts))):
@@ -56,7 +58,7 @@ class Batches:
             yield batch
 
     def _samples(self, start: int) -> np.ndarray:
-        """What this rank has of the step that begins at ``start``."""
+        """The samples of this rank in the step that begins at ``start``."""
         first = start + self.rank * self.size
         return np.concatenate([self._unit(number) for number in range(first, first + self.size)])
 
@@ -70,30 +72,31 @@ class Batches:
         if not self.num_workers:
             yield from map(self.load, batches)
             return
-        sampler: Any = batches  # what workers are asked for need not be one number
+        sampler: Any = batches  # an index may be any object
         yield from DataLoader(
             _Loaded(self.load), sampler=sampler, batch_size=None, num_workers=self.num_workers
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Units consumed, by all ranks together."""
+        """Units that all ranks together have consumed."""
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where ``state`` was taken.
+        """Resume where ``state`` was taken.
 
-        :raises ValueError: it is of a version that counted otherwise.
+        Raises:
+            ValueError: The state is of an earlier version, which counted differently.
         """
         if set(state) != {"position"}:
             raise ValueError(
-                "the checkpoint is of an earlier version of earlyfusion, which counted its batches "
-                "otherwise: start a new run (init_from takes over the weights)"
+                "the checkpoint was written by an earlier version of earlyfusion, which counted batches "
+                "differently: start a new run (init_from takes over the weights)"
             )
         self.position = state["position"]
 
 
 class InOrder:
-    """The same batches in each pass, for validation; as many for each rank."""
+    """The same batches in each pass, for validation; equally many for each rank."""
 
     def __init__(
         self,
@@ -103,7 +106,10 @@ class InOrder:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """``batches``: those of :func:`ordered_batches` for as many ranks."""
+        """
+        Args:
+            batches: From ``ordered_batches``, for the same number of ranks.
+        """
         self.batches, self.load = batches[rank::world_size], load
 
     def __len__(self) -> int:
@@ -115,7 +121,7 @@ class InOrder:
 
 
 class _Loaded(Dataset):
-    """What worker processes read."""
+    """The data set that worker processes read from."""
 
     def __init__(self, load: Callable[[np.ndarray], Any]) -> None:
         self.load = load
@@ -127,7 +133,7 @@ class _Loaded(Dataset):
 def shuffled_batches(
     groups: Sequence[np.ndarray], sizes: Sequence[int], seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """Cut each group of sample numbers, shuffled, into batches of its size; the batches come shuffled too."""
+    """Shuffle each group of samples, cut it into batches of its size, and shuffle the batches."""
     rng = np.random.default_rng([seed, epoch])
     batches = []
     for samples, size in zip(groups, sizes, strict=True):
@@ -139,9 +145,10 @@ def shuffled_batches(
 def ordered_batches(
     groups: Sequence[np.ndarray], sizes: Sequence[int], world_size: int = 1
 ) -> list[np.ndarray]:
-    """The same without shuffling, for validation: every sample once, in a multiple of ``world_size`` batches.
+    """Cut each group of samples into batches of its size, in order, for validation.
 
-    To have so many, batches are halved; where there are fewer samples than that, some come twice.
+    Batches are halved until their number is a multiple of ``world_size``. If there are fewer samples than
+    that, some come twice.
     """
     batches = [
         samples[i : i + size]
@@ -154,3 +161,19 @@ def ordered_batches(
         half = len(whole) // 2
         batches[place : place + 1] = [whole[:half], whole[half:]] if half else [whole, whole]
     return batches
+
+
+def number_groups(counts: Mapping[Key, int]) -> dict[Key, np.ndarray]:
+    """Number the samples of all groups 0, 1, ..., one group after the other, sorted by key.
+
+    Args:
+        counts: Key -> number of samples.
+    """
+    keys = sorted(counts)
+    ends = np.cumsum([0, *(counts[key] for key in keys)])
+    return {key: np.arange(start, end) for key, start, end in zip(keys, ends, ends[1:])}
+
+
+def group_of(groups: Mapping[Key, np.ndarray], sample: int) -> Key:
+    """The key of the group, numbered by ``number_groups``, that ``sample`` belongs to."""
+    return next(key for key, group in groups.items() if group[0] <= sample <= group[-1])

@@ -1,6 +1,5 @@
 """Where training data come from: whatever ``datasets`` reads, from this machine's disk or from the Hub."""
 
-import hashlib
 import io
 import json
 import os
@@ -298,18 +297,3 @@ def base_folder(path: str | Path) -> Path:
         return Path(datasets_config.HF_DATASETS_CACHE)
     path = Path(path).absolute()
     return path if path.is_dir() else path.parent
-
-
-def fingerprint(*paths: str | Path | None, content: bool = False) -> str:
-    """A hash of the names, sizes and times of the files at ``paths``, or of their ``content``."""
-    digest = hashlib.sha256()
-    for path in map(Path, filter(None, paths)):
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if not file.is_file() or file.name.startswith((".", "cache-")):  # datasets' own by-products
-                continue
-            status = file.stat()
-            facts: list[Any] = [str(file.relative_to(path)), status.st_size]
-            facts.append(hashlib.sha256(file.read_bytes()).hexdigest() if content else status.st_mtime_ns)
-            digest.update(json.dumps(facts).encode())
-        digest.update(b"|")
-    return digest.hexdigest()[:16]

@@ -1,42 +1,32 @@
-"""The command `text-tokenizer fit`: texts from files -> a sentencepiece model."""
+"""Texts to train a text tokenizer on, from files and data sets."""
 
-from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from ..tokenizers.text import FILE, TextTokenizer
 
 DATA_SETS = (".arrow", ".csv", ".json", ".jsonl", ".parquet")
 """Suffixes of files with columns."""
 
 
-def fit(args: Namespace) -> None:
-    """Train on `args.input` and write `args.out`; see `earlyfusion text-tokenizer fit --help`."""
-    counts = [0, 0]  # texts, characters
+class Counted:
+    """Texts that are counted while they are read."""
 
-    def counted(texts: Iterable[str]) -> Iterator[str]:
-        for text in texts:
-            counts[0] += 1
-            counts[1] += len(text)
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._from = texts
+        self.texts = self.characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._from:
+            self.texts += 1
+            self.characters += len(text)
             yield text
-
-    tokenizer = TextTokenizer.train(
-        counted(text for name in args.input for text in read_texts(name, args.column)),
-        args.vocab_size,
-        character_coverage=args.character_coverage,
-        max_piece_length=args.max_piece_length,
-    )
-    tokenizer.save(args.out)
-    print(f"{counts[0]:,} texts, {counts[1]:,} characters -> {tokenizer.vocab_size:,} pieces")
-    if tokenizer.vocab_size < args.vocab_size:
-        print(f"these texts give no more: --vocab-size was {args.vocab_size:,}")
-    print(f"written to {Path(args.out) / FILE}")
 
 
 def read_texts(path: str | Path, column: str = "text") -> Iterator[str]:
-    """The texts of a file or folder: `column` of a data set (strings, or lists of them), else the lines.
+    """The texts of a file or folder: ``column`` of a data set (strings, or lists of them), else the lines.
 
-    Raises FileNotFoundError, and ValueError naming the file, for what is not as expected.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not UTF-8, or the column is missing or holds something else.
     """
     path = Path(path)
     if not path.exists():

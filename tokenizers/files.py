@@ -1,5 +1,6 @@
 """Files and folders that are either written whole or not at all."""
 
+import hashlib
 import json
 import os
 import re
@@ -106,6 +107,24 @@ def clear_temporary(folder: str | Path) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+def fingerprint(*paths: str | Path | None, content: bool = False) -> str:
+    """A hash of the names, sizes and times of the files at ``paths``, or of their ``content``.
+
+    Hidden files are left out, and so are those that ``datasets`` writes beside the data (cache-*).
+    """
+    digest = hashlib.sha256()
+    for path in map(Path, filter(None, paths)):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if not file.is_file() or file.name.startswith((".", "cache-")):
+                continue
+            status = file.stat()
+            facts: list[Any] = [str(file.relative_to(path)), status.st_size]
+            facts.append(hashlib.sha256(file.read_bytes()).hexdigest() if content else status.st_mtime_ns)
+            digest.update(json.dumps(facts).encode())
+        digest.update(b"|")
+    return digest.hexdigest()[:16]
 
 
 def _temporary_name(name: str) -> str:

@@ -5,7 +5,7 @@
 - prepare beside the bare image tokenizer: images/s of prepare (reading, decoding PNG, encoding, packing,
   writing), from its first shard to its last, over those of ``DocumentTokenizer.encode_images`` on the same
   pixels, which are in memory; with one process of all threads, and with a process for each thread.
-- the loader beside the training: tokens/s of the loader alone over those of ``fit`` on the same windows.
+- the loader beside the training: tokens/s of the loader alone over those of ``fit_lm`` on the same windows.
 - memory: the resident size of the process over many epochs of the loader, and over a long prepare.
 - cost: seconds of prepare from a thousand to a million documents of text.
 
@@ -36,14 +36,14 @@ from speed import commit, processor  # noqa: E402  (the script one folder up)
 
 from earlyfusion.data.prepare import prepare  # noqa: E402
 from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
-from earlyfusion.data.windows import TokenData  # noqa: E402
+from earlyfusion.eval.report.curves import read_metrics  # noqa: E402
 from earlyfusion.fusion_lm.folder import load_model  # noqa: E402
 from earlyfusion.tokenizers.files import write_json  # noqa: E402
 from earlyfusion.tokenizers.hub import PRETRAINED  # noqa: E402
+from earlyfusion.train.lm.data import TokenData  # noqa: E402
 from earlyfusion.train.lm.module import FusionLMTraining  # noqa: E402
 from earlyfusion.train.lm.settings import LMSettings  # noqa: E402
 from earlyfusion.train.loop.fit import fit  # noqa: E402
-from earlyfusion.train.loop.logs import read_metrics  # noqa: E402
 
 
 def resident() -> float:
@@ -100,14 +100,14 @@ def beside_the_tokenizer(work: Path, side: int, count: int, runs: int) -> dict[s
     tokenizer = load_model(PRETRAINED).tokenizer
     stored: Any = Dataset.load_from_disk(str(source)).cast_column("image", ImageFeature())
     images = [tokenizer.pixels(image) for image in stored["image"]]
-    tokenizer.encode_images(images[:64])
+    tokenizer.encode_inputs("image", images[:64])
     jobs = torch.get_num_threads()
     speeds: dict[str, list[float]] = {"bare": [], "one process": [], f"{jobs} processes": []}
     for run in range(runs):
         out, rows = work / f"tokens-{side}-{run}", count // 20
         speeds["one process"].append(rows_per_second(source, out / "one", shard_rows=rows))
         began = time.perf_counter()
-        tokenizer.encode_images(images)
+        tokenizer.encode_inputs("image", images)
         speeds["bare"].append(count / (time.perf_counter() - began))
         speeds[f"{jobs} processes"].append(rows_per_second(source, out / "many", jobs, shard_rows=rows))
     found: dict[str, Any] = {"side": side, "images": count}

@@ -6,8 +6,6 @@ whatever is trained on these images can be measured on the built-in suites.
 
 import io
 import random
-from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value, disable_progress_bars
 
 from ...tokenizers.files import atomic_folder, write_json
+from ...tokenizers.progress import Progress
 from .lexicon import Lexicon, split_lexicon, train_lexicon
 from .typeset import KINDS, Page, typeset
 from .words import Font, train_faces
@@ -26,8 +25,6 @@ TRAIN, VALIDATION = "train", "validation"
 OBJECTS = {"bbox": List(List(Value("float32"), length=4)), "text": List(Value("string"))}
 """As in Hugging Face's imagefolder: [x, y, width, height] in pixels (COCO), and the texts there."""
 FEATURES = Features({"image": Image(), "text": Value("string"), "objects": OBJECTS, "kind": Value("string")})
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -126,23 +123,3 @@ def _png(page: Page, kind: str) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def run(args: Namespace) -> None:
-    """The command. Raises ValueError and ImportError, one line each."""
-    from ...cli.evaluate import progress_bars
-
-    config = TextImagesConfig(
-        kinds=tuple(args.kinds),
-        count=args.count,
-        size=args.size,
-        type_sizes=args.type_sizes,
-        multiple=args.multiple,
-        validation=args.validation,
-        seed=args.seed,
-    )
-    with progress_bars() as progress:
-        counts = write_text_images(args.out, config, progress)
-    print(f"{args.out}: {', '.join(f'{count:,} {part}' for part, count in counts.items())} images")
-    if VALIDATION in counts:
-        print(f"train with --data.train={args.out} --data.validation={Path(args.out) / VALIDATION}")

@@ -6,7 +6,6 @@ the format does not have, lies beside them in ``vq_decoder.safetensors``, and co
 """
 
 import json
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...cli.evaluate import progress_bars
-from ...eval.items import Progress
 from ...tokenizers.bpe import BpeTokenizer, bpe_of
-from ...tokenizers.documents import DocumentTokenizer
-from ...tokenizers.files import atomic_folder, check_folder, write_json, write_text
-from ...tokenizers.hub import local_folder, push
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
+from ...tokenizers.files import atomic_folder, write_json, write_text
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
+from ...tokenizers.progress import Progress
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.vocab import SharedVocab
 from ...tokenizers.weights import CONFIG, WEIGHTS
-from ..folder import TOKENIZER
 from ..model import FusionLM
 from .importer import DECODER
 from .vocab import (
@@ -42,16 +38,6 @@ from .weights import IMAGE_TOKENIZER, config_to_transformers, parts
 
 RESERVED = "<reserved08707>"
 """What Meta calls the token that ``transformers`` calls ``<image>``."""
-
-
-def export_chameleon(args: Namespace) -> None:
-    """The command: `args.model`, `out`. Raises ValueError, FileNotFoundError and ImportError."""
-    check_folder(args.out)
-    with progress_bars() as progress:
-        export(local_folder(args.model), args.out, progress)
-    print(f"written to {args.out}")
-    if args.push is not None:
-        print(f"uploaded to {push(args.out, args.push)}")
 
 
 def export(folder: Path, out: str | Path, progress: Progress | None = None) -> None:
@@ -113,18 +99,18 @@ def _check(tokenizer: DocumentTokenizer) -> int:
     """
     vocab, image = tokenizer.vocab, tokenizer.image.config
     reason = ""
-    if vocab.fixed_grid is None:
-        reason = (
-            "its images have sizes of their own, said by grid tokens; the format has one size (fixed_grid)"
-        )
-    elif vocab.fixed_grid[0] != vocab.fixed_grid[1]:
-        reason = (
-            f"its images have {vocab.fixed_grid[0]} x {vocab.fixed_grid[1]} codes; the format has squares"
-        )
-    elif vocab.scan != "rows":
-        reason = f"its codes are read by {vocab.scan}; the format reads rows"
-    elif vocab.codes_per_position != 1:
-        reason = f"it has {vocab.codes_per_position} codes per position; the format has one"
+    layout = vocab.layout("image")
+    shape = layout.shape
+    if vocab.names[1:] != ("text", "image"):
+        reason = f"it has the modalities {', '.join(vocab.names[1:])}; the format has text and images"
+    elif shape is None:
+        reason = "its images have different sizes, said by number tokens; the format has one (fixed_grid)"
+    elif shape[0] != shape[1]:
+        reason = f"its images have {shape[0]} x {shape[1]} codes; the format has squares"
+    elif not layout.raster:
+        reason = f"its codes are read by {layout.scan}; the format reads rows"
+    elif layout.slots != 1:
+        reason = f"it has {layout.slots} codes per position; the format has one"
     elif image.architecture != "vqgan" or image.stem != 1:
         reason = "its image tokenizer is no VQGAN without a stem (architecture: vqgan, stem: 1)"
     elif image.quantizer != "vq":
@@ -137,8 +123,8 @@ def _check(tokenizer: DocumentTokenizer) -> int:
         reason = "its decoder has other channels or res_blocks than its encoder; the format has one number"
     if reason:
         raise ValueError(f"the model does not fit Chameleon's format: {reason}")
-    assert vocab.fixed_grid is not None
-    return vocab.fixed_grid[0]
+    assert shape is not None
+    return shape[0]
 
 
 def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str, Any]]:
@@ -154,11 +140,11 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
         special: dict[str, int] = {}
     else:
         special = {BOS: vocab.bos, EOS: vocab.eos, PAD: vocab.pad}
-        special |= {BEGIN_IMAGE: vocab.begin_image, END_IMAGE: vocab.end_image}
+        layout = vocab.layout("image")
+        special |= {BEGIN_IMAGE: layout.begin, END_IMAGE: layout.end}
         if vocab.sep is not None:
             special[SEPARATOR] = vocab.sep
-        codes = torch.arange(vocab.codebook_size)
-        tokens = vocab.codes_to_tokens(codes).tolist()
+        tokens = vocab.to_tokens("image", torch.arange(vocab["image"].codebook_size)).tolist()
         special |= {code_name(code): token for code, token in enumerate(tokens)}
         value = bpe_of(text, token_of_text(vocab))
         names = {**value["model"]["vocab"], **special}
@@ -188,7 +174,7 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
 
 def token_of_text(vocab: SharedVocab) -> dict[int, int]:
     """Text id -> token."""
-    return {first + n: token + n for token, first, count in vocab.text for n in range(count)}
+    return {first + n: token + n for token, first, count in vocab["text"].ranges for n in range(count)}
 
 
 def image_state(image: ImageTokenizer) -> dict[str, Tensor]:

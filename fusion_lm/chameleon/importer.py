@@ -5,7 +5,6 @@ is run: of PyTorch's files tensors alone are read.
 """
 
 import re
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,18 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...cli.evaluate import progress_bars
-from ...eval.items import Progress
 from ...tokenizers.bpe import BpeTokenizer
-from ...tokenizers.documents import DocumentTokenizer
-from ...tokenizers.files import atomic_folder, check_folder, read_json, write_json
-from ...tokenizers.hub import local_folder
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
+from ...tokenizers.files import atomic_folder, read_json, write_json
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
+from ...tokenizers.progress import Progress
 from ...tokenizers.taming import from_state, load_taming
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.weights import CONFIG, FORMAT, WEIGHTS
-from ..folder import TOKENIZER
 from ..model import KIND, FusionLMConfig
 from .vocab import chameleon_vocab
 from .weights import (
@@ -59,18 +55,6 @@ class Source(NamedTuple):
     grid: tuple[int, int]
 
 
-def import_chameleon(args: Namespace) -> None:
-    """The command: `args.folder`, `out`, `vqgan`. Raises ValueError, FileNotFoundError and ImportError."""
-    check_folder(args.out)
-    with progress_bars() as progress:
-        folder = local_folder(args.folder, ("*.json", "*.safetensors", "*.pth", "*.ckpt"))
-        source = read_source(folder, args.vqgan, args.preprocessing)
-        write_model(source, args.out, progress)
-    count = sum(torch.Size(spec.shape).numel() for spec in source.specs.values())
-    decoder = "" if source.image.config.decoder else " (it has no VQ decoder: it reads images and draws none)"
-    print(f"{count:,} parameters written to {args.out}{decoder}")
-
-
 def read_source(
     folder: Path, vqgan: str | Path | None = None, preprocessing: Preprocessing = "meta"
 ) -> Source:
@@ -98,7 +82,7 @@ def write_model(source: Source, out: str | Path, progress: Progress | None = Non
     """Write the model folder, whole or not at all."""
     where = "the model's vocabulary"
     vocab = chameleon_vocab(source.names, source.text, source.config.vocab_size, source.grid, where)
-    tokenizer = DocumentTokenizer(source.text, source.image, vocab)
+    tokenizer = DocumentTokenizer(vocab, text=source.text, image=source.image)
     with atomic_folder(out) as new:
         write_json(new / CONFIG, {"kind": KIND, "format": FORMAT, **asdict(source.config)})
         write_tensors(new / WEIGHTS, source.specs, source.make, progress)

@@ -1,15 +1,10 @@
 """Windows of training images: they hold a text, and the boxes still lie where the text is."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
-from PIL import Image as PilImage
 
 from earlyfusion.data.crops import LOOSE, cut, window_size
-from earlyfusion.data.images import ImageData
 
 
 def numbered(height: int, width: int) -> torch.Tensor:
@@ -56,28 +51,3 @@ def test_other_boxes_are_cut_or_left_out_and_images_without_any_are_cut_too() ->
     for _ in range(20):
         windows, (found, none) = cut(numbered(64, 96).repeat(2, 1, 1, 1), [boxes, boxes[:0]], (32, 48), rng)
         assert windows.shape == (2, 3, 32, 48) and len(found) == 1 and none.shape == (0, 4)
-
-
-def test_batches_of_windows_follow_the_seed(tmp_path: Path) -> None:
-    images = [PilImage.linear_gradient("L").resize((64, 48)).convert("RGB") for _ in range(8)]
-    objects = [{"bbox": [[float(4 * i), 20.0, 12.0, 8.0]]} for i in range(8)]
-    features = Features(image=Image(), objects={"bbox": List(List(Value("float32")))})
-    dataset = Dataset.from_dict({"image": images, "objects": objects}, features)
-
-    def batches(seed: int) -> list:
-        data = ImageData(dataset, dataset, factor=8, crop=(16, 32), batch_pixels=16 * 32 * 3, seed=seed)
-        data.setup("fit")
-        assert data.positions == 8 * 2 * 4
-        assert all(batch.images.shape[2:] == (48, 64) for batch in data.val_dataloader())  # whole
-        assert {batch.shape[2:] for batch in data.sample_images(5)} == {(16, 32)}
-        return list(data.train_dataloader())
-
-    first, again, other = batches(0), batches(0), batches(1)
-    assert [len(batch.images) for batch in first] == [3, 3, 2] or len(first) == 3
-    for batch, same in zip(first, again, strict=True):
-        assert batch.images.shape[1:] == (3, 16, 32) and len(batch.boxes) == len(batch.images)
-        assert torch.equal(batch.images, same.images) and torch.equal(batch.boxes, same.boxes)
-    assert not all(torch.equal(a.boxes, b.boxes) for a, b in zip(first, other, strict=True))
-    for crop in ((12, 32), (0, 8)):
-        with pytest.raises(ValueError, match="crop must be two positive multiples of 8"):
-            ImageData(dataset, factor=8, crop=crop)

@@ -1,12 +1,10 @@
-"""The loader's order and its resumption; images in buckets; windows from the disk."""
+"""Images of a data set: read, fitted, grouped by size, with their boxes."""
 
 import io
 import json
-import random
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,77 +13,8 @@ from PIL import Image as PilImage
 from PIL import ImageDraw
 from torch import Tensor
 
-from earlyfusion.data.images import ImageData, read_images, text_boxes
-from earlyfusion.data.loader import Batches, shuffled_batches
-from earlyfusion.data.sources import load_source
-from earlyfusion.data.windows import TokenData, Windows
+from earlyfusion.data.images import read_images, text_boxes
 from earlyfusion.tokenizers.pixels import to_tensor
-
-GROUPS = [np.arange(0, 10), np.arange(10, 17)]
-
-
-def batches(**options) -> Batches:
-    return Batches(lambda epoch: shuffled_batches(GROUPS, [4, 3], 7, epoch), lambda x: x.tolist(), **options)
-
-
-def test_each_epoch_has_every_sample_once_in_another_order():
-    loader = batches()
-    first, second = list(loader), list(loader)
-    assert len(first) == len(loader) == 6
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(17))
-    assert first != second
-    assert all(max(b) < 10 or min(b) >= 10 for b in first)  # no batch mixes the groups
-    assert list(batches()) == first  # the seed decides
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [1, 4, 6, 8])
-def test_a_stopped_run_goes_on_with_the_next_samples(stop: int, workers: int):
-    straight = batches()
-    expected = [*straight, *straight, *straight]
-    loader, seen = batches(num_workers=workers), []
-    while len(seen) < stop:
-        for batch in loader:
-            seen.append(batch)
-            if len(seen) == stop:
-                break
-    state = json.loads(json.dumps(loader.state_dict()))  # plain values
-    again = batches()
-    again.load_state_dict(state)
-    iter(again)  # Lightning makes an iterator and drops it
-    while len(seen) < len(expected):
-        seen += list(again)
-    assert seen == expected
-
-
-def test_ranks_share_the_batches_and_the_state_fits_other_numbers_of_ranks():
-    whole = list(batches())
-    ranks = [list(batches(rank=rank, world_size=2)) for rank in range(2)]
-    assert [b for pair in zip(*ranks, strict=True) for b in pair] == whole
-    loader = batches(rank=1, world_size=2)
-    steps = iter(loader)
-    next(steps)
-    next(steps)
-    alone = batches()
-    alone.load_state_dict(loader.state_dict())
-    assert list(alone) == whole[4:]
-
-
-def test_images_come_in_batches_of_one_size_by_pixels(image_folder: Path):
-    data = ImageData(str(image_folder), batch_pixels=16 * 16 * 8, validation_share=0.25)
-    data.setup("fit")
-    shapes = [tuple(batch.images.shape) for batch in data.train_dataloader()]
-    assert {shape[2:] for shape in shapes} == {(16, 16), (16, 24), (16, 40)}
-    for count, channels, height, width in shapes:
-        assert channels == 3
-        assert count <= max(1, 16 * 16 * 8 // (height * width))
-    held_out = sum(len(batch.images) for batch in data.val_dataloader())
-    assert held_out == 12
-    assert sum(shape[0] for shape in shapes) == 48 - held_out
-    batch = next(iter(data.train_dataloader()))
-    assert batch.images.dtype == torch.float32
-    assert -1 <= float(batch.images.min()) < float(batch.images.max()) <= 1
-    assert batch.boxes.shape == (0, 5)  # no column objects
 
 
 def test_cached_images_are_those_on_the_disk(image_folder: Path):
@@ -103,7 +32,7 @@ def test_lists_of_images_with_gaps_and_images_that_cannot_be_read(photo: PilImag
     good, broken = {"bytes": stored.getvalue(), "path": None}, {"bytes": b"no image", "path": None}
     rows = [[good, None, good], [None], [], [broken, good]]
     dataset = Dataset.from_dict({"images": rows}, Features(images=List(Image(decode=False))))
-    with pytest.warns(UserWarning, match="skipped 1 images"):
+    with pytest.warns(UserWarning, match="skipped 1 "):
         images = read_images(dataset, factor=8)
     assert len(images) == 3
     assert [len(images.skipped), images.skipped[0][:6]] == [1, "row 3:"]
@@ -165,20 +94,6 @@ def test_boxes_are_where_the_text_is(policy: Any, max_side: int | None, cache_mb
         assert boxes.tolist() == [[0, 13, 9, 34, 23], [1, 30, 20, 42, 38]]
 
 
-def test_boxes_follow_their_images_into_the_batches():
-    """Every batch numbers its own images, however they are shuffled; images without boxes are among them."""
-    rows: list[Any] = [((32, 16), [(i % 20, i % 9, 5, 4), (20, 10, 3, 3)][: i % 3]) for i in range(24)]
-    data = ImageData(boxed(*rows), factor=8, batch_pixels=32 * 16 * 5, validation_share=0.2)
-    data.setup("fit")
-    for loader in (data.train_dataloader(), data.train_dataloader(), data.val_dataloader()):
-        for batch in loader:
-            assert batch.boxes.dtype == torch.float32 and batch.boxes.shape[1] == 5
-            expected = torch.ones(batch.images.shape[0], 16, 32)
-            for number, left, top, right, bottom in batch.boxes.int().tolist():
-                expected[number, top:bottom, left:right] = -1
-            assert torch.equal(batch.images.mean(1), expected)
-
-
 def test_boxes_that_are_none():
     assert text_boxes(None, (10, 10), (10, 10)).shape == (0, 4)
     assert text_boxes({"bbox": [], "text": []}, (10, 10), (10, 10)).shape == (0, 4)
@@ -202,8 +117,7 @@ def test_boxes_that_are_none():
     ],
 )
 def test_objects_that_are_no_boxes(objects: Any):
-    expected = r"objects is .*, expected \{\"bbox\": \[\[x, y, width, height\], \.\.\.\]"
-    with pytest.raises(ValueError, match=expected) as caught:
+    with pytest.raises(ValueError, match="objects.*bbox.*x, y, width, height") as caught:
         text_boxes(objects, (10, 10), (10, 10))
     assert "\n" not in str(caught.value)
 
@@ -212,7 +126,7 @@ def test_a_row_with_bad_objects_is_named(photo: PilImage.Image):
     objects = [{"bbox": [[1.0, 2.0, 3.0, 4.0]]}, {"bbox": [[1.0, 2.0]]}]
     features = Features(image=Image(), objects={"bbox": List(List(Value("float32")))})
     dataset = Dataset.from_dict({"image": [photo, photo], "objects": objects}, features)
-    with pytest.raises(ValueError, match="^the data set, row 1: objects is"):
+    with pytest.raises(ValueError, match="row 1: objects"):
         read_images(dataset, factor=8)
 
 
@@ -247,62 +161,8 @@ def test_sources_of_many_kinds(tmp_path: Path, image_folder: Path, photo: PilIma
     assert len(read_images(lines, factor=8)) == 2
 
 
-def test_a_part_of_several_is_chosen(tmp_path: Path, image_folder: Path):
-    saved = Dataset.load_from_disk(str(image_folder))
-    parts: Any = {"train": saved, "validation": saved.select(range(5))}
-    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "both"))
-    assert len(load_source(tmp_path / "both")) == 48
-    assert len(load_source(tmp_path / "both", "validation")) == 5
-
-
-def test_clear_errors(tmp_path: Path, image_folder: Path):
-    with pytest.raises(FileNotFoundError, match="nowhere not found: a data set is expected"):
-        load_source(tmp_path / "nowhere")
-    (tmp_path / "notes.md").write_text("no data")
-    with pytest.raises(ValueError, match="cannot be read as a data set: unknown ending '.md'"):
-        load_source(tmp_path / "notes.md")
-    with pytest.raises(ValueError, match="expected the column 'picture', found image"):
+def test_columns_and_images_that_cannot_be_used(image_folder: Path):
+    with pytest.raises(ValueError, match="'picture'.*found image"):
         read_images(image_folder, factor=8, column="picture")
-    with pytest.raises(ValueError, match="no image in the column 'image' can be read"):
+    with pytest.raises(ValueError, match="'image'"):
         read_images(Dataset.from_dict({"image": [b"x"]}), factor=8)
-
-
-def test_sample_images_are_drawn_by_the_seed(image_folder: Path):
-    data = ImageData(str(image_folder), batch_pixels=1024)
-    data.setup("fit")
-    first, again, other = (list(data.sample_images(10, seed)) for seed in (0, 0, 1))
-    assert sum(len(batch) for batch in first) == 10
-    assert all(torch.equal(a, b) for a, b in zip(first, again))
-    assert [b.sum() for b in first] != [b.sum() for b in other]
-    assert sum(len(batch) for batch in data.sample_images(1000)) == 47  # one is held out
-
-
-def test_windows_are_read_without_a_copy_in_any_order(prepared: Path):
-    windows = Windows(prepared / "train")
-    stored = Dataset.load_from_disk(str(prepared / "train"))
-    chosen = np.array(random.Random(0).sample(range(windows.length), 5))
-    batch = windows.load(chosen)
-    assert batch["tokens"].dtype == torch.int64
-    assert batch["tokens"].tolist() == [stored[int(i)]["tokens"] for i in chosen]
-    assert batch["documents"].tolist() == [stored[int(i)]["documents"] for i in chosen]
-    assert not windows._chunks[0][0].flags.owndata
-
-
-def test_windows_of_a_file_with_many_chunks(tmp_path: Path, prepared: Path):
-    stored = Dataset.load_from_disk(str(prepared / "train"))
-    joined = datasets.concatenate_datasets([stored, stored.select(range(2, 5))])
-    joined.save_to_disk(str(tmp_path / "joined"), num_shards=3)
-    windows = Windows(tmp_path / "joined")
-    numbers = np.array([windows.length - 1, 0, stored.num_rows])
-    assert windows.load(numbers)["tokens"].tolist() == [joined[int(i)]["tokens"] for i in numbers]
-
-
-def test_token_data_limit(prepared: Path):
-    def windows(limit: int | None) -> set[int]:
-        data = TokenData(str(prepared), batch_size=4, limit=limit)
-        data.setup()
-        return {int(i) for batch in data.train_dataloader() for i in batch["windows"]}
-
-    assert windows(4) == set(range(4)) and len(windows(None)) > 8
-    with pytest.raises(ValueError, match="limit must be positive, got 0"):
-        TokenData(str(prepared), limit=0)

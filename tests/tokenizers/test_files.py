@@ -1,8 +1,16 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from earlyfusion.tokenizers.files import atomic_folder, read_json, write_bytes, write_json, write_text
+from earlyfusion.tokenizers.files import (
+    atomic_folder,
+    fingerprint,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -110,3 +118,18 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a file: a folder is to be written there"), atomic_folder(path):
         pass
     assert path.read_text() == "mine"
+
+
+def test_a_fingerprint_follows_times_or_contents(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write_text(tmp_path / folder / "file", "content")
+    os.utime(tmp_path / "two" / "file", (1, 1))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert fingerprint(one) != fingerprint(two)
+    assert fingerprint(one, content=True) == fingerprint(two, content=True) != fingerprint(one)
+    before = fingerprint(one, None, two)
+    write_text(one / ".hidden", "left out")
+    write_text(one / "cache-1.arrow", "left out")
+    assert fingerprint(one, two) == before != fingerprint(two, one)
+    write_text(one / "sub" / "more", "")
+    assert fingerprint(one, two) != before

@@ -6,8 +6,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ...eval.report.canvas import picture_sheet
 from ...tokenizers.pixels import to_pil
-from ..loop.pictures import Drawing, picture_sheet, save_sheet
+from ..loop.pictures import Drawing, save_sheet
 from ..loop.predictions import PredictionFiles
 from .ema import averaged
 from .module import ImageTokenizerTraining

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.windows import TokenData
 from ...eval.metrics.bits import Rates
-from ...fusion_lm.folder import TOKENIZER, save_model
-from ...fusion_lm.loss import MODALITIES, LossTerms
+from ...fusion_lm.folder import save_model
+from ...fusion_lm.inputs import Inputs
+from ...fusion_lm.loss import LossTerms
 from ...fusion_lm.model import FusionLM
-from ...tokenizers.documents import DocumentTokenizer
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.vocab import SharedVocab
 from ..loop.divergence import skipped_steps
 from ..loop.logged_training import LoggedTraining
@@ -20,6 +20,7 @@ from ..loop.meters import Means
 from ..loop.optim import adamw, clip_or_skip, scheduled
 from ..loop.resume import check_config
 from ..loop.schedule import lr_factor
+from .data import TokenData
 from .first_weights import drawn, fill, shell, start_from_codebook, stored
 from .lora import adapt, merged, trained_names
 from .muon import muon
@@ -38,7 +39,6 @@ class FusionLMTraining(LoggedTraining):
 
     settings_class = LMSettings
     may_differ = ("tokenizer", "compile", "activation_checkpointing", "build_in_shards")
-    shown = ("loss", *MODALITIES)
     settings: LMSettings
     net: FusionLM
     modality_weights: Tensor
@@ -49,7 +49,8 @@ class FusionLMTraining(LoggedTraining):
         settings = settings.for_vocabulary(vocab.size)
         super().__init__(settings)
         self.tokenizer_folder, self.vocab, self.config = folder, vocab, settings.config
-        weights = weight_tensor(settings.modality_weights, MODALITIES)  # type: ignore[arg-type]
+        self.shown = ("loss", *vocab.names)
+        weights = weight_tensor(settings.modality_weights, vocab.names)  # type: ignore[arg-type]
         self.register_buffer("modality_weights", weights, persistent=False)
         self.net = shell(self.config) if settings.build_in_shards else FusionLM(self.config)
         self.net.activation_checkpointing = settings.activation_checkpointing
@@ -76,9 +77,9 @@ class FusionLMTraining(LoggedTraining):
 
     # batch -> loss
 
-    def forward(self, tokens: Tensor, **kwargs: Any) -> Any:
+    def forward(self, inputs: Inputs | Tensor, **kwargs: Any) -> Any:
         """``FusionLM.forward``."""
-        return self.net(tokens, **kwargs)
+        return self.net(inputs, **kwargs)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Windows -> weighted cross-entropy plus weighted z-loss (scalar)."""
@@ -104,7 +105,7 @@ class FusionLMTraining(LoggedTraining):
         targets = targets_of(batch["tokens"], batch["documents"], self.vocab, batch.get("learned"))
         terms = window_loss(self.net, batch, self.vocab, targets=targets, statistics=True)
         _add(self.validation_means, terms)
-        self.rates.add(terms, targets.tokens)
+        self.rates.add(terms, targets)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Windows -> ``losses`` (B, T), nats of each next token, 0 where none counts, and ``windows``."""
@@ -245,7 +246,7 @@ def _add(means: Means, terms: LossTerms) -> None:
     total = terms.counts.sum()
     means.add("loss", terms.cross_entropy, total)
     means.add("z", terms.z, total)
-    for name, mean, count in zip(MODALITIES, terms.by_modality, terms.counts):
+    for name, mean, count in zip(terms.names, terms.by_modality, terms.counts):
         means.add(name, mean, count)
 
 

@@ -4,13 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ...data.sources import fingerprint
-from ...fusion_lm.folder import TOKENIZER
 from ...fusion_lm.model import FusionLM
-from ...tokenizers.documents import DocumentTokenizer
-from ...tokenizers.vocab import SharedVocab
+from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
+from ...tokenizers.same_tokens import (
+    kept_codes,
+    kept_tokens,
+    number_tokens,
+    same_tokens,
+    shared_names,
+    text_tokens,
+)
 
 
 def load_grown(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
@@ -25,16 +29,6 @@ def load_grown(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
         f"{new.vocab.size - kept:,} of {new.vocab.size:,} are new"
     )
     return larger
-
-
-def same_tokens(folder: Path, other: Path) -> bool:
-    """Whether every token means the same in two tokenizer folders; how codes become images may differ."""
-    if fingerprint(folder, content=True) == fingerprint(other, content=True):
-        return True
-    one, two = DocumentTokenizer.load(folder), DocumentTokenizer.load(other)
-    if one.vocab != two.vocab:
-        return False
-    return torch.equal(kept_tokens(one, two), torch.arange(one.vocab.size))
 
 
 def grown(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tuple[FusionLM, int]:
@@ -64,62 +58,28 @@ def grown(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tupl
     return larger.train(net.training), int((kept >= 0).sum())
 
 
-def kept_tokens(old: DocumentTokenizer, new: DocumentTokenizer) -> Tensor:
-    """(V,) int64: the old token that means what a new one means, -1 where there is none."""
-    kept = torch.full((new.vocab.size,), -1)
-    for role, token in new.vocab.roles.items():
-        kept[token] = old.vocab.roles.get(role, -1)
-    if new.vocab.grid is not None and old.vocab.grid is not None:
-        for number in range(min(new.vocab.grid.count, old.vocab.grid.count)):
-            kept[new.vocab.grid.start + number] = old.vocab.grid.start + number
-    pieces = {old.text.id_to_piece(i): token for i, token in _text(old.vocab)}
-    for i, token in _text(new.vocab):
-        kept[token] = pieces.get(new.text.id_to_piece(i), -1)
-    ids = _kept_codes(old, new)
-    kept[new.vocab.image_ids_to_tokens(ids[:, 0])] = old.vocab.image_ids_to_tokens(ids[:, 1])
-    return kept
-
-
 def first_rows(old: DocumentTokenizer, new: DocumentTokenizer) -> dict[int, list[int]]:
     """New tokens -> the old ones whose mean they begin with."""
     rows: dict[int, list[int]] = {}
-    for i, token in _text(new.vocab):
+    for i, token in text_tokens(new.vocab):
         try:
             ids = old.text.encode(new.text.piece_bytes(i).decode("utf-8"))
         except ValueError:  # a byte is no text by itself
             continue
         if ids:
-            rows[token] = old.vocab.text_to_tokens(torch.tensor(ids)).tolist()
-    if new.vocab.grid is not None and old.vocab.grid is not None:
-        last = old.vocab.grid.start + old.vocab.grid.count - 1
-        for number in range(old.vocab.grid.count, new.vocab.grid.count):
-            rows[new.vocab.grid.start + number] = [last]
-    ids = _kept_codes(old, new)
-    if len(ids):
-        missing = torch.ones(len(new.image.codebook), dtype=torch.bool)
-        missing[ids[:, 0]] = False
-        here, codes = new.image.codebook.float(), missing.nonzero().flatten()
-        nearest = ids[torch.cdist(here[codes], here[ids[:, 0]]).argmin(dim=1), 1]
-        tokens = new.vocab.image_ids_to_tokens(codes).tolist()
-        begun = old.vocab.image_ids_to_tokens(nearest).tolist()
-        rows |= {token: [first] for token, first in zip(tokens, begun)}
+            rows[token] = old.vocab.to_tokens("text", torch.tensor(ids)).tolist()
+    for name in shared_names(old, new):
+        before, after = number_tokens(old.vocab, name), number_tokens(new.vocab, name)
+        if before:
+            rows |= {token: [before[-1]] for token in after[len(before) :]}
+        ids = kept_codes(old, new, name)
+        codebook = getattr(new.codecs[name], "codebook", None)
+        if len(ids) and codebook is not None:
+            missing = torch.ones(len(codebook), dtype=torch.bool)
+            missing[ids[:, 0]] = False
+            here, codes = codebook.float(), missing.nonzero().flatten()
+            nearest = ids[torch.cdist(here[codes], here[ids[:, 0]]).argmin(dim=1), 1]
+            tokens = new.vocab.ids_to_tokens(name, codes).tolist()
+            begun = old.vocab.ids_to_tokens(name, nearest).tolist()
+            rows |= {token: [first] for token, first in zip(tokens, begun)}
     return rows
-
-
-def _text(vocab: SharedVocab) -> list[tuple[int, int]]:
-    """Text ids and their tokens."""
-    return [(r.id + n, r.token + n) for r in vocab.text for n in range(r.count)]
-
-
-def _kept_codes(old: DocumentTokenizer, new: DocumentTokenizer) -> Tensor:
-    """(n, 2) image ids, new and old, of the codes with the same number, slot and vector."""
-    slots = min(old.vocab.codes_per_position, new.vocab.codes_per_position)
-    codes = min(old.vocab.codebook_size, new.vocab.codebook_size)
-    before, after = old.image.codebook, new.image.codebook
-    if before.shape[1] != after.shape[1]:
-        return torch.empty(0, 2, dtype=torch.int64)
-    slot, code = torch.cartesian_prod(torch.arange(slots), torch.arange(codes)).T
-    sizes = new.vocab.codebook_size, old.vocab.codebook_size
-    pairs = torch.stack([slot * size + code for size in sizes], dim=1)
-    same = (after[pairs[:, 0]] == before[pairs[:, 1]]).all(dim=1)
-    return pairs[same]

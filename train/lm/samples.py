@@ -2,22 +2,22 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from ...eval.report.canvas import enlarged, line, picture_sheet
 from ...fusion_lm.generate import generate
-from ...fusion_lm.grammar import Next
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.files import write_text
 from ...tokenizers.pixels import to_pil
-from ..loop.pictures import Drawing, picture_sheet, save_sheet, step_file
+from ..loop.pictures import Drawing, save_sheet, step_file
 from .module import FusionLMTraining
 
 TOP_P = 0.95
@@ -32,7 +32,7 @@ class Samples(Drawing):
         every: int = 1000,
         count: int = 4,
         prompts: list[str] | None = None,
-        then: Literal["text", "image", "any"] = "image",
+        then: str = "image",
         max_new_tokens: int = 512,
         temperature: float = 1.0,
         seed: int = 0,
@@ -42,14 +42,14 @@ class Samples(Drawing):
             every: Steps between two sheets; 0: only one at the end.
             count: Documents without a prompt.
             prompts: Texts to continue.
-            then: What the continuation of a prompt begins with.
+            then: Modality that the continuation of a prompt begins with; any leaves it to the model.
             max_new_tokens: Maximum new tokens; the context may end a continuation earlier.
             temperature: Sampling temperature of text and images.
             seed: Random seed, the same for every sheet.
         """
         super().__init__(every)
         self.count, self.prompts = count, list(prompts or [])
-        self.then: Next = then
+        self.then = then
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self.sampling = Sampling(temperature=temperature, top_p=TOP_P)
         self._tokenizer: DocumentTokenizer | None = None
@@ -78,15 +78,14 @@ class Samples(Drawing):
         vocab, context = training.vocab, training.config.context_length
         options: dict[str, Any] = {
             "max_new_tokens": min(self.max_new_tokens, context - 1),
-            "text": self.sampling,
-            "image": self.sampling,
+            "sampling": self.sampling,
             "seed": self.seed,
         }
         results = []
         if self.count:
             free = [torch.tensor([vocab.bos])] * self.count
             results += generate(net, vocab, free, **options)
-        prompts = [self._tokenizer.encode([text], eos=False) for text in self.prompts]
+        prompts = [self._tokenizer.encode([text], eos=False).tokens for text in self.prompts]
         if fitting := [p for p in prompts if len(p) < context - 8]:
             try:
                 results += generate(net, vocab, fitting, then=self.then, **options)
@@ -96,18 +95,12 @@ class Samples(Drawing):
 
 
 def document_picture(segments: Sequence[str | Tensor], width: int = 900) -> Image.Image:
-    """A document on one strip: its texts in type and its images (3, H, W), enlarged twice, in order."""
-    font = ImageFont.load_default(14)
+    """A document as a picture: its texts in type and its images (3, H, W), enlarged twice, in order."""
     parts: list[Image.Image] = []
     for segment in segments:
         if isinstance(segment, Tensor):
-            image = to_pil(segment)
-            parts.append(image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST))
-            continue
-        text = "".join(c if c.isprintable() else " " for c in segment)[:200]
-        strip = Image.new("RGB", (max(1, int(font.getlength(text)) + 8), 22), "white")
-        ImageDraw.Draw(strip).text((4, 2), text, fill="black", font=font)
-        parts.append(strip)
-    if not parts:
-        parts.append(Image.new("RGB", (60, 22), "white"))
-    return picture_sheet([[part] for part in parts], width=width, enlarge=1)
+            parts.append(enlarged(to_pil(segment), 2))
+        else:
+            text = "".join(c if c.isprintable() else " " for c in segment)[:200]
+            parts.append(line([(text, "black")], 14))
+    return picture_sheet([[part] for part in parts or [line([("", "black")], 14)]], width=width, enlarge=1)

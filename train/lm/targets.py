@@ -1,29 +1,21 @@
 """From packed windows to what is predicted, and from the losses of the targets to one number."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...fusion_lm.inputs import Inputs
 from ...fusion_lm.loss import IGNORE, LossTerms
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.vocab import SharedVocab
 
 
-class Targets(NamedTuple):
-    """What a window is to predict, each (B, T) int64."""
-
-    tokens: Tensor
-    """The next token; IGNORE if it belongs to another document or is padding."""
-    modality: Tensor
-    """Its modality."""
-
-
 def targets_of(
     tokens: Tensor, documents: Tensor, vocab: SharedVocab, learned: Tensor | None = None
-) -> Targets:
-    """Shift packed windows by one.
+) -> Tensor:
+    """What packed windows are to predict: their tokens, shifted by one.
 
     Args:
         tokens: (B, T).
@@ -32,7 +24,7 @@ def targets_of(
         learned: (B, T), nonzero for tokens that are learned, as in conversations; None: all.
 
     Returns:
-        Targets (B, T).
+        The next tokens (B, T) int64; IGNORE if one belongs to another document, is padding or not learned.
     """
     following = torch.cat([tokens[:, 1:], tokens.new_full((len(tokens), 1), vocab.pad)], dim=1)
     same = torch.zeros_like(tokens, dtype=torch.bool)
@@ -40,7 +32,7 @@ def targets_of(
     counted = same & (following != vocab.pad)
     if learned is not None:
         counted[:, :-1] &= learned[:, 1:] != 0
-    return Targets(torch.where(counted, following, IGNORE), vocab.modality(following))
+    return torch.where(counted, following, IGNORE)
 
 
 def drop_conditions(
@@ -48,7 +40,8 @@ def drop_conditions(
 ) -> tuple[Tensor, Tensor]:
     """Let images begin documents of their own, as guidance needs it (condition dropout, arXiv:2207.12598).
 
-    The token before such an image becomes the beginning of a document, and what precedes it stays as it is.
+    The same holds for blocks of every modality with a begin token. The token before such an image becomes
+    the beginning of a document, and what precedes it stays as it is.
     Neither is then learned as the successor of what it followed.
 
     Args:
@@ -61,7 +54,7 @@ def drop_conditions(
         Tokens and documents (B, T).
     """
     same = torch.zeros_like(dropped)
-    same[:, :-1] = (documents[:, 1:] == documents[:, :-1]) & (tokens[:, 1:] == vocab.begin_image)
+    same[:, :-1] = (documents[:, 1:] == documents[:, :-1]) & vocab.is_begin(tokens[:, 1:])
     dropped = dropped & same & (tokens != vocab.bos)
     border = documents.diff(dim=1, prepend=documents[:, :1]) != 0
     return tokens.masked_fill(dropped, vocab.bos), (border | dropped).cumsum(dim=1)
@@ -72,7 +65,7 @@ def window_loss(
     batch: Mapping[str, Tensor],
     vocab: SharedVocab,
     *,
-    targets: Targets | None = None,
+    targets: Tensor | None = None,
     statistics: bool = False,
 ) -> LossTerms:
     """The losses of packed windows, by modality; training, validation and telemetry share it.
@@ -86,15 +79,11 @@ def window_loss(
     """
     if targets is None:
         targets = targets_of(batch["tokens"], batch["documents"], vocab, batch.get("learned"))
-    more: dict[str, Any] = {}
-    if statistics:
-        more["vocab_modality"] = vocab.modality(torch.arange(vocab.size, device=targets.tokens.device))
     terms = net(
-        batch["tokens"],
-        documents=batch["documents"],
-        targets=targets.tokens,
-        modality=targets.modality,
-        **more,
+        Inputs(batch["tokens"], batch["documents"]),
+        targets=targets,
+        modalities=vocab.table(targets.device),
+        statistics=statistics,
     )
     assert isinstance(terms, LossTerms)
     return terms

@@ -5,7 +5,7 @@ growing norms, and watches the norm of the last layer's output, which grows befo
 That norm, the attention logits that QK-norm bounds, log Z that the z-loss bounds, and the probability that
 leaks from one modality to the others are measured here, on a few windows that pass the network once more.
 The training's own forward, which may be compiled, has no hooks, and nothing is left behind: weights,
-optimizer, random numbers and losses are those of a training without telemetry, bit by bit.
+optimiser, random numbers and losses are those of a training without telemetry, bit by bit.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ...fusion_lm.loss import MODALITIES, LossTerms
-from ...fusion_lm.model import Attention, FusionLM
-from ...tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from ...fusion_lm.layers import Attention
+from ...fusion_lm.loss import LossTerms
+from ...fusion_lm.model import FusionLM
+from ...tokenizers.modality import ModalityTable
+from ...tokenizers.vocab import SharedVocab
 from ..loop.meters import Means
 from .targets import window_loss
 
@@ -62,8 +64,8 @@ def observe(
 
     @torch.no_grad()
     def before_attention(attention: Attention, arguments: tuple[Any, ...]) -> None:
-        x, positions, _ = arguments
-        q, k, _ = attention.queries_keys_values(x, positions)
+        x, context, _ = arguments
+        q, k, _ = attention.queries_keys_values(x, context)
         logits[attention.layer] = max_attention_logit(q, k, documents, used)
 
     @torch.no_grad()
@@ -136,11 +138,11 @@ def gradient_cosine(net: FusionLM, terms: LossTerms) -> Tensor:
     with _set_aside(net):  # activation checkpointing computes the blocks again
         text, image = (
             torch.autograd.grad(
-                terms.nll_sums[modality] / terms.counts[modality].clamp(min=1),
+                terms.of(terms.nll_sums, name) / terms.of(terms.counts, name).clamp(min=1),
                 weights,
-                retain_graph=modality == TEXT,
+                retain_graph=name == "text",
             )
-            for modality in (TEXT, IMAGE)
+            for name in ("text", "image")
         )
 
     def dot(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
@@ -149,10 +151,10 @@ def gradient_cosine(net: FusionLM, terms: LossTerms) -> Tensor:
     return dot(text, image) / (dot(text, text) * dot(image, image)).sqrt()
 
 
-def row_norms(weight: Tensor, modality: Tensor) -> Tensor:
-    """Mean L2 norm of the rows of ``weight`` (V, C) of each modality (3,); ``modality`` (V,) is the rows'."""
+def row_norms(weight: Tensor, table: ModalityTable) -> Tensor:
+    """Mean L2 norm of the rows of ``weight`` (V, C) of each modality (G,)."""
     norms = torch.linalg.vector_norm(weight.detach(), dim=1, dtype=torch.float32)
-    one_hot = F.one_hot(modality, len(MODALITIES)).float()
+    one_hot = F.one_hot(table.of_token, len(table.names)).float()
     return (_whole(norms) @ one_hot) / one_hot.sum(0)
 
 
@@ -212,7 +214,7 @@ class Telemetry(Callback):
     ``entropy/MODALITY``           of the prediction, nats, by the modality of the target
     ``in_modality/MODALITY``       cross-entropy of the softmax over the tokens of the target's modality alone
     ``leakage/MODALITY``           the rest of the cross-entropy: probability given to other modalities, nats
-    ``log_z``                      mean logarithm of the softmax's normalizer
+    ``log_z``                      mean logarithm of the softmax's normaliser
     ``output_norm``, ``output_norm/MODALITY``
                                    mean over tokens, padding left out, of the L2 norm of the residual stream
                                    that enters the last norm, by the modality of the token
@@ -298,15 +300,16 @@ class Telemetry(Callback):
             with trainer.precision_plugin.forward_context():
                 seen = observe(net, tokens, rows["documents"], vocab, rows.get("learned"))
             if self.gradient_cosine:
-                both = seen.terms.counts[[TEXT, IMAGE]].min() > 0
+                counts = seen.terms.counts
+                both = (seen.terms.of(counts, "text") > 0) & (seen.terms.of(counts, "image") > 0)
                 self._means.add("gradient_cosine", gradient_cosine(net, seen.terms), both)
         self._add(seen, vocab.modality(tokens), tokens != vocab.pad)
         largest = trainer.strategy.reduce(seen.attention_logits, reduce_op="max")
         self._means.add("attention_logit", largest.amax())
         for layer, logit in enumerate(largest):
             self._means.add(f"attention_logit/layer_{layer:02d}", logit)
-        norms = row_norms(net.lm_head.weight, vocab.modality(torch.arange(vocab.size, device=tokens.device)))
-        for name, norm in zip(MODALITIES, norms):
+        norms = row_norms(net.lm_head.weight, vocab.table(tokens.device))
+        for name, norm in zip(vocab.names, norms):
             self._means.add(f"row_norm/{name}", norm)
         self._before = WeightsBefore(net)
 
@@ -318,7 +321,7 @@ class Telemetry(Callback):
         self._means.add("log_z", terms.log_z, total)
         norms, leakage = seen.output_norms * used, terms.by_modality - terms.in_modality
         self._means.add("output_norm", norms.sum() / used.sum(), used.sum())
-        for i, name in enumerate(MODALITIES):
+        for i, name in enumerate(terms.names):
             for figure, values in (
                 ("loss", terms.by_modality),
                 ("entropy", terms.entropy),

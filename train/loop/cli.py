@@ -66,8 +66,8 @@ class _Cli(LightningCLI):
         stages = {
             stage: {
                 "usage": f"earlyfusion {trainable.name} {stage} --config FILE [options]",
-                "description": f"{trainable.about} {stage}: {what}. Files are written below "
-                "trainer.default_root_dir; --ckpt_path=last resumes from its last.ckpt. Every option below "
+                "description": f"{stage}: {what}. Files are written below trainer.default_root_dir; "
+                "--ckpt_path=last takes its last.ckpt, from which a stopped fit resumes. Every option below "
                 "may also be set in the config file.",
             }
             for stage, what in self.stages.items()

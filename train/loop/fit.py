@@ -43,7 +43,7 @@ def fit(
         title: What the progress bar says; default: the registered title.
         seed: Random seed.
         clip: Largest norm of the gradient; None or 0 leaves gradients as they are.
-        log_every: Steps between two rows of RUN/metrics.csv (read it with ``logs.read_metrics``).
+        log_every: Steps between two rows of RUN/metrics.csv (see ``eval.report.curves.read_metrics``).
         validate_every: Steps between two validations; None: only at the end.
         checkpoint_seconds: Seconds between two checkpoints.
         checkpoint_steps: Steps between two checkpoints, instead of seconds.

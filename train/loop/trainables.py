@@ -6,7 +6,6 @@ standard library alone, so that help is printed at once.
 """
 
 import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,11 +33,12 @@ class Trainable:
     """What the progress bar says."""
     summary: str
     """One line for the list of commands."""
-    about: str
-    """What the help of the command begins with."""
+    description: str
+    """The paragraph in the help of the command."""
     stages: Mapping[str, str]
     """Stages of the command (fit, validate, predict), and what each does."""
     examples: str
+    """Command lines for the help."""
     module: str
     """The LightningModule, a ``LoggedTraining``."""
     settings: str
@@ -54,9 +54,6 @@ class Trainable:
     links: tuple[Link, ...] = (Link(("trainer.max_steps",), "model.max_steps"),)
     prepare: str | None = None
     """``"folder.module:function"`` that completes the parsed options of a stage, before anything is built."""
-    more: str = ""
-    """Commands of the same name that are not stages, for the help."""
-    more_usage: str = ""
 
     @property
     def linked_settings(self) -> set[str]:
@@ -64,46 +61,27 @@ class Trainable:
         targets = (link.target.split(".") for link in self.links)
         return {name for group, name in targets if group == "model"}
 
-    def help(self) -> str:
-        """The help of the command; that of a stage lists the options, and takes some seconds."""
-        usage = f"usage: earlyfusion {self.name} {{{','.join(self.stages)}}} --config FILE [options]"
-        lines = "\n".join(f"  {stage:10}  {what}" for stage, what in self.stages.items())
-        hint = f"`earlyfusion {self.name} fit --help` lists the options (it loads Lightning: some seconds)."
-        parts = [
-            f"{usage}\n{self.more_usage}".rstrip(),
-            f"{self.about}\nEvery field of a config file is an option too. Example configs: train/configs/.",
-            lines,
-            self.more,
-            f"examples:\n{self.examples}",
-            hint,
-        ]
-        return "\n\n".join(part for part in parts if part)
-
 
 IMAGE_TOKENIZER = Trainable(
     name="image-tokenizer",
     title="image tokenizer",
-    summary="fit, validate, predict: the VQ-VAE; encode, decode, import",
-    about="Train the image tokenizer (a VQ-VAE), or run a trained one over images.",
+    summary="the VQ-VAE: train it, run it",
+    description="""\
+Train the image tokenizer (a VQ-VAE), or run a trained one over images. Every field of a
+config file is an option of fit, validate and predict too; example configs: train/configs/.
+encode, decode and import do without Lightning.""",
     stages={
         "fit": "train; writes checkpoints, logs, pictures and the tokenizer folder",
         "validate": "reconstruct the validation images and print the errors",
         "predict": "the validation images -> codes and reconstructions, as files",
     },
-    more_usage="       earlyfusion image-tokenizer {encode,decode,import} ...",
-    more="""\
-With a trained one, and without Lightning (`earlyfusion image-tokenizer encode --help`):
-
-  encode      a folder of pictures -> a small file of codes for each
-  decode      codes -> pictures
-  import      a VQGAN checkpoint in taming's layout -> a tokenizer folder""",
     examples="""\
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --data.train=my/images
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --model.config.codebook_size=4096
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --ckpt_path=last   # resume""",
     module="train.image.module:ImageTokenizerTraining",
     settings="train.image.settings:ImageTokenizerSettings",
-    data="data.images:ImageData",
+    data="train.image.data:ImageData",
     callbacks={
         "pictures": "train.image.reconstructions:Reconstructions",
         "bench": "train.image.bench:Bench",
@@ -118,10 +96,11 @@ With a trained one, and without Lightning (`earlyfusion image-tokenizer encode -
 RECOGNIZER = Trainable(
     name="recognizer",
     title="recognizer",
-    summary="fit, validate: the network behind the text-aware loss",
-    about="""\
+    summary="the text reader behind the text-aware loss",
+    description="""\
 Train the recognizer whose features measure how similar two images of text are (the text-aware
-loss of the image tokenizer), on the images of `earlyfusion text-images`.""",
+loss of the image tokenizer), on the images of `earlyfusion text-images`. Every field of a
+config file is an option too; example config: train/configs/recognizer.yaml.""",
     stages={
         "fit": "train; writes checkpoints, logs and the recognizer folder",
         "validate": "read the validation texts and print the errors",
@@ -131,13 +110,15 @@ loss of the image tokenizer), on the images of `earlyfusion text-images`.""",
   earlyfusion recognizer fit --config recognizer.yaml --data.train=runs/text-images""",
     module="train.image.recognizer_training:RecognizerTraining",
     settings="train.image.recognizer_training:RecognizerSettings",
-    data="train.image.recognizer_training:TextBoxData",
+    data="train.image.data:TextBoxData",
 )
 LM = Trainable(
     name="lm",
     title="transformer",
-    summary="fit, validate, predict: the transformer",
-    about="Train the transformer on the windows of `earlyfusion prepare`, or measure a trained one.",
+    summary="the transformer: train it, measure it",
+    description="""\
+Train the transformer on the windows of `earlyfusion prepare`, or measure a trained one. Every
+field of a config file is an option too; example configs: train/configs/.""",
     stages={
         "fit": "train; writes checkpoints, logs, samples and the model folder",
         "validate": "print the losses on the validation windows, by modality",
@@ -149,7 +130,7 @@ LM = Trainable(
   earlyfusion lm fit --config lm.yaml --ckpt_path=last                             # resume""",
     module="train.lm.module:FusionLMTraining",
     settings="train.lm.settings:LMSettings",
-    data="data.windows:TokenData",
+    data="train.lm.data:TokenData",
     callbacks={
         "samples": "train.lm.samples:Samples",
         "telemetry": "train.lm.telemetry:Telemetry",
@@ -164,8 +145,6 @@ LM = Trainable(
 )
 TRAINABLES = {one.name: one for one in (IMAGE_TOKENIZER, RECOGNIZER, LM)}
 """By command."""
-RENAMED = {"recogniser": "recognizer"}
-"""Commands of earlier versions, for one more release."""
 
 
 def load(path: str) -> Any:
@@ -178,12 +157,3 @@ def trainable_of(training: Any) -> Trainable | None:
     """The entry whose module class ``training`` is an instance of; None if it is not registered."""
     names = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(training).__mro__}
     return next((one for one in TRAINABLES.values() if f"{ROOT}.{one.module}" in names), None)
-
-
-def current_name(command: str) -> str:
-    """``command``, or its name of today, with a warning on stderr."""
-    if command not in RENAMED:
-        return command
-    new = RENAMED[command]
-    print(f"DeprecationWarning: the command `{command}` is now `{new}`", file=sys.stderr)
-    return new

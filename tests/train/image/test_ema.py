@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from earlyfusion.data.images import ImageData
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from earlyfusion.train.image.data import ImageData
 from earlyfusion.train.image.ema import WeightEMA, averaged, ema_decay
 from earlyfusion.train.image.module import ImageTokenizerTraining
 from earlyfusion.train.image.settings import ImageTokenizerSettings

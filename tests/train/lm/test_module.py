@@ -8,15 +8,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from earlyfusion.data.windows import TokenData
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.samples import Samples
 from earlyfusion.train.lm.settings import LMSettings
 from earlyfusion.train.lm.targets import targets_of, window_loss
 from earlyfusion.train.loop.fit import fit
-from earlyfusion.train.loop.logs import read_metrics
 from earlyfusion.train.loop.optim import adamw
 
 CONFIG = FusionLMConfig(
@@ -51,12 +51,11 @@ def train(prepared: Path, run: Path, *callbacks: Callback, module: Any = None, *
 
 
 def test_targets_are_the_next_tokens_of_the_same_document(vocab):
-    t = int(vocab.text[0].token)
+    t = int(vocab["text"].ranges[0].token)
     tokens = torch.tensor([[vocab.bos, t, vocab.eos, vocab.bos, t + 1, vocab.eos, vocab.pad, vocab.pad]])
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])
     targets = targets_of(tokens, documents, vocab)
-    assert targets.tokens.tolist() == [[t, vocab.eos, -100, t + 1, vocab.eos, -100, -100, -100]]
-    assert targets.modality.tolist() == [[1, 0, 0, 1, 0, 0, 0, 0]]
+    assert targets.tolist() == [[t, vocab.eos, -100, t + 1, vocab.eos, -100, -100, -100]]
 
 
 def test_the_loss_of_packed_windows_is_that_of_their_documents(prepared: Path):

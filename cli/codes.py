@@ -1,0 +1,115 @@
+"""``earlyfusion image-tokenizer encode | decode | import``: a trained image tokenizer at work."""
+
+import math
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .terminal import Parser, add_command, add_group, positive_integer, tell
+
+if TYPE_CHECKING:
+    from ..data.codes import Counts
+
+
+def add(commands: Any) -> None:
+    group = add_group(commands, "image-tokenizer", "the VQ-VAE: train it, run it")
+    parser = add_command(
+        group,
+        "encode",
+        "a folder of pictures -> a small file of codes for each",
+        """\
+Turn pictures into codes: for each, OUT/NAME.npz with the codes and the picture's size, in
+the smallest numbers that hold them. Files already encoded are skipped, so the command can
+be interrupted and repeated; unreadable files are reported, counted and skipped.""",
+        """\
+  earlyfusion image-tokenizer encode photos --model runs/demo/model --out codes
+  earlyfusion image-tokenizer decode codes --model runs/demo/model --out photos-again""",
+        run,
+    )
+    parser.add_argument("images", metavar="IMAGES", help="one image file, or a folder with all below it")
+    _add_options(parser)
+    parser = add_command(
+        group,
+        "decode",
+        "codes -> pictures",
+        """\
+Turn the codes of `encode` into pictures: PNG files in their original size. The tokenizer
+must be the one that encoded them.""",
+        "  earlyfusion image-tokenizer decode codes --model runs/demo/model --out photos-again",
+        run,
+    )
+    parser.add_argument("codes", metavar="CODES", help="the folder that encode wrote, or one of its .npz")
+    _add_options(parser)
+    parser = add_command(
+        group,
+        "import",
+        "a VQGAN checkpoint in taming's layout -> a tokenizer folder",
+        """\
+Turn a VQ checkpoint in the layout of taming-transformers (VQGAN and its relatives) into a
+tokenizer folder, to measure it with `earlyfusion eval reconstruction`, or to use it.""",
+        "  earlyfusion image-tokenizer import vqgan.ckpt --out runs/vqgan",
+        run,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint file")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+
+
+def _add_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--model", metavar="DIR", required=True, help="folder of an image tokenizer, or of a model with one"
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    parser.add_argument(
+        "--tile",
+        metavar="PIXELS",
+        type=positive_integer,
+        default=1024,
+        help="process pictures with a longer side in tiles of this size (default: %(default)s)",
+    )
+
+
+def run(args: Namespace) -> None:
+    {"encode": _encode, "decode": _decode, "import": _import}[args.subcommand](args)
+
+
+def _encode(args: Namespace) -> None:
+    from ..data.codes import encode_folder
+    from ..tokenizers.progress import progress_bars
+    from .models import load_image_tokenizer
+
+    tokenizer = load_image_tokenizer(args.model)
+    with progress_bars() as progress:
+        counts = encode_folder(tokenizer, args.images, args.out, tile=args.tile, progress=progress)
+    spent = counts.tokens * math.log2(tokenizer.codebook_size)
+    rate = f", {spent / counts.pixels:.3g} bits per pixel" if counts.pixels else ""
+    stored = f" ({8 * counts.bytes / counts.pixels:.3g} as files)" if counts.pixels else ""
+    print(f"{_summary(counts, 'encoded')}: {counts.tokens:,} tokens{rate}{stored}; written to {args.out}")
+
+
+def _decode(args: Namespace) -> None:
+    from ..data.codes import decode_folder
+    from ..tokenizers.progress import progress_bars
+    from .models import load_image_tokenizer
+
+    with progress_bars() as progress:
+        counts = decode_folder(
+            load_image_tokenizer(args.model), args.codes, args.out, tile=args.tile, progress=progress
+        )
+    print(f"{_summary(counts, 'decoded')} from {counts.tokens:,} tokens; written to {args.out}")
+
+
+def _import(args: Namespace) -> None:
+    from ..tokenizers.taming import load_taming
+    from .info import describe
+
+    load_taming(args.checkpoint).save(args.out)
+    print("\n".join(describe(Path(args.out))))
+
+
+def _summary(counts: "Counts", done: str) -> str:
+    """Report what was skipped, and say in one line what was done."""
+    for line in counts.skipped:
+        tell(f"skipped {line}")
+    before = f" ({counts.before:,} done before)" if counts.before else ""
+    skipped = f", skipped {len(counts.skipped):,}" if counts.skipped else ""
+    return f"{done} {counts.images:,} images{before}{skipped}"

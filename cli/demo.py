@@ -1,0 +1,49 @@
+"""``earlyfusion demo``: from nothing to a model, its samples and a report."""
+
+from argparse import Namespace
+from typing import Any
+
+from .terminal import add_command, integer
+
+OUT = "runs/demo"
+"""Where `make demo` and `earlyfusion demo` write."""
+
+
+def add(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "demo",
+        "train everything on this machine; writes a model, samples and a report",
+        """\
+Train a text tokenizer, an image tokenizer and one transformer from scratch, on OpenMoji
+pictures and rendered words; measure them on held-out words, fonts and pictures; write
+samples and OUT/report.html, one self-contained file. The commands that do it are printed.
+
+About ten minutes on two CPU cores. Interrupt it at any time: the same command resumes.
+Needs the extra `demo`.""",
+        """\
+  earlyfusion demo --out runs/demo
+  earlyfusion demo --out runs/quick --budget quick     # minutes: checks that everything works
+  earlyfusion sample --model runs/demo/model --out runs/apple --then image "A red apple:\"""",
+        run,
+    )
+    parser.add_argument("--out", metavar="DIR", default=OUT, help="folder of the run (default: %(default)s)")
+    parser.add_argument("--seed", metavar="N", type=integer, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--budget",
+        choices=("quick", "full", "long"),
+        default="full",
+        help="how long to train; long: hours, the recipe of the packaged model (default: %(default)s)",
+    )
+
+
+def run(args: Namespace) -> None:
+    from ..train.loop.process import tune_malloc
+
+    tune_malloc()
+    from pathlib import Path
+
+    from ..train.demo.run import run as demo
+    from .main import run_command
+
+    demo(Path(args.out), args.seed, args.budget, run_command)

@@ -1,0 +1,38 @@
+"""What several commands load: models, and image tokenizers from wherever they are stored."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .terminal import best_device
+
+if TYPE_CHECKING:
+    from ..fusion_lm.folder import Model
+    from ..tokenizers.image import ImageTokenizer
+
+
+def image_folder(folder: str | Path) -> Path:
+    """The image tokenizer's folder inside the folder of a model, of a tokenizer, or of itself.
+
+    Raises:
+        FileNotFoundError: there is no image tokenizer in any of these places.
+    """
+    folder = Path(folder)
+    for path in (folder / "tokenizer" / "image", folder / "image", folder):
+        if (path / "config.json").exists():
+            return path
+    raise FileNotFoundError(f"no image tokenizer in {folder}: expected the folder of a model or a tokenizer")
+
+
+def load_image_tokenizer(folder: str | Path) -> "ImageTokenizer":
+    """The image tokenizer in ``folder`` (see ``image_folder``), on the best device."""
+    from ..tokenizers.image import ImageTokenizer
+
+    return ImageTokenizer.load(image_folder(folder)).to(best_device())
+
+
+def load_generating(folder: str | Path) -> "Model":
+    """A model on the best device; on a CPU with weights laid out for generation."""
+    from ..fusion_lm.folder import load_model
+
+    device = best_device()
+    return load_model(folder, device, "auto" if device == "cpu" else None)

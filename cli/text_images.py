@@ -1,0 +1,71 @@
+"""``earlyfusion text-images``: rendered images of text, to train on."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from .terminal import add_command, given, integer, names, positive_integer, size, span
+
+
+def add(commands: Any) -> None:
+    parser = add_command(
+        commands,
+        "text-images",
+        "rendered images of text with their boxes, to train on",
+        """\
+Render images of text in twenty faces, with the texts and their boxes: a data set for
+`image-tokenizer fit` and `recognizer fit`. It contains no held-out word, random string or
+font of `earlyfusion eval`. Writes OUT/train and OUT/validation, which shows other words.
+Needs the extra `demo`.
+
+kinds: word, random (one string), line, page, receipt, table; and any of these in a special
+style: colour, inverted, rotated.""",
+        """\
+  earlyfusion text-images --out runs/text-images
+  earlyfusion text-images --kinds page,receipt,colour --count 5000 --size 256x256 \\
+      --type-sizes 10-20 --out runs/pages""",
+        run,
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    parser.add_argument(
+        "--kinds",
+        metavar="KINDS",
+        type=names,
+        help="comma-separated, used in turn (default: word,random,line)",
+    )
+    parser.add_argument(
+        "--count", metavar="N", type=positive_integer, help="training images (default: 20000)"
+    )
+    parser.add_argument(
+        "--validation", metavar="N", type=integer, help="validation images; 0: none (default: 500)"
+    )
+    parser.add_argument(
+        "--size",
+        metavar="HxW",
+        type=size,
+        default=(32, 128),
+        help="height and width in pixels, or `fit`: as large as the text needs (default: 32x128)",
+    )
+    parser.add_argument(
+        "--type-sizes",
+        metavar="A-B",
+        type=span,
+        help="smallest and largest type, in pixels per em (default: 12-28)",
+    )
+    parser.add_argument(
+        "--multiple", metavar="N", type=positive_integer, help="sides are multiples of N (default: 16)"
+    )
+    parser.add_argument("--seed", metavar="N", type=integer, help="random seed (default: 0)")
+
+
+def run(args: Namespace) -> None:
+    from ..data.render.text_images import VALIDATION, TextImagesConfig, write_text_images
+    from ..tokenizers.progress import progress_bars
+
+    fields = given(args, ("kinds", "count", "validation", "type_sizes", "multiple", "seed"))
+    config = TextImagesConfig(size=args.size, **fields)
+    with progress_bars() as progress:
+        counts = write_text_images(args.out, config, progress)
+    print(f"{args.out}: {', '.join(f'{count:,} {part}' for part, count in counts.items())} images")
+    if VALIDATION in counts:
+        print(f"train with --data.train={args.out} --data.validation={Path(args.out) / VALIDATION}")

@@ -1,0 +1,75 @@
+"""``earlyfusion text-tokenizer fit``: texts -> a sentencepiece model."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from .terminal import add_command, add_group, positive_integer, real
+
+
+def add(commands: Any) -> None:
+    group = add_group(commands, "text-tokenizer", "fit: a sentencepiece BPE on your texts")
+    parser = add_command(
+        group,
+        "fit",
+        "train on text files or data sets",
+        """\
+Train a sentencepiece BPE with byte fallback, which restores every Unicode text exactly.
+Writes OUT/text.model.""",
+        """\
+  earlyfusion text-tokenizer fit --input books/*.txt --vocab-size 8000 --out runs/text
+  earlyfusion text-tokenizer fit --input captions.parquet --column caption \\
+      --vocab-size 4000 --out runs/text""",
+        run,
+    )
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        nargs="+",
+        required=True,
+        help="text files, one text per line; .jsonl, .json, .csv, .parquet files; folders of `datasets`",
+    )
+    parser.add_argument(
+        "--vocab-size",
+        metavar="N",
+        type=positive_integer,
+        required=True,
+        help="maximum number of pieces, 256 bytes included",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    parser.add_argument(
+        "--column", metavar="NAME", default="text", help="column or key of the texts (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--character-coverage",
+        metavar="SHARE",
+        type=real,
+        default=0.9995,
+        help="fraction of corpus characters covered by pieces; the rest falls back to bytes "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-piece-length",
+        metavar="N",
+        type=positive_integer,
+        default=16,
+        help="maximum characters of a piece; 1: single characters (default: %(default)s)",
+    )
+
+
+def run(args: Namespace) -> None:
+    from ..data.text_corpus import Counted, read_texts
+    from ..tokenizers.text import FILE, TextTokenizer
+
+    texts = Counted(text for name in args.input for text in read_texts(name, args.column))
+    tokenizer = TextTokenizer.train(
+        texts,
+        args.vocab_size,
+        character_coverage=args.character_coverage,
+        max_piece_length=args.max_piece_length,
+    )
+    tokenizer.save(args.out)
+    print(f"{texts.texts:,} texts, {texts.characters:,} characters -> {tokenizer.vocab_size:,} pieces")
+    if tokenizer.vocab_size < args.vocab_size:
+        print(f"these texts give no more: --vocab-size was {args.vocab_size:,}")
+    print(f"written to {Path(args.out) / FILE}")

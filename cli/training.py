@@ -1,0 +1,33 @@
+"""``earlyfusion image-tokenizer | recognizer | lm`` with ``fit``, ``validate``, ...: trainings.
+
+Their options are the fields of the config files, and Lightning's CLI reads them (``train/loop/cli.py``); here
+are only their names and help, which the registry of what can be trained holds.
+"""
+
+import argparse
+from argparse import Namespace
+from typing import Any
+
+from ..train.loop.trainables import TRAINABLES
+from .terminal import add_command, add_group
+
+
+def add(commands: Any) -> None:
+    for name, trainable in TRAINABLES.items():
+        examples = (
+            f"{trainable.examples}\n\n`earlyfusion {name} fit --help` lists the options (some seconds)."
+        )
+        group = add_group(commands, name, trainable.summary, trainable.description, examples)
+        for stage, summary in trainable.stages.items():
+            # No argument begins with NUL, so that even --help is left to Lightning.
+            parser = add_command(group, stage, summary, "", "", run, add_help=False, prefix_chars="\0")
+            parser.add_argument("arguments", nargs=argparse.REMAINDER)
+
+
+def run(args: Namespace) -> int:
+    from ..train.loop.process import tune_malloc
+
+    tune_malloc()  # before torch is imported
+    from ..train.loop.cli import run as train
+
+    return train(args.command, [args.subcommand, *args.arguments])
