@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..eval.report import numbers
 from .terminal import add_command
 
 if TYPE_CHECKING:
@@ -110,9 +111,10 @@ def _documents(folder: Path) -> Lines:
         yield "", f"{modality.name}: {frame}; codes {_ranges(modality.ranges)}{slots}"
     yield from _text(folder)
     for modality in vocab.framed:
-        if modality.name == "image":
-            config = read_json(folder / "image" / CONFIG, "an image tokenizer's config")
-            yield from _image(folder / "image", config)
+        codec = folder / modality.name
+        config = read_json(codec / CONFIG, f"the config of the {modality.name} tokenizer")
+        if (kind := KINDS.get(config.get("kind", ""))) is not None:
+            yield from kind.lines(codec, config)
 
 
 def _text(folder: Path) -> Lines:
@@ -121,7 +123,7 @@ def _text(folder: Path) -> Lines:
 
     text = load_text(folder)
     kind, file = ("BPE", FILE) if isinstance(text, BpeTokenizer) else ("sentencepiece", TEXT)
-    yield "text", f"{kind}, {text.vocab_size:,} pieces, {_bytes((folder / file).stat().st_size)}"
+    yield "text", f"{kind}, {text.vocab_size:,} pieces, {numbers.size((folder / file).stat().st_size)}"
 
 
 def _image(folder: Path, config: dict[str, Any]) -> Lines:
@@ -240,7 +242,7 @@ def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
             types = sorted({s.get_dtype() for s in slices})
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
-    return f"{_count(count)} parameters ({', '.join(types)}), {_bytes(path.stat().st_size)}"
+    return f"{numbers.count(count)} parameters ({', '.join(types)}), {numbers.size(path.stat().st_size)}"
 
 
 def _sizes(layout: "Layout") -> str:
@@ -253,17 +255,6 @@ def _sizes(layout: "Layout") -> str:
 
 def _ranges(ranges: Iterable[tuple[int, int, int]]) -> str:
     return ", ".join(f"{token}..{token + count - 1}" for token, _, count in ranges)
-
-
-def _count(number: int) -> str:
-    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.1f} {letter}"
-    return str(number)
-
-
-def _bytes(number: int) -> str:
-    return f"{_count(number)}B" if number >= 1000 else f"{number} B"
 
 
 def _lines(title: str, rows: Lines) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..fusion_lm.choices import BEST_BY, WEIGHTS
 from ..tokenizers.hub import PRETRAINED
+from ..tokenizers.modality import CODECS, TEXT
 from .prompts import in_words, inline_image, prompt_as_seen, read_segments
 from .terminal import Parser, add_command, best_device, box, given, integer, positive_integer, real
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..fusion_lm.stream import Event
     from ..tokenizers.documents import Encoded
 
-MODALITIES = ("text", "image")
+MODALITIES = (TEXT, *CODECS)
 """Each has flags for its sampling; those of text have no prefix."""
 
 SAMPLING = {
@@ -145,9 +146,9 @@ def add_best_of(parser: Parser, what: str) -> None:
 
 def _add_sampling(parser: Parser) -> None:
     for modality in MODALITIES:
-        prefix, of = ("", "") if modality == "text" else (f"{modality}-", f"{modality}s: ")
+        prefix, of = ("", "") if modality == TEXT else (f"{modality}-", f"{modality}: ")
         for field, (metavar, kind, text) in SAMPLING.items():
-            if modality == "text" or field not in TEXT_ONLY:
+            if modality == TEXT or field not in TEXT_ONLY:
                 flag = f"--{prefix}{field.replace('_', '-')}"
                 parser.add_argument(flag, metavar=metavar, type=kind, help=of + text)
 
@@ -165,7 +166,8 @@ def run(args: Namespace) -> None:
     from ..tokenizers.files import check_folder
     from ..tokenizers.hub import local_folder
 
-    sampling = {name: Sampling(**_sampling(args, name)) for name in MODALITIES}
+    asked = {name: _sampling(args, name) for name in MODALITIES}
+    sampling = {name: Sampling(**fields) for name, fields in asked.items()}
     guidance = Guidance(args.guidance, args.image_guidance)
     if args.negative is not None and guidance.branches == 1:
         raise ValueError("--negative needs guidance: give --guidance too, such as 3")
@@ -184,6 +186,7 @@ def run(args: Namespace) -> None:
         if tokenizer.vocab.sep is None:
             raise ValueError(f"--answer: the vocabulary of {folder} has no token that ends a turn")
         prompt.append(END_OF_TURN)
+    sampling = {n: one for n, one in sampling.items() if n in tokenizer.vocab.names or asked[n]}
     encoded = tokenizer.encode(prompt, eos=False)
     shown = prompt_as_seen(prompt, encoded.tokens, tokenizer)
     options: dict[str, Any] = {
@@ -210,7 +213,7 @@ def run(args: Namespace) -> None:
 
 def _sampling(args: Namespace, modality: str) -> dict[str, Any]:
     """What the user asked of the sampling of ``modality``."""
-    prefix = "" if modality == "text" else f"{modality}_"
+    prefix = "" if modality == TEXT else f"{modality}_"
     fields = [field for field in SAMPLING if hasattr(args, prefix + field)]
     return {name.removeprefix(prefix): v for name, v in given(args, [prefix + f for f in fields]).items()}
 
@@ -282,16 +285,18 @@ def _news(event: "Event") -> str:
 
     if isinstance(event, TextDelta):
         return printable(event.text)
-    if isinstance(event, SegmentDone):
-        return in_words(ImageSegment(event.value)) + inline_image(event.value)
-    return ""
+    if not isinstance(event, SegmentDone):
+        return ""
+    if event.modality != "image":
+        return f" [{event.modality}] "
+    return in_words(ImageSegment(event.value)) + inline_image(event.value)
 
 
 def _settings(args: Namespace, folder: Path, sampling: dict[str, Any], guidance: Any) -> dict[str, Any]:
     """What sample.json says of how it was made."""
     names = ("answer", "then", "seed", "n", "best_of", "best_by", "infill", "weights", "max_new_tokens")
     drawn = {
-        modality: {k: v for k, v in vars(one).items() if modality == "text" or k not in TEXT_ONLY}
+        modality: {k: v for k, v in vars(one).items() if modality == TEXT or k not in TEXT_ONLY}
         for modality, one in sampling.items()
     }
     guided = {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None

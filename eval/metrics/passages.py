@@ -89,11 +89,11 @@ def ink_box(image: Image.Image, contrast: int = 48) -> tuple[int, int, int, int]
 
     Args:
         image: Any mode; the background is the median of its outermost pixels.
-        contrast: Least difference in grey levels (of 255).
+        contrast: Least difference in gray levels (of 255).
     """
-    grey = np.asarray(image.convert("L"), dtype=np.int16)  # (H, W)
-    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    rows, columns = np.nonzero(np.abs(grey - np.median(edge)) >= contrast)
+    gray = np.asarray(image.convert("L"), dtype=np.int16)  # (H, W)
+    edge = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    rows, columns = np.nonzero(np.abs(gray - np.median(edge)) >= contrast)
     if not len(rows):
         return None
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...fusion_lm.scores import TokenScores
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.layout import Cursor
-from .html import Cell
+from .html import TokenCell
 
 
 class Token(NamedTuple):
@@ -65,14 +65,14 @@ def _entry(tokenizer: DocumentTokenizer, roles: dict[int, str], cursor: Cursor, 
     if mode.kind == "free":
         return Token(token, "text", tokenizer.text.decode(vocab.to_codes("text", value).tolist()))
     modality = vocab[mode.name]
-    assert modality.layout is not None and shape is not None
+    assert shape is not None
     code = int(vocab.tokens_to_ids(mode.name, value)) % modality.codebook_size
     slot = f" of slot {mode.part + 1}" if modality.slots > 1 else ""
-    place = modality.layout.place(done // modality.slots, shape)
+    place = vocab.layout(mode.name).place(done // modality.slots, shape)
     return Token(token, mode.name, f"code {code}{slot}", number, place)
 
 
-def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[Cell]:
+def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[TokenCell]:
     """The cells of ``html.token_strip``; the first ``prompt_length`` are marked as given."""
     cells = []
     for number, token in enumerate(tokens):
@@ -84,8 +84,8 @@ def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[Cell]:
             detail += f", {token.kind} {(token.block or 0) + 1}, {where}"
         if token.p is not None and token.entropy is not None:
             detail += f"; probability {_share(token.p)}, entropy {token.entropy:.2f} nats"
-        cell = Cell(token.kind, token.says, detail, token.p, token.block, token.place, number < prompt_length)
-        cells.append(cell)
+        given = number < prompt_length
+        cells.append(TokenCell(token.kind, token.says, detail, token.p, token.block, token.place, given))
     return cells
 
 

@@ -106,9 +106,9 @@ def test_openmoji_suite_is_of_held_out_concepts_and_is_reproducible():
 def test_scans_have_a_box_around_each_word():
     (item,) = scans()
     assert item.kind == "scan" and len(item.boxes) == len(str(item.text).split()) == 47
-    grey = np.asarray(item.image.convert("L"), dtype=float)
+    gray = np.asarray(item.image.convert("L"), dtype=float)
     for box in item.boxes:
-        inside = grey[round(box.top) : round(box.bottom), round(box.left) : round(box.right)]
+        inside = gray[round(box.top) : round(box.bottom), round(box.left) : round(box.right)]
         assert np.percentile(inside, 90) - inside.min() > 50, box  # ink on paper
         assert 0.2 < (box.right - box.left) / len(box.text) / (box.bottom - box.top) < 1.5, box
 

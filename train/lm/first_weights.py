@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ...fusion_lm.model import Block, FusionLM, FusionLMConfig, initialise
+from ...fusion_lm.layers import Block, initialize
+from ...fusion_lm.model import FusionLM, FusionLMConfig
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.same_tokens import same_tokens
 from ...tokenizers.tensor_files import TensorFiles
@@ -71,14 +72,14 @@ def fill(net: FusionLM, device: torch.device, parts: Iterator[tuple[str, Tensor]
 def drawn(config: FusionLMConfig, tokenizer: DocumentTokenizer | None) -> Iterator[tuple[str, Tensor]]:
     """New weights, in their order; with a tokenizer, image codes' rows as by ``start_from_codebook``."""
     ends = FusionLM(replace(config, n_layers=1))
-    initialise(ends, config.n_layers)
+    initialize(ends, config.n_layers)
     if tokenizer is not None:
         start_from_codebook(ends, tokenizer)
     yield from ends.named_parameters()
     del ends
     for layer in range(1, config.n_layers):
-        block = Block(config, layer)
-        initialise(block, config.n_layers)
+        block = Block(config.layer, layer)
+        initialize(block, config.n_layers)
         for name, value in block.named_parameters():
             yield f"blocks.{layer}.{name}", value
 
