@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..eval.items import SUFFIXES
 from ..tokenizers.files import read_json, write_bytes, write_json
 from ..tokenizers.image import ImageTokenizer
-from ..tokenizers.pixels import fit, load_image, to_pil, to_tensor
+from ..tokenizers.pixels import IMAGE_SUFFIXES, fit, load_image, to_pil, to_tensor
 from ..tokenizers.progress import Progress
 from ..tokenizers.tiles import decode_tiled, encode_tiled
 
@@ -80,7 +79,7 @@ def encode_folder(
     :raises FileNotFoundError: there is no such folder, or no image in it.
     :raises ValueError: no image can be read, `out` holds codes of another tokenizer, or `tile` is too small.
     """
-    root, files = _files(Path(images), SUFFIXES, "images")
+    root, files = _files(Path(images), IMAGE_SUFFIXES, "images")
     out, counts = Path(out), Counts()
     mark = fingerprint(tokenizer)
     if (out / INDEX).exists():

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from earlyfusion.data.render.words import held_out_fonts, train_fonts
+from earlyfusion.data.render.fonts import held_out_fonts, train_fonts
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -15,9 +15,9 @@ from datasets import Dataset, Features, Image, List, Value, disable_progress_bar
 
 from ...tokenizers.files import atomic_folder, write_json
 from ...tokenizers.progress import Progress
+from .fonts import Font, train_faces
 from .lexicon import Lexicon, split_lexicon, train_lexicon
 from .typeset import KINDS, Page, typeset
-from .words import Font, train_faces
 
 disable_progress_bars()  # the command shows its own
 

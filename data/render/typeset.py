@@ -14,8 +14,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from . import paper
+from .fonts import Font, load_face
 from .lexicon import Lexicon
-from .words import Font, load_face
 
 STRIPS = ("word", "random", "line")
 """Kinds with one text in one box: a word, a random string, several words in a row."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from earlyfusion import DocumentTokenizer, FusionLMConfig, Sampling, load_model, sample
-from earlyfusion.data.packing import pack
+from earlyfusion.data.packing import Document, pack
 from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.eval.report.tokens import describe
 from earlyfusion.tokenizers.documents import split
@@ -64,9 +64,8 @@ def test_a_modality_is_a_codec_and_an_entry(
     assert Tones().show(whole[2][1]) == down and Tones().show(whole[3][1]) == up
 
     tokenizer.save(tmp_path / "tokens" / "tokenizer")
-    windows = pack(
-        [e.tokens.numpy().astype(np.int32) for e in encoded], 96, vocab.pad, np.random.default_rng(0)
-    )
+    found = [Document(e.tokens.numpy().astype(np.int32)) for e in encoded]
+    windows = pack(found, 96, vocab.pad, np.random.default_rng(0))
     rows = [{"tokens": w.tokens, "documents": w.documents} for w in windows]
     datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "tokens" / "train"))
     config = FusionLMConfig(context_length=96, n_layers=1, width=32, n_heads=2, n_kv_heads=1, ffn_width=32)

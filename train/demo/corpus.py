@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ...data.render.fonts import SIZES, STRIP_HEIGHT, render_word, train_fonts
 from ...data.render.openmoji import Concept, concepts, place_drawing, render_drawing
 from ...data.render.split import (
     BOTH,
@@ -34,15 +35,7 @@ from ...data.render.split import (
     demo_words,
     sentence,
 )
-from ...data.render.words import (
-    SIZES,
-    STRIP_HEIGHT,
-    WORD_LENGTHS,
-    contains_any,
-    random_strings,
-    render_word,
-    train_fonts,
-)
+from ...data.render.words import WORD_LENGTHS, contains_any, random_strings
 
 LARGE_HEIGHTS = (24, 32)
 """Pixels that strips of larger type are high."""
