@@ -217,7 +217,11 @@ def test_the_wheel_holds_the_package_and_no_more(wheel):
     expected = {f"earlyfusion/{path.as_posix()}" for path in (*code(), *ROOT_FILES)}
     configs = [*(ROOT / "train/configs").glob("*.yaml"), *(ROOT / "train/demo/configs").glob("*/*.yaml")]
     expected |= {f"earlyfusion/{p.relative_to(ROOT).as_posix()}" for p in configs}
-    data = [*(ROOT / "pretrained").rglob("*"), *(ROOT / "playground").rglob("*.*")]
+    data = [
+        *(ROOT / "pretrained").rglob("*"),
+        *(ROOT / "playground").rglob("*.*"),
+        *(ROOT / "data").rglob("*.txt"),
+    ]
     expected |= {
         f"earlyfusion/{p.relative_to(ROOT).as_posix()}"
         for p in data

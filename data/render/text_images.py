@@ -65,8 +65,9 @@ def write_text_images(
     Columns: ``image`` (PNG, grey where it has no colour), ``text`` (all that stands in it), ``objects`` (its
     boxes, see ``FEATURES``) and ``kind``. Read as a whole, ``out`` is the training set.
 
-    :raises ImportError: the extra ``demo`` is missing.
-    :raises ValueError: such type does not fit into such images.
+    Raises:
+        ImportError: The extra ``demo`` is missing.
+        ValueError: The type does not fit into images of this size.
     """
     lexicon, fonts = train_lexicon(), train_faces()
     parts = {TRAIN: (lexicon, config.count)}
