@@ -192,7 +192,7 @@ def test_nothing_to_do_is_a_mistake(model, image_tokenizer, tmp_path, capsys):
         line = capsys.readouterr().err
         assert expected in line and line.count("\n") == 1
     assert run("encode", tmp_path / "empty", "--model", tmp_path / "none", "--out", tmp_path / "out") == 2
-    assert "holds no image tokenizer" in capsys.readouterr().err
+    assert "no image tokenizer" in capsys.readouterr().err
     (tmp_path / "empty" / "x.png").write_bytes(b"no")
     with pytest.raises(ValueError, match="none of the 1 images"):
         encode_folder(image_tokenizer, tmp_path / "empty", tmp_path / "out")
