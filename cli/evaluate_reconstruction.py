@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from .measurement import IMAGES, add_measurement, finish, folder_items, held_out_words, or_give
+from .measurement import IMAGES, add_measurement, add_readers, finish, folder_items, held_out_words, or_give
 from .terminal import check_out, names, positive_integer, tell
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ or, if texts have places, "objects": {"bbox": [[x, y, width, height], ...], "tex
         help="images of each kind of ocr and words64, a quarter as many pages; pictures of openmoji, at most "
         "30 (default: %(default)s)",
     )
+    add_readers(parser)
     parser.add_argument(
         "--no-ceilings",
         dest="ceilings",
@@ -127,7 +128,7 @@ def run(args: Namespace) -> None:
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, best_device())
     items, source = _items(args)
     with_text = any(item.text or item.boxes for item in items)
-    judges = readers() if with_text else []
+    judges = readers(args.readers) if with_text else []
     if not judges and with_text:
         tell(f"the text scores are left out: {INSTALL}")
     with progress_bars() as progress:

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
-from .measurement import add_heights, add_measurement, finish, held_out_words, or_give
+from .measurement import add_heights, add_measurement, add_readers, finish, held_out_words, or_give
 from .sample import add_best_of
 from .terminal import check_out, real
 
@@ -40,6 +40,7 @@ rate. Needs the extra `ocr`. Without --words: the built-in held-out words (extra
         help="classifier-free guidance by the word (default: 1, off)",
     )
     add_best_of(parser, "word")
+    add_readers(parser)
 
 
 def run(args: Namespace) -> None:
@@ -47,7 +48,7 @@ def run(args: Namespace) -> None:
     from ..eval.items import Word, words_from_file
     from ..eval.metrics.ocr import INSTALL, readers
 
-    judges = readers()
+    judges = readers(args.readers)
     if not judges:
         raise ValueError(f"writing is judged by OCR, and {INSTALL}")
     if args.best_of > 1 and args.temperature == 0:

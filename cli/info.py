@@ -111,9 +111,10 @@ def _documents(folder: Path) -> Lines:
         yield "", f"{modality.name}: {frame}; codes {_ranges(modality.ranges)}{slots}"
     yield from _text(folder)
     for modality in vocab.framed:
-        if modality.name == "image":
-            config = read_json(folder / "image" / CONFIG, "an image tokenizer's config")
-            yield from _image(folder / "image", config)
+        codec = folder / modality.name
+        config = read_json(codec / CONFIG, f"the config of the {modality.name} tokenizer")
+        if (kind := KINDS.get(config.get("kind", ""))) is not None:
+            yield from kind.lines(codec, config)
 
 
 def _text(folder: Path) -> Lines:

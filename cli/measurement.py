@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .terminal import Parser, Run, add_command, integer, positive_integer, positive_integers, tell
+from .terminal import Parser, Run, add_command, integer, names, positive_integer, positive_integers, tell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,6 +42,15 @@ def add_heights(parser: Parser, more: str = "") -> None:
         metavar="N,N",
         type=positive_integers,
         help=f"heights in pixels of the strips of the built-in words, drawn at random (default: 16){more}",
+    )
+
+
+def add_readers(parser: Parser) -> None:
+    parser.add_argument(
+        "--readers",
+        metavar="NAMES",
+        type=names,
+        help="OCR engines, comma-separated: rapidocr, tesseract (default: all that are installed)",
     )
 
 

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..fusion_lm.choices import BEST_BY, WEIGHTS
 from ..tokenizers.hub import PRETRAINED
+from ..tokenizers.modality import CODECS, TEXT
 from .prompts import in_words, inline_image, prompt_as_seen, read_segments
 from .terminal import Parser, add_command, best_device, box, given, integer, positive_integer, real
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..eval.report.html import Part
+    from ..eval.report.samples import Segment
     from ..fusion_lm.folder import Model
     from ..fusion_lm.stream import Event
     from ..tokenizers.documents import Encoded
 
-MODALITIES = ("text", "image")
+MODALITIES = (TEXT, *CODECS)
 """Each has flags for its sampling; those of text have no prefix."""
 
 SAMPLING = {
@@ -145,9 +146,9 @@ def add_best_of(parser: Parser, what: str) -> None:
 
 def _add_sampling(parser: Parser) -> None:
     for modality in MODALITIES:
-        prefix, of = ("", "") if modality == "text" else (f"{modality}-", f"{modality}s: ")
+        prefix, of = ("", "") if modality == TEXT else (f"{modality}-", f"{modality}: ")
         for field, (metavar, kind, text) in SAMPLING.items():
-            if modality == "text" or field not in TEXT_ONLY:
+            if modality == TEXT or field not in TEXT_ONLY:
                 flag = f"--{prefix}{field.replace('_', '-')}"
                 parser.add_argument(flag, metavar=metavar, type=kind, help=of + text)
 
@@ -157,8 +158,7 @@ def run(args: Namespace) -> None:
 
     What is there when Ctrl+C comes is written, too (with --best-of and --infill that is nothing).
     """
-    from ..eval.report.html import Part
-    from ..eval.report.samples import Sample, write_samples
+    from ..eval.report.samples import ImageSegment, Sample, TextSegment, write_samples
     from ..fusion_lm.folder import load_model
     from ..fusion_lm.guidance import Guidance
     from ..fusion_lm.sampling import Sampling
@@ -166,7 +166,8 @@ def run(args: Namespace) -> None:
     from ..tokenizers.files import check_folder
     from ..tokenizers.hub import local_folder
 
-    sampling = {name: Sampling(**_sampling(args, name)) for name in MODALITIES}
+    asked = {name: _sampling(args, name) for name in MODALITIES}
+    sampling = {name: Sampling(**fields) for name, fields in asked.items()}
     guidance = Guidance(args.guidance, args.image_guidance)
     if args.negative is not None and guidance.branches == 1:
         raise ValueError("--negative needs guidance: give --guidance too, such as 3")
@@ -185,6 +186,7 @@ def run(args: Namespace) -> None:
         if tokenizer.vocab.sep is None:
             raise ValueError(f"--answer: the vocabulary of {folder} has no token that ends a turn")
         prompt.append(END_OF_TURN)
+    sampling = {n: one for n, one in sampling.items() if n in tokenizer.vocab.names or asked[n]}
     encoded = tokenizer.encode(prompt, eos=False)
     shown = prompt_as_seen(prompt, encoded.tokens, tokenizer)
     options: dict[str, Any] = {
@@ -197,18 +199,21 @@ def run(args: Namespace) -> None:
     }
     written = _written(args, model, prompt, encoded, shown, options)
     kept = shown if args.infill is None else shown[:-1]  # the image is there redrawn
-    samples = [Sample([*kept, *map(Part, segments)], stop) for segments, stop in written]
+    samples = [
+        Sample([*kept, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
+        for segments, stop in written
+    ]
     write_samples(args.out, samples, _settings(args, folder, sampling, guidance))
     at_once = args.best_of > 1 or args.infill is not None
     for number, one in enumerate(samples, start=1):
         lead = f"{number}: " if args.n > 1 else ""
-        print(lead + "".join(map(in_words, one.parts)) if args.n > 1 or at_once else "")
+        print(lead + "".join(map(in_words, one.segments)) if args.n > 1 or at_once else "")
     print(f"written to {Path(args.out) / 'index.html'}")
 
 
 def _sampling(args: Namespace, modality: str) -> dict[str, Any]:
     """What the user asked of the sampling of ``modality``."""
-    prefix = "" if modality == "text" else f"{modality}_"
+    prefix = "" if modality == TEXT else f"{modality}_"
     fields = [field for field in SAMPLING if hasattr(args, prefix + field)]
     return {name.removeprefix(prefix): v for name, v in given(args, [prefix + f for f in fields]).items()}
 
@@ -218,7 +223,7 @@ def _written(
     model: "Model",
     prompt: list[Any],
     encoded: "Encoded",
-    shown: "Sequence[Part]",
+    shown: "Sequence[Segment]",
     options: dict[str, Any],
 ) -> "list[tuple[list[str | Image], str]]":
     """What each sample adds to the prompt, and why it ended."""
@@ -247,7 +252,7 @@ def _written(
 
 
 def _streamed(
-    n: int, events: "Iterator[Event]", shown: "Sequence[Part]"
+    n: int, events: "Iterator[Event]", shown: "Sequence[Segment]"
 ) -> "list[tuple[list[str | Image], str]]":
     """What ``n`` rows write and why they end; a single one is printed as it comes, after ``shown``."""
     from ..fusion_lm.stream import Finished, gather
@@ -275,22 +280,23 @@ def _streamed(
 
 def _news(event: "Event") -> str:
     """What an event adds to a terminal."""
-    from ..eval.report.html import Part
-    from ..eval.report.samples import printable
+    from ..eval.report.samples import ImageSegment, printable
     from ..fusion_lm.stream import SegmentDone, TextDelta
 
     if isinstance(event, TextDelta):
         return printable(event.text)
-    if isinstance(event, SegmentDone):
-        return in_words(Part(event.value)) + inline_image(event.value)
-    return ""
+    if not isinstance(event, SegmentDone):
+        return ""
+    if event.modality != "image":
+        return f" [{event.modality}] "
+    return in_words(ImageSegment(event.value)) + inline_image(event.value)
 
 
 def _settings(args: Namespace, folder: Path, sampling: dict[str, Any], guidance: Any) -> dict[str, Any]:
     """What sample.json says of how it was made."""
     names = ("answer", "then", "seed", "n", "best_of", "best_by", "infill", "weights", "max_new_tokens")
     drawn = {
-        modality: {k: v for k, v in vars(one).items() if modality == "text" or k not in TEXT_ONLY}
+        modality: {k: v for k, v in vars(one).items() if modality == TEXT or k not in TEXT_ONLY}
         for modality, one in sampling.items()
     }
     guided = {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None

@@ -300,7 +300,7 @@ class _Shard:
         if fitting == len(document):
             tokens[-1] = vocab.eos
         self.counts.pieces += 1
-        begin = vocab["image"].layout.begin  # type: ignore[union-attr]
+        begin = vocab.layout("image").begin
         self.counts.images += int(np.isin(tokens, [begin, ~begin]).sum())
         yield tokens.astype(np.int32)
 

@@ -62,13 +62,10 @@ class Grammar:
         self.modality = tensor([max(1, vocab.names.index(mode.name)) for mode in table.modes])
         """(M,) Place in ``vocab.names`` of the modality that is sampled; text when a row is done."""
         masks = tensor(table.taken_by) == tensor(table.takes)[:, None]  # (M, V)
-        self.frames = [_Frame(vocab[name].layout, shapes.get(name)) for name in vocab.names[2:]]  # type: ignore[arg-type]
+        self.frames = [_Frame(vocab.layout(name), shapes.get(name)) for name in vocab.names[2:]]
         for name, shape in shapes.items():
-            layout = vocab[name].layout
-            if layout is None:
-                raise ValueError(f"shapes has {name}, which has no blocks")
             try:
-                written = layout.size_tokens(tuple(shape))
+                written = vocab.layout(name).size_tokens(tuple(shape))
             except ValueError as error:
                 raise ValueError(f"shapes of {name}: {error}") from None
             for mode, (kind, of, axis) in enumerate(table.modes):
@@ -81,7 +78,7 @@ class Grammar:
         least, rest = [0] * len(table.modes), [0] * len(table.modes)
         for mode, (kind, name, axis) in enumerate(table.modes):
             if kind == "size":
-                shape = shapes.get(name) or vocab[name].layout.least  # type: ignore[union-attr]
+                shape = shapes.get(name) or vocab.layout(name).least
                 least[mode] = prod(shape[axis + 1 :])
                 rest[mode] = len(shape) - axis + 1  # this token, the other sizes, and the end
         self.least, self.rest = tensor(least), tensor(rest)

@@ -65,8 +65,8 @@ def infill(
         )
     tokens = tokenizer.encode(segments, eos=False).tokens
     span = Cursor(vocab).take_all(tokens).spans[-1]
-    layout = vocab[span.name].layout
-    if layout is None or layout.axes != 2:
+    layout = vocab.layout(span.name)
+    if layout.axes != 2:
         raise ValueError(f"a region is of a grid of codes, but {span.name} has none")
     rows, columns = span.shape
     region = torch.zeros(rows, columns, dtype=torch.bool)

@@ -279,6 +279,4 @@ class Row:
     def _codes(self, name: str, shape: Shape) -> Tensor:
         """The codes so far, whole lines of a block of ``shape``."""
         vocab = self.tokenizer.vocab
-        layout = vocab[name].layout
-        assert layout is not None
-        return vocab.to_codes(name, layout.from_order(torch.tensor(self.codes), shape))
+        return vocab.to_codes(name, vocab.layout(name).from_order(torch.tensor(self.codes), shape))

@@ -57,7 +57,7 @@ def image_tokenizer():
             )
         ).eval()
         latents = tokenizer.latents(torch.rand(4, 3, 32, 32) * 2 - 1).detach()
-        tokenizer.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+        tokenizer.initialize_codebook(latents.movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 

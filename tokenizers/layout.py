@@ -16,7 +16,7 @@ table that ``Cursor`` and the batched grammar of generation both follow.
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,7 +155,7 @@ def write(vocab: "SharedVocab", name: str, codes: "Tensor") -> "Tensor":
     """
     import torch
 
-    layout = _layout(vocab, name)
+    layout = vocab.layout(name)
     slots = (layout.slots,) if layout.slots > 1 else ()
     shape = tuple(codes.shape[: layout.axes])
     if codes.ndim != layout.axes + len(slots) or codes.shape[layout.axes :] != slots or not codes.numel():
@@ -187,10 +187,10 @@ def parse(vocab: "SharedVocab", tokens: "Tensor", start: int, end: int) -> Block
         ValueError: No block begins there, or it is not well-formed; the message names the position.
     """
     begin = int(tokens[start])
-    modality = next((m for m in vocab.framed if m.layout is not None and m.layout.begin == begin), None)
+    modality = next((m for m in vocab.framed if vocab.layout(m.name).begin == begin), None)
     if modality is None:
         raise ValueError(f"invalid document: token {begin} at position {start} does not begin a block")
-    name, layout = modality.name, _layout(vocab, modality.name)
+    name, layout = modality.name, vocab.layout(modality.name)
     first = start + layout.head
     if layout.shape is not None:
         shape = layout.shape
@@ -202,20 +202,20 @@ def parse(vocab: "SharedVocab", tokens: "Tensor", start: int, end: int) -> Block
         if len(sizes) < layout.axes:
             return None
         shape = tuple(sizes)
-    stop = first + prod(shape) * layout.slots
+    stop, size = first + prod(shape) * layout.slots, _by(shape + (layout.slots,) * (layout.slots > 1))
     found = vocab.slot(tokens[first : min(stop, end)], name)
     expected = (found.new_tensor(range(layout.slots))).repeat(-(-len(found) // layout.slots))[: len(found)]
     if bool((wrong := found != expected).any()):
         place = int(wrong.nonzero()[0])
         of_slot = f" of slot {place % layout.slots}" if layout.slots > 1 else ""
         raise ValueError(
-            f"the {name} at token {start} has {_by(shape)} codes, but token {int(tokens[first + place])} at "
+            f"the {name} at token {start} has {size} codes, but token {int(tokens[first + place])} at "
             f"position {first + place} is not a code{of_slot}"
         )
     if stop >= end:
         return None
     if int(tokens[stop]) != layout.end:
-        raise ValueError(f"the {name} at token {start} does not end after its {_by(shape)} codes")
+        raise ValueError(f"the {name} at token {start} does not end after its {size} codes")
     codes = layout.from_order(tokens[first:stop], shape)
     return Block(name, vocab.to_codes(name, codes), stop + 1)
 
@@ -281,7 +281,7 @@ def automaton(vocab: "SharedVocab") -> Automaton:
     if vocab.sep is not None:
         taken_by[vocab.sep] = FREE
     for modality in vocab.framed:
-        layout, name, here = _layout(vocab, modality.name), modality.name, len(modes)
+        layout, name, here = vocab.layout(modality.name), modality.name, len(modes)
         taken_by[layout.begin], after[layout.begin] = FREE, here
         codes[layout.begin] = layout.slots * prod(layout.shape or (1,))
         if layout.numbers is not None:
@@ -395,7 +395,7 @@ class Cursor:
     @property
     def layout(self) -> Layout:
         """That of the block that it is in."""
-        return _layout(self.vocab, self.automaton.modes[self.mode].name)
+        return self.vocab.layout(self.automaton.modes[self.mode].name)
 
     @property
     def shape(self) -> Shape | None:
@@ -406,13 +406,6 @@ class Cursor:
     def done(self) -> int:
         """Codes of this block that were read."""
         return 0 if (shape := self.shape) is None else prod(shape) * self.layout.slots - self.remaining
-
-
-def _layout(vocab: "SharedVocab", name: str) -> Layout:
-    layout: Any = vocab[name].layout
-    if layout is None:
-        raise ValueError(f"{name} has no blocks: its tokens are in the stream as they are")
-    return layout
 
 
 def _by(shape: Shape) -> str:

@@ -165,6 +165,13 @@ class SharedVocab:
                 return modality
         raise ValueError(f"modality is {name!r}, expected one of {', '.join(self.names[1:])}")
 
+    def layout(self, name: str) -> Layout:
+        """How blocks of that modality lie in the stream. Raises ValueError for text, which has none."""
+        layout = self[name].layout
+        if layout is None:
+            raise ValueError(f"{name} has no blocks: its tokens are in the stream as they are")
+        return layout
+
     @property
     def roles(self) -> dict[str, int]:
         """The token of each role that one token has."""
@@ -257,7 +264,7 @@ class SharedVocab:
 
         found = torch.zeros_like(tokens, dtype=torch.bool)
         for modality in self.framed:
-            found |= tokens == modality.layout.begin  # type: ignore[union-attr]
+            found |= tokens == self.layout(modality.name).begin
         return found
 
     def save(self, folder: str | Path) -> None:

@@ -65,10 +65,10 @@ def _entry(tokenizer: DocumentTokenizer, roles: dict[int, str], cursor: Cursor, 
     if mode.kind == "free":
         return Token(token, "text", tokenizer.text.decode(vocab.to_codes("text", value).tolist()))
     modality = vocab[mode.name]
-    assert modality.layout is not None and shape is not None
+    assert shape is not None
     code = int(vocab.tokens_to_ids(mode.name, value)) % modality.codebook_size
     slot = f" of slot {mode.part + 1}" if modality.slots > 1 else ""
-    place = modality.layout.place(done // modality.slots, shape)
+    place = vocab.layout(mode.name).place(done // modality.slots, shape)
     return Token(token, mode.name, f"code {code}{slot}", number, place)
 
 

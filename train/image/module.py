@@ -192,7 +192,7 @@ class ImageTokenizerTraining(LoggedTraining):
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
         """Make the codebook before the first quantised step."""
         if self.global_step >= self.autoencoder_steps and not self.codebook_ready:
-            self._initialise_codebook()
+            self._initialize_codebook()
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Images and their text boxes -> weighted loss (scalar)."""
@@ -324,7 +324,7 @@ class ImageTokenizerTraining(LoggedTraining):
         self.codebook_ready = True
 
     @torch.no_grad()
-    def _initialise_codebook(self) -> None:
+    def _initialize_codebook(self) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "sample_images"):
             raise ValueError(
@@ -337,7 +337,7 @@ class ImageTokenizerTraining(LoggedTraining):
         self.net.train()
         generator = torch.Generator().manual_seed(self.seed)
         chosen = torch.randperm(len(latents), generator=generator)[: self.kmeans_latents]
-        self.net.initialise_codebook(latents[chosen.to(latents.device)])
+        self.net.initialize_codebook(latents[chosen.to(latents.device)])
         self.codebook_ready = True
 
     def _evaluate(self, stage: str, batch: ImageBatch) -> None:

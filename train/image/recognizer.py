@@ -19,7 +19,7 @@ from ...tokenizers.weights import load_network, save_network
 KIND = "recogniser"
 SHIPPED = Path(__file__).parents[2] / "pretrained" / KIND
 """The recogniser that comes with the package, trained by ``earlyfusion recogniser fit`` on the images of
-``earlyfusion text-images``: benchmarks/tokenizer/README.md has the commands and its figures."""
+``earlyfusion text-images``: benchmarks/studies/tokenizer/README.md has the commands and its figures."""
 CHARACTERS = "".join(map(chr, range(32, 127)))
 """Printable ASCII."""
 BLANK = 0

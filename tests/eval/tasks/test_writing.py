@@ -8,7 +8,7 @@ from earlyfusion.eval.items import Word
 from earlyfusion.eval.report.tables import writing_table
 from earlyfusion.eval.tasks import writing
 from earlyfusion.eval.tasks.reconstruction import reconstruct_pictures
-from earlyfusion.fusion_lm.generate import Guidance
+from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.sampling import Sampling
 
 WORDS = [Word("cat", "word"), Word("house", "word"), Word("xq", "random"), Word(" red apple ", None)]

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -41,14 +42,14 @@ def model_of(text: TextTokenizer, image: ImageTokenizerConfig = IMAGE, **vocab_f
         torch.manual_seed(3)
         images = ImageTokenizer(image).eval()
         latents = images.latents(torch.rand(4, 3, SIDE, SIDE) * 2 - 1).detach()
-        images.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+        images.initialize_codebook(latents.movedim(1, -1).flatten(0, 2))
         fields = {"max_grid": None, "fixed_grid": (GRID, GRID), **vocab_fields}
         vocab = SharedVocab.build(text=text, codebook_size=CODES, **fields)
         lm = FusionLM(FusionLMConfig(vocab.size, 160, 2, 32, 4, 2, 48)).eval()
         with torch.no_grad():
             for parameter in lm.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    return Model(lm, DocumentTokenizer(text, images, vocab))
+    return Model(lm, DocumentTokenizer(vocab, text=text, image=images))
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,9 @@ def test_transformers_says_the_same(exported) -> None:
     model, folder = exported
     theirs: Any = transformers.ChameleonForConditionalGeneration.from_pretrained(folder)
     vocab, image = model.tokenizer.vocab, picture()
-    tokens = model.tokenizer.encode(["A red apple:", image, " and"], eos=False)
+    tokens = model.tokenizer.encode(["A red apple:", image, " and"], eos=False).tokens
     codes = theirs.model.get_image_tokens(to_tensor(image)[None])[0]
-    start = int((tokens == vocab.begin_image).nonzero()) + 1
+    start = int((tokens == vocab.layout("image").begin).nonzero()) + 1
     assert tokens[start : start + len(codes)].tolist() == codes.tolist()
     hidden = theirs.model(tokens[None]).last_hidden_state
     logits, found = model.lm(tokens[None]), torch.nn.functional.linear(hidden, theirs.lm_head.weight)
@@ -97,12 +98,12 @@ def test_its_processor_makes_our_tokens(exported) -> None:
     made = processor(
         images=image, text="A red apple:<image> and", return_tensors="pt", return_for_text_completion=True
     )
-    ours = model.tokenizer.encode(["A red apple:", image, " and"], eos=False)
+    ours = model.tokenizer.encode(["A red apple:", image, " and"], eos=False).tokens
     placeholder = processor.image_token_id
     inside = made["input_ids"][0] == placeholder
     text = made["input_ids"][0].tolist()
     expected = [
-        placeholder if t in model.tokenizer.vocab.codes_to_tokens(torch.arange(CODES)) else t
+        placeholder if t in model.tokenizer.vocab.to_tokens("image", torch.arange(CODES)) else t
         for t in ours.tolist()
     ]
     assert int(inside.sum()) == GRID**2
@@ -141,7 +142,7 @@ def test_the_text_tokenizer_gives_the_same_ids(exported) -> None:
     written = strings(10_000, 5)
     for one, encoded in zip(written, theirs.encode_batch(written, add_special_tokens=False), strict=True):
         ids = torch.tensor(text.encode(one), dtype=torch.int64)
-        assert encoded.ids == vocab.text_to_tokens(ids).tolist(), ascii(one)
+        assert encoded.ids == vocab.to_tokens("text", ids).tolist(), ascii(one)
         assert theirs.decode(encoded.ids, skip_special_tokens=False) == one
 
 
@@ -152,8 +153,8 @@ def test_it_comes_back(exported, tmp_path) -> None:
     assert main(["import", "chameleon", str(folder), "--out", str(tmp_path / "again")]) == 0
     again = load_model(tmp_path / "again")
     image = picture()
-    tokens = model.tokenizer.encode(["A red apple:", image])
-    assert torch.equal(again.tokenizer.encode(["A red apple:", image]), tokens)
+    tokens = model.tokenizer.encode(["A red apple:", image]).tokens
+    assert torch.equal(again.tokenizer.encode(["A red apple:", image]).tokens, tokens)
     logits, others = model.lm(tokens[None]), again.lm(tokens[None])
     assert isinstance(logits, Tensor) and isinstance(others, Tensor)
     torch.testing.assert_close(others[..., : model.tokenizer.vocab.size], logits, atol=1e-5, rtol=1e-5)
@@ -172,19 +173,15 @@ def test_it_comes_back(exported, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("image", "fields", "message"),
     [
-        ({}, {"fixed_grid": None, "max_grid": 16}, "its images have sizes of their own, said by grid tokens"),
-        ({}, {"fixed_grid": (4, 8)}, "its images have 4 x 8 codes; the format has squares"),
-        ({}, {"scan": "columns"}, "its codes are read by columns; the format reads rows"),
-        ({"quantizer": "cosine"}, {}, "its quantizer is 'cosine'; the format has the nearest code, 'vq'"),
-        ({"norm": "layer", "mid_attention": False}, {}, "no GroupNorm of 32 groups"),
-        ({"channels": (32, 48)}, {}, "no GroupNorm of 32 groups"),
-        (
-            {"channels": (64, 96)},
-            {},
-            "96 channels of its image tokenizer are no multiple of the first level's, 64",
-        ),
-        ({"stem": 2, "channels": (32, 64)}, {}, "its image tokenizer is no VQGAN without a stem"),
-        ({"groups": 2}, {"codes_per_position": 2}, "it has 2 codes per position; the format has one"),
+        ({}, {"fixed_grid": None, "max_grid": 16}, r"fixed_grid"),
+        ({}, {"fixed_grid": (4, 8)}, r"4 x 8 codes.*squares"),
+        ({}, {"scan": "columns"}, r"scan.*'columns'.*'rows'"),
+        ({"quantizer": "cosine"}, {}, r"quantizer.*'cosine'.*'vq'"),
+        ({"norm": "layer", "mid_attention": False}, {}, r"norm.*'layer'.*'group'"),
+        ({"channels": (32, 48)}, {}, r"channels.*48.*32"),
+        ({"channels": (64, 96)}, {}, r"channels.*64, 96.*first"),
+        ({"stem": 2, "channels": (32, 64)}, {}, r"stem 2.*stem 1"),
+        ({"groups": 2}, {"codes_per_position": 2}, r"codes_per_position.*2.*1"),
     ],
 )
 def test_what_does_not_fit_is_refused(text_tokenizer, tmp_path, capsys, image, fields, message: str) -> None:
@@ -192,7 +189,7 @@ def test_what_does_not_fit_is_refused(text_tokenizer, tmp_path, capsys, image, f
     save_model(tmp_path / "model", *model)
     assert main(["export", "chameleon", str(tmp_path / "model"), "--out", str(tmp_path / "hf")]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and not (tmp_path / "hf").exists()
+    assert re.search(message, error) and error.count("\n") == 1 and not (tmp_path / "hf").exists()
 
 
 def test_a_transformer_that_does_not_fit_is_refused(text_tokenizer, tmp_path, capsys) -> None:
@@ -200,7 +197,7 @@ def test_a_transformer_that_does_not_fit_is_refused(text_tokenizer, tmp_path, ca
     lm = FusionLM(replace(model.lm.config, qk_norm="none"))
     save_model(tmp_path / "model", lm, model.tokenizer)
     assert main(["export", "chameleon", str(tmp_path / "model"), "--out", str(tmp_path / "hf")]) == 2
-    assert "qk_norm is 'none', and Chameleon's format has only 'layer'" in capsys.readouterr().err
+    assert re.search(r"qk_norm.*'none'.*'layer'", capsys.readouterr().err)
     assert main(["export", "chameleon", str(tmp_path), "--out", str(tmp_path / "hf")]) == 2
 
 
@@ -227,7 +224,7 @@ def test_a_preset_that_was_trained_comes_out(text_tokenizer, documents: Path, tm
     assert main(["export", "chameleon", str(run / "model"), "--out", str(tmp_path / "hf")]) == 0
     model = load_model(run / "model")
     theirs: Any = transformers.ChameleonForConditionalGeneration.from_pretrained(tmp_path / "hf")
-    prompt = model.tokenizer.encode(["The cat", picture(), " sees"], eos=False)
+    prompt = model.tokenizer.encode(["The cat", picture(), " sees"], eos=False).tokens
     with torch.no_grad():
         hidden = theirs.model(prompt[None]).last_hidden_state
         found = torch.nn.functional.linear(hidden, theirs.lm_head.weight)[..., : model.tokenizer.vocab.size]

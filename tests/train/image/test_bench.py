@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from earlyfusion.eval.items import Item
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.eval.tasks.reconstruction import measure
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image import bench
@@ -17,7 +18,6 @@ from earlyfusion.train.image.bench import Bench
 from earlyfusion.train.image.data import ImageData
 from earlyfusion.train.image.module import ImageTokenizerTraining
 from earlyfusion.train.loop.fit import fit_image_tokenizer
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4)
 STEPS, AUTOENCODER = 12, 4

@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from earlyfusion.data.images import ImageBatch
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image.adversary import AdversaryConfig
 from earlyfusion.train.image.data import ImageData
 from earlyfusion.train.image.module import ImageTokenizerTraining, psnr
 from earlyfusion.train.image.recognizer import Recogniser, RecogniserConfig
 from earlyfusion.train.loop.fit import fit_image_tokenizer
-from earlyfusion.train.loop.logs import read_metrics
 from earlyfusion.train.loop.schedule import warmup_stable_decay
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4)
@@ -190,9 +190,9 @@ def test_the_codebook_is_made_once_after_the_autoencoder(tmp_path: Path, image_f
     made: list[int] = []
 
     class Counting(ImageTokenizerTraining):
-        def _initialise_codebook(self) -> None:
+        def _initialize_codebook(self) -> None:
             made.append(self.global_step)
-            super()._initialise_codebook()
+            super()._initialize_codebook()
 
     options = {
         "max_steps": STEPS,
@@ -298,7 +298,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(recogniser: Path):
     module.codebook_ready = True
     values = batch()
     with torch.no_grad():
-        module.net.initialise_codebook(module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2))
+        module.net.initialize_codebook(module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2))
         output = module.net.eval()(values.images)
         terms = module.terms(output.images, values)
         assert set(terms) == set(weights) and all(value > 0 for value in terms.values())

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
@@ -31,7 +32,7 @@ from earlyfusion.train.lm.telemetry import (
     row_norms,
 )
 from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.logs import CsvLog, read_metrics
+from earlyfusion.train.loop.logs import CsvLog
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=4, n_kv_heads=2, ffn_width=48, dropout=0.1
@@ -224,7 +225,7 @@ def test_the_figures_of_a_run_that_goes_on(prepared: Path, tmp_path: Path):
 
 def test_a_modality_that_is_missing_has_no_figures(vocab, prepared: Path):
     module = training(prepared)
-    ids = torch.arange(vocab.text[0].token, vocab.text[0].token + 20)
+    ids = torch.arange(vocab["text"].ranges[0].token, vocab["text"].ranges[0].token + 20)
     tokens = torch.cat([ids, torch.full((9,), vocab.pad)])[None]
     batch = {"tokens": tokens, "documents": (tokens == vocab.pad).long()}
     figures: dict[str, float] = {}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.lm.module import targets_of, telemetry
+from earlyfusion.train.lm import telemetry
+from earlyfusion.train.lm.module import targets_of
 from earlyfusion.train.lm.telemetry import (
     WeightsBefore,
     gradient_cosine,
