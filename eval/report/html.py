@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -21,7 +21,8 @@ SIDE = 256
 class Part(NamedTuple):
     """A segment of a document."""
 
-    content: str | Image.Image
+    content: Any
+    """A string, a PIL image, or what another codec shows."""
     prompt: bool = False
     """Part of the prompt, not written by the model."""
 
@@ -117,6 +118,8 @@ def document(parts: Iterable[Part], scale: int = 3, uri: Callable[[Image.Image],
         side = "given" if part.prompt else "made"
         if isinstance(part.content, str):
             out.append(f'<span class="said {side}">{escape(part.content)}</span>')
+        elif not isinstance(part.content, Image.Image):
+            out.append(f'<span class="said {side}">[{escape(type(part.content).__name__)}]</span>')
         else:
             enlarge = scale or max(1, SIDE // max(part.content.size))
             out.append(f'<span class="drawn {side}">{picture(part.content, enlarge, uri=uri)}</span>')
