@@ -22,8 +22,10 @@ from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.tokenizers.documents import END_OF_TURN, DocumentTokenizer, split
 from earlyfusion.tokenizers.pixels import contain, cover, to_pil
 from earlyfusion.train.lm.data import TokenData
-from earlyfusion.train.lm.module import FusionLMTraining, targets_of
-from earlyfusion.train.loop.fit import fit_lm
+from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.lm.targets import targets_of
+from earlyfusion.train.loop.fit import fit
 
 RED = PilImage.new("RGB", (32, 16), (255, 0, 0))
 PART = {"type": Value("string"), "text": Value("string"), "image": Image()}
@@ -132,9 +134,11 @@ def test_images_of_prompts_are_padded_and_those_of_answers_cut(chats, tokenizer_
 def test_only_answers_teach(chats, tokenizer_folders, tmp_path: Path):
     folder = prepared(chats, tokenizer_folders, tmp_path / "tokens")
     config = FusionLMConfig(context_length=64, n_layers=1, width=32, n_heads=2, n_kv_heads=2, ffn_width=32)
-    training = FusionLMTraining(str(folder), config, lr=1e-2, max_steps=80, warmup_steps=5)
+    training = FusionLMTraining(
+        LMSettings(tokenizer=str(folder), config=config, lr=1e-2, max_steps=80, warmup_steps=5)
+    )
     data = TokenData(str(folder), batch_size=2)
-    model = fit_lm(training, data, tmp_path / "run", progress=False, tensorboard=False)
+    model = fit(training, data, tmp_path / "run", progress=False, tensorboard=False)
     lm, tokenizer = load_model(model)
     vocab = tokenizer.vocab
     first = tokenizer.encode(["A red apple?", END_OF_TURN], eos=False)

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from earlyfusion.data.render.openmoji import render_drawing
 from earlyfusion.data.render.split import DRAW, demo_concepts, demo_words, sentence
+from earlyfusion.eval.tasks.continuations import draw_codes
 from earlyfusion.eval.tasks.naming import SIDE, nearest_of
-from earlyfusion.eval.tasks.writing import draw_codes
 from earlyfusion.fusion_lm.folder import Model, load_model
 from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.guidance import Guidance
