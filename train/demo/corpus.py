@@ -92,10 +92,15 @@ class Corpus:
         self, config: CorpusConfig, seed: int, factor: int = 8, measured: frozenset[str] = frozenset()
     ) -> None:
         """
-        :param factor: widths of word images are multiples of it.
-        :param measured: texts that are never trained on as they are, though another text may contain one: the
-            random strings of the measurements (a string of three letters is a part of many words).
-        :raises ImportError: the extra ``demo`` is missing.
+        Args:
+            config: How much data.
+            seed: Random seed.
+            factor: Widths of word images are multiples of it.
+            measured: Texts that are never trained on as they are, though another text may contain one: the
+                random strings of the measurements (a string of three letters is a part of many words).
+
+        Raises:
+            ImportError: The extra ``demo`` is missing.
         """
         self.config, self.factor, self.measured = config, factor, measured
         self.rng = random.Random(f"demo corpus {seed}")
