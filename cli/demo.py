@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
         """\
 Train a text tokenizer, an image tokenizer and one transformer from scratch, on OpenMoji
 pictures and rendered words; measure them on held-out words, fonts and pictures; write
-samples and OUT/report.html, one self-contained file.
+samples and OUT/report.html, one self-contained file. The commands that do it are printed.
 
 About ten minutes on two CPU cores. Interrupt it at any time: the same command resumes.
 Needs the extra `demo`.""",
@@ -41,6 +41,9 @@ def run(args: Namespace) -> None:
     from ..train.loop.process import tune_malloc
 
     tune_malloc()
-    from ..train.demo.run import run as demo
+    from pathlib import Path
 
-    demo(args.out, seed=args.seed, budget=args.budget)
+    from ..train.demo.run import run as demo
+    from .main import run_command
+
+    demo(Path(args.out), args.seed, args.budget, run_command)

@@ -42,7 +42,9 @@ def run(args: Namespace) -> None:
         check_out(args.sheet, "--sheet", "an HTML file")
     from ..data.render.words import STRIP_HEIGHT
     from ..eval.metrics.ocr import INSTALL, readers
-    from ..eval.tasks.everything import evaluate_lm, page, tables
+    from ..eval.report.lm_page import lm_page
+    from ..eval.report.tables import lm_tables
+    from ..eval.tasks.everything import evaluate_lm
     from ..fusion_lm.folder import load_model
     from ..tokenizers.files import write_text
     from ..tokenizers.progress import progress_bars
@@ -64,8 +66,8 @@ def run(args: Namespace) -> None:
             progress=progress,
         )
     if args.sheet is not None:
-        write_text(args.sheet, page(measured, f"What {args.model} reads, writes, names and draws"))
+        write_text(args.sheet, lm_page(measured, f"What {args.model} reads, writes, names and draws"))
     about = {"kind": "lm", "seed": args.seed, "heights": heights}
-    finish(args, {**about, **measured.figures}, *tables(measured.figures))
+    finish(args, {**about, **measured.figures}, *lm_tables(measured.figures))
     if args.sheet is not None:
         print(f"sheet written to {args.sheet}")

@@ -36,7 +36,8 @@ times by sampling; the reading that agrees best with all views, in both directio
 def run(args: Namespace) -> None:
     check_out(args.out)
     from ..eval.items import scaled
-    from ..eval.tasks.reading import evaluate_reading, table
+    from ..eval.report.tables import reading_table
+    from ..eval.tasks.reading import evaluate_reading
     from ..tokenizers.progress import progress_bars
     from .models import load_generating
 
@@ -54,4 +55,4 @@ def run(args: Namespace) -> None:
             model, tokenizer, items, views=args.views, seed=args.seed, progress=progress
         )
     result["skipped"] = source["skipped"] + result["skipped"]
-    finish(args, {**source, **result}, table(result))
+    finish(args, {**source, **result}, reading_table(result))

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from .measurement import IMAGES, add_measurement, finish, folder_items, held_out_words, or_give
+from .measurement import IMAGES, add_measurement, add_readers, finish, folder_items, held_out_words, or_give
 from .terminal import check_out, names, positive_integer, tell
 
 if TYPE_CHECKING:
@@ -21,25 +21,25 @@ def _words(args: Namespace) -> "Suite":
 
 
 def _words64(args: Namespace) -> "Suite":
-    from ..eval.items import words64_suite
+    from ..eval.suites import words64_suite
 
     return words64_suite(args.seed, args.per_kind), f"words64 suite, seed {args.seed}"
 
 
 def _ocr(args: Namespace) -> "Suite":
-    from ..eval.items import ocr_suite
+    from ..eval.suites import ocr_suite
 
     return ocr_suite(args.seed, args.kinds, args.per_kind), f"OCR suite, seed {args.seed}"
 
 
 def _openmoji(args: Namespace) -> "Suite":
-    from ..eval.items import openmoji_suite
+    from ..eval.suites import openmoji_suite
 
     return openmoji_suite(args.seed, args.per_kind), f"OpenMoji, held-out concepts, seed {args.seed}"
 
 
 def _scans(args: Namespace) -> "Suite":
-    from ..eval.items import scans
+    from ..eval.suites import scans
 
     return scans(), "photographed page of scikit-image"
 
@@ -93,6 +93,7 @@ or, if texts have places, "objects": {"bbox": [[x, y, width, height], ...], "tex
         help="images of each kind of ocr and words64, a quarter as many pages; pictures of openmoji, at most "
         "30 (default: %(default)s)",
     )
+    add_readers(parser)
     parser.add_argument(
         "--no-ceilings",
         dest="ceilings",
@@ -112,7 +113,7 @@ def run(args: Namespace) -> None:
     """Measure; without an OCR engine, the pixels alone."""
     check_out(args.out)
     if args.sheet is not None:
-        from ..eval.report.sheet import check_sheet
+        from ..eval.report.reconstruction_sheet import check_sheet
 
         check_sheet(args.sheet)
         check_out(args.sheet, "--sheet", "a file")
@@ -127,7 +128,7 @@ def run(args: Namespace) -> None:
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, best_device())
     items, source = _items(args)
     with_text = any(item.text or item.boxes for item in items)
-    judges = readers() if with_text else []
+    judges = readers(args.readers) if with_text else []
     if not judges and with_text:
         tell(f"the text scores are left out: {INSTALL}")
     with progress_bars() as progress:
@@ -137,9 +138,9 @@ def run(args: Namespace) -> None:
     result = {**measured.figures, **source}
     result["not_measured"] |= missing() if with_text else {"text": WITHOUT_TEXT}
     if args.sheet is not None:
-        from ..eval.report.sheet import write_sheet
+        from ..eval.report.reconstruction_sheet import write_sheet
 
-        write_sheet(args.sheet, measured.samples, [judge.name for judge in judges])
+        write_sheet(args.sheet, measured.results, [judge.name for judge in judges])
     finish(args, result, table(result))
     if args.sheet is not None:
         print(f"sheet written to {args.sheet}")

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
-from .measurement import add_heights, add_measurement, finish, held_out_words, or_give
+from .measurement import add_heights, add_measurement, add_readers, finish, held_out_words, or_give
 from .sample import add_best_of
 from .terminal import check_out, real
 
@@ -40,6 +40,7 @@ rate. Needs the extra `ocr`. Without --words: the built-in held-out words (extra
         help="classifier-free guidance by the word (default: 1, off)",
     )
     add_best_of(parser, "word")
+    add_readers(parser)
 
 
 def run(args: Namespace) -> None:
@@ -47,7 +48,7 @@ def run(args: Namespace) -> None:
     from ..eval.items import Word, words_from_file
     from ..eval.metrics.ocr import INSTALL, readers
 
-    judges = readers()
+    judges = readers(args.readers)
     if not judges:
         raise ValueError(f"writing is judged by OCR, and {INSTALL}")
     if args.best_of > 1 and args.temperature == 0:
@@ -59,7 +60,8 @@ def run(args: Namespace) -> None:
     else:
         originals, source = [], {"data": str(args.words)}
         words = words_from_file(args.words, limit=args.limit)
-    from ..eval.tasks.writing import evaluate_writing, table
+    from ..eval.report.tables import writing_table
+    from ..eval.tasks.writing import evaluate_writing
     from ..fusion_lm.generate import Guidance
     from ..fusion_lm.sampling import Sampling
     from ..tokenizers.progress import progress_bars
@@ -80,4 +82,4 @@ def run(args: Namespace) -> None:
             seed=args.seed,
             progress=progress,
         )
-    finish(args, {**result, **source}, table(result))
+    finish(args, {**result, **source}, writing_table(result))

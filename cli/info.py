@@ -7,9 +7,13 @@ import math
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..eval.report import numbers
 from .terminal import add_command
+
+if TYPE_CHECKING:
+    from ..tokenizers.layout import Layout
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -96,13 +100,21 @@ def _documents(folder: Path) -> Lines:
     vocab = SharedVocab.load(folder)
     stored = read_json(folder / VOCAB, "a vocabulary").get("format")
     yield "vocabulary", f"{vocab.size:,} tokens, format {stored}"
-    image_roles = {"begin_image", "end_image"}
-    yield "", ", ".join(f"{role} {token}" for role, token in vocab.roles.items() if role not in image_roles)
-    yield "", f"begin_image {vocab.begin_image}, end_image {vocab.end_image}, {_grid(vocab)}"
-    slots = f", {n} codes per position" if (n := vocab.codes_per_position) > 1 else ""
-    yield "", f"text {_ranges(vocab.text)}; image codes {_ranges(vocab.image)}{slots}"
+    framed = {role for m in vocab.framed for role in (f"begin_{m.name}", f"end_{m.name}")}
+    yield "", ", ".join(f"{role} {token}" for role, token in vocab.roles.items() if role not in framed)
+    for modality in vocab.modalities:
+        if (layout := modality.layout) is None:
+            yield "", f"{modality.name} {_ranges(modality.ranges)}"
+            continue
+        slots = f", {layout.slots} codes per position" if layout.slots > 1 else ""
+        frame = f"begin {layout.begin}, end {layout.end}, {_sizes(layout)}"
+        yield "", f"{modality.name}: {frame}; codes {_ranges(modality.ranges)}{slots}"
     yield from _text(folder)
-    yield from _image(folder / "image", read_json(folder / "image" / CONFIG, "an image tokenizer's config"))
+    for modality in vocab.framed:
+        codec = folder / modality.name
+        config = read_json(codec / CONFIG, f"the config of the {modality.name} tokenizer")
+        if (kind := KINDS.get(config.get("kind", ""))) is not None:
+            yield from kind.lines(codec, config)
 
 
 def _text(folder: Path) -> Lines:
@@ -111,7 +123,7 @@ def _text(folder: Path) -> Lines:
 
     text = load_text(folder)
     kind, file = ("BPE", FILE) if isinstance(text, BpeTokenizer) else ("sentencepiece", TEXT)
-    yield "text", f"{kind}, {text.vocab_size:,} pieces, {_bytes((folder / file).stat().st_size)}"
+    yield "text", f"{kind}, {text.vocab_size:,} pieces, {numbers.size((folder / file).stat().st_size)}"
 
 
 def _image(folder: Path, config: dict[str, Any]) -> Lines:
@@ -230,28 +242,19 @@ def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
             types = sorted({s.get_dtype() for s in slices})
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
-    return f"{_count(count)} parameters ({', '.join(types)}), {_bytes(path.stat().st_size)}"
+    return f"{numbers.count(count)} parameters ({', '.join(types)}), {numbers.size(path.stat().st_size)}"
 
 
-def _grid(vocab: Any) -> str:
-    if vocab.fixed_grid:
-        return "every image {} x {} codes".format(*vocab.fixed_grid)
-    return f"rows and columns {vocab.grid.start}..{sum(vocab.grid) - 1} (up to {vocab.grid.count})"
+def _sizes(layout: "Layout") -> str:
+    if layout.shape is not None:
+        return f"every one {' x '.join(map(str, layout.shape))} codes"
+    assert layout.numbers is not None
+    start, count = layout.numbers
+    return f"sizes along {layout.axes} axes {start}..{start + count - 1} (up to {count})"
 
 
 def _ranges(ranges: Iterable[tuple[int, int, int]]) -> str:
     return ", ".join(f"{token}..{token + count - 1}" for token, _, count in ranges)
-
-
-def _count(number: int) -> str:
-    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.1f} {letter}"
-    return str(number)
-
-
-def _bytes(number: int) -> str:
-    return f"{_count(number)}B" if number >= 1000 else f"{number} B"
 
 
 def _lines(title: str, rows: Lines) -> list[str]:

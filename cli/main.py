@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     debug = os.environ.get("EARLYFUSION_DEBUG", "") not in ("", "0")
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return run_command(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         tell("interrupted")
         return 130
@@ -116,7 +116,8 @@ def explain(error: BaseException) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _run(argv: list[str]) -> int:
+def run_command(argv: list[str]) -> int:
+    """Run one command; returns its exit code, and raises what goes wrong."""
     if argv and argv[0] in RENAMED:
         tell(f"`{argv[0]}` is now called `{RENAMED[argv[0]]}`")
         argv = [RENAMED[argv[0]], *argv[1:]]

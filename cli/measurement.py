@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .terminal import Parser, Run, add_command, integer, positive_integer, positive_integers, tell
+from .terminal import Parser, Run, add_command, integer, names, positive_integer, positive_integers, tell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,6 +45,15 @@ def add_heights(parser: Parser, more: str = "") -> None:
     )
 
 
+def add_readers(parser: Parser) -> None:
+    parser.add_argument(
+        "--readers",
+        metavar="NAMES",
+        type=names,
+        help="OCR engines, comma-separated: rapidocr, tesseract (default: all that are installed)",
+    )
+
+
 def folder_items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     """The images of the folder ``args.images``, and what the JSON says of them."""
     from ..eval.items import images_from_folder
@@ -58,7 +67,7 @@ def folder_items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
 def held_out_words(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     """The built-in words, in type, and what the JSON says of them."""
     from ..data.render.words import STRIP_HEIGHT
-    from ..eval.items import word_suite
+    from ..eval.suites import word_suite
 
     heights = getattr(args, "heights", None) or (STRIP_HEIGHT,)
     return word_suite(args.seed, heights=heights)[: args.limit], {"data": f"held-out words, seed {args.seed}"}

@@ -59,7 +59,8 @@ def run(args: Namespace) -> None:
     """Load the model and the tokenizers, and serve the page until Ctrl+C."""
     from ..fusion_lm.cpu.packed_weights import for_generation
     from ..fusion_lm.folder import Model, load_model
-    from ..playground.app import build, serve
+    from ..playground.app import build
+    from ..playground.server import serve
     from ..tokenizers.hub import local_folder
     from .models import load_image_tokenizer
 

@@ -1,31 +1,68 @@
-"""``earlyfusion prepare``: documents -> packed windows of tokens."""
+"""``earlyfusion prepare``: documents -> packed windows of tokens.
 
+Its options are the fields of ``PrepareConfig``, which jsonargparse reads from the command line and from YAML.
+"""
+
+import argparse
+import re
 from argparse import Namespace
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from .terminal import add_command, positive_integer
+from .terminal import UsageError, add_command
+
+if TYPE_CHECKING:
+    from ..data.prepare_config import PrepareConfig
+
+DESCRIPTION = """\
+Turn documents of text and images into packed, memory-mapped windows of tokens, which `earlyfusion lm fit`
+reads. A run that was stopped resumes. Settings can be in the config file, on the command line, or both; the
+last value counts. Sample configs: train/configs/prepare*.yaml."""
 
 
 def add(commands: Any) -> None:
+    # No argument begins with NUL, so that even --help is left to jsonargparse.
     parser = add_command(
         commands,
         "prepare",
         "documents of text and images -> packed windows of tokens",
-        """\
-Turn documents of text and images into packed, memory-mapped windows of tokens, which
-`earlyfusion lm fit` reads. The config names the tokenizers, the documents (imagefolder,
-webdataset, parquet, ...; an image and a text column, or parallel lists) and the folder to
-write. A run that was stopped resumes. Sample configs: train/configs/prepare*.yaml.""",
-        "  earlyfusion prepare --config prepare.yaml",
+        "",
+        "",
         run,
+        add_help=False,
+        prefix_chars="\0",
     )
-    parser.add_argument("--config", metavar="FILE", required=True, help="a YAML file")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+
+
+def run(args: Namespace) -> None:
+    config, options = parse(args.arguments)
+    from ..data.prepare import prepare
+
+    prepare(config, **options)
+
+
+def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
+    """Read the options of ``earlyfusion prepare``.
+
+    Returns:
+        What to prepare, and the options of ``prepare`` that say where: ``jobs`` and ``engine``.
+
+    Raises:
+        UsageError: A setting is unknown, missing or of the wrong type, or a config file cannot be read.
+        ValueError: A value is out of range.
+    """
+    import jsonargparse
+    from jsonargparse.typing import PositiveInt
+
+    from ..data.prepare_config import PrepareConfig
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser("earlyfusion prepare", description=DESCRIPTION, exit_on_error=False)
+    parser.add_argument("--config", metavar="FILE", action="config", help="YAML file with settings")
+    names = parser.add_class_arguments(PrepareConfig)
     parser.add_argument(
-        "--jobs",
-        metavar="N",
-        type=positive_integer,
-        default=1,
-        help="processes, each with its image tokenizer (default: %(default)s)",
+        "--jobs", metavar="N", type=PositiveInt, default=1, help="processes, each with its image tokenizer"
     )
     parser.add_argument(
         "--engine",
@@ -34,9 +71,14 @@ write. A run that was stopped resumes. Sample configs: train/configs/prepare*.ya
         help="where they run: this machine, or the Ray cluster that ray.init() finds (extra: ray; all its "
         "machines must see the same folders)",
     )
+    try:
+        values = parser.parse_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{_plain(str(error))} (see `earlyfusion prepare --help`)") from None
+    config = PrepareConfig(**{name: getattr(values, name) for name in names})
+    return config, {"jobs": values.jobs, "engine": values.engine}
 
 
-def run(args: Namespace) -> None:
-    from ..data.prepare import run as prepare
-
-    prepare(args.config, args.jobs, args.engine)
+def _plain(message: str) -> str:
+    """A message of jsonargparse in one line, with the names of types that YAML has."""
+    return " ".join(re.sub(r"<class '(\w+)'>", r"\1", message).replace("NoneType", "null").split())

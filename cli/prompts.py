@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from ..eval.report.samples import Segment
+    from ..eval.report.html import Part
     from ..tokenizers.documents import DocumentTokenizer, Mark
 
 IMAGE_SUFFIXES = tuple(
@@ -58,33 +58,33 @@ def is_image(argument: str) -> bool:
 
 def prompt_as_seen(
     prompt: "Sequence[str | Image | Mark]", tokens: "Tensor", tokenizer: "DocumentTokenizer"
-) -> "list[Segment]":
+) -> "list[Part]":
     """The prompt's segments, images scaled to the size at which the model sees them."""
     from PIL import Image
 
-    from ..eval.report.samples import ImageSegment, TextSegment
-    from ..tokenizers.documents import ImagePart, split
+    from ..eval.report.html import Part
+    from ..tokenizers.documents import split
 
-    grids = iter(p.codes.shape for p in split(tokens, tokenizer.vocab) if isinstance(p, ImagePart))
+    grids = iter(p.values.shape for p in split(tokens, tokenizer.vocab) if p.kind == "image")
     factor = tokenizer.image.factor
-    segments: list[Segment] = []
+    segments: list[Part] = []
     for segment in prompt:
         if isinstance(segment, str):
-            segments.append(TextSegment(segment, prompt=True))
+            segments.append(Part(segment, prompt=True))
         elif isinstance(segment, Image.Image):
             rows, columns = next(grids)[:2]  # the third axis holds a position's codes
             size = columns * factor, rows * factor
-            segments.append(ImageSegment(segment.resize(size, Image.Resampling.LANCZOS), prompt=True))
+            segments.append(Part(segment.resize(size, Image.Resampling.LANCZOS), prompt=True))
     return segments
 
 
-def in_words(segment: "Segment") -> str:
-    """A segment on a terminal: its text, or the size of its image."""
-    from ..eval.report.samples import TextSegment, printable
+def in_words(part: "Part") -> str:
+    """A part of a document on a terminal: its text, or the size of its image."""
+    from ..eval.report.samples import printable
 
-    if isinstance(segment, TextSegment):
-        return printable(segment.text)
-    return f" [image {segment.image.width} x {segment.image.height}] "
+    if isinstance(part.content, str):
+        return printable(part.content)
+    return f" [image {part.content.width} x {part.content.height}] "
 
 
 def inline_image(image: "Image") -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..fusion_lm.choices import BEST_BY, WEIGHTS
 from ..tokenizers.hub import PRETRAINED
+from ..tokenizers.modality import CODECS, TEXT
 from .prompts import in_words, inline_image, prompt_as_seen, read_segments
 from .terminal import Parser, add_command, best_device, box, given, integer, positive_integer, real
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from ..eval.report.samples import Segment
     from ..fusion_lm.folder import Model
     from ..fusion_lm.stream import Event
+    from ..tokenizers.documents import Encoded
 
-MODALITIES = ("text", "image")
+MODALITIES = (TEXT, *CODECS)
 """Each has flags for its sampling; those of text have no prefix."""
 
 SAMPLING = {
@@ -144,9 +146,9 @@ def add_best_of(parser: Parser, what: str) -> None:
 
 def _add_sampling(parser: Parser) -> None:
     for modality in MODALITIES:
-        prefix, of = ("", "") if modality == "text" else (f"{modality}-", f"{modality}s: ")
+        prefix, of = ("", "") if modality == TEXT else (f"{modality}-", f"{modality}: ")
         for field, (metavar, kind, text) in SAMPLING.items():
-            if modality == "text" or field not in TEXT_ONLY:
+            if modality == TEXT or field not in TEXT_ONLY:
                 flag = f"--{prefix}{field.replace('_', '-')}"
                 parser.add_argument(flag, metavar=metavar, type=kind, help=of + text)
 
@@ -158,13 +160,14 @@ def run(args: Namespace) -> None:
     """
     from ..eval.report.samples import ImageSegment, Sample, TextSegment, write_samples
     from ..fusion_lm.folder import load_model
-    from ..fusion_lm.generate import Guidance
+    from ..fusion_lm.guidance import Guidance
     from ..fusion_lm.sampling import Sampling
     from ..tokenizers.documents import END_OF_TURN
     from ..tokenizers.files import check_folder
     from ..tokenizers.hub import local_folder
 
-    sampling = {name: Sampling(**_sampling(args, name)) for name in MODALITIES}
+    asked = {name: _sampling(args, name) for name in MODALITIES}
+    sampling = {name: Sampling(**fields) for name, fields in asked.items()}
     guidance = Guidance(args.guidance, args.image_guidance)
     if args.negative is not None and guidance.branches == 1:
         raise ValueError("--negative needs guidance: give --guidance too, such as 3")
@@ -183,16 +186,18 @@ def run(args: Namespace) -> None:
         if tokenizer.vocab.sep is None:
             raise ValueError(f"--answer: the vocabulary of {folder} has no token that ends a turn")
         prompt.append(END_OF_TURN)
-    shown = prompt_as_seen(prompt, tokenizer.encode(prompt, eos=False), tokenizer)
+    sampling = {n: one for n, one in sampling.items() if n in tokenizer.vocab.names or asked[n]}
+    encoded = tokenizer.encode(prompt, eos=False)
+    shown = prompt_as_seen(prompt, encoded.tokens, tokenizer)
     options: dict[str, Any] = {
         "max_new_tokens": args.max_new_tokens or model.lm.config.context_length,  # the context ends it sooner
-        **sampling,
+        "sampling": sampling,
         "then": args.then,
         "seed": args.seed,
         "guidance": guidance,
-        "negative": None if args.negative is None else tokenizer.encode([args.negative], eos=False),
+        "negative": None if args.negative is None else tokenizer.encode([args.negative], eos=False).tokens,
     }
-    written = _written(args, model, prompt, shown, options)
+    written = _written(args, model, prompt, encoded, shown, options)
     kept = shown if args.infill is None else shown[:-1]  # the image is there redrawn
     samples = [
         Sample([*kept, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
@@ -208,13 +213,18 @@ def run(args: Namespace) -> None:
 
 def _sampling(args: Namespace, modality: str) -> dict[str, Any]:
     """What the user asked of the sampling of ``modality``."""
-    prefix = "" if modality == "text" else f"{modality}_"
+    prefix = "" if modality == TEXT else f"{modality}_"
     fields = [field for field in SAMPLING if hasattr(args, prefix + field)]
     return {name.removeprefix(prefix): v for name, v in given(args, [prefix + f for f in fields]).items()}
 
 
 def _written(
-    args: Namespace, model: "Model", prompt: list[Any], shown: "Sequence[Segment]", options: dict[str, Any]
+    args: Namespace,
+    model: "Model",
+    prompt: list[Any],
+    encoded: "Encoded",
+    shown: "Sequence[Segment]",
+    options: dict[str, Any],
 ) -> "list[tuple[list[str | Image], str]]":
     """What each sample adds to the prompt, and why it ended."""
     from ..fusion_lm.infill import infill
@@ -222,10 +232,10 @@ def _written(
     from ..tokenizers.progress import progress_bars
 
     if args.infill is not None:
-        asked = {name: options[name] for name in ("image", "seed", "guidance", "negative")}
+        asked = {name: options[name] for name in ("sampling", "seed", "guidance", "negative")}
         drawn = infill(model, prompt, args.infill, candidates=args.n * args.best_of, **asked)
         return [([one.image], "image") for one in drawn[: args.n]]
-    prompts = [prompt] * args.n
+    prompts = [encoded] * args.n
     if args.best_of == 1:
         return _streamed(args.n, stream(model, prompts, previews=False, **options), shown)
     with progress_bars() as report:
@@ -271,20 +281,22 @@ def _streamed(
 def _news(event: "Event") -> str:
     """What an event adds to a terminal."""
     from ..eval.report.samples import ImageSegment, printable
-    from ..fusion_lm.stream import ImageDone, TextDelta
+    from ..fusion_lm.stream import SegmentDone, TextDelta
 
     if isinstance(event, TextDelta):
         return printable(event.text)
-    if isinstance(event, ImageDone):
-        return in_words(ImageSegment(event.image)) + inline_image(event.image)
-    return ""
+    if not isinstance(event, SegmentDone):
+        return ""
+    if event.modality != "image":
+        return f" [{event.modality}] "
+    return in_words(ImageSegment(event.value)) + inline_image(event.value)
 
 
 def _settings(args: Namespace, folder: Path, sampling: dict[str, Any], guidance: Any) -> dict[str, Any]:
     """What sample.json says of how it was made."""
     names = ("answer", "then", "seed", "n", "best_of", "best_by", "infill", "weights", "max_new_tokens")
     drawn = {
-        modality: {k: v for k, v in vars(one).items() if modality == "text" or k not in TEXT_ONLY}
+        modality: {k: v for k, v in vars(one).items() if modality == TEXT or k not in TEXT_ONLY}
         for modality, one in sampling.items()
     }
     guided = {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None

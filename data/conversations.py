@@ -14,8 +14,6 @@ import numpy as np
 from ..tokenizers.documents import END_OF_TURN, Mark
 from .sources import RawImage, Unusable, raw_images
 
-MESSAGES, IMAGES = "messages", "images"
-"""Columns."""
 PROMPTS, ANSWER = ("system", "user"), "assistant"
 """Roles."""
 

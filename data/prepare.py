@@ -33,9 +33,9 @@ from ..tokenizers.files import (
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
-from .conversations import MESSAGES, answer_modalities, balanced
-from .prepare_config import PrepareConfig, read_config
-from .rows import shape_of, used_columns
+from .conversations import answer_modalities, balanced
+from .prepare_config import PrepareConfig
+from .shapes import MESSAGES, shape_of, used_columns
 from .shards import Block, Counts, Source, features_of, make_shard
 from .sources import base_folder, load_source, undecoded
 from .workers import Engine, Make, make_all
@@ -119,7 +119,7 @@ def document_tokenizer(config: PrepareConfig) -> DocumentTokenizer:
         codes_per_position=image.codes_per_position,
         separator=config.separator,
     )
-    return DocumentTokenizer(text, image, vocab)
+    return DocumentTokenizer(vocab, text=text, image=image)
 
 
 def summary(counts: dict[str, Any]) -> str:
@@ -389,8 +389,3 @@ class _Progress:
     def __exit__(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.stop()
-
-
-def run(path: str | Path, jobs: int, engine: Engine) -> None:
-    """``earlyfusion prepare --config FILE``. Raises ValueError and FileNotFoundError, one line each."""
-    prepare(read_config(path), jobs=jobs, engine=engine)

@@ -3,51 +3,18 @@
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..tokenizers.documents import Mark
-from .conversations import IMAGES, MESSAGES, conversation
+from .conversations import conversation
+from .prepare_config import Order
+from .shapes import IMAGES, MESSAGES, SHAPES
 from .sources import RawImage, Unusable, raw_images
-
-Order = Literal["image_first", "text_first", "both", "coin"]
-ORDERS = ("image_first", "text_first", "both", "coin")
 
 Stored = str | RawImage | Mark
 """A segment as a row holds it."""
-
-SHAPES: dict[str, tuple[str, ...]] = {
-    "conversations": (MESSAGES,),
-    "placed": ("text_list", "image_info"),
-    "parallel": ("images", "texts"),
-    "pairs": ("image", "text"),
-    "texts": ("text",),
-    "images": ("image",),
-    "lists of texts": ("texts",),
-    "lists of images": ("images",),
-}
-"""Shape -> its columns; a data set has the first one of which it has all columns. ``placed`` is MMC4's."""
-
-
-def shape_of(columns: Sequence[str], source: str) -> str:
-    """Which of `SHAPES` a data set with these columns has.
-
-    :raises ValueError: none.
-    """
-    for shape, needed in SHAPES.items():
-        if all(name in columns for name in needed):
-            return shape
-    raise ValueError(
-        f"{source} has neither images nor texts, only the columns {', '.join(columns)}; `columns` says which "
-        f"of them stand for {', '.join(dict.fromkeys(sum(SHAPES.values(), ())))}"
-    )
-
-
-def used_columns(shape: str, columns: Sequence[str]) -> list[str]:
-    """The columns that are read of a data set of this shape."""
-    extra = (IMAGES,) if shape == "conversations" else ()
-    return [name for name in (*SHAPES[shape], *extra) if name in columns]
 
 
 def documents_of(

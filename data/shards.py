@@ -17,9 +17,9 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 
-from ..fusion_lm.loss import MODALITIES
 from ..tokenizers.documents import TURN, DocumentTokenizer, Mark, Part, interleave
 from ..tokenizers.files import write_json
+from ..tokenizers.layout import write
 from ..tokenizers.pixels import tiles
 from .packing import pack
 from .prepare_config import PrepareConfig
@@ -83,7 +83,7 @@ class Counts:
     """Documents that were longer than a window."""
     images: int = 0
     windows: int = 0
-    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0))
+    tokens: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> how often."""
 
@@ -153,8 +153,8 @@ class _Shard:
                 learned = window.tokens >= 0
                 tokens = np.where(learned, window.tokens, ~window.tokens)
                 kept = tokens[tokens != vocab.pad]
-                for name, number in zip(MODALITIES, np.bincount(modality[kept], minlength=len(MODALITIES))):
-                    self.counts.tokens[name] += int(number)
+                for name, number in zip(vocab.names, np.bincount(modality[kept], minlength=len(vocab.names))):
+                    self.counts.tokens[name] = self.counts.tokens.get(name, 0) + int(number)
                 self.counts.windows += 1
                 row = {"tokens": tokens, "documents": window.documents, "learned": learned.astype(np.int8)}
                 writer.write({name: row[name] for name in features})
@@ -240,7 +240,7 @@ class _Shard:
             else:
                 parsed.append((number, document))
         pixels = [tile for some in new.values() for tile in some]
-        encoded = iter(self.tokenizer.encode_images(pixels))
+        encoded = iter(self.tokenizer.encode_inputs("image", pixels))
         codes = self.codes | {key: [next(encoded) for _ in some] for key, some in new.items()}
         self.codes = {key: grids for key, grids in codes.items() if isinstance(key[0], bytes)}
         for number, document in parsed:
@@ -257,7 +257,14 @@ class _Shard:
             else:
                 images = [image]
             return [
-                self.tokenizer.pixels(one, config.policy, config.max_side, whole, config.max_positions)
+                self.tokenizer.prepare(
+                    "image",
+                    one,
+                    whole=whole,
+                    policy=config.policy,
+                    max_side=config.max_side,
+                    max_positions=config.max_positions,
+                )
                 for one in images
             ]
         except FileNotFoundError as error:
@@ -293,7 +300,8 @@ class _Shard:
         if fitting == len(document):
             tokens[-1] = vocab.eos
         self.counts.pieces += 1
-        self.counts.images += int(np.isin(tokens, [vocab.begin_image, ~vocab.begin_image]).sum())
+        begin = vocab.layout("image").begin
+        self.counts.images += int(np.isin(tokens, [begin, ~begin]).sum())
         yield tokens.astype(np.int32)
 
     def _parts(self, document: Sequence[str | Mark | Key], codes: Mapping[Key, list[Tensor]]) -> list[Part]:
@@ -352,7 +360,7 @@ class _Shard:
         return kept, [len(v) if kind == "text" else self._image_length(v) for kind, v in kept]
 
     def _image_length(self, codes: Tensor) -> int:
-        return codes.numel() + (2 if self.tokenizer.vocab.fixed_grid else 4)
+        return len(write(self.tokenizer.vocab, "image", codes))
 
 
 def _key(image: RawImage, row: int, document: int, place: int, whole: bool) -> Key:

@@ -23,7 +23,8 @@ class Model(NamedTuple):
 def save_model(folder: str | Path, lm: FusionLM, tokenizer: DocumentTokenizer) -> None:
     """Write the model folder, whole or not at all.
 
-    :raises ValueError: the vocabulary does not fit the transformer.
+    Raises:
+        ValueError: The vocabulary does not fit the transformer.
     """
     _check(lm, tokenizer, "the model")
     with atomic_folder(folder) as new:
@@ -36,24 +37,27 @@ def load_model(
 ) -> Model:
     """Read a model folder, in evaluation mode.
 
-    :param folder: the folder, or the name of a model on the Hugging Face Hub (owner/name); without one, the
-        small model that comes with the package.
-    :param device: on a CPU weights in float16 become float32, which is what CPUs are fast at.
-    :param weights: how the transformer's are laid out, for generation alone (see ``decoding_weights``); None
-        leaves them as they are in the file.
-    :raises FileNotFoundError: the folder or one of its files is missing.
-    :raises ValueError: a file is broken, vocabulary and transformer do not fit together, or there are no such
-        weights.
+    Args:
+        folder: The folder, or the name of a model on the Hugging Face Hub (owner/name); by default, the small
+            model that comes with the package.
+        device: On a CPU, weights in float16 become float32, which is faster there.
+        weights: How the transformer's are laid out for generation alone (``cpu/packed_weights.py``); None
+            leaves them as they are in the file.
+
+    Raises:
+        FileNotFoundError: The folder or one of its files is missing.
+        ValueError: A file is damaged, vocabulary and transformer do not fit together, or ``weights`` is
+            invalid.
     """
     folder = local_folder(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no model folder: there is no such folder")
+        raise FileNotFoundError(f"model folder not found: {folder}")
     lm = FusionLM.load(folder).to(device)
     if lm.embedding.weight.dtype == torch.float16 and torch.device(device).type == "cpu":
         lm = lm.float()  # float16 saves space in files, and is slow on CPUs
     tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
     _check(lm, tokenizer, str(folder))
-    tokenizer.image.to(device)
+    tokenizer.to(device)
     return Model(lm if weights is None else for_generation(lm, weights), tokenizer)
 
 

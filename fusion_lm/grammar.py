@@ -1,139 +1,148 @@
-"""The grammar of documents, for a batch in which every row stands somewhere else.
+"""The grammar of documents, for a batch in which every row is at its own place of its own document.
 
-A document is text until ``begin_image``, then (where sizes vary) its rows and columns, then exactly h * w * n
-codes, slot after slot at each position, then ``end_image``, and on. In a conversation, which is a document
-with ``sep`` in it, text may also be followed by ``sep``.
+A document is text until a block begins, then (if sizes are written) the block's size, its codes slot after
+slot, the block's end, and text again. A conversation, which is a document with ``sep`` in it, may have
+``sep`` after text. The tables are those of ``tokenizers.layout.Automaton``; here they are tensors.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import prod
 
 import torch
 from torch import Tensor
 
+from ..tokenizers.layout import FREE, Cursor, Layout, automaton
 from ..tokenizers.vocab import SharedVocab
 
-TEXT, ROWS, COLUMNS, END, DONE, CODES = range(6)
-"""Where a row stands: what its next token may be. CODES is last: its masks go on, one for each slot."""
-
-Next = Literal["text", "image", "any"]
+ANY = "any"
+"""What comes next is up to the model; otherwise a modality's name."""
 
 
 @dataclass
 class GrammarState:
-    """Per-row state of the grammar, each field (B,) int64."""
+    """Where each row of the batch is, each field (B,) int64."""
 
     mode: Tensor
-    rows: Tensor
-    """Rows of the image that is being written."""
+    """The place in ``Automaton.modes``."""
     remaining: Tensor
-    """Codes that are still to come in it, of all slots."""
-    images: Tensor
-    """Images finished so far."""
+    """Codes of the row's block that are still to come; while its size is read, those of the sizes so far."""
     turns: Tensor
-    """Turns ended so far."""
-
-
-def start_state(batch: int, device: torch.device) -> GrammarState:
-    """Every row in text, before its first token."""
-    zero = torch.zeros(batch, dtype=torch.int64, device=device)
-    return GrammarState(mode=zero + TEXT, rows=zero, remaining=zero, images=zero, turns=zero)
-
-
-def advance(state: GrammarState, tokens: Tensor, vocab: SharedVocab) -> GrammarState:
-    """The state after ``tokens`` (B,); rows that are done stay done."""
-    mode, rows, remaining, slots = state.mode, state.rows, state.remaining, vocab.codes_per_position
-    new_mode, new_rows, new_remaining = mode.clone(), rows.clone(), remaining.clone()
-    begins = (mode == TEXT) & (tokens == vocab.begin_image)
-    if vocab.grid is not None:
-        number = tokens - vocab.grid.start + 1
-        new_mode[begins] = ROWS
-        new_mode[mode == ROWS] = COLUMNS
-        new_rows = torch.where(mode == ROWS, number, rows)
-        sized = mode == COLUMNS
-        new_remaining = torch.where(sized, rows * number * slots, remaining)
-    else:
-        assert vocab.fixed_grid is not None
-        sized = begins
-        new_remaining[sized] = vocab.fixed_grid[0] * vocab.fixed_grid[1] * slots
-    new_mode[sized] = CODES
-    new_remaining = torch.where(mode == CODES, remaining - 1, new_remaining)
-    new_mode[(mode == CODES) & (new_remaining == 0)] = END
-    ends = mode == END
-    new_mode[ends] = TEXT
-    new_mode[(mode == TEXT) & (tokens == vocab.eos)] = DONE
-    turns = state.turns if vocab.sep is None else state.turns + ((mode == TEXT) & (tokens == vocab.sep))
-    return GrammarState(new_mode, new_rows, new_remaining, state.images + ends, turns)
+    """Turns that ended."""
 
 
 class Grammar:
-    """Masks of what may come next, made once for a vocabulary."""
+    """What may come next, and where a token leads; made once for a vocabulary."""
 
-    def __init__(self, vocab: SharedVocab, device: torch.device, grid: tuple[int, int] | None = None):
-        """``grid`` fixes the rows and columns of every image; otherwise the model chooses.
-
-        :raises ValueError: ``grid`` has no grid tokens, or differs from the vocabulary's fixed grid.
+    def __init__(
+        self,
+        vocab: SharedVocab,
+        device: torch.device | str = "cpu",
+        shapes: Mapping[str, tuple[int, ...]] = {},
+    ) -> None:
         """
-        self.vocab = vocab
-        self.slots = vocab.codes_per_position
-        masks = torch.zeros(CODES + self.slots, vocab.size, dtype=torch.bool, device=device)
-        masks[TEXT] = vocab.mask("text").to(device)
-        masks[TEXT, [vocab.eos, vocab.begin_image]] = True
-        if vocab.sep is not None:
-            masks[TEXT, vocab.sep] = True
-        for slot in range(self.slots):
-            masks[CODES + slot] = vocab.mask("image", slot).to(device)
-        masks[END, vocab.end_image] = True
-        masks[DONE, vocab.pad] = True
-        if vocab.grid is None:
-            if grid not in (None, vocab.fixed_grid):
-                raise ValueError(f"this vocabulary's images have the grid {vocab.fixed_grid}, got {grid}")
-        elif grid is None:
-            masks[ROWS] = masks[COLUMNS] = vocab.mask("grid").to(device)
-        else:
-            if not all(1 <= n <= vocab.grid.count for n in grid):
-                raise ValueError(f"grid must lie in 1..{vocab.grid.count} rows and columns, got {grid}")
-            masks[ROWS, vocab.grid.start + grid[0] - 1] = True
-            masks[COLUMNS, vocab.grid.start + grid[1] - 1] = True
+        Args:
+            vocab: The vocabulary.
+            device: Where the states are.
+            shapes: Shape of every new block, by modality; otherwise the model chooses.
+
+        Raises:
+            ValueError: Blocks of that modality cannot have that shape.
+        """
+        self.vocab, table = vocab, automaton(vocab)
+        self.modes = table.modes
+
+        def tensor(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, device=device)
+
+        self.next, self.end, self.after = tensor(table.next), tensor(table.end), tensor(table.after)
+        self.codes, self.number = tensor(table.codes), tensor(table.number)
+        self.is_code = tensor([int(mode.kind == "code") for mode in table.modes])
+        self.is_end = tensor([mode.kind == "end" for mode in table.modes])
+        self.modality = tensor([max(1, vocab.names.index(mode.name)) for mode in table.modes])
+        """(M,) Place in ``vocab.names`` of the modality that is sampled; text when a row is done."""
+        masks = tensor(table.taken_by) == tensor(table.takes)[:, None]  # (M, V)
+        self.frames = [_Frame(vocab.layout(name), shapes.get(name)) for name in vocab.names[2:]]
+        for name, shape in shapes.items():
+            try:
+                written = vocab.layout(name).size_tokens(tuple(shape))
+            except ValueError as error:
+                raise ValueError(f"shapes of {name}: {error}") from None
+            for mode, (kind, of, axis) in enumerate(table.modes):
+                if kind == "size" and of == name:
+                    masks[mode] = False
+                    masks[mode, written[axis]] = True
         self.masks = masks
-        count = 0 if vocab.grid is None else vocab.grid.count
-        self.number = torch.arange(1, count + 1, device=device)  # what the grid tokens say
-        least = grid or vocab.fixed_grid or (1, 1)
-        self.least_image = (2 if vocab.grid is None else 4) + least[0] * least[1] * self.slots
-        self.least_columns = least[1]
+        # Of modes that read a size: the smallest number of codes for each unit of it, and what else must fit.
+        self.is_size = tensor([mode.kind == "size" for mode in table.modes])
+        least, rest = [0] * len(table.modes), [0] * len(table.modes)
+        for mode, (kind, name, axis) in enumerate(table.modes):
+            if kind == "size":
+                shape = shapes.get(name) or vocab.layout(name).least
+                least[mode] = prod(shape[axis + 1 :])
+                rest[mode] = len(shape) - axis + 1  # this token, the other sizes, and the end
+        self.least, self.rest = tensor(least), tensor(rest)
 
-    def mask_of(self, state: GrammarState) -> Tensor:
-        """Which of ``masks`` holds in each row, (B,) int64: that of its mode, inside an image of its slot."""
-        if self.slots == 1:
-            return state.mode
-        # `remaining` falls from a multiple of n to 1, so the slot needs no state of its own.
-        return torch.where(state.mode == CODES, CODES + -state.remaining % self.slots, state.mode)
+    def state(self, cursors: Sequence[Cursor]) -> GrammarState:
+        """Where documents are that cursors have read."""
+        fields = zip(*((cursor.mode, cursor.remaining, cursor.turns) for cursor in cursors))
+        return GrammarState(*(torch.tensor(field, device=self.masks.device) for field in fields))
 
-    def first_token(self, then: Next) -> Tensor:
-        """What may begin the forced next modality, (V,) bool."""
-        mask = torch.zeros_like(self.masks[TEXT])
-        if then == "image":
-            mask[self.vocab.begin_image] = True
+    def advance(self, state: GrammarState, tokens: Tensor) -> GrammarState:
+        """The state after ``tokens`` (B,), which must be allowed; rows that are done stay done."""
+        mode, free = state.mode, state.mode == FREE
+        is_code = self.is_code[mode]
+        remaining = torch.where(free, self.codes[tokens], state.remaining * self.number[tokens] - is_code)
+        following = torch.where(free, self.after[tokens], self.next[mode])
+        following = torch.where(is_code.bool() & (remaining == 0), self.end[mode], following)
+        turns = state.turns
+        if self.vocab.sep is not None:
+            turns = turns + (free & (tokens == self.vocab.sep))
+        return GrammarState(following, remaining, turns)
+
+    def first_token(self, then: str) -> Tensor:
+        """What begins the modality that is to come next, (V,) bool."""
+        mask = torch.zeros_like(self.masks[FREE])
+        layout = self.vocab[then].layout
+        if layout is not None:
+            mask[layout.begin] = True
         else:
-            mask |= self.vocab.mask("text").to(mask.device)
+            mask |= self.vocab.is_text(torch.arange(self.vocab.size)).to(mask.device)
         return mask
 
-    def allowed(self, state: GrammarState, room: Tensor, may_begin: Tensor) -> Tensor:
-        """What may come next, (B, V) bool: the grammar, and no image that would not fit into ``room``.
+    def allowed(self, state: GrammarState, room: Tensor, may_begin: Tensor | None = None) -> Tensor:
+        """What may come next, (B, V) bool: the grammar, and no block that would not fit into ``room``.
 
-        :param room: (B,) tokens that may still be written.
-        :param may_begin: (B,) whether a new image may begin.
+        Args:
+            state: Where the rows are.
+            room: (B,) tokens that may still be written.
+            may_begin: (B,) whether a new block may begin; None if it always may.
         """
-        allowed = self.masks[self.mask_of(state)]
-        allowed[:, self.vocab.begin_image] &= may_begin & (room >= self.least_image)
+        mode = state.mode
+        allowed = self.masks[mode]
+        for frame in self.frames:
+            fits = room >= frame.least
+            allowed[:, frame.begin] &= fits if may_begin is None else may_begin & fits
         if self.vocab.sep is not None:
             allowed[:, self.vocab.sep] &= state.turns > 0
-        if self.vocab.grid is None:
-            return allowed
-        # All codes, end_image and this token itself must fit, and for rows the column token too.
-        rows_fit = self.number * (self.least_columns * self.slots) + 3 <= room[:, None]
-        columns_fit = (state.rows * self.slots)[:, None] * self.number + 2 <= room[:, None]
-        start, count = self.vocab.grid
-        allowed[:, start : start + count] &= (state.mode != ROWS)[:, None] | rows_fit
-        allowed[:, start : start + count] &= (state.mode != COLUMNS)[:, None] | columns_fit
+        for frame in self.frames:
+            if frame.numbers is None:
+                continue
+            # All codes, the other sizes, the end and this token itself must fit.
+            numbers = slice(*frame.numbers)
+            codes = (state.remaining * self.least[mode])[:, None] * self.number[numbers]
+            fit = codes + self.rest[mode][:, None] <= room[:, None]
+            allowed[:, numbers] &= fit | ~self.is_size[mode][:, None]
         return allowed
+
+    def fits(self, state: GrammarState, room: Tensor) -> Tensor:
+        """Whether the rest of the block that a row is in fits into ``room``, (B,) bool."""
+        return ~self.is_code[state.mode].bool() | (state.remaining + 1 <= room)
+
+
+class _Frame:
+    """What ``Grammar.allowed`` needs to know of a modality's blocks."""
+
+    def __init__(self, layout: Layout, shape: tuple[int, ...] | None) -> None:
+        self.begin, self.least = layout.begin, layout.length(shape)
+        self.numbers = layout.numbers and (layout.numbers.start, sum(layout.numbers))

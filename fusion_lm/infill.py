@@ -1,8 +1,8 @@
-"""Infilling: a region of an image drawn anew, by a model that only ever sees what came before.
+"""Infilling: a region of a block, such as an image, drawn again by a model that only ever sees the prefix.
 
-The codes before the region are its prompt, those behind it are given. What the model draws for the region
-cannot see them, so that a single drawing fits them by luck alone; of several drawings the one is taken with
-which the rest of the image is likeliest, drawing and what stands behind it together.
+The codes before the region are the prompt, and those behind it are given. What the model draws for the region
+cannot see them, so a single drawing fits them by luck alone. Of several drawings, the best is the one with
+which the rest of the block is likeliest: drawing and the codes behind it together.
 """
 
 from collections.abc import Sequence
@@ -10,20 +10,19 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..tokenizers.documents import Mark, Segment, split
-from ..tokenizers.pixels import to_pil
-from ..tokenizers.vocab import SharedVocab
+from ..tokenizers.layout import Cursor
 from .folder import Model
-from .generate import decode
+from .generate import generate_steps
 
 
 class Infilled(NamedTuple):
     """A drawing of the region."""
 
-    image: Image.Image
+    image: Any
+    """The whole block as its codec shows it: a PIL image."""
     codes: Tensor
     """(h, w) or (h, w, n)."""
     log_likelihood: float
@@ -38,47 +37,52 @@ def infill(
     candidates: int = 8,
     **options: Any,
 ) -> list[Infilled]:
-    """Draw a region of the last image of ``segments`` anew; the likeliest drawing first.
+    """Draw a region of the last image of ``segments`` again; the likeliest drawing first.
 
-    :param segments: a document that ends with the image.
-    :param box: left, top, right and bottom of the region, as parts of the image's width and height; every
-        code that it touches is drawn anew, all others stay. The encoder looked beyond the squares of its
-        codes (a convolutional network): codes beside the region know a little of what stood in it.
-    :param candidates: drawings in one batch.
-    :param options: ``image``, ``seed``, ``guidance`` and ``negative`` of
-        :func:`earlyfusion.fusion_lm.generate.decode`.
-    :raises ValueError: no image is last, the box is empty or lies outside, or the document does not fit.
+    Args:
+        model: The transformer and its tokenizers.
+        segments: A document that ends with the image.
+        box: Left, top, right and bottom of the region, as fractions of the image's width and height. Every
+            code that it touches is drawn again, all others stay. The encoder looked beyond the squares of its
+            codes (a convolutional network): codes beside the region know a little of what was in it.
+        candidates: Drawings in one batch.
+        options: ``sampling``, ``seed``, ``guidance`` and ``negative`` of ``prompts.Options``.
+
+    Raises:
+        ValueError: The last segment is not an image, the box is invalid, or the document does not fit.
     """
     lm, tokenizer = model
     vocab = tokenizer.vocab
     if not segments or isinstance(segments[-1], str | Mark):
-        raise ValueError("the document must end with the image of which a region is to be drawn anew")
+        raise ValueError("the last segment must be the image of which a region is to be drawn again")
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
     left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(
-            f"the region {left:g}, {top:g}, {right:g}, {bottom:g} is none: left and right must rise within "
-            "0 to 1, and so must top and bottom"
+            f"invalid region {left:g}, {top:g}, {right:g}, {bottom:g}: need 0 <= left < right <= 1 and "
+            "0 <= top < bottom <= 1"
         )
-    tokens = tokenizer.encode(segments, eos=False)
-    start = int((tokens == vocab.begin_image).nonzero()[-1])
-    codes_start = start + (1 if vocab.fixed_grid else 3)
-    rows, columns = _codes(tokens[start:], vocab).shape[:2]
+    tokens = tokenizer.encode(segments, eos=False).tokens
+    span = Cursor(vocab).take_all(tokens).spans[-1]
+    layout = vocab.layout(span.name)
+    if layout.axes != 2:
+        raise ValueError(f"a region is of a grid of codes, but {span.name} has none")
+    rows, columns = span.shape
     region = torch.zeros(rows, columns, dtype=torch.bool)
     region[int(top * rows) : ceil(bottom * rows), int(left * columns) : ceil(right * columns)] = True
-    scanned = region if vocab.scan == "rows" else region.T
-    anew = scanned.flatten().repeat_interleave(vocab.codes_per_position)
-    first = codes_start + int(anew.nonzero()[0])
+    again = layout.in_order(region).flatten().repeat_interleave(layout.slots)
+    codes_start = span.start + layout.head
+    first = codes_start + int(again.nonzero()[0])
     given = tokens[first:].clone()
-    given[: codes_start + len(anew) - first][anew[first - codes_start :]] = -1
+    given[: codes_start + len(again) - first][again[first - codes_start :]] = -1
     steps = list(
-        decode(
+        generate_steps(
             lm,
             vocab,
             [tokens[:first]] * candidates,
             max_new_tokens=len(given),
-            stop_after_image=True,
+            stop_after=span.name,
             given=[given] * candidates,
             **options,
         )
@@ -87,13 +91,9 @@ def infill(
     log_p = torch.stack([step.log_p for step in steps], dim=1).cpu()
     likelihoods = log_p.sum(dim=1)
     order = likelihoods.argsort(descending=True, stable=True)
-    grids = torch.stack([_codes(torch.cat([tokens[start:first], written[row]]), vocab) for row in order])
-    with torch.no_grad():
-        pictures = tokenizer.image.decode(grids.to(lm.embedding.weight.device)).cpu()
+    prefix = tokens[span.start : first]
+    grids = [split(torch.cat([prefix, written[row]]), vocab)[0].values for row in order]
+    pictures = tokenizer.decode_codes(span.name, grids)
+    codec = tokenizer.codecs[span.name]
     found = zip(pictures, grids, likelihoods[order].tolist(), strict=True)
-    return [Infilled(to_pil(picture), codes, log_p) for picture, codes, log_p in found]
-
-
-def _codes(image: Tensor, vocab: SharedVocab) -> Tensor:
-    """The codes of an image's tokens."""
-    return split(image, vocab)[0][1]
+    return [Infilled(codec.show(picture), codes, log_p) for picture, codes, log_p in found]

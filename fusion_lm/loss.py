@@ -1,8 +1,8 @@
 """The loss: next-token cross-entropy with z-loss, split by modality. Training and evaluation share it.
 
-The logits of a whole batch over a large vocabulary are the largest tensor of a training (16 windows of 4,096
-tokens over 65,536: 17 GB in float32). They never exist here: tokens are taken in chunks, what is kept of each
-is its negative log-likelihood and log Z, and the backward pass computes the logits of all but one again.
+The logits of a whole batch over a large vocabulary would be the largest tensor in training (16 windows of
+4,096 tokens over 65,536: 17 GB in float32). They are never materialized: they are computed in chunks, and
+only negative log-likelihood and log Z are kept. The backward pass recomputes all chunks but one.
 """
 
 from typing import Any, NamedTuple
@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..tokenizers.modality import ModalityTable
+
 IGNORE = -100
-"""Target value of positions where nothing is to be learned (document borders, padding)."""
-MODALITIES = ("structure", "text", "image")
-"""Names of the values that ``SharedVocab.modality`` returns."""
+"""Target value of positions where nothing is learned (document borders, padding)."""
+ALL = ("tokens",)
+"""Names of the groups if modalities are not told apart."""
 CHUNK = {"cpu": 2**25, "cuda": 2**27}
 """Logits that exist at once, by device; benchmarks/speed/loss.py measures what that costs."""
 
@@ -25,7 +27,7 @@ class TokenLosses(NamedTuple):
     nll: Tensor
     """Negative log-likelihood of the target, nats (N,), at least float32."""
     log_z: Tensor
-    """Logarithm of the softmax's normaliser (N,)."""
+    """Logarithm of the softmax's normalizer (N,)."""
 
 
 class TokenStatistics(NamedTuple):
@@ -38,27 +40,42 @@ class TokenStatistics(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """Means over the target tokens that count; weighting them is the trainer's business."""
+    """Means over the target tokens that count; weighting them is the trainer's business.
 
+    Figures by modality are tensors (G,) in the order of ``names``.
+    """
+
+    names: tuple[str, ...]
+    """The G modalities that targets are grouped by; ``("tokens",)`` if they are not told apart."""
     cross_entropy: Tensor
     """Nats per token, all modalities (scalar)."""
     z: Tensor
-    """Mean of log(Z)^2, Z the softmax's normaliser (scalar); PaLM, arXiv:2204.02311, section 5."""
+    """Mean of log(Z)^2, Z the softmax's normalizer (scalar); PaLM, arXiv:2204.02311, section 5."""
     nll_sums: Tensor
-    """Cross-entropy summed over the tokens of each modality (3,), for weights by modality."""
+    """Cross-entropy summed over the tokens of each modality (G,), for weights by modality."""
     by_modality: Tensor
-    """Mean cross-entropy per modality (3,), in the order of ``MODALITIES``; NaN where there is no token."""
+    """Mean cross-entropy per modality (G,); NaN where there is no token."""
     counts: Tensor
-    """Target tokens per modality (3,) int64."""
+    """Target tokens per modality (G,) int64."""
     log_z: Tensor
     """Mean of log(Z) (scalar)."""
     nll: Tensor
     """Cross-entropy of each token, nats (B, T), 0 where none counts."""
     entropy: Tensor | None = None
-    """Mean entropy of the predictions per modality of the target (3,), where it was asked for."""
+    """Mean entropy of the predictions per modality of the target (G,), with ``statistics``."""
     in_modality: Tensor | None = None
-    """Mean cross-entropy within the target's modality (3,), where it was asked for. ``by_modality`` less this
+    """Mean cross-entropy within the target's modality (G,), with ``statistics``. ``by_modality`` minus this
     is the probability that leaks to the other modalities, in nats."""
+
+    def of(self, values: Tensor, name: str) -> Tensor:
+        """The value of one modality (scalar) in ``values`` (G,), such as ``terms.of(terms.counts, "text")``.
+
+        Raises:
+            ValueError: There is no such modality.
+        """
+        if name not in self.names:
+            raise ValueError(f"modality: expected one of {', '.join(self.names)}, got {name!r}")
+        return values[self.names.index(name)]
 
 
 def capped(logits: Tensor, soft_cap: float | None) -> Tensor:
@@ -70,8 +87,8 @@ class _Chunked(torch.autograd.Function):
     """Negative log-likelihood and log Z of hidden (N, C) @ weight.T (C, V), a chunk of rows at a time.
 
     d nll / d logits = softmax - one_hot(target); d log_z / d logits = softmax. Products run in ``dtype``,
-    sums in float32. The last chunk's logits are kept, and the backward pass begins with them: so nothing is
-    computed twice where everything fits into one chunk.
+    sums in float32. The last chunk's logits are kept, and the backward pass begins with them: if everything
+    fits into one chunk, nothing is computed twice.
     """
 
     @staticmethod
@@ -93,9 +110,9 @@ class _Chunked(torch.autograd.Function):
             nll.append(z - logits.gather(1, target[:, None])[:, 0])
             log_z.append(z)
         ctx.soft_cap, ctx.rows, ctx.dtype = soft_cap, rows, dtype
-        normaliser = torch.cat(log_z)
-        ctx.save_for_backward(hidden, weight, targets, normaliser, logits)
-        return torch.cat(nll), normaliser
+        normalizer = torch.cat(log_z)
+        ctx.save_for_backward(hidden, weight, targets, normalizer, logits)
+        return torch.cat(nll), normalizer
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -129,13 +146,16 @@ def token_losses(
     soft_cap: float | None = None,
     chunk: int | None = None,
 ) -> TokenLosses:
-    """Negative log-likelihood and log Z of every token, without its logits ever standing in memory together.
+    """Negative log-likelihood and log Z of every token; the logits of all of them never exist at once.
 
-    :param hidden: (N, C), what the output projection is applied to.
-    :param weight: (V, C), the output projection.
-    :param targets: (N,) int64 in 0..V-1.
-    :param soft_cap: see :func:`capped`.
-    :param chunk: logits that exist at once; None: :data:`CHUNK`. Under autocast products run in its type.
+    Under autocast products run in its type.
+
+    Args:
+        hidden: (N, C), the input of the output projection.
+        weight: (V, C), the output projection.
+        targets: (N,) int64 in 0..V-1.
+        soft_cap: See :func:`capped`.
+        chunk: Logits that exist at once; None: :data:`CHUNK`.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -148,13 +168,14 @@ def token_statistics(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    vocab_modality: Tensor,
+    of_token: Tensor,
     soft_cap: float | None = None,
     chunk: int | None = None,
 ) -> TokenStatistics:
     """Entropy of every prediction, and the cross-entropy within the target's modality.
 
-    :param vocab_modality: (V,) int64 modality of each token; the others as in :func:`token_losses`.
+    Args:
+        of_token: (V,) int64, the modality of each token; the others as in :func:`token_losses`.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -164,7 +185,7 @@ def token_statistics(
         logits = capped(_precise(h.to(dtype) @ by.T), soft_cap)
         log_p = logits.log_softmax(dim=-1)
         entropy.append(-(log_p.exp() * log_p).sum(dim=-1))
-        other = vocab_modality[None, :] != vocab_modality[target][:, None]
+        other = of_token[None, :] != of_token[target][:, None]
         log_z = log_p.masked_fill(other, float("-inf")).logsumexp(dim=-1)
         in_modality.append(log_z - log_p.gather(1, target[:, None])[:, 0])
     return TokenStatistics(torch.cat(entropy), torch.cat(in_modality))
@@ -174,20 +195,24 @@ def next_token_loss(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    modality: Tensor | None = None,
-    vocab_modality: Tensor | None = None,
+    modalities: ModalityTable | None = None,
+    *,
+    statistics: bool = False,
     soft_cap: float | None = None,
     chunk: int | None = None,
 ) -> LossTerms:
-    """Cross-entropy of hidden (B, T, C) through ``weight`` (V, C) against ``targets``, already shifted.
+    """Cross-entropy of hidden (B, T, C) through ``weight`` (V, C) against ``targets``.
 
-    :param targets: (B, T) int64 in 0..V-1, or ``IGNORE``; means run over the other tokens, not over rows.
-    :param modality: (B, T) int64 modality of each target; None counts everything as structure (0).
-    :param vocab_modality: (V,) int64 modality of each token; with it entropy and in-modality losses are
-        measured.
-    :param soft_cap: bound of the logits, see :func:`capped`.
-    :param chunk: logits that exist at once, see :func:`token_losses`.
+    Args:
+        targets: (B, T) int64 in 0..V-1, already shifted, or ``IGNORE``; means run over the other tokens,
+            not over rows.
+        modalities: The modality of every token, to group the targets by; None: one group, ``"tokens"``.
+        statistics: Also measure entropies and in-modality losses.
+        soft_cap: Bound of the logits, see :func:`capped`.
+        chunk: Logits that exist at once, see :func:`token_losses`.
     """
+    if modalities is None:
+        modalities = ModalityTable(ALL, torch.zeros(len(weight), dtype=torch.int64, device=targets.device))
     shape = targets.shape
     hidden, targets = hidden.flatten(0, 1), targets.flatten()
     counted = targets != IGNORE
@@ -195,15 +220,16 @@ def next_token_loss(
     nll, log_z = token_losses(hidden, weight, targets, soft_cap, chunk)  # (B * T,)
     nll, log_z = torch.where(counted, nll, 0.0), torch.where(counted, log_z, 0.0)
     total = counted.sum().clamp(min=1)
-    group = torch.zeros_like(targets) if modality is None else modality.flatten()
-    one_hot = F.one_hot(group, len(MODALITIES)) * counted[:, None]  # (B * T, 3)
+    group = modalities.of_token[targets]
+    one_hot = F.one_hot(group, len(modalities.names)) * counted[:, None]  # (B * T, G)
     counts, one_hot = one_hot.sum(0), one_hot.to(nll.dtype)
     nll_sums = nll @ one_hot
     entropy = in_modality = None
-    if vocab_modality is not None:
-        statistics = token_statistics(hidden.detach(), weight, targets, vocab_modality, soft_cap, chunk)
-        entropy, in_modality = ((torch.where(counted, s, 0.0) @ one_hot) / counts for s in statistics)
+    if statistics:
+        measured = token_statistics(hidden.detach(), weight, targets, modalities.of_token, soft_cap, chunk)
+        entropy, in_modality = ((torch.where(counted, s, 0.0) @ one_hot) / counts for s in measured)
     return LossTerms(
+        names=modalities.names,
         cross_entropy=nll.sum() / total,
         z=log_z.square().sum() / total,
         nll_sums=nll_sums,
@@ -217,7 +243,7 @@ def next_token_loss(
 
 
 def _precise(x: Tensor) -> Tensor:
-    """float32, or float64 where it is that."""
+    """x in float32, or in float64 if it already is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

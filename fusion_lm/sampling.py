@@ -1,7 +1,7 @@
 """Which token comes next: pure functions over logits (B, V).
 
-A draw takes one uniform number a row, by the inverse of the cumulated probabilities: so what a row gets is a
-function of its own logits and numbers, whatever stands beside it.
+A draw takes one uniform number a row, by the inverse of the cumulated probabilities: what a row gets is a
+function of its own logits and numbers, whatever its neighbors are.
 """
 
 import math
@@ -23,10 +23,10 @@ class Sampling:
     top_p: float = 1.0
     """Keep the smallest set of tokens whose probability reaches p (Holtzman et al., arXiv:1904.09751)."""
     min_p: float = 0.0
-    """Keep the tokens that are at least this part as likely as the most likely one (arXiv:2407.01082)."""
+    """Keep the tokens that are at least this share as likely as the most likely one (arXiv:2407.01082)."""
     repetition_penalty: float = 1.0
     """Of text that the row holds already: positive logits are divided by it, others multiplied (CTRL,
-    arXiv:1909.05858, section 4.1). Codes of images are never penalised."""
+    arXiv:1909.05858, section 4.1). Codes are never penalized."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -63,7 +63,7 @@ def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits
 
 
-def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Logits (B, V) of tokens ``seen`` (B, V) bool, made less likely."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 

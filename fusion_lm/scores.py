@@ -1,4 +1,4 @@
-"""How sure the model is of each token of a document, and how well two parts of one go together."""
+"""How sure the model is of each token of a document, and how well two parts of a document go together."""
 
 from typing import NamedTuple
 
@@ -7,24 +7,25 @@ from torch import Tensor
 
 from ..tokenizers.documents import split
 from ..tokenizers.vocab import SharedVocab
+from .inputs import Inputs
 from .model import FusionLM
 
 
 class TokenScores(NamedTuple):
-    """Of each token (T,) float32, in nats; NaN for the first one, which nothing stands before."""
+    """Of each token (T,) float32, in nats; NaN for the first token, which has no prefix."""
 
     log_p: Tensor
-    """log p of the token after what stands before it, among all V tokens: without grammar, sampling and
-    guidance."""
+    """log p of the token after its prefix, among all V tokens: without grammar, sampling and guidance."""
     entropy: Tensor
-    """Of the distribution that it comes from: 0 where there is no doubt, log V at most."""
+    """Of the distribution that it comes from: from 0, where the model is certain, to log V."""
 
 
 @torch.inference_mode()
 def token_scores(lm: FusionLM, tokens: Tensor) -> TokenScores:
     """The scores of one document, tokens (T,), in one pass.
 
-    :raises ValueError: tokens are no single document, or more than the context holds.
+    Raises:
+        ValueError: The tokens are not one document, or more than the context holds.
     """
     if tokens.ndim != 1 or not 1 <= len(tokens) <= lm.config.context_length:
         raise ValueError(
@@ -35,7 +36,7 @@ def token_scores(lm: FusionLM, tokens: Tensor) -> TokenScores:
     lm.eval()
     try:
         tokens = tokens.to(lm.embedding.weight.device)
-        log_p = lm(tokens[None])[0, :-1].float().log_softmax(dim=-1)  # (T - 1, V)
+        log_p = lm(Inputs(tokens[None]))[0, :-1].float().log_softmax(dim=-1)  # (T - 1, V)
     finally:
         lm.train(was_training)
     chosen = log_p.gather(1, tokens[1:, None])[:, 0]
@@ -48,14 +49,22 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
     prompt, plus mean log p of the prompt's tokens after the continuation, nats per token.
 
     A word that is drawn wrong may be a likely picture, but not one after which that word is likely, for a
-    model that saw documents in both orders (MMI-bidi, Li et al., arXiv:1510.03055, with means in the place of
-    sums, since images have many more tokens than words). -inf for a continuation of nothing, and for one that
-    ends inside an image.
+    model that saw documents in both orders (MMI-bidi, Li et al., arXiv:1510.03055, with means in place of
+    sums, since images have many more tokens than words).
 
-    :param tokens: (T,) of the prompt, which begins with `bos`, and its continuation.
-    :raises ValueError: as ``stands_alone`` does.
+    Args:
+        lm: The transformer.
+        vocab: Its vocabulary.
+        tokens: (T,) of the prompt, which begins with ``bos``, and its continuation.
+        prompt_length: Tokens of the prompt.
+
+    Returns:
+        -inf if the continuation is empty or ends inside a block.
+
+    Raises:
+        ValueError: As ``check_standalone``.
     """
-    stands_alone(tokens[:prompt_length], vocab)
+    check_standalone(tokens[:prompt_length], vocab)
     prompt, continuation = tokens[1:prompt_length].cpu(), tokens[prompt_length:].cpu()
     ends = [vocab.eos] if vocab.sep is None else [vocab.eos, vocab.sep]
     while len(continuation) and int(continuation[-1]) in ends:
@@ -74,14 +83,15 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
     return total
 
 
-def stands_alone(prompt: Tensor, vocab: SharedVocab) -> None:
-    """Refuse a prompt (T,), which begins with `bos`, that cannot stand behind its continuation.
+def check_standalone(prompt: Tensor, vocab: SharedVocab) -> None:
+    """Refuse a prompt (T,) that cannot come after its continuation.
 
-    :raises ValueError: it is nothing but `bos`, or ends inside an image.
+    Raises:
+        ValueError: It is nothing but ``bos``, or ends inside a block.
     """
     if len(prompt) < 2:
-        raise ValueError("nothing stands before the continuation and could be likely after it: give a prompt")
+        raise ValueError('best_by="both" needs a non-empty prompt')
     try:
         split(prompt, vocab)
     except ValueError as error:
-        raise ValueError(f"the prompt does not stand by itself, so nothing goes before it: {error}") from None
+        raise ValueError(f'best_by="both" needs a prompt that is complete: {error}') from None

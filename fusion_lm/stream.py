@@ -1,4 +1,4 @@
-"""Strings and images in, strings and images out: whole, or as they come.
+"""Strings, images and more in; strings, images and more out: whole, or as they come.
 
     model = load_model()
     [document] = sample(model, [["A red apple:"]], then="image")
@@ -10,17 +10,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..tokenizers.documents import DocumentTokenizer, Segment
-from ..tokenizers.pixels import to_pil
+from ..tokenizers.documents import DocumentTokenizer, Encoded, split
+from ..tokenizers.layout import Cursor, Shape
 from .choices import BestBy
 from .folder import Model
-from .generate import LOOK, Stop, decode, generate, stop_of
+from .generate import GOING, LOOK, Step, generate, generate_steps, stop_name
 
 
 @dataclass(frozen=True)
@@ -32,31 +31,35 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
-class ImageBegin:
-    """A row began an image, of this size in pixels."""
+class SegmentBegin:
+    """A row began a block (an image, ...) and wrote its size."""
 
     row: int
-    width: int
-    height: int
+    modality: str
+    shape: tuple[int, ...]
+    """Positions of codes along each axis."""
 
 
 @dataclass(frozen=True)
-class ImageProgress:
-    """A line of codes more of the image: a row, or a column where the vocabulary scans by columns."""
+class SegmentProgress:
+    """One more line of codes of the block: a row, or a column if the vocabulary scans by columns."""
 
     row: int
-    preview: Image.Image
-    """In full size, grey where nothing is yet."""
+    modality: str
+    preview: Any
+    """What its codec makes of the codes so far; of images in full size, gray where nothing is yet."""
     share: float
-    """Of the codes that are there."""
+    """Of the codes that are written."""
 
 
 @dataclass(frozen=True)
-class ImageDone:
-    """A finished image."""
+class SegmentDone:
+    """A finished block."""
 
     row: int
-    image: Image.Image
+    modality: str
+    value: Any
+    """As its codec shows it: a PIL image, ..."""
 
 
 @dataclass(frozen=True)
@@ -64,55 +67,76 @@ class Finished:
     """A row ended, and why."""
 
     row: int
-    stop: Stop | Literal["stopped"]
+    stop: str
+    """As ``Generated.stop``, or "stopped"."""
     tokens: tuple[int, ...] = ()
     """All that it wrote, its end too."""
 
 
-Event = TextDelta | ImageBegin | ImageProgress | ImageDone | Finished
+Event = TextDelta | SegmentBegin | SegmentProgress | SegmentDone | Finished
 
 
 def sample(
     model: Model,
-    prompts: Sequence[Sequence[Segment]],
+    prompts: Sequence[Any],
     *,
     best_of: int = 1,
     best_by: BestBy = "forward",
     **options: Any,
-) -> list[list[str | Image.Image]]:
+) -> list[list[Any]]:
     """Continue each of ``prompts``; returns what was written, without the prompts.
 
-    :param best_of: and ``best_by``: as in :func:`earlyfusion.fusion_lm.generate.generate`.
-    :param options: those of :func:`earlyfusion.fusion_lm.generate.decode`; ``max_new_tokens`` may be left
-        out.
-    :raises ValueError: as ``decode`` does.
+    Args:
+        model: The transformer and its tokenizers.
+        prompts: Lists of segments (strings, PIL images, ...), or documents that are ``Encoded`` already.
+        best_of: See ``generate``.
+        best_by: See ``generate``.
+        options: Fields of ``prompts.Options``; ``max_new_tokens`` may be left out.
+
+    Returns:
+        For each prompt a list of strings and of what codecs show, images as PIL images.
+
+    Raises:
+        ValueError: As ``generate``.
     """
     if best_of > 1 or best_by != "forward":
         return [segments for segments, _ in best(model, prompts, best_of, best_by=best_by, **options)]
-    written: list[list[str | Image.Image]] = [[] for _ in prompts]
+    written: list[list[Any]] = [[] for _ in prompts]
     for event in stream(model, prompts, previews=False, **options):
         gather(written[event.row], event)
     return written
 
 
-def best(
-    model: Model, prompts: Sequence[Sequence[Segment]], best_of: int, **options: Any
-) -> list[tuple[list[str | Image.Image], Stop]]:
+def best(model: Model, prompts: Sequence[Any], best_of: int, **options: Any) -> list[tuple[list[Any], str]]:
     """The best of ``best_of`` continuations of each of ``prompts``, and why it ended."""
     lm, tokenizer = model
     options = {"max_new_tokens": lm.config.context_length, **options}
-    encoded = [tokenizer.encode(prompt, eos=False) for prompt in prompts]
     found = []
-    for result in generate(lm, tokenizer.vocab, encoded, best_of=best_of, **options):
-        segments = tokenizer.decode(result.tokens[result.prompt_length :], partial="drop")
-        found.append(([s if isinstance(s, str) else to_pil(s) for s in segments], result.stop))
+    for result in generate(lm, tokenizer.vocab, encode(tokenizer, prompts), best_of=best_of, **options):
+        found.append((decoded(tokenizer, result.tokens[result.prompt_length :]), result.stop))
     return found
 
 
-def gather(segments: list[str | Image.Image], event: Event) -> None:
+def encode(tokenizer: DocumentTokenizer, prompts: Sequence[Any]) -> list[Encoded]:
+    """Prompts as the transformer continues them; ``Encoded`` ones and tokens (T,) stay as they are."""
+    lists = [prompt for prompt in prompts if not isinstance(prompt, Encoded | Tensor)]
+    fresh = iter(tokenizer.encode_many(lists, eos=False))
+    return [
+        p if isinstance(p, Encoded) else tokenizer.positioned(p) if isinstance(p, Tensor) else next(fresh)
+        for p in prompts
+    ]
+
+
+def decoded(tokenizer: DocumentTokenizer, tokens: Tensor) -> list[Any]:
+    """The segments of tokens (T,) as people use them; a block that is cut short is left out."""
+    parts = tokenizer.decode_parts(split(tokens, tokenizer.vocab, partial="drop"))
+    return [value if isinstance(value, str) else tokenizer.codecs[name].show(value) for name, value in parts]
+
+
+def gather(segments: list[Any], event: Event) -> None:
     """Add what an event brought to the segments of its row."""
-    if isinstance(event, ImageDone):
-        segments.append(event.image)
+    if isinstance(event, SegmentDone):
+        segments.append(event.value)
     elif isinstance(event, TextDelta):
         if segments and isinstance(last := segments[-1], str):
             segments[-1] = last + event.text
@@ -122,49 +146,49 @@ def gather(segments: list[str | Image.Image], event: Event) -> None:
 
 def stream(
     model: Model,
-    prompts: Sequence[Sequence[Segment]],
+    prompts: Sequence[Any],
     *,
     previews: bool = True,
     stopped: Callable[[], bool] | None = None,
     **options: Any,
 ) -> Iterator[Event]:
-    """Continue each of ``prompts`` in one batch, and tell what comes as it comes.
+    """Continue each of ``prompts`` in one batch, and yield events as they come.
 
-    Together the text deltas between two images are exactly the text that ``generate`` gives decoded. On a GPU
-    events come in bursts of some steps, since looking at a token means to wait for it.
+    Together the text deltas between two blocks are exactly the text that ``generate`` gives, decoded. On a
+    GPU events come in bursts of some steps, since looking at a token means waiting for it.
 
-    :param previews: whether to decode an image after each line of its codes too.
-    :param stopped: is asked after each step; once it says True, rows that go on finish as "stopped".
-    :param options: those of :func:`earlyfusion.fusion_lm.generate.decode`; ``max_new_tokens`` may be left
-        out: the context ends a row sooner or later.
-    :raises ValueError: as ``decode`` does.
+    Args:
+        model: The transformer and its tokenizers.
+        prompts: Lists of segments (strings, PIL images, ...), or documents that are ``Encoded`` already.
+        previews: Whether to decode a block after each line of its codes, too.
+        stopped: Called after each step; once it returns True, unfinished rows finish as "stopped".
+        options: Fields of ``prompts.Options``; ``max_new_tokens`` may be left out: the context ends a row.
+
+    Raises:
+        ValueError: As ``generate_steps``.
     """
     if not prompts:
         return
     lm, tokenizer = model
-    once = {id(prompt): prompt for prompt in prompts}  # several rows may continue one prompt
-    tokens = {key: tokenizer.encode(prompt, eos=False) for key, prompt in once.items()}
-    encoded = [tokens[id(prompt)] for prompt in prompts]
     options = {"max_new_tokens": lm.config.context_length, **options}
-    limit = options["max_new_tokens"]
-    rows = []
-    for number, prompt in enumerate(encoded):
-        row = Row(
-            number, tokenizer, previews, bool(options.get("stop_after_image")), lm.config.context_length
-        )
-        row.length, row.limit = len(prompt), min(len(prompt) + limit, lm.config.context_length)
-        rows.append(row)
+    encoded = encode(tokenizer, prompts)
+    rows: list[Row] = []
     every = 1 if lm.embedding.weight.device.type == "cpu" else LOOK
-    waiting: list[Tensor] = []
+    waiting: list[Step] = []
 
     def read() -> Iterator[Event]:
-        for column in torch.stack(waiting, dim=1).T.tolist() if waiting else []:
-            for row, token in zip(rows, column, strict=True):
-                yield from row.take(token)
+        if not waiting:
+            return
+        tokens, stops = (torch.stack([step[i] for step in waiting]).tolist() for i in (0, 2))
+        for column in zip(tokens, stops):
+            for row, token, stop in zip(rows, *column, strict=True):
+                yield from row.take(token, stop)
         waiting.clear()
 
-    for step in decode(lm, tokenizer.vocab, encoded, **options):
-        waiting.append(step.tokens)
+    for step in generate_steps(lm, tokenizer.vocab, encoded, **options):
+        if not rows:  # prompts are checked by now
+            rows += [_row(number, tokenizer, previews, e.tokens, options) for number, e in enumerate(encoded)]
+        waiting.append(step)
         if len(waiting) == every:
             yield from read()
         if stopped is not None and stopped():
@@ -175,6 +199,16 @@ def stream(
     yield from read()
 
 
+def _row(
+    number: int, tokenizer: DocumentTokenizer, previews: bool, prompt: Tensor, options: dict[str, Any]
+) -> "Row":
+    cursor = Cursor(tokenizer.vocab).take_all(prompt)
+    row = Row(number, tokenizer, previews, options.get("stop_after"), cursor)
+    if cursor.inside is not None:  # the prompt ends inside a block: its codes are the block's first
+        row.codes = prompt[cursor.start + cursor.layout.head :].tolist()
+    return row
+
+
 @dataclass
 class Row:
     """One row of the batch, token by token."""
@@ -182,45 +216,46 @@ class Row:
     number: int
     tokenizer: DocumentTokenizer
     previews: bool
-    stop_after_image: bool
-    context: int
-    length: int = 0
-    """Tokens so far, the prompt's too."""
-    limit: int = 0
-    """Tokens that it may reach."""
+    stop_after: str | None
+    cursor: Cursor
+    """Where its document is."""
     ended: bool = False
     ids: list[int] = field(default_factory=list)
     """Text ids of the stretch that is being written."""
     told: int = 0
-    """Characters of it that were given out."""
-    image: list[int] = field(default_factory=list)
-    """Tokens of the image that is being drawn, from begin_image on."""
+    """Characters of it that events have brought."""
+    codes: list[int] = field(default_factory=list)
+    """Tokens of codes of the block that is being written."""
     written: list[int] = field(default_factory=list)
     """All tokens."""
 
-    def take(self, token: int) -> Iterator[Event]:
-        """The events of one more token."""
-        vocab = self.tokenizer.vocab
+    def take(self, token: int, stop: int) -> Iterator[Event]:
+        """The events of one more token, and of the row's end if ``stop`` says so (``generate.STOPS``)."""
         if self.ended:
             return
-        self.length += 1
+        vocab = self.tokenizer.vocab
         self.written.append(token)
-        ends = (vocab.eos, vocab.sep)
-        if self.image or token == vocab.begin_image:
-            if not self.image:
-                yield from self._text(whole=True)
-                self.ids, self.told = [], 0
-            self.image.append(token)
-            yield from self._image()
-        elif token not in ends:
-            self.ids += vocab.tokens_to_text(torch.tensor([token])).tolist()
+        mode, inside = self.cursor.take(token), self.cursor.inside
+        if mode.kind == "free" and inside is not None:
+            yield from self._text(whole=True)
+            self.ids, self.told, self.codes = [], 0, []
+        elif mode.kind == "free" and token not in (vocab.eos, vocab.sep):
+            self.ids += vocab.to_codes("text", torch.tensor([token])).tolist()
             yield from self._text(whole=False)
-        done = self.stop_after_image and token == vocab.end_image
-        if token in ends or done or self.length == self.limit:
-            yield from self.end(stop_of(token, self.length, vocab, self.context, self.stop_after_image))
+        if mode.kind in ("free", "size") and inside is not None and self.cursor.shape is not None:
+            yield SegmentBegin(self.number, inside, self.cursor.shape)
+        elif mode.kind == "code":
+            self.codes.append(token)
+            yield from self._progress(mode.name)
+        elif mode.kind == "end":
+            codes = self._codes(mode.name, self.cursor.spans[-1].shape)
+            [value] = self.tokenizer.decode_codes(mode.name, [codes])
+            yield SegmentDone(self.number, mode.name, self.tokenizer.codecs[mode.name].show(value))
+        if stop != GOING:
+            yield from self.end(stop_name(stop, self.stop_after))
 
-    def end(self, stop: Stop | Literal["stopped"]) -> Iterator[Event]:
-        """The rest of its text, and that it is finished; nothing where it was."""
+    def end(self, stop: str) -> Iterator[Event]:
+        """The rest of its text, and that it is finished; nothing if it was."""
         if not self.ended:
             yield from self._text(whole=True)
             self.ended = True
@@ -234,33 +269,14 @@ class Row:
             yield TextDelta(self.number, known[self.told :])
             self.told = len(known)
 
-    def _image(self) -> Iterator[Event]:
-        vocab, factor = self.tokenizer.vocab, self.tokenizer.image.factor
-        head = 1 if vocab.fixed_grid else 3  # begin_image, rows, columns
-        if len(self.image) < head:
-            return
-        if vocab.fixed_grid:
-            rows, columns = vocab.fixed_grid
-        else:
-            assert vocab.grid is not None
-            rows, columns = (token - vocab.grid.start + 1 for token in self.image[1:3])
-        codes, n = self.image[head:], vocab.codes_per_position
-        lines, along = (rows, columns) if vocab.scan == "rows" else (columns, rows)
-        if not codes:
-            yield ImageBegin(self.number, columns * factor, rows * factor)
-        elif len(codes) > lines * along * n:
-            yield ImageDone(self.number, self._picture(codes[:-1], lines, along))
-            self.image = []
-        elif self.previews and len(codes) % (along * n) == 0:
-            part = self._picture(codes, len(codes) // (along * n), along)
-            preview = Image.new("RGB", (columns * factor, rows * factor), (128, 128, 128))
-            preview.paste(part)
-            yield ImageProgress(self.number, preview, len(codes) / (lines * along * n))
+    def _progress(self, name: str) -> Iterator[Event]:
+        shape, layout, codec = self.cursor.shape, self.cursor.layout, self.tokenizer.codecs[name]
+        assert shape is not None
+        if self.previews and len(self.codes) % layout.line(shape) == 0 and hasattr(codec, "preview"):
+            share = len(self.codes) / (len(self.codes) + self.cursor.remaining)
+            yield SegmentProgress(self.number, name, codec.preview(self._codes(name, shape), shape), share)
 
-    def _picture(self, codes: list[int], lines: int, along: int) -> Image.Image:
-        vocab, image = self.tokenizer.vocab, self.tokenizer.image
-        slots = [n] if (n := vocab.codes_per_position) > 1 else []
-        grid = vocab.tokens_to_codes(torch.tensor(codes).view(lines, along, *slots))
-        grid = grid if vocab.scan == "rows" else grid.transpose(0, 1)
-        with torch.no_grad():
-            return to_pil(image.decode(grid[None].to(next(image.parameters()).device))[0].cpu())
+    def _codes(self, name: str, shape: Shape) -> Tensor:
+        """The codes so far, whole lines of a block of ``shape``."""
+        vocab = self.tokenizer.vocab
+        return vocab.to_codes(name, vocab.layout(name).from_order(torch.tensor(self.codes), shape))

@@ -1,10 +1,10 @@
-"""What the page does, a function each, with plain values in and out: Gradio serves them to programs as well.
+"""The page's actions as functions with plain values in and out; Gradio serves them to programs, too.
 
     from gradio_client import Client
     page = Client("http://127.0.0.1:7860")
     page.predict([{"text": "A red apple:"}], {"then": "image"}, api_name="/compose")
 
-Pictures are data URIs on both sides. What cannot be done is a ValueError (often ``limits.Refused``), whose
+Pictures are data URIs on both sides. Invalid requests raise a ValueError (often ``limits.Refused``), whose
 message is for the visitor.
 """
 
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from ..eval.report.curves import METRICS, read_metrics
 from ..eval.report.html import data_uri
 from ..eval.report.tokens import Token, describe
 from ..fusion_lm.folder import Model
-from ..fusion_lm.generate import Guidance
+from ..fusion_lm.guidance import Guidance
 from ..fusion_lm.sampling import Sampling
 from ..fusion_lm.scores import token_scores
 from ..tokenizers.documents import split
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ..eval.tasks.comparison import Comparison
 
 RUNS = 200
-"""Folders of runs that are listed, at most."""
+"""Most runs that are listed."""
 COMPARED_SIDE = 2048
 """Larger pictures are scaled down before they are reconstructed, in px."""
 
@@ -55,12 +56,14 @@ def ask_of(
     max_positions: float = 0,
     seed: float = 0,
 ) -> Ask:
-    """Settings as a page or a program gives them."""
+    """Settings from the page or from a program.
+
+    Raises:
+        Refused: A setting is out of range.
+    """
     try:
-        if then not in ("any", "text", "image"):
-            raise ValueError(f"then is {then!r}, expected any, text or image")
         return Ask(
-            then,  # pyright: ignore[reportArgumentType]  checked
+            str(then),
             bool(answer),
             int(samples),
             Sampling(temperature, int(top_k), top_p, min_p, repetition_penalty),
@@ -75,63 +78,75 @@ def ask_of(
 
 
 def known(settings: Any) -> dict[str, Any]:
-    """Settings by the names of ``ask_of``'s arguments."""
+    """Check the names of a program's settings: those of ``ask_of``'s arguments.
+
+    Raises:
+        Refused: ``settings`` is not an object, or a name is unknown.
+    """
     names = list(signature(ask_of).parameters)
     if not isinstance(settings, dict) or not set(settings) <= set(names):
-        raise Refused(f"settings are {settings!r}, expected an object with some of: {', '.join(names)}")
+        raise Refused(f"invalid settings {settings!r}, expected an object with some of: {', '.join(names)}")
     return settings
 
 
 def composed(
     model: Model, segments: Any, ask: Ask, stopped: Callable[[], bool] | None = None
 ) -> Iterator[list[Written]]:
-    """``compose.compose`` of segments as they come from outside."""
+    """``compose.compose`` of segments from outside, see ``limits.read_segments``."""
     return compose(model, read_segments(segments), ask, stopped)
 
 
 def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:
-    """The tokens (T,) of a document with their scores, and its whole pictures, decoded from their codes; none
-    where the model has no decoder.
+    """The tokens (T,) of a document with their scores, and its finished pictures, decoded from their codes.
 
-    Raises ValueError for what is no document of the model's.
+    There are no pictures if the model has no decoder.
+
+    Raises:
+        ValueError: The tokens are not a document of the model's.
     """
     tokenizer = model.tokenizer
-    split(tokens, tokenizer.vocab, partial="drop")  # refuses unknown tokens before a device meets them
+    parts = split(tokens, tokenizer.vocab, partial="drop")  # refuses unknown tokens before a device sees them
     described = describe(tokenizer, tokens, token_scores(model.lm, tokens))
     if not tokenizer.image.config.decoder:
         return described, []
-    segments = tokenizer.decode(tokens, partial="drop")
-    return described, [to_pil(s) for s in segments if not isinstance(s, str)]
+    decoded = tokenizer.decode_parts([part for part in parts if part.kind == "image"])
+    return described, [to_pil(picture) for _, picture in decoded if not isinstance(picture, str)]
 
 
 def reconstruct(
     tokenizers: dict[str, ImageTokenizer], names: Sequence[str], picture: Any
 ) -> "list[Comparison]":
-    """A picture (a data URI) through the tokenizers of these names."""
+    """Pass a picture (a data URI) through the tokenizers of these names.
+
+    Raises:
+        Refused: A name is unknown, or the picture cannot be read.
+    """
     from ..eval.tasks.comparison import compare, page_reader  # its metrics take seconds to import, OCR more
 
     if unknown := [name for name in names if name not in tokenizers]:
-        raise Refused(f"there is no tokenizer {unknown[0]!r}; there are: {', '.join(tokenizers)}")
+        raise Refused(f"unknown tokenizer {unknown[0]!r}, expected some of: {', '.join(tokenizers)}")
     if not names:
-        raise Refused("no tokenizer is chosen: choose one at least")
+        raise Refused("no tokenizer chosen: choose at least one")
     chosen = {name: tokenizers[name] for name in names}
     return compare(read_picture(picture), chosen, page_reader(), max_side=COMPARED_SIDE)
 
 
 def runs(root: Path) -> list[str]:
-    """The folders at or below ``root`` that hold the curves of a training, the newest first."""
-    found = [path for path in root.glob("**/metrics.csv") if path.is_file()]
+    """Folders at or below ``root`` with the curves of a training, newest first."""
+    found = [path for path in root.glob(f"**/{METRICS}") if path.is_file()]
     newest = sorted(found, key=lambda path: -path.stat().st_mtime)[:RUNS]
     return [path.parent.relative_to(root).as_posix() for path in newest]
 
 
 def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
-    """The curves of a run, of a folder in ``root``."""
-    from ..train.loop.logs import read_metrics
+    """The curves of a run, a folder in ``root``.
 
-    file = (root / name / "metrics.csv").resolve()
+    Raises:
+        Refused: There is no such run.
+    """
+    file = (root / name / METRICS).resolve()
     if not file.is_relative_to(root.resolve()) or not file.is_file():
-        raise Refused(f"there is no run {name!r} in {root}")
+        raise Refused(f"run {name!r} not found in {root}")
     return read_metrics(file.parent)
 
 
@@ -150,7 +165,7 @@ def as_comparison(one: "Comparison") -> dict[str, Any]:
     return {
         "tokenizer": one.name,
         **one.figures,
-        "original": data_uri(one.sample.original),
-        "reconstruction": data_uri(one.sample.reconstruction),
-        "lines": [list(next(iter(read.values()))) for _, read in one.sample.readings if read],
+        "original": data_uri(one.result.original),
+        "reconstruction": data_uri(one.result.reconstruction),
+        "lines": [list(next(iter(read.values()))) for _, read in one.result.readings if read],
     }

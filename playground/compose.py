@@ -1,4 +1,4 @@
-"""A prompt of text and pictures, and what the model makes of it, several samples in one batch."""
+"""A prompt of text and pictures, and how the model continues it: several samples in one batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,36 +9,37 @@ from PIL import Image
 from torch import Tensor
 
 from ..fusion_lm.folder import Model
-from ..fusion_lm.generate import Guidance
-from ..fusion_lm.grammar import Next
+from ..fusion_lm.guidance import Guidance
 from ..fusion_lm.sampling import Sampling
-from ..fusion_lm.stream import Finished, ImageBegin, ImageDone, ImageProgress, gather, stream
+from ..fusion_lm.stream import Event, Finished, SegmentBegin, SegmentDone, SegmentProgress, gather, stream
 from ..tokenizers.documents import END_OF_TURN, Mark
 from ..tokenizers.pixels import to_pil
 from .limits import Refused
 
 SAMPLES = 4
-"""Side by side, at most."""
+"""Most samples side by side."""
 PICTURE_SHARE = 4
-"""A picture of the prompt takes at most such a part of the context, if nothing else is asked."""
+"""By default, a picture of the prompt takes at most 1/4 of the context."""
+GRAY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
 class Ask:
-    """How to go on."""
+    """How to continue."""
 
-    then: Next = "any"
+    then: str = "any"
+    """The modality that comes next; "any" lets the model decide."""
     answer: bool = False
-    """The prompt is a turn of a conversation, and the model, trained on `messages`, answers it."""
+    """The prompt is a turn of a conversation, which the model (trained on ``messages``) answers."""
     samples: int = 1
     text: Sampling = Sampling(temperature=0.7)
     image: Sampling = Sampling(temperature=0.7)
     guidance: Guidance = Guidance()
     max_new_tokens: int = 0
-    """0: as many as the context holds."""
+    """0: no limit but the context."""
     max_positions: int = 0
-    """Positions (rows times columns of codes) that a picture of the prompt may have: larger ones are scaled
-    down; 0: a quarter of the context."""
+    """Most positions (rows times columns of codes) of a picture in the prompt; larger ones are scaled down.
+    0: a quarter of the context."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,20 +52,44 @@ class Ask:
 
 @dataclass
 class Written:
-    """A sample while it is written."""
+    """A sample while it is being written."""
 
     prompt: list[str | Image.Image]
     """As the model sees it."""
-    segments: list[str | Image.Image] = field(default_factory=list)
+    segments: list[Any] = field(default_factory=list)
+    """What the model wrote: strings, pictures, and what other codecs show."""
     drawing: Image.Image | None = None
-    """The picture that is not finished yet, or never was."""
+    """The unfinished picture, if any."""
     stop: str | None = None
     """Why it ended."""
     tokens: Tensor | None = None
-    """(T,) int64, the prompt's and its own, when it has ended."""
+    """(T,) int64, the prompt's and its own, once it has ended."""
     prompt_length: int = 0
     turn: bool = False
     """The prompt was a turn of a conversation."""
+
+    def take(self, event: Event, prompt: Tensor, factor: int) -> None:
+        """Add what an event of its row brings.
+
+        Args:
+            event: Any event of ``fusion_lm.stream``.
+            prompt: Tokens of the prompt.
+            factor: Pixels per code.
+        """
+        if isinstance(event, SegmentBegin):
+            if event.modality == "image":
+                height, width = (side * factor for side in event.shape)
+                self.drawing = Image.new("RGB", (width, height), GRAY)
+        elif isinstance(event, SegmentProgress):
+            if event.modality == "image":
+                self.drawing = event.preview
+        elif isinstance(event, Finished):
+            self.stop = event.stop
+            self.tokens = torch.cat([prompt, torch.tensor(event.tokens)])
+        else:
+            gather(self.segments, event)
+            if isinstance(event, SegmentDone):
+                self.drawing = None
 
 
 def compose(
@@ -73,50 +98,40 @@ def compose(
     ask: Ask,
     stopped: Callable[[], bool] | None = None,
 ) -> Iterator[list[Written]]:
-    """Continue ``segments`` ``ask.samples`` times; after every piece of news, how far all samples are.
+    """Continue ``segments`` ``ask.samples`` times; yields all samples after every event.
 
-    The same objects are yielded each time; once ``stopped`` says True they end as they are.
+    The same objects are yielded each time. Once ``stopped`` returns True, they end as they are.
 
-    :raises Refused: the prompt is too long for the model, or what is asked cannot follow it.
+    Raises:
+        Refused: The prompt is too long for the model, or ``ask`` cannot follow it.
     """
     lm, tokenizer = model
     context = lm.config.context_length
     if ask.answer and tokenizer.vocab.sep is None:
-        raise Refused("this model knows no conversations: its vocabulary has no token that ends a turn")
+        raise Refused("this model does not support conversations: its vocabulary has no token to end a turn")
     try:
         prompt = fitted(model, segments, ask)
         whole: list[str | Image.Image | Mark] = [*prompt, *([END_OF_TURN] if ask.answer else [])]
-        tokens = tokenizer.encode(whole, eos=False)
+        encoded = tokenizer.encode(whole, eos=False)
     except ValueError as error:
         raise Refused(str(error)) from None
+    tokens = encoded.tokens
     if len(tokens) >= context:
         raise Refused(
-            f"the prompt has {len(tokens)} tokens, and the model's context holds {context}: leave something "
-            "out, or let pictures have fewer positions"
+            f"the prompt has {len(tokens)} tokens, but the model's context holds {context}: shorten it, or "
+            "allow fewer codes per picture"
         )
     rows = [Written(list(prompt), prompt_length=len(tokens), turn=ask.answer) for _ in range(ask.samples)]
     options: dict[str, Any] = {
         "max_new_tokens": min(ask.max_new_tokens or context, context),
         "then": ask.then,
-        "text": ask.text,
-        "image": ask.image,
+        "sampling": {"text": ask.text, "image": ask.image},
         "guidance": ask.guidance,
         "seed": ask.seed,
     }
     try:
-        for event in stream(model, [whole] * ask.samples, stopped=stopped, **options):
-            row = rows[event.row]
-            if isinstance(event, ImageBegin):
-                row.drawing = Image.new("RGB", (event.width, event.height), (128, 128, 128))
-            elif isinstance(event, ImageProgress):
-                row.drawing = event.preview
-            elif isinstance(event, Finished):
-                row.stop = event.stop
-                row.tokens = torch.cat([tokens, torch.tensor(event.tokens)])
-            else:
-                gather(row.segments, event)
-                if isinstance(event, ImageDone):
-                    row.drawing = None
+        for event in stream(model, [encoded] * ask.samples, stopped=stopped, **options):
+            rows[event.row].take(event, tokens, tokenizer.image.factor)
             yield rows
     except ValueError as error:
         raise Refused(str(error)) from None
@@ -125,16 +140,17 @@ def compose(
 def fitted(model: Model, segments: Sequence[str | Image.Image], ask: Ask) -> list[str | Image.Image]:
     """``segments`` with their pictures in the sizes at which the model sees them.
 
-    Raises ValueError for a picture that cannot be read.
+    Raises:
+        ValueError: A picture cannot be read.
     """
     tokenizer, context = model.tokenizer, model.lm.config.context_length
-    slots = tokenizer.vocab.codes_per_position
-    positions = ask.max_positions or max(1, context // PICTURE_SHARE // slots)
-    if tokenizer.vocab.fixed_grid:
-        positions = 0  # each picture takes as much as any other
+    images = tokenizer.vocab["image"]
+    positions = ask.max_positions or max(1, context // PICTURE_SHARE // images.slots)
+    if images.layout is not None and images.layout.shape is not None:
+        positions = 0  # all pictures have one size
     return [
         s
         if isinstance(s, str)
-        else to_pil(tokenizer.pixels(s, whole=ask.answer, max_positions=positions or None))
+        else to_pil(tokenizer.prepare("image", s, whole=ask.answer, max_positions=positions or None))
         for s in segments
     ]

@@ -1,4 +1,4 @@
-"""Prompts and pictures that are ready to click."""
+"""Example prompts and pictures, one click away."""
 
 import base64
 from pathlib import Path
@@ -8,14 +8,14 @@ Segments = list[dict[str, str]]
 
 
 def prompts() -> list[tuple[str, Segments]]:
-    """(what the button says, the prompt), of what the model that comes with the package knows."""
+    """(label of the button, the prompt), of things that the packaged model knows."""
     drawing, word = _uri("drawing.png"), _uri("word.png")
     return [
         ("A red apple:", [{"text": "A red apple:"}]),
         ("what is this?", [{"image": drawing}]),
         ("read this", [{"image": word}]),
         ("a word in type", [{"text": "house"}]),
-        ("begin by itself", []),
+        ("start from nothing", []),
     ]
 
 

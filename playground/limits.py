@@ -1,7 +1,7 @@
-"""What the playground accepts: sizes, kinds of pictures, and which of the server's addresses are open.
+"""What the playground accepts: sizes, picture formats, and which of the server's paths are open.
 
-Pictures come as data URIs inside of requests, never as files: nothing that a visitor sends is written to the
-disk, and no name or path that they send is opened.
+Pictures come as data URIs inside requests, never as files: nothing that a visitor sends is written to disk,
+and no name or path that they send is opened.
 """
 
 import base64
@@ -16,23 +16,23 @@ from PIL import Image
 from ..tokenizers.pixels import load_image
 
 PICTURE_BYTES = 10 * 2**20
-"""Of a picture as it is sent."""
+"""Limit of one picture, as sent."""
 PIXELS = 24 * 10**6
-"""Of all pictures of a request together: a small file may hold many."""
+"""Limit of all pictures of a request together: a small file can hold many."""
 REQUEST_BYTES = 20 * 2**20
-"""Of a whole request: base64 takes a third more than the pictures in it."""
+"""Limit of a whole request: base64 takes a third more than the pictures."""
 SEGMENTS = 64
 TEXT = 20_000
-"""Characters of all texts of a prompt."""
+"""Limit of all texts of a prompt, in characters."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""What Pillow may read: formats that every browser shows."""
+"""Formats that Pillow may read: those that every browser shows."""
 
 CONTENT_SECURITY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; "
     "base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-"""The page may load and reach this server alone."""
+"""The page may load from and connect to this server only."""
 OPEN = (
     "/assets/",
     "/static/",
@@ -49,12 +49,12 @@ OPEN = (
     "/gradio_api/heartbeat/",
     "/gradio_api/queue/",
     "/gradio_api/call/",
-    "/gradio_api/run/predict",  # the Stop button, which waits for nobody: Gradio refuses the others there
+    "/gradio_api/run/predict",  # the Stop button, which skips the queue; Gradio refuses other functions
     "/gradio_api/cancel",
     "/gradio_api/reset",
     "/gradio_api/theme.css",
 )
-"""Beginnings of the addresses that are answered; Gradio's others (uploads, files, proxies) are not needed."""
+"""Prefixes of the paths that are answered; Gradio's others (uploads, files, proxies) are not needed."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -62,16 +62,17 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Refused(ValueError):
-    """What a visitor sent cannot be used; the message is for them."""
+    """A visitor's request cannot be served; the message is for them."""
 
 
 def read_segments(value: Any) -> list[str | Image.Image]:
-    """A prompt, [{"text": "..."} or {"image": "data:image/png;base64,..."}, ...]; empty texts are left out.
+    """Read a prompt, [{"text": "..."} or {"image": "data:image/png;base64,..."}, ...]; drop empty texts.
 
-    :raises Refused: it is none, or too large, or a picture cannot be read.
+    Raises:
+        Refused: It is invalid or too large, or a picture cannot be read.
     """
     if not isinstance(value, list) or len(value) > SEGMENTS:
-        raise Refused(f"a prompt is a list of at most {SEGMENTS} segments")
+        raise Refused(f"invalid prompt: expected a list of at most {SEGMENTS} segments")
     segments: list[str | Image.Image] = []
     room = PIXELS
     for segment in value:
@@ -80,7 +81,9 @@ def read_segments(value: Any) -> list[str | Image.Image]:
             try:
                 text.encode()
             except UnicodeEncodeError:
-                raise Refused("a text holds half of a character (a lone surrogate): type it again") from None
+                raise Refused(
+                    "a text contains half of a character (a lone surrogate): type it again"
+                ) from None
             if text:
                 segments.append(text)
         elif isinstance(segment, dict) and set(segment) == {"image"}:
@@ -88,20 +91,23 @@ def read_segments(value: Any) -> list[str | Image.Image]:
             room -= image.width * image.height
             segments.append(image)
         else:
-            raise Refused('a segment is {"text": "..."} or {"image": "data:image/png;base64,..."}')
+            raise Refused(
+                'invalid segment: expected {"text": "..."} or {"image": "data:image/png;base64,..."}'
+            )
     if (length := sum(len(segment) for segment in segments if isinstance(segment, str))) > TEXT:
-        raise Refused(f"the text has {length:,} characters: at most {TEXT:,} are taken")
+        raise Refused(f"the text has {length:,} characters, at most {TEXT:,} are allowed: shorten it")
     return segments
 
 
 def read_picture(value: Any, room: int = PIXELS) -> Image.Image:
-    """A picture in a data URI, of at most ``room`` pixels, as upright RGB.
+    """Read a picture in a data URI, of at most ``room`` pixels, as upright RGB.
 
-    :raises Refused: it is none, too large in bytes or in pixels, of another format, or broken.
+    Raises:
+        Refused: It is not a data URI, too large in bytes or pixels, of another format, or broken.
     """
     head, _, data = value.partition(",") if isinstance(value, str) else ("", "", "")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise Refused("a picture comes as data:image/...;base64,...: files and addresses are not opened")
+        raise Refused("expected a picture as data:image/...;base64,...: files and addresses are not opened")
     if len(data) > PICTURE_BYTES * 4 // 3 + 4:
         raise Refused(f"the picture is larger than {PICTURE_BYTES >> 20} MB: make it smaller")
     try:
@@ -109,12 +115,12 @@ def read_picture(value: Any, room: int = PIXELS) -> Image.Image:
     except binascii.Error:
         raise Refused("the picture cannot be read: its base64 is broken") from None
     except Image.DecompressionBombError:
-        raise Refused(f"the picture has too many pixels: at most {PIXELS:,} are taken") from None
-    except Exception:  # Pillow's readers raise whatever their parsing stumbles over
-        raise Refused(f"the picture cannot be read: it is none of {', '.join(FORMATS)}, or broken") from None
-    if math.prod(image.size) > room:  # from its head alone: nothing was unpacked yet
+        raise Refused(f"the picture has too many pixels: at most {PIXELS:,} are allowed") from None
+    except Exception:  # Pillow's readers raise all kinds of errors
+        raise Refused(f"the picture cannot be read: it is broken, or not {', '.join(FORMATS)}") from None
+    if math.prod(image.size) > room:  # from its header alone: nothing was unpacked yet
         raise Refused(
-            f"a picture has {image.width:,} x {image.height:,} pixels: at most {PIXELS:,} are taken in all"
+            f"a picture has {image.width:,} x {image.height:,} pixels: at most {PIXELS:,} are allowed in all"
         )
     try:
         return load_image(image)
@@ -123,11 +129,15 @@ def read_picture(value: Any, room: int = PIXELS) -> Image.Image:
 
 
 class Gate:
-    """ASGI middleware: small requests to open addresses pass, and answers say what a page may load."""
+    """ASGI middleware: lets small requests to open paths through, and restricts what the page may load."""
 
     def __init__(self, app: Any, hosts: frozenset[str] | None = None) -> None:
-        """``hosts`` are the names that the server may be called by; None: all. (A page elsewhere can let its
-        own name lead to this machine, and would then be answered.)"""
+        """
+        Args:
+            app: The application.
+            hosts: Host names that requests may use; None: any. (Otherwise a page elsewhere could let its own
+                name point to this machine, and would be answered.)
+        """
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,12 +146,12 @@ class Gate:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"]
         if self.hosts is not None and _name(headers.get("host", "")) not in self.hosts:
-            return await _answer(send, 421, "this server is not called so")
+            return await _answer(send, 421, "unknown host name")
         if path != "/" and not path.startswith(OPEN):
-            return await _answer(send, 404, "there is nothing here")
+            return await _answer(send, 404, "not found")
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > REQUEST_BYTES:
-            return await _answer(send, 413, f"a request has at most {REQUEST_BYTES >> 20} MB")
+            return await _answer(send, 413, f"requests are limited to {REQUEST_BYTES >> 20} MB")
         taken = 0
 
         async def counted() -> MutableMapping[str, Any]:
@@ -166,7 +176,7 @@ class Gate:
 
 
 def _name(host: str) -> str:
-    """A host without its port."""
+    """A host name without its port."""
     return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
 
 

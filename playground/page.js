@@ -1,5 +1,5 @@
 // The playground's own controls: the prompt (text and pictures in any order), the picture to reconstruct, and
-// what happens when a token or a code is pointed at. Gradio does the rest.
+// hovering over tokens and codes. Gradio does the rest.
 window.earlyfusion = (() => {
   const BYTES = 10 * 2 ** 20; // limits.PICTURE_BYTES
   const KINDS = /^image\/(png|jpeg|webp|gif|bmp)$/;
@@ -9,7 +9,7 @@ window.earlyfusion = (() => {
   // A file -> an <img> that can be decoded, or null and a message.
   async function picture(root, file) {
     const name = file.name || "the picture";
-    if (!KINDS.test(file.type)) return say(root, `${name} is no picture of a kind that is taken: PNG, JPEG, WebP, GIF or BMP`), null;
+    if (!KINDS.test(file.type)) return say(root, `${name} is not a PNG, JPEG, WebP, GIF or BMP picture`), null;
     if (file.size > BYTES) return say(root, `${name} is larger than ${BYTES >> 20} MB: make it smaller`), null;
     const image = document.createElement("img");
     image.src = await new Promise((resolve, reject) => {
@@ -21,7 +21,7 @@ window.earlyfusion = (() => {
     try {
       await image.decode();
     } catch {
-      return say(root, `${name} cannot be read: it is broken, or no picture`), null;
+      return say(root, `${name} cannot be read: it is broken, or not a picture`), null;
     }
     image.alt = `picture ${name}`;
     say(root, "");
@@ -42,7 +42,7 @@ window.earlyfusion = (() => {
     selection.addRange(after);
   }
 
-  // Where something that is dropped goes: between two letters, or else beside what is nearest.
+  // Where a dropped thing goes: between two letters, or beside the nearest node.
   function at(box, x, y) {
     let range = null;
     if (document.caretRangeFromPoint) range = document.caretRangeFromPoint(x, y);
@@ -78,11 +78,11 @@ window.earlyfusion = (() => {
   function ready(image) {
     image.tabIndex = 0;
     image.draggable = true;
-    image.title = "drag to move; Alt and arrows move it too, Delete takes it away";
+    image.title = "drag to move, or press Alt and an arrow key; Delete removes it";
     return image;
   }
 
-  // What the box holds, in its order: [{text}, {image: data URI}].
+  // The contents of the box, in order: [{text}, {image: data URI}].
   function segments(box) {
     const out = [];
     const text = (s) => {
@@ -96,7 +96,7 @@ window.earlyfusion = (() => {
         if (child.nodeType === Node.TEXT_NODE) text(child.data.replace(/\u00a0/g, " "));
         else if (child.nodeName === "IMG") out.push({ image: child.src });
         else if (child.nodeName === "BR") {
-          // An empty line is a block with nothing but a BR, and a box may end in one of the browser's own.
+          // An empty line is a block with only a BR, and a box may end in one that the browser added.
           const filler = child === box.lastChild || (node !== box && node.childNodes.length === 1);
           if (!filler) text("\n");
         } else {
@@ -114,7 +114,7 @@ window.earlyfusion = (() => {
         if ("text" in segment) return document.createTextNode(segment.text);
         const image = ready(document.createElement("img"));
         image.src = segment.image;
-        image.alt = "picture of the example";
+        image.alt = "example picture";
         return image;
       }),
     );
@@ -135,7 +135,7 @@ window.earlyfusion = (() => {
       }
     };
     box.addEventListener("paste", (event) => {
-      event.preventDefault(); // pages' own markup is not wanted
+      event.preventDefault(); // drop the markup of other pages
       const files = [...event.clipboardData.files];
       if (files.length) take(files, here(box));
       else document.execCommand("insertText", false, event.clipboardData.getData("text/plain"));
@@ -172,13 +172,13 @@ window.earlyfusion = (() => {
         image.focus();
       }
     });
-    let caret = null; // a file dialog takes the focus away
+    let caret = null; // a file dialog takes the focus
     box.addEventListener("blur", () => { caret = here(box) && here(box).cloneRange(); });
     const input = root.querySelector("input[type=file]");
     input.addEventListener("change", async () => {
       const place = caret;
       box.focus();
-      await take([...input.files], place); // the caret then stands behind the last picture
+      await take([...input.files], place); // the caret ends up after the last picture
       input.value = "";
     });
     root.querySelector("[data-clear]").addEventListener("click", () => { box.replaceChildren(); say(root, ""); box.focus(); });
@@ -205,17 +205,17 @@ window.earlyfusion = (() => {
       button.addEventListener("click", () => { fill(box, JSON.parse(button.dataset.example)); say(root, ""); });
   }
 
-  // Gradio's arguments with what the visitor made in the place of the first one.
+  // Gradio's arguments, with the visitor's segments as the first one.
   const give = (selector, rest) => [segments(document.querySelector(selector)), ...rest.slice(1)];
 
-  // Each answer has a ticket, random so that nobody else has it, which the Stop button hands in.
+  // Each answer has a random ticket, which the Stop button sends.
   let ticket = "";
   function begin(rest) {
     ticket = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
     return [...give("#compose-prompt .prompt", rest).slice(0, 1), ticket, ...rest.slice(2)];
   }
 
-  // Pointing: a token of the strip, or a cell of the codebook's map.
+  // Hovering: a token of the strip, or a cell of the codebook's map.
   function frame(coded, row, column) {
     const spot = coded.querySelector(".spot");
     const rows = +coded.dataset.rows, columns = +coded.dataset.columns;
@@ -236,10 +236,10 @@ window.earlyfusion = (() => {
     for (const coded of page.querySelectorAll(".coded")) coded.querySelector(".spot").style.display = "none";
     if (cell.dataset.place) {
       const [row, column] = cell.dataset.place.split(",").map(Number);
-      for (const coded of page.querySelectorAll(`.coded[data-picture="${cell.dataset.picture}"]`)) frame(coded, row, column);
+      for (const coded of page.querySelectorAll(`.coded[data-block="${cell.dataset.block}"]`)) frame(coded, row, column);
     }
     const book = document.querySelector(".book");
-    const code = /code (\d+)(?: of slot 1)?,/.exec(cell.title); // the map is of the first slot
+    const code = /code (\d+)(?: of slot 1)?,/.exec(cell.title); // the map shows the first slot
     if (book && code && cell.classList.contains("image"))
       codesOf(book).forEach((line, row) => {
         const column = line.indexOf(+code[1]);
@@ -264,7 +264,7 @@ window.earlyfusion = (() => {
     next.tabIndex = 0;
     next.focus();
   });
-  // A picture of the inspected document leads back to its tokens; the map tells the codes' numbers.
+  // A picture of the inspected document leads back to its tokens; the map shows the codes' numbers.
   document.addEventListener("mousemove", (event) => {
     const coded = event.target.closest && event.target.closest(".coded");
     if (!coded) return;
@@ -277,11 +277,11 @@ window.earlyfusion = (() => {
       frame(coded, row, column);
       coded.parentElement.querySelector(".status").textContent = `code ${code}`;
     } else {
-      const cell = coded.closest(".inspected").querySelector(`[data-picture="${coded.dataset.picture}"][data-place="${row},${column}"]`);
+      const cell = coded.closest(".inspected").querySelector(`[data-block="${coded.dataset.block}"][data-place="${row},${column}"]`);
       if (cell) show(cell);
     }
   });
-  // The strip is one stop of the Tab key.
+  // The strip is one stop for the Tab key.
   new MutationObserver(() => {
     for (const strip of document.querySelectorAll(".inspected .tokens:not([data-keys])")) {
       strip.dataset.keys = "yes";
@@ -293,7 +293,7 @@ window.earlyfusion = (() => {
     }
   }).observe(document, { childList: true, subtree: true });
 
-  // A finished sample becomes the prompt, to go on from.
+  // A finished sample becomes the prompt, to be continued.
   document.addEventListener("click", (event) => {
     const button = event.target.closest && event.target.closest("#answer [data-continue]");
     if (!button) return;

@@ -1,4 +1,4 @@
-"""What the playground shows, as HTML: the same drawing as in the demo's report (``eval.html``)."""
+"""What the playground shows, as HTML, drawn as in the demo's report (``eval.report.html``)."""
 
 import difflib
 import json
@@ -10,34 +10,27 @@ from PIL import Image
 from ..eval.report import html
 from ..eval.report.codebook_map import CodebookMap
 from ..eval.report.curves import Run, charts_of
-from ..eval.report.figures import figure
 from ..eval.report.heat_map import heat_map, legend
+from ..eval.report.numbers import figure
+from ..eval.report.samples import stop_in_words
 from ..eval.report.tokens import Token, grids, strip_cells
 from .compose import Written
 
 if TYPE_CHECKING:
     from ..eval.tasks.comparison import Comparison
 
-STOPS = {
-    "eos": "the document ended",
-    "turn": "its turn ended",
-    "length": "as many tokens as were asked for",
-    "context": "the context is full",
-    "image": "the picture is done",
-    "stopped": "stopped",
-}
 SIDE = 200
-"""Pixels of the longer side that pictures are enlarged to, about."""
+"""Longer side of an enlarged picture in px, about."""
 
 
 def wrapped(*parts: str, kind: str = "") -> str:
-    """A piece of the page; its style is bound to the class."""
+    """A piece of the page; the style applies inside the class ``ef``."""
     return f'<div class="ef {kind}">{"".join(parts)}</div>'
 
 
 def kept_pictures() -> Callable[[Image.Image], str]:
-    """``html.data_uri`` that makes the URI of a picture once: pages that grow show most of theirs again."""
-    kept: dict[int, tuple[Image.Image, str]] = {}  # with the picture, so that its id stays its own
+    """``html.data_uri`` with a cache: a growing page shows most of its pictures again."""
+    kept: dict[int, tuple[Image.Image, str]] = {}  # holds the picture, so that its id stays unique
 
     def uri(image: Image.Image) -> str:
         if id(image) not in kept:
@@ -48,34 +41,35 @@ def kept_pictures() -> Callable[[Image.Image], str]:
 
 
 def written(samples: Sequence[Written], done: bool, uri: Callable[[Image.Image], str] = html.data_uri) -> str:
-    """All samples side by side, as far as they are."""
+    """All samples side by side, finished or not."""
     columns = []
     for number, sample in enumerate(samples, start=1):
         parts = [html.Part(segment, prompt=True) for segment in sample.prompt]
         parts += [html.Part(segment) for segment in sample.segments]
         if sample.drawing is not None:
             parts.append(html.Part(sample.drawing))
-        state = STOPS.get(sample.stop or "", "stopped" if done else "writing …")
+        state = stop_in_words(sample.stop or "stopped") if sample.stop or done else "writing …"
         title = f"Sample {number}" if len(samples) > 1 else "Answer"
         caption = f'<b>{title}</b>: <span class="state">{html.escape(state)}</span>'
-        if sample.stop is not None and not sample.turn:  # the prompt's box has no turns
-            caption += ' <button type="button" data-continue>Take as prompt</button>'
+        if sample.stop is not None and not sample.turn:  # the prompt box has no turns
+            caption += ' <button type="button" data-continue>Use as prompt</button>'
         columns.append(html.figure(html.document(parts, scale=2, uri=uri), caption))
     busy = "false" if done else "true"
     grid = html.sheet(columns, 260) if len(samples) > 1 else columns[0]
-    told = "The answer is there." if done else ""
+    told = "Done" if done else ""
     spoken = f'<p class="spoken" role="status">{told}</p>'
     region = f'<div role="region" aria-label="Answer" aria-busy="{busy}">{grid}</div>'
     return wrapped(region, spoken, kind="answer")
 
 
 def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_length: int) -> str:
-    """The token strip of a document, and its pictures with maps of what the model thought of their codes."""
+    """The token strip of a document, and its pictures with maps of their codes' entropy and probability."""
     cells = strip_cells(tokens, prompt_length)
     figures = []
     entropies, shares = grids(tokens, "entropy"), grids(tokens, "p")
     high = max((float(x.entropy) for x in tokens if x.kind == "image" and x.entropy is not None), default=1.0)
-    for number, picture in enumerate(pictures):
+    blocks = dict.fromkeys(token.block for token in tokens if token.kind == "image")
+    for number, (block, picture) in enumerate(zip(blocks, pictures)):
         h, w = entropies[number].shape
         maps = [
             ("decoded from its codes", picture),
@@ -84,21 +78,21 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
         ]
         scale = max(1, SIDE // max(picture.size))
         shown = "".join(
-            f'<span class="labelled"><span class="coded" data-picture="{number}" data-rows="{h}" '
+            f'<span class="labelled"><span class="coded" data-block="{block}" data-rows="{h}" '
             f'data-columns="{w}">{html.picture(image, scale, alt=f"picture {number + 1}: {name}")}'
             f'<i class="spot"></i></span><small>{html.escape(name)}</small></span>'
             for name, image in maps
         )
         caption = f"<b>Picture {number + 1}</b>: {h} x {w} codes, {picture.width} x {picture.height} px"
         figures.append(html.figure(f'<span class="maps">{shown}</span>', caption))
-    bar = html.picture(legend(), 1, alt="colours from low to high")
+    bar = html.picture(legend(), 1, alt="colors from low to high")
     key = (
         '<p class="note"><i class="key structure"></i> structure <i class="key text"></i> text '
-        '<i class="key image"></i> image codes; paler: given. The bar under a token is its probability. '
-        "Point at a token, or go along them with the arrow keys.</p>"
+        '<i class="key image"></i> image codes; paler: prompt. The bar under a token is its probability. '
+        "Hover over a token, or use the arrow keys.</p>"
     )
-    colours = (
-        f'<p class="note">Colours of the maps, from low to high: <span class="bar">{bar}</span></p>'
+    colors = (
+        f'<p class="note">Colors of the maps, from low to high: <span class="bar">{bar}</span></p>'
         if figures
         else ""
     )
@@ -108,14 +102,14 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
     )
     shown = f'<div class="pictures">{"".join(figures)}</div>'
     total = [t for t in tokens[prompt_length:] if t.entropy is not None and t.p is not None]
-    mean = f"{len(tokens)} tokens, {prompt_length} of them given"
+    facts = f"{len(tokens)} tokens, {prompt_length} of the prompt"
     if total:
-        mean += f"; entropy of the written ones {sum(t.entropy or 0 for t in total) / len(total):.2f} nats"
-    return wrapped(f"<p>{html.escape(mean)}.</p>", key, status, strip, colours, shown, kind="inspected")
+        facts += f"; mean entropy of the others {sum(t.entropy or 0 for t in total) / len(total):.2f} nats"
+    return wrapped(f"<p>{html.escape(facts)}.</p>", key, status, strip, colors, shown, kind="inspected")
 
 
 def codebook(found: CodebookMap, slots: int = 1) -> str:
-    """The map of the codebook, or of its first slot; a script tells the number of what is pointed at."""
+    """The map of the codebook (of its first slot); a script shows the number of the code under the mouse."""
     scale = max(1, 768 // found.picture.width)
     codes = html.escape(json.dumps(found.codes.tolist(), separators=(",", ":")))
     side = len(found.codes)
@@ -123,8 +117,8 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
     which = f" of the first of {slots} slots" if slots > 1 else ""
     drawn = html.picture(found.picture, scale, alt="codebook")
     return wrapped(
-        f"<p>All {number:,} codes{which}, each as the decoder draws it among its like, like ones beside it. "
-        "Point at one for its number; a code that is pointed at above is framed here.</p>",
+        f"<p>All {number:,} codes{which}, each as the decoder draws it among equal codes; similar codes are "
+        "neighbors. Hover over one for its number; the code of the token above is framed here.</p>",
         f'<div class="book coded" data-rows="{side}" data-columns="{side}" '
         f'data-codes="{codes}" role="img" aria-label="Map of the codebook">{drawn}'
         '<i class="spot"></i></div><p class="status" role="status" aria-live="polite">&nbsp;</p>',
@@ -133,14 +127,14 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
 
 
 def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
-    """Original, reconstruction and error of each tokenizer, its figures, and what is read in both."""
-    from ..eval.report.sheet import difference  # as in api.reconstruct
+    """Original, reconstruction and error of each tokenizer, its figures, and what OCR reads in both."""
+    from ..eval.report.reconstruction_sheet import difference  # slow import, as in api.reconstruct
 
     parts = []
-    header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "lines read alike", "seconds")
+    header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "same lines read", "seconds")
     rows = []
     for one in comparisons:
-        f, sample = one.figures, one.sample
+        f, sample = one.figures, one.result
         readings = [next(iter(read.values())) for _, read in sample.readings if read]
         alike = sum(before == after for before, after in readings)
         rows.append(
@@ -175,7 +169,7 @@ def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
 
 
 def _kept(before: str, after: str) -> str:
-    """``before``, what ``after`` lost of it marked."""
+    """``before``, with what ``after`` lost marked."""
     blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     return "".join(
         html.escape(before[a:b]) if kind == "equal" else f"<del>{html.escape(before[a:b])}</del>"
@@ -185,7 +179,7 @@ def _kept(before: str, after: str) -> str:
 
 
 def _came(before: str, after: str) -> str:
-    """``after``, what is not of ``before`` marked."""
+    """``after``, with what ``before`` lacks marked."""
     blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     shown = "".join(
         html.escape(after[a:b]) if kind == "equal" else f"<ins>{html.escape(after[a:b])}</ins>"
@@ -196,7 +190,7 @@ def _came(before: str, after: str) -> str:
 
 
 def run(name: str, curves: Run) -> str:
-    """The curves of a run's folder, as far as it is."""
+    """The curves of a run so far."""
     if not curves:
         return wrapped(f"<p>{html.escape(name)} has no curves yet.</p>")
     step = max(points[-1][0] for points in curves.values() if points)
@@ -209,12 +203,12 @@ def run(name: str, curves: Run) -> str:
 
 
 def message(text: str, kind: str = "note") -> str:
-    """A line to the visitor."""
+    """A line for the visitor."""
     role = "alert" if kind == "refused" else "status"
     return wrapped(f'<p class="{kind}" role="{role}">{html.escape(text)}</p>')
 
 
 def head(title: str, facts: Mapping[str, str]) -> str:
-    """The title, and names and values in a line."""
+    """The title, and facts (names and values) on one line."""
     shown = (f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in facts.items())
     return wrapped(f"<h1>{html.escape(title)}</h1>", " · ".join(shown), kind="facts")

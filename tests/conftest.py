@@ -65,7 +65,7 @@ def image_tokenizer():
 def document_tokenizer(text_tokenizer, image_tokenizer, vocab):
     from earlyfusion.tokenizers.documents import DocumentTokenizer
 
-    return DocumentTokenizer(text_tokenizer, image_tokenizer, vocab)
+    return DocumentTokenizer(vocab, text=text_tokenizer, image=image_tokenizer)
 
 
 @pytest.fixture
@@ -100,7 +100,9 @@ def model_folder(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Pa
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = FusionLMConfig(vocab.size, 96, n_layers=1, width=32, n_heads=2, n_kv_heads=1, ffn_width=32)
-        save_model(folder, FusionLM(config), DocumentTokenizer(text_tokenizer, image_tokenizer, vocab))
+        save_model(
+            folder, FusionLM(config), DocumentTokenizer(vocab, text=text_tokenizer, image=image_tokenizer)
+        )
     return folder
 
 
@@ -240,13 +242,16 @@ def windows() -> Callable[..., tuple[Tensor, Tensor]]:
     def windows(vocab: SharedVocab, rows: int = 3, length: int = 48) -> tuple[Tensor, Tensor]:
         """Tokens and documents (rows, length): texts and images of several lengths, and padding."""
         torch.manual_seed(1)
-        ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab.text])
+        ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab["text"].ranges])
         tokens = torch.full((rows, length), vocab.pad)
         documents = torch.full((rows, length), 9)
         for row in range(rows):
             end = 0
             for number, (words, grid) in enumerate(((5, (2, 3)), (3 + row, (2, 2)))):
-                text, codes = ids[torch.randint(len(ids), (words,))], torch.randint(vocab.codebook_size, grid)
+                text, codes = (
+                    ids[torch.randint(len(ids), (words,))],
+                    torch.randint(vocab["image"].codebook_size, grid),
+                )
                 document = interleave([("text", text), ("image", codes)], vocab)
                 tokens[row, end : end + len(document)] = document
                 documents[row, end : end + len(document)] = number

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +21,53 @@ from earlyfusion.data.render.words import held_out_fonts, train_fonts
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
+ROOT_FILES = (Path("__init__.py"), Path("_moved.py"), Path("py.typed"))
 NOT_PACKAGES = ("tests", "benchmarks", "docs")
-MAY_IMPORT = {
-    "tokenizers": {"tokenizers"},
-    "fusion_lm": {"tokenizers", "fusion_lm"},
-    "eval": {"tokenizers", "fusion_lm", "eval"},
-    "train": {"tokenizers", "fusion_lm", "eval", "train", "playground"},  # the command line calls it
-    "playground": {"tokenizers", "fusion_lm", "eval", "train", "playground"},
-}
+ORDER = (
+    {"tokenizers"},
+    {"encoders"},
+    {"fusion_lm", "data"},
+    {"eval"},
+    {"train"},
+    {"playground"},
+    {"cli"},
+)
+"""Each folder may import those before it, and none beside or behind it."""
+LEVEL = {folder: level for level, folders in enumerate(ORDER) for folder in folders}
 
 
 def code() -> list[Path]:
-    """The Python files of the package, from the root."""
-    files = [p.relative_to(ROOT) for folder in MAY_IMPORT for p in (ROOT / folder).rglob("*.py")]
-    assert len(files) > 20
+    """The Python files of the package's folders, from the root."""
+    files = [p.relative_to(ROOT) for folder in LEVEL for p in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
     return sorted(files)
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module from the root) of each import of a file, those in functions and for types too.
+
+    Relative ones are resolved; an absolute one is as it is written.
+    """
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.lineno, node.module or ""
+        elif isinstance(node, ast.ImportFrom):
+            above = path.parts[: len(path.parts) - node.level]
+            for alias in node.names:
+                yield node.lineno, ".".join(("earlyfusion", *above, *filter(None, (node.module, alias.name))))
+
+
+def arrows() -> dict[tuple[str, str], list[str]]:
+    """(folder, folder that it imports) -> the lines that do."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in code():
+        for line, module in imports(path):
+            top, _, rest = module.partition(".")
+            if top == "earlyfusion":
+                found.setdefault((path.parts[0], rest.partition(".")[0]), []).append(f"{path}:{line}")
+    return found
 
 
 def requirements(extra: str) -> list[Requirement]:
@@ -67,26 +100,35 @@ def test_every_folder_with_code_is_a_package_and_no_other():
 
 def test_only_the_root_is_marked_as_a_package():
     assert [p for p in code() if p.name == "__init__.py"] == []  # or ./tokenizers would hide Hugging Face's
-    assert [p.name for p in ROOT.glob("*.py")] == ["__init__.py"]
+    assert sorted(p.name for p in ROOT.glob("*.py")) == ["__init__.py", "_moved.py"]
     assert not list((ROOT / "tests").rglob("__init__.py"))
-    assert len(ast.parse((ROOT / "__init__.py").read_text()).body) == 1  # the docstring
 
 
-@pytest.mark.parametrize("path", code(), ids=str)
-def test_imports_go_one_way(path):
-    folder = path.parts[0]
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            above = path.parts[: len(path.parts) - node.level]
-            target = (*above, *(node.module or node.names[0].name).split("."))[0]
-            assert target in MAY_IMPORT[folder], f"line {node.lineno}: {folder} may not import {target}"
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+def test_imports_go_one_way():
+    edges = arrows()
+    assert ("train", "tokenizers") in edges and ("cli", "train") in edges
+    wrong = {
+        f"{source} -> {target}": lines
+        for (source, target), lines in edges.items()
+        if source != target and not LEVEL.get(target, len(ORDER)) < LEVEL[source]
+    }
+    assert wrong == {}
+
+
+def test_the_page_does_without_the_trainings():
+    assert ("playground", "train") not in arrows()
+
+
+def test_imports_inside_the_package_are_relative_and_the_core_does_without_lightning():
+    for path in code():
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
             for name in names:
-                top = name.partition(".")[0]
-                assert top != "earlyfusion", f"line {node.lineno}: imports inside the package are relative"
-                if folder in ("tokenizers", "fusion_lm"):
-                    assert "lightning" not in top, f"line {node.lineno}: {folder} never imports lightning"
+                assert name.partition(".")[0] != "earlyfusion", f"{path}:{node.lineno}"
+                core = path.parts[0] in ("tokenizers", "encoders", "fusion_lm")
+                assert not core or "lightning" not in name, f"{path}:{node.lineno}"
 
 
 # the pins
@@ -172,8 +214,9 @@ def test_the_wheel_holds_the_package_and_no_more(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = archive.read(next(n for n in names if n.endswith("/METADATA"))).decode()
-    expected = {f"earlyfusion/{path.as_posix()}" for path in (*code(), Path("__init__.py"), Path("py.typed"))}
-    expected |= {f"earlyfusion/train/configs/{p.name}" for p in (ROOT / "train/configs").glob("*.yaml")}
+    expected = {f"earlyfusion/{path.as_posix()}" for path in (*code(), *ROOT_FILES)}
+    configs = [*(ROOT / "train/configs").glob("*.yaml"), *(ROOT / "train/demo/configs").glob("*/*.yaml")]
+    expected |= {f"earlyfusion/{p.relative_to(ROOT).as_posix()}" for p in configs}
     data = [*(ROOT / "pretrained").rglob("*"), *(ROOT / "playground").rglob("*.*")]
     expected |= {
         f"earlyfusion/{p.relative_to(ROOT).as_posix()}"

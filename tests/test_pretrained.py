@@ -39,7 +39,7 @@ def test_it_reads_and_draws(model: Model):
     pytest.importorskip("wordfreq")
     from earlyfusion.data.render.split import demo_concepts
     from earlyfusion.data.render.words import train_fonts
-    from earlyfusion.eval.items import word_suite
+    from earlyfusion.eval.suites import word_suite
     from earlyfusion.eval.tasks.drawing import evaluate_drawing
     from earlyfusion.eval.tasks.reading import evaluate_reading
 
@@ -50,7 +50,11 @@ def test_it_reads_and_draws(model: Model):
 
 def test_it_continues_a_document(model: Model):
     [document] = sample(
-        model, [["A red apple:"]], then="image", stop_after_image=True, image=Sampling(temperature=0.4)
+        model,
+        [["A red apple:"]],
+        then="image",
+        stop_after="image",
+        sampling=Sampling(0.4),
     )
     assert document[0].size == (48, 48)  # type: ignore[union-attr]
     assert model.tokenizer.vocab.sep is not None  # so that it can be fine-tuned on conversations

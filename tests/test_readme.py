@@ -17,15 +17,9 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
-from earlyfusion.cli.main import main
-from earlyfusion.cli.options import (
-    LIGHTNING,
-    STAGES,
-    UsageError,
-    build_parser,
-    for_lightning,
-    sub_commands,
-)
+from earlyfusion.cli import training
+from earlyfusion.cli.main import build_parser, main
+from earlyfusion.cli.terminal import UsageError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -141,22 +135,20 @@ def check(words: tuple[str, ...]) -> Namespace | None:
 
     Raises UsageError.
     """
-    if for_lightning(list(words)):
+    args, rest = build_parser().parse_known_args(words)
+    if rest:
+        raise UsageError(f"not understood: {rest}")
+    if args.run is training.run:
         if not set(words) & {"--help", "-h"}:
-            if words[1:2] and words[1] not in STAGES:
-                raise UsageError(f"unknown stage {words[1]}")
             with pytest.raises(SystemExit) as stop:  # unknown options and config keys give 2, and no exit
                 raise SystemExit(main([*words, "--print_config"]))
             if stop.value.code:
                 raise UsageError("Lightning does not take these options")
         return None
-    args, rest = build_parser().parse_known_args(words)
-    if rest:
-        raise UsageError(f"not understood: {rest}")
     if args.command == "prepare":
-        from earlyfusion.data.prepare_config import read_config
+        from earlyfusion.cli.prepare import parse
 
-        read_config(args.config)
+        parse(args.arguments)
     return args
 
 
@@ -202,7 +194,7 @@ def test_its_quick_commands_run(
     words = list(command.words[1:])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    if for_lightning(words) or words[0] in ("demo", "prepare", "text-images"):
+    if words[0] in ("demo", "prepare", "text-images") or build_parser().parse_args(words).run is training.run:
         pytest.skip("takes long: it is only parsed")
     if words[0] == "eval" and not JUDGES:
         pytest.skip("needs the extra `demo`")
@@ -287,7 +279,7 @@ def test_its_make_targets_exist() -> None:
 
 
 def test_commands_in_the_text_exist() -> None:
-    known = {*sub_commands(build_parser()), *LIGHTNING, "--help", "--version"}
+    known = {*build_parser().commands.choices, "--help", "--version"}
     for words in inline(README):
         if words[0] == "earlyfusion":
             assert words[1] in known, " ".join(words)

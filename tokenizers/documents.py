@@ -1,179 +1,195 @@
-"""Documents <-> tokens: strings and images in order, as one stream, and back.
+"""Documents <-> tokens: strings, images and more in order, as one stream, and back.
 
-A document is `bos`, its segments, `eos`. Text is its tokens; an image is `begin_image`, rows, columns, its
-codes, `end_image` (no rows and columns where it has one fixed grid).
-
-The codes follow the vocabulary's scan over the positions, by rows or by columns; each position gives its n
-codes together, in the order of their slots. An image of 1 x 2 positions A, B with two codes each is
-
-    begin_image  "1"  "2"  A0  A1  B0  B1  end_image
-
-and takes 2 + 2 + h * w * n tokens.
-
-In a conversation turns of one side and of the other, the model's, follow each other; `sep` stands between.
+A document is ``bos``, its segments, ``eos``. Text is its tokens; segments of other modalities are blocks of
+codes (see ``layout``). In a conversation, turns of the user and of the model alternate; ``sep`` ends each.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .bpe import BpeTokenizer, load_text
 from .files import atomic_folder
-from .pixels import Policy, contain, cover, fit, load_image, to_pil, to_tensor
+from .layout import parse, write
+from .modality import CODECS, TEXT, Codec
 from .text import TextTokenizer
 from .vocab import SharedVocab, text_runs
 
 if TYPE_CHECKING:
     from .image import ImageTokenizer  # imported where it is used: its libraries take seconds to load
 
+TOKENIZER = "tokenizer"
+"""The folder of a ``DocumentTokenizer`` in a model's folder, or a prepared one."""
+
 
 class Mark(Enum):
-    """What is neither text nor image."""
+    """What is not a segment of any modality."""
 
     END_OF_TURN = "end of turn"
 
 
 END_OF_TURN = Mark.END_OF_TURN
-"""Ends a turn of a conversation. The first, third, ... turn are put to the model, the others are its own."""
+"""Ends a turn of a conversation. Turns 1, 3, ... are the user's, the others the model's."""
 
-Segment = str | Image.Image | Tensor | Mark
-"""A string is text, whatever is written in it; images are PIL images or tensors (3, H, W) in [-1, 1]."""
+Segment = Any
+"""A string is text, whatever is written in it. A ``Part`` is encoded already. What else there is, codecs say:
+images are PIL images or tensors (3, H, W) in [-1, 1]."""
 
 Partial = Literal["error", "drop"]
 
-TOKENIZER = "tokenizer"
-"""Folder of the tokenizers, in the folder of a model and in one that ``prepare`` wrote."""
-IMAGE_FOLDER = "image"
-BATCH = 64  # images that pass the image tokenizer together
+BATCH = 64
+"""Segments that go through a codec together."""
 
 
-class TextPart(NamedTuple):
-    """A stretch of text."""
+class Part(NamedTuple):
+    """An encoded segment, or the end of a turn."""
 
-    kind: Literal["text"]
-    ids: Tensor
-    """Text ids (n,) int64."""
-
-
-class ImagePart(NamedTuple):
-    """An image."""
-
-    kind: Literal["image"]
-    codes: Tensor
-    """Codes (h, w) int64; (h, w, n) with n > 1 codes per position."""
+    kind: str
+    """A modality's name, or "turn"."""
+    values: Tensor
+    """Text ids (n,), or codes (*shape), with several slots (*shape, n); int64."""
 
 
-Part = tuple[str, Tensor]
-"""("text", ids) or ("image", codes), as `TextPart` and `ImagePart`, which are such pairs; or `TURN`."""
-
-TURN: Part = ("turn", torch.empty(0, dtype=torch.int64))
+TURN = Part("turn", torch.empty(0, dtype=torch.int64))
 """The end of a turn."""
 
 
-def interleave(parts: Sequence[Part], vocab: SharedVocab, *, bos: bool = True, eos: bool = True) -> Tensor:
+class Encoded(NamedTuple):
+    """A document as the transformer takes it."""
+
+    tokens: Tensor
+    """(T,) int64."""
+    positions: Tensor
+    """(axes, T) int64: where each token is, along each axis of the positions; axes is 1 so far."""
+    features: Tensor | None = None
+    """(N, C) float: continuous vectors that take the place of N embeddings."""
+    places: Tensor | None = None
+    """(T,) bool: of which tokens; None without features."""
+
+
+def interleave(
+    parts: Sequence[tuple[str, Tensor]], vocab: SharedVocab, *, bos: bool = True, eos: bool = True
+) -> Tensor:
     """Parts -> tokens (T,) int64.
 
-    Raises ValueError for a grid that the vocabulary cannot say, for ids and codes that it does not hold, for
-    another number of codes per position, and for the end of a turn where it has no `sep`.
+    Raises:
+        ValueError: The vocabulary has no such shape, id or code, or no ``sep`` for the end of a turn.
     """
-    tokens = []
-    if bos:
-        tokens.append(torch.tensor([vocab.bos]))
+    tokens = [torch.tensor([vocab.bos])] if bos else []
     for kind, values in parts:
-        values = values.cpu()
-        if kind == "text":
-            tokens.append(vocab.text_to_tokens(values))
-        elif kind == "image":
-            tokens += [
-                torch.tensor([vocab.begin_image, *_grid_tokens(values, vocab)]),
-                vocab.codes_to_tokens(values if vocab.scan == "rows" else values.transpose(0, 1)).flatten(),
-                torch.tensor([vocab.end_image]),
-            ]
-        elif kind == "turn":
-            if vocab.sep is None:
-                raise ValueError("this vocabulary has no token that ends a turn (separator of prepare)")
-            tokens.append(torch.tensor([vocab.sep]))
+        if kind == TEXT:
+            tokens.append(vocab.to_tokens(TEXT, values.cpu()))
+        elif kind != TURN.kind:
+            tokens.append(write(vocab, kind, values.cpu()))
+        elif vocab.sep is None:
+            raise ValueError("this vocabulary has no token that ends a turn (separator of prepare)")
         else:
-            raise ValueError(f"part is of kind {kind!r}, expected 'text', 'image' or 'turn'")
+            tokens.append(torch.tensor([vocab.sep]))
     if eos:
         tokens.append(torch.tensor([vocab.eos]))
     return torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.int64)
 
 
-def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> list[TextPart | ImagePart]:
-    """The parts of one document, tokens (T,): the inverse of `interleave`.
+def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> list[Part]:
+    """The parts of one document, tokens (T,): the inverse of ``interleave``.
 
-    `bos`, `eos` and padding behind the document may be there or not; ends of turns are left out. An image
-    that the document's end cuts short is left out with `partial` "drop". Raises ValueError, naming the
-    position, for such an image otherwise, and for tokens that are no document.
+    ``bos``, ``eos`` and padding after the document are optional; ends of turns are left out.
+
+    Args:
+        tokens: One document.
+        vocab: Its vocabulary.
+        partial: "drop" leaves out a block that the document's end cuts short.
+
+    Raises:
+        ValueError: A block is cut short, or these are not the tokens of a document; the message names the
+            position.
     """
     if tokens.ndim != 1:
         raise ValueError(f"tokens have the shape {tuple(tokens.shape)}, expected one document (T,)")
     if partial not in ("error", "drop"):
         raise ValueError(f"partial is {partial!r}, expected 'error' or 'drop'")
     tokens = tokens.cpu()
-    is_text, slots = vocab.is_text(tokens).tolist(), vocab.slot(tokens).tolist()
-    values = tokens.tolist()
+    is_text, is_begin, values = (
+        vocab.is_text(tokens).tolist(),
+        vocab.is_begin(tokens).tolist(),
+        tokens.tolist(),
+    )
     end = len(values)
     while end and values[end - 1] == vocab.pad:
         end -= 1
     if end and values[end - 1] == vocab.eos:
         end -= 1
-    parts: list[TextPart | ImagePart] = []
+    parts: list[Part] = []
     position = 1 if end and values[0] == vocab.bos else 0
     while position < end:
         start = position
         if is_text[start]:
             while position < end and is_text[position]:
                 position += 1
-            parts.append(TextPart("text", vocab.tokens_to_text(tokens[start:position])))
-        elif values[start] == vocab.begin_image:
-            image = _read_image(tokens, slots, start, end, vocab)
-            if image is None:
+            parts.append(Part(TEXT, vocab.to_codes(TEXT, tokens[start:position])))
+        elif is_begin[start]:
+            block = parse(vocab, tokens, start, end)
+            if block is None:
                 if partial == "error":
-                    raise ValueError(f"the image at token {start} is cut short: the document ends at {end}")
+                    raise ValueError(f"the block at token {start} is cut short: the document ends at {end}")
                 break
-            parts.append(image)
-            position += image.codes.numel() + (2 if vocab.fixed_grid else 4)
+            parts.append(Part(block.name, block.codes))
+            position = block.stop
         elif values[start] == vocab.sep:
             position += 1
         else:
-            raise ValueError(f"token {values[start]} at position {start} is neither text nor begin_image")
+            raise ValueError(f"token {values[start]} at position {start} is not text and begins no block")
     return parts
 
 
 class DocumentTokenizer:
-    """Both tokenizers and the vocabulary they share: documents <-> tokens."""
+    """The tokenizers of all modalities and the vocabulary they share: documents <-> tokens."""
 
     def __init__(
-        self, text: TextTokenizer | BpeTokenizer, image: "ImageTokenizer", vocab: SharedVocab
+        self, vocab: SharedVocab, *, text: TextTokenizer | BpeTokenizer, **codecs: "Codec | ImageTokenizer"
     ) -> None:
-        """Raises ValueError when `vocab` was made for another text tokenizer or other image codes."""
-        if image.codebook_size != vocab.codebook_size:
-            raise ValueError(
-                f"the image tokenizer has {image.codebook_size} codes, the vocabulary {vocab.codebook_size}: "
-                "they belong to different models"
-            )
-        if image.codes_per_position != vocab.codes_per_position:
-            raise ValueError(
-                f"the image tokenizer has {image.codes_per_position} codes per position, the vocabulary "
-                f"{vocab.codes_per_position}: they belong to different models"
-            )
+        """
+        Args:
+            vocab: The vocabulary.
+            text: The text tokenizer.
+            codecs: The others by the name of their modality: ``image=...``.
+
+        Raises:
+            ValueError: ``vocab`` was made for another text tokenizer, or other codes.
+        """
+        wanted = [modality.name for modality in vocab.framed]
+        if sorted(codecs) != sorted(wanted):
+            raise ValueError(f"codecs are {', '.join(codecs) or 'missing'}, expected {', '.join(wanted)}")
+        for name, codec in codecs.items():
+            for field, theirs in (
+                ("codebook_size", vocab[name].codebook_size),
+                ("codes_per_position", vocab[name].slots),
+            ):
+                if (own := getattr(codec, field)) != theirs:
+                    raise ValueError(
+                        f"the {name} tokenizer has {field} {own}, the vocabulary {theirs}: they belong to "
+                        "different models"
+                    )
         if _runs(vocab) != text_runs(text.vocab_size, text.structural_ids):
             raise ValueError(
                 f"the text tokenizer has {text.vocab_size} ids, the vocabulary was made for others (up to "
-                f"{vocab.text_vocab_size}): they belong to different models"
+                f"{vocab[TEXT].n_ids}): they belong to different models"
             )
-        self.text = text
-        self.image = image
-        self.vocab = vocab
+        self.vocab, self.text = vocab, text
+        self.codecs: dict[str, Any] = {name: codecs[name] for name in wanted}
+
+    @property
+    def image(self) -> "ImageTokenizer":
+        """The image tokenizer. Raises AttributeError if the model has none."""
+        if "image" not in self.codecs:
+            raise AttributeError("this tokenizer has no images")
+        return self.codecs["image"]
 
     def encode(
         self,
@@ -181,171 +197,183 @@ class DocumentTokenizer:
         *,
         bos: bool = True,
         eos: bool = True,
-        policy: Policy = "resize",
-        max_side: int | None = None,
-    ) -> Tensor:
-        """Segments -> tokens (T,) int64, on the CPU.
+        options: Mapping[str, Mapping[str, Any]] = {},
+    ) -> Encoded:
+        """Segments -> the tokens of one document, on the CPU.
 
-        Adjacent strings are one text. Images of a size that the image tokenizer does not take are fitted by
-        `policy` (see `pixels.fit`); larger ones are scaled down to `max_side` pixels and to the largest grid
-        of the vocabulary; where all images have one grid, they are scaled and cut to it (`pixels.cover`), but
-        in a turn that is put to the model they are padded, so that nothing is lost (`pixels.contain`).
-        Raises ValueError for a lone surrogate and for an image that cannot be read.
+        Adjacent strings are one text. Images of a size that the image tokenizer does not take are fitted (see
+        ``ImageTokenizer.prepare``), but in the user's turns of a conversation nothing is cut off.
+
+        Args:
+            segments: The document.
+            bos: Begin with ``bos``.
+            eos: End with ``eos``.
+            options: Of the codecs' ``prepare``, by modality: ``{"image": {"max_side": 256}}``.
+
+        Raises:
+            ValueError: A string has a lone surrogate, or a segment cannot be read.
         """
-        turns, pixels = 0, []
-        conversation = any(isinstance(segment, Mark) for segment in segments)
-        for segment in segments:
-            if isinstance(segment, Mark):
-                turns += 1
-            elif not isinstance(segment, str):
-                pixels.append(self.pixels(segment, policy, max_side, whole=conversation and turns % 2 == 0))
-        images = iter(self.encode_images(pixels))
-        parts: list[Part] = []
-        for kind, group in groupby(segments, key=lambda s: str if isinstance(s, str) else type(s) is Mark):
-            if kind is str:
-                ids = self.text.encode("".join(s for s in group if isinstance(s, str)))
-                parts.append(("text", torch.tensor(ids, dtype=torch.int64)))
-            else:
-                parts += [TURN if kind else ("image", next(images)) for _ in group]
-        return interleave(parts, self.vocab, bos=bos, eos=eos)
+        return self.encode_many([segments], bos=bos, eos=eos, options=options)[0]
 
-    def encode_images(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (3, H, W), sides multiples of the factor -> codes (h, w) or (h, w, n), batched by size."""
-        return _batched(images, lambda image: image.shape, self.image.encode, self._device)
+    def encode_many(
+        self,
+        documents: Sequence[Sequence[Segment]],
+        *,
+        bos: bool = True,
+        eos: bool = True,
+        options: Mapping[str, Mapping[str, Any]] = {},
+    ) -> list[Encoded]:
+        """``encode`` of many documents, whose segments of one shape go through the codecs together."""
+        return [
+            self.positioned(interleave(parts, self.vocab, bos=bos, eos=eos))
+            for parts in self.parts_many(documents, options)
+        ]
+
+    def positioned(self, tokens: Tensor) -> Encoded:
+        """Tokens (T,) of one document with their positions."""
+        return Encoded(tokens, torch.arange(len(tokens))[None])
+
+    def parts_many(
+        self, documents: Sequence[Sequence[Segment]], options: Mapping[str, Mapping[str, Any]] = {}
+    ) -> list[list[Part]]:
+        """The parts of each document. A segment that is in several of them is encoded once.
+
+        Args:
+            documents: Lists of segments.
+            options: As in ``encode``.
+
+        Raises:
+            ValueError: As ``encode``.
+        """
+        # What codecs encode: by modality, then by segment and whether all of it must be seen.
+        inputs: dict[str, dict[tuple[int, bool], Tensor]] = defaultdict(dict)
+        sketches: list[list[str | Part | _Place]] = []
+        for segments in documents:
+            sketch: list[str | Part | _Place] = []
+            conversation, turns = any(isinstance(segment, Mark) for segment in segments), 0
+            for segment in segments:
+                if isinstance(segment, Mark):
+                    turns += 1
+                    sketch.append(TURN)
+                elif isinstance(segment, str | Part):
+                    sketch.append(segment)
+                else:
+                    name, whole = self._modality_of(segment), conversation and turns % 2 == 0
+                    key = id(segment), whole
+                    if key not in inputs[name]:
+                        inputs[name][key] = self.prepare(name, segment, whole=whole, **options.get(name, {}))
+                    sketch.append(_Place(name, key))
+            sketches.append(sketch)
+        codes = {
+            name: dict(zip(found, self.encode_inputs(name, list(found.values()))))
+            for name, found in inputs.items()
+        }
+        return [[self._part(segment, codes) for segment in _joined(sketch)] for sketch in sketches]
+
+    def prepare(self, name: str, segment: Segment, *, whole: bool = False, **options: Any) -> Tensor:
+        """A segment of modality ``name`` -> an input of its codec that fits the vocabulary's layout."""
+        return self.codecs[name].prepare(segment, self.vocab[name].layout, whole=whole, **options)
+
+    def encode_inputs(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Inputs of a codec, as ``prepare`` gives them -> codes (*shape) or (*shape, n), batched by size."""
+        return _batched(inputs, lambda x: x.shape, self.codecs[name].encode, device_of(self.codecs[name]))
+
+    def decode_codes(self, name: str, codes: Sequence[Tensor]) -> list[Tensor]:
+        """Codes of modality ``name`` -> what its codec makes of them, batched by shape."""
+        return _batched(codes, lambda x: x.shape, self.codecs[name].decode, device_of(self.codecs[name]))
 
     def decode(self, tokens: Tensor, *, partial: Partial = "error") -> list[str | Tensor]:
-        """The strings and images (3, H, W) of one document, tokens (T,).
+        """The strings and decoded segments (images (3, H, W)) of one document, tokens (T,).
 
-        `partial` and errors as in `split`. Text tokens that are not UTF-8 together give U+FFFD.
+        ``partial`` and errors as in ``split``. Text tokens that are not UTF-8 together give U+FFFD.
         """
-        parts = split(tokens, self.vocab, partial=partial)
-        codes = [part.codes for part in parts if isinstance(part, ImagePart)]
-        images = iter(_batched(codes, lambda grid: grid.shape, self.image.decode, self._device))
-        return [next(images) if isinstance(p, ImagePart) else self.text.decode(p.ids.tolist()) for p in parts]
+        return [value for _, value in self.decode_parts(split(tokens, self.vocab, partial=partial))]
+
+    def decode_parts(self, parts: Sequence[Part]) -> list[tuple[str, str | Tensor]]:
+        """The modality and the decoded value of each part; see ``decode``."""
+        groups: dict[str, list[Tensor]] = defaultdict(list)
+        for part in parts:
+            if part.kind != TEXT:
+                groups[part.kind].append(part.values)
+        decoded = {name: iter(self.decode_codes(name, codes)) for name, codes in groups.items()}
+        return [
+            (kind, self.text.decode(values.tolist()) if kind == TEXT else next(decoded[kind]))
+            for kind, values in parts
+        ]
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder`: vocab.json, text.model or tokenizer.json, and image/."""
+        """Write ``folder``: vocab.json, text.model or tokenizer.json, and a folder of each codec."""
         with atomic_folder(folder) as temporary:
             self.vocab.save(temporary)
             self.text.save(temporary)
-            self.image.save(temporary / IMAGE_FOLDER)
+            for name, codec in self.codecs.items():
+                codec.save(temporary / name)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a folder that `save` wrote.
+        """Read a folder that ``save`` wrote.
 
-        Raises FileNotFoundError when a file is missing, ValueError when one is damaged or they do not fit.
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: A file is damaged, they do not fit together, or ``CODECS`` lacks a modality.
         """
-        from .image import ImageTokenizer
-
         folder = Path(folder)
         vocab = SharedVocab.load(folder)
         text = load_text(folder)
-        image = ImageTokenizer.load(folder / IMAGE_FOLDER)
+        names = [modality.name for modality in vocab.framed]
+        if unknown := [name for name in names if name not in CODECS]:
+            raise ValueError(
+                f"{folder} has the modality {unknown[0]}, which is not registered here: add what reads "
+                "its codec to earlyfusion.tokenizers.modality.CODECS"
+            )
+        codecs = {name: CODECS[name](folder / name) for name in names}
         try:
-            return cls(text, image, vocab)
+            return cls(vocab, text=text, **codecs)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.image.parameters()).device
+    def to(self, device: torch.device | str) -> Self:
+        """Move the codecs that are networks."""
+        for codec in self.codecs.values():
+            if isinstance(codec, torch.nn.Module):
+                codec.to(device)
+        return self
 
-    def pixels(
-        self,
-        segment: Image.Image | Tensor,
-        policy: Policy = "resize",
-        max_side: int | None = None,
-        whole: bool = False,
-        max_positions: int | None = None,
-    ) -> Tensor:
-        """An image segment -> (3, H, W) of a size that the image tokenizer and the vocabulary take.
-
-        With `whole` it is padded, not cut, where all images have one grid.
-        """
-        if not isinstance(segment, Image.Image | Tensor):
-            raise ValueError(f"segment is a {type(segment).__name__}, expected string, image or tensor")
-        factor, grid, fixed = self.image.factor, self.vocab.grid, self.vocab.fixed_grid
-        largest = grid and grid.count * factor
-        limits = [limit for limit in (max_side, largest) if limit is not None]
-        limit = min(limits, default=None)
-        if isinstance(segment, Tensor):
-            fits = segment.numel() and all(
-                side % factor == 0 and side <= (limit or side) for side in segment.shape[1:]
-            )
-            if fixed and tuple(segment.shape[1:]) != (fixed[0] * factor, fixed[1] * factor):
-                fits = False
-            if max_positions is not None and segment.numel() > 3 * max_positions * factor**2:
-                fits = False
-            if fits and segment.ndim == 3 and segment.shape[0] == 3:
-                return segment.float()  # exact, where the way through PIL rounds to 8 bits
-            segment = to_pil(segment)
-        kind = self.image.config.preprocessing
-        if fixed:
-            size = fixed[1] * factor, fixed[0] * factor
-            image = load_image(segment)
-            return to_tensor(contain(image, *size) if whole else cover(image, *size, kind), kind)
-        return to_tensor(fit(load_image(segment), factor, policy, limit, max_positions), kind)
-
-
-def _grid_tokens(codes: Tensor, vocab: SharedVocab) -> list[int]:
-    """What stands between begin_image and the codes (h, w) or (h, w, n)."""
-    slots = (n,) if (n := vocab.codes_per_position) > 1 else ()
-    if codes.ndim != 2 + len(slots) or codes.shape[2:] != slots or not codes.numel():
-        expected = f"(rows, columns, {n}), {n} codes per position" if slots else "(rows, columns)"
-        raise ValueError(f"an image's codes have the shape {tuple(codes.shape)}, expected {expected}")
-    rows, columns = codes.shape[:2]
-    if vocab.fixed_grid:
-        if (rows, columns) != vocab.fixed_grid:
-            expected = "{} x {}".format(*vocab.fixed_grid)
-            raise ValueError(f"an image has {rows} x {columns} codes, but this vocabulary's have {expected}")
-        return []
-    assert vocab.grid is not None  # SharedVocab has one or the other
-    start, count = vocab.grid
-    if max(rows, columns) > count:
-        raise ValueError(
-            f"an image has {rows} x {columns} codes, more than this vocabulary's {count} x {count}"
+    def _part(self, segment: "str | Part | _Place", codes: Mapping[str, Mapping[Any, Tensor]]) -> Part:
+        if isinstance(segment, str):
+            return Part(TEXT, torch.tensor(self.text.encode(segment), dtype=torch.int64))
+        return (
+            Part(segment.name, codes[segment.name][segment.key]) if isinstance(segment, _Place) else segment
         )
-    return [start + rows - 1, start + columns - 1]
+
+    def _modality_of(self, segment: Segment) -> str:
+        for name, codec in self.codecs.items():
+            if codec.takes(segment):
+                return name
+        known = ", ".join(["string", *self.codecs])
+        raise ValueError(f"segment is a {type(segment).__name__}, expected one of: {known}")
 
 
-def _read_image(
-    tokens: Tensor, slots: list[int], start: int, end: int, vocab: SharedVocab
-) -> ImagePart | None:
-    """The image whose begin_image stands at `start`; None when the document ends inside it.
+class _Place(NamedTuple):
+    """Where the codes of a segment will be found."""
 
-    `slots` is `vocab.slot` of the tokens.
-    """
-    codes = start + 1
-    if vocab.fixed_grid:
-        rows, columns = vocab.fixed_grid
-    else:
-        assert vocab.grid is not None
-        codes += 2
-        sizes = tokens[start + 1 : min(codes, end)]
-        if not bool(vocab.is_grid(sizes).all()):
-            raise ValueError(f"the image at token {start} does not begin with its rows and columns")
-        if len(sizes) < 2:
-            return None
-        rows, columns = (sizes - vocab.grid.start + 1).tolist()
-    n = vocab.codes_per_position
-    size = f"{rows} x {columns}" + (f" x {n}" if n > 1 else "")
-    stop = codes + rows * columns * n
-    for position in range(codes, min(stop, end)):
-        slot = (position - codes) % n
-        if slots[position] != slot:
-            raise ValueError(
-                f"the image at token {start} has {size} codes, but token {int(tokens[position])} "
-                f"at position {position} is none" + (f" of slot {slot}" if n > 1 else "")
-            )
-    if stop >= end:
-        return None
-    if tokens[stop] != vocab.end_image:
-        raise ValueError(f"the image at token {start} does not end after its {size} codes")
-    by_rows = vocab.scan == "rows"
-    scanned = (rows, columns) if by_rows else (columns, rows)
-    grid = vocab.tokens_to_codes(tokens[codes:stop].view(*scanned, *([n] if n > 1 else [])))
-    return ImagePart("image", grid if by_rows else grid.transpose(0, 1))
+    name: str
+    key: tuple[int, bool]
+
+
+def _joined(segments: Sequence["str | Part | _Place"]) -> "Iterator[str | Part | _Place]":
+    """Adjacent strings as one."""
+    for is_text, group in groupby(segments, key=lambda segment: isinstance(segment, str)):
+        if is_text:
+            yield "".join(segment for segment in group if isinstance(segment, str))
+        else:
+            yield from group
+
+
+def device_of(codec: Any) -> torch.device:
+    """Where a codec computes: its weights' device, or the CPU if it has none."""
+    weight = next(codec.parameters(), None) if isinstance(codec, torch.nn.Module) else None
+    return torch.device("cpu") if weight is None else weight.device
 
 
 def _batched(
@@ -354,7 +382,7 @@ def _batched(
     function: Callable[[Tensor], Tensor],
     device: torch.device,
 ) -> list[Tensor]:
-    """`function` of each tensor, computed in batches of equal `key`; the results are on the CPU, in order."""
+    """``function`` of each tensor, in batches of equal ``key``; the results are on the CPU, in order."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for i, tensor in enumerate(inputs):
         groups[key(tensor)].append(i)
@@ -368,9 +396,9 @@ def _batched(
 
 
 def _runs(vocab: SharedVocab) -> list[tuple[int, int]]:
-    """`text_runs` as the vocabulary has them, ranges that touch joined."""
+    """``text_runs`` as the vocabulary has them, ranges that touch joined."""
     runs: list[tuple[int, int]] = []
-    for _, id, count in vocab.text:
+    for _, id, count in vocab[TEXT].ranges:
         if runs and sum(runs[-1]) == id:
             runs[-1] = (runs[-1][0], runs[-1][1] + count)
         else:

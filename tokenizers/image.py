@@ -12,11 +12,14 @@ from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from . import unshuffle
 from .cpu import Conv
 from .image_config import ImageTokenizerConfig, upgrade
+from .layout import Layout, Shape
+from .pixels import Policy, contain, cover, fit, load_image, to_pil, to_tensor
 from .quantizer import Quantizer
 from .weights import load_network, read_config, save_network
 
@@ -134,6 +137,71 @@ class ImageTokenizer(nn.Module):
             raise ValueError(f"codes must lie in 0..{K - 1}, got {codes.min()}..{codes.max()}")
         latents = self.quantizer.decode(codes).movedim(-1, 1)
         return self.reconstruct(latents.to(self.dtype)).clamp(-1, 1)
+
+    # the codec of the modality "image" (``modality.Codec``)
+
+    def takes(self, segment: object) -> bool:
+        """Whether ``segment`` of a document is an image: a PIL image, or a tensor (3, H, W) in [-1, 1]."""
+        return isinstance(segment, Image.Image | Tensor)
+
+    def prepare(
+        self,
+        segment: Image.Image | Tensor,
+        layout: Layout,
+        *,
+        whole: bool = False,
+        policy: Policy = "resize",
+        max_side: int | None = None,
+        max_positions: int | None = None,
+    ) -> Tensor:
+        """An image -> (3, H, W) of a size that this tokenizer and the layout take.
+
+        Images of another size are fitted by ``policy`` (``pixels.fit``); if the layout has one shape they are
+        scaled and cut to it (``pixels.cover``), or padded with ``whole`` (``pixels.contain``).
+
+        Args:
+            segment: The image.
+            layout: Of the vocabulary's images: their shape, or largest size.
+            whole: Pad where an image would be cut.
+            policy: How sides become multiples of the factor.
+            max_side: Larger images are scaled down to so many pixels.
+            max_positions: Images of more positions are scaled down.
+
+        Raises:
+            ValueError: The image cannot be read.
+        """
+        factor, fixed = self.factor, layout.shape
+        largest = layout.numbers and layout.numbers.count * factor
+        limit = min((side for side in (max_side, largest) if side is not None), default=None)
+        if isinstance(segment, Tensor):
+            fits = segment.numel() and all(
+                side % factor == 0 and side <= (limit or side) for side in segment.shape[1:]
+            )
+            if fixed and tuple(segment.shape[1:]) != (fixed[0] * factor, fixed[1] * factor):
+                fits = False
+            if max_positions is not None and segment.numel() > 3 * max_positions * factor**2:
+                fits = False
+            if fits and segment.ndim == 3 and segment.shape[0] == 3:
+                return segment.float()  # exact, where the way through PIL rounds to 8 bits
+            segment = to_pil(segment)
+        kind = self.config.preprocessing
+        if fixed:
+            size = fixed[1] * factor, fixed[0] * factor
+            image = load_image(segment)
+            return to_tensor(contain(image, *size) if whole else cover(image, *size, kind), kind)
+        return to_tensor(fit(load_image(segment), factor, policy, limit, max_positions), kind)
+
+    def show(self, decoded: Tensor) -> Image.Image:
+        """A decoded image (3, H, W) as a PIL image."""
+        return to_pil(decoded)
+
+    def preview(self, codes: Tensor, shape: Shape) -> Image.Image:
+        """An image of ``shape`` of which the lines ``codes`` (h', w') or (h', w', n) are drawn so far; the
+        rest is gray."""
+        picture = Image.new("RGB", (shape[1] * self.factor, shape[0] * self.factor), (128, 128, 128))
+        device = next(self.parameters()).device
+        picture.paste(to_pil(self.decode(codes[None].to(device))[0].cpu()))
+        return picture
 
     def latents(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> latents (B, latent_dim, h, w) before quantization."""

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 Architecture = Literal["unshuffle", "vqgan"]
 Norm = Literal["group", "layer"]
 QuantizerKind = Literal["vq", "cosine", "simvq", "fsq", "lfq", "ibq"]
+Policy = Literal["resize", "pad"]
+"""How an image gets sides that are multiples of the factor: resize it, or pad it with white."""
 Preprocessing = Literal["meta", "hf"]
 """meta: pixels x become x / 127.5 - 1, as in Chameleon's training and everywhere in this project. hf:
 x * 0.0078 - 1, as in its port in ``transformers``, so that white is 0.989."""

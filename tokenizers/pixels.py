@@ -4,16 +4,13 @@ import math
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .image_config import Preprocessing
-
-Policy = Literal["resize", "pad"]
+from .image_config import Policy, Preprocessing
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
 

@@ -7,6 +7,10 @@ Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how many are done, and how many there are (None if unknown)."""
 
 
+def silent(what: str, done: int, total: int | None) -> None:
+    """Report nothing: the default where progress is optional."""
+
+
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Show one bar for each thing that is being done, on stderr, while the context is open.

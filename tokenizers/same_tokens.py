@@ -21,35 +21,53 @@ def same_tokens(folder: Path, other: Path) -> bool:
 
 
 def kept_tokens(old: DocumentTokenizer, new: DocumentTokenizer) -> Tensor:
-    """(V,) int64: the old token that means what a new one means, -1 where there is none."""
+    """(V,) int64: the old token that means what a new one means, -1 if none does."""
     kept = torch.full((new.vocab.size,), -1)
     for role, token in new.vocab.roles.items():
         kept[token] = old.vocab.roles.get(role, -1)
-    if new.vocab.grid is not None and old.vocab.grid is not None:
-        for number in range(min(new.vocab.grid.count, old.vocab.grid.count)):
-            kept[new.vocab.grid.start + number] = old.vocab.grid.start + number
     pieces = {old.text.id_to_piece(i): token for i, token in text_tokens(old.vocab)}
     for i, token in text_tokens(new.vocab):
         kept[token] = pieces.get(new.text.id_to_piece(i), -1)
-    ids = kept_codes(old, new)
-    kept[new.vocab.image_ids_to_tokens(ids[:, 0])] = old.vocab.image_ids_to_tokens(ids[:, 1])
+    for name in shared_names(old, new):
+        before, after = number_tokens(old.vocab, name), number_tokens(new.vocab, name)
+        for theirs, ours in zip(before, after):
+            kept[ours] = theirs
+        ids = kept_codes(old, new, name)
+        kept[new.vocab.ids_to_tokens(name, ids[:, 0])] = old.vocab.ids_to_tokens(name, ids[:, 1])
     return kept
 
 
-def kept_codes(old: DocumentTokenizer, new: DocumentTokenizer) -> Tensor:
-    """(n, 2) image ids, new and old, of the codes with the same number, slot and vector."""
-    slots = min(old.vocab.codes_per_position, new.vocab.codes_per_position)
-    codes = min(old.vocab.codebook_size, new.vocab.codebook_size)
-    before, after = old.image.codebook, new.image.codebook
-    if before.shape[1] != after.shape[1]:
-        return torch.empty(0, 2, dtype=torch.int64)
+def shared_names(old: DocumentTokenizer, new: DocumentTokenizer) -> list[str]:
+    """The modalities with blocks that both have."""
+    return [name for name in new.codecs if name in old.codecs]
+
+
+def number_tokens(vocab: SharedVocab, name: str) -> range:
+    """The tokens that say the sizes of a modality's blocks, from 1 on; empty if all have one shape."""
+    layout = vocab[name].layout
+    if layout is None or layout.numbers is None:
+        return range(0)
+    return range(layout.numbers.start, sum(layout.numbers))
+
+
+def kept_codes(old: DocumentTokenizer, new: DocumentTokenizer, name: str) -> Tensor:
+    """(n, 2) ids of modality ``name``, new and old, of the codes with the same number, slot and vector.
+
+    A codec without a ``codebook`` means the same by the same number.
+    """
+    theirs, ours = old.vocab[name], new.vocab[name]
+    before, after = (getattr(t.codecs[name], "codebook", None) for t in (old, new))
+    slots, codes = min(theirs.slots, ours.slots), min(theirs.codebook_size, ours.codebook_size)
     slot, code = torch.cartesian_prod(torch.arange(slots), torch.arange(codes)).T
-    sizes = new.vocab.codebook_size, old.vocab.codebook_size
-    pairs = torch.stack([slot * size + code for size in sizes], dim=1)
+    pairs = torch.stack([slot * size + code for size in (ours.codebook_size, theirs.codebook_size)], dim=1)
+    if before is None or after is None:
+        return pairs
+    if before.shape[1] != after.shape[1]:
+        return pairs[:0]
     same = (after[pairs[:, 0]] == before[pairs[:, 1]]).all(dim=1)
     return pairs[same]
 
 
 def text_tokens(vocab: SharedVocab) -> list[tuple[int, int]]:
     """Text ids and their tokens."""
-    return [(r.id + n, r.token + n) for r in vocab.text for n in range(r.count)]
+    return [(r.id + n, r.token + n) for r in vocab["text"].ranges for n in range(r.count)]

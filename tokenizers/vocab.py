@@ -1,22 +1,23 @@
-"""The shared vocabulary: which tokens of the stream are text, which are image codes, which are structure.
+"""The shared vocabulary: which tokens of the stream belong to which modality, and which frame them.
 
-Three numberings meet here and nowhere else: *text ids* (sentencepiece), *codes* 0..K-1 (image tokenizer) and
-*tokens* 0..V-1 (transformer). The layout is free as long as order is kept, so that the vocabularies of others
-can be expressed too, such as Chameleon's (https://arxiv.org/abs/2405.09818) with its codes at 4..8195.
+Ids of each modality (text ids of sentencepiece, codes of a codec) and *tokens* 0..V-1 of the transformer meet
+here and nowhere else. The placement is free as long as order is kept, so that the vocabularies of others can
+be expressed too, such as Chameleon's (https://arxiv.org/abs/2405.09818) with its codes at 4..8195.
 
-An image tokenizer may give several codes per position, one for each of its *slots* 0..n-1 (groups of
-channels, or residual stages). Each slot has tokens of its own: code c of slot g is *image id* g * K + c.
-With one code per position, image ids are the codes.
+A codec may give several codes per position, one for each of its *slots* 0..n-1 (groups of channels, or
+residual stages). Each slot has tokens of its own: code c of slot g is id g * K + c.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .files import read_json, write_json
+from .layout import Layout, Numbers, Scan
+from .modality import STRUCTURE, TEXT, Modality, ModalityTable, Range
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -24,35 +25,17 @@ if TYPE_CHECKING:
     from .bpe import BpeTokenizer
     from .text import TextTokenizer
 
-# torch is imported in `_tables`: reading a vocabulary and telling what it is does without it.
-
-STRUCTURE, TEXT, IMAGE = 0, 1, 2
-"""What `SharedVocab.modality` gives. Grid tokens and tokens without a role are structure."""
+# torch is imported in functions: reading a vocabulary and describing it does without it.
 
 FILE = "vocab.json"
-FORMAT = 1
-ROLES = ("bos", "eos", "pad", "begin_image", "end_image")
-"""What every vocabulary has a token for; `sep` is a sixth, where there are conversations."""
-
-
-class Range(NamedTuple):
-    """Tokens token..token+count-1 stand, in order, for the text ids (or image ids) id..id+count-1."""
-
-    token: int
-    id: int
-    count: int
-
-
-class Grid(NamedTuple):
-    """Tokens start..start+count-1 say "1" to "count", the number of rows or of columns of an image."""
-
-    start: int
-    count: int
+FORMAT = 2
+ROLES = ("bos", "eos", "pad")
+"""What every vocabulary has a token for; `sep` is a fourth, if there are conversations."""
 
 
 @dataclass(frozen=True)
 class SharedVocab:
-    """Roles and ranges of the tokens. Its methods take integer tensors of any shape, on any device.
+    """Roles and modalities of the tokens. Its methods take integer tensors of any shape, on any device.
 
     Raises ValueError when the parts overlap, leave 0..size-1, or are not in order.
     """
@@ -65,52 +48,19 @@ class SharedVocab:
     """Ends a document."""
     pad: int
     """Fills up a batch; never a target."""
-    begin_image: int
-    """Begins an image: its grid and its codes follow."""
-    end_image: int
-    """Ends an image."""
-    text: tuple[Range, ...]
-    """Tokens <-> text ids; sentencepiece's structural ids have no token."""
-    image: tuple[Range, ...]
-    """Tokens <-> image ids 0..n*K-1; a range may hold several slots, or a part of one."""
-    grid: Grid | None = None
-    """Rows and columns are written after begin_image with these tokens; None where `fixed_grid` is given."""
-    fixed_grid: tuple[int, int] | None = None
-    """(rows, columns) that every image has, unwritten; None where `grid` is given."""
-    scan: Literal["rows", "columns"] = "rows"
-    """Order of an image's positions: row by row (raster, Chameleon's), or column by column, which keeps the
-    codes of a letter together in a line of type. The codes of one position stand together, in slot order."""
-    codes_per_position: int = 1
-    """n, the number of slots."""
+    modalities: tuple[Modality, ...]
+    """Text, which has no frame, and then the others, each with the layout of its blocks."""
     sep: int | None = None
-    """Ends a turn of a conversation; None where the vocabulary has none."""
+    """Ends a turn of a conversation; None if the vocabulary has none."""
 
     def __post_init__(self) -> None:
-        for name in ("text", "image"):  # JSON has lists
-            object.__setattr__(self, name, tuple(Range(*r) for r in getattr(self, name)))
-        if self.grid is not None:
-            object.__setattr__(self, "grid", Grid(*self.grid))
-            if self.grid.count < 1:
-                raise ValueError(f"grid is {self.grid}, expected at least one token")
-        if self.fixed_grid is not None:
-            rows, columns = self.fixed_grid
-            object.__setattr__(self, "fixed_grid", (rows, columns))
-            if rows < 1 or columns < 1:
-                raise ValueError(f"fixed_grid is {self.fixed_grid}, expected two positive numbers")
-        if self.scan not in ("rows", "columns"):
-            raise ValueError(f"scan is {self.scan!r}, expected 'rows' or 'columns'")
-        if (self.grid is None) == (self.fixed_grid is None):
-            raise ValueError("exactly one of grid and fixed_grid is needed: is an image's size written?")
-        if self.codes_per_position < 1:
-            raise ValueError(f"codes_per_position is {self.codes_per_position}, expected 1 or more")
-        for name in ("text", "image"):
-            _check_order(name, getattr(self, name))
-        if [r.id for r in self.image] != _ends(self.image)[:-1]:
-            raise ValueError(f"image is {self.image}, expected the codes from 0 on without a gap")
-        if (ids := _ends(self.image)[-1]) % self.codes_per_position:
-            raise ValueError(
-                f"image holds {ids} ids, expected a multiple of codes_per_position, {self.codes_per_position}"
-            )
+        names = [modality.name for modality in self.modalities]
+        if not names or names[0] != TEXT or self.modalities[0].layout is not None:
+            raise ValueError(f"modalities are {', '.join(names)}, expected text first, without a layout")
+        if len({*names, STRUCTURE}) <= len(names) or not all(name.isidentifier() for name in names):
+            raise ValueError(f"modalities are {', '.join(names)}, expected different words")
+        for modality in self.modalities:
+            _check_ranges(modality)
         taken = sorted((start, start + count, name) for name, start, count in self._parts())
         for first, second in pairwise(taken):
             if second[0] < first[1]:
@@ -126,190 +76,246 @@ class SharedVocab:
         codebook_size: int,
         max_grid: int | None = 64,
         fixed_grid: tuple[int, int] | None = None,
-        scan: Literal["rows", "columns"] = "rows",
+        scan: Scan = "rows",
         codes_per_position: int = 1,
         separator: bool = False,
     ) -> Self:
-        """The layout of this project: bos, eos, pad, begin_image, end_image, grid, text, codes slot by slot.
+        """Text and images: bos, eos, pad, begin and end of an image, numbers, text, codes slot by slot.
 
-        `text` is a tokenizer, or its (vocab_size, structural_ids). Images have up to `max_grid` rows and
-        columns of positions, or all of them `fixed_grid`, which then is not written and takes no tokens.
-        `codebook_size` is that of each slot. With `separator` there is a `sep`, before the grid.
+        Args:
+            text: A tokenizer, or its (vocab_size, structural_ids).
+            codebook_size: K of each slot.
+            max_grid: Rows and columns of codes that an image may have; their numbers take as many tokens.
+            fixed_grid: Rows and columns of every image, which then are not written and take no tokens.
+            scan: Order of an image's positions.
+            codes_per_position: Slots.
+            separator: Whether there is a ``sep``, before the numbers.
         """
         vocab_size, structural = text if isinstance(text, tuple) else (text.vocab_size, text.structural_ids)
-        token = len(ROLES) + separator
-        grid = None
+        frame = len(ROLES)
+        token = frame + 2 + separator
+        numbers = None
         if fixed_grid is None:
             if max_grid is None or max_grid < 1:
                 raise ValueError(f"max_grid is {max_grid}, expected a positive number, or a fixed_grid")
-            grid = Grid(token, max_grid)
+            numbers = Numbers(token, max_grid)
             token += max_grid
         ranges = []
         for start, count in text_runs(vocab_size, structural):
             ranges.append(Range(token, start, count))
             token += count
-        image_ids = codes_per_position * codebook_size
+        layout = Layout(frame, frame + 1, numbers, fixed_grid, scan=scan, slots=codes_per_position)
+        ids = codes_per_position * codebook_size
         return cls(
-            size=token + image_ids,
+            size=token + ids,
             **{role: i for i, role in enumerate(ROLES)},
-            text=tuple(ranges),
-            image=(Range(token, 0, image_ids),),
-            grid=grid,
-            fixed_grid=fixed_grid,
-            scan=scan,
-            codes_per_position=codes_per_position,
-            sep=len(ROLES) if separator else None,
+            modalities=(
+                Modality(TEXT, tuple(ranges)),
+                Modality("image", (Range(token, 0, ids),), layout),
+            ),
+            sep=frame + 2 if separator else None,
         )
+
+    def extended(
+        self,
+        name: str,
+        *,
+        codebook_size: int,
+        shape: tuple[int, ...] | None = None,
+        max_size: int | None = None,
+        axes: int = 1,
+        scan: Scan = "rows",
+        codes_per_position: int = 1,
+    ) -> Self:
+        """This vocabulary with one more modality behind all tokens that it has, which keep their numbers.
+
+        Args:
+            name: Of the modality: the key of its codec, losses, sampling settings, ...
+            codebook_size: K of each slot.
+            shape: Positions along each axis of every block; or
+            max_size: the largest size along each axis, written at the beginning of a block.
+            axes: 1 for sequences, 2 for grids; with ``shape`` that says it.
+            scan: Order of the positions of a grid.
+            codes_per_position: Slots.
+        """
+        token = self.size + 2
+        numbers = None
+        if shape is None and max_size is not None:
+            numbers = Numbers(token, max_size)
+            token += max_size
+        ids = codes_per_position * codebook_size
+        layout = Layout(self.size, self.size + 1, numbers, shape, axes, scan, codes_per_position)
+        modality = Modality(name, (Range(token, 0, ids),), layout)
+        return replace(self, size=token + ids, modalities=(*self.modalities, modality))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """ "structure", then the modalities: the order of every tensor with a figure for each."""
+        return (STRUCTURE, *(modality.name for modality in self.modalities))
+
+    @cached_property
+    def framed(self) -> tuple[Modality, ...]:
+        """The modalities that come in blocks: all but text."""
+        return tuple(modality for modality in self.modalities if modality.layout is not None)
+
+    def __getitem__(self, name: str) -> Modality:
+        """The modality of that name. Raises ValueError if there is none."""
+        for modality in self.modalities:
+            if modality.name == name:
+                return modality
+        raise ValueError(f"modality is {name!r}, expected one of {', '.join(self.names[1:])}")
+
+    def layout(self, name: str) -> Layout:
+        """How blocks of that modality lie in the stream. Raises ValueError for text, which has none."""
+        layout = self[name].layout
+        if layout is None:
+            raise ValueError(f"{name} has no blocks: its tokens are in the stream as they are")
+        return layout
 
     @property
     def roles(self) -> dict[str, int]:
         """The token of each role that one token has."""
-        return {role: token for role in (*ROLES, "sep") if (token := getattr(self, role)) is not None}
+        frames = {f"{e}_{m.name}": getattr(m.layout, e) for m in self.framed for e in ("begin", "end")}
+        sep = {} if self.sep is None else {"sep": self.sep}
+        return {role: getattr(self, role) for role in ROLES} | frames | sep
 
-    @property
-    def codebook_size(self) -> int:
-        """K, the number of codes of each slot."""
-        return _ends(self.image)[-1] // self.codes_per_position
+    def to_tokens(self, name: str, codes: "Tensor") -> "Tensor":
+        """Text ids or codes of modality ``name`` -> tokens, int64.
 
-    @property
-    def text_vocab_size(self) -> int:
-        """One more than the highest text id that has a token."""
-        return _ends(self.text)[-1]
+        Args:
+            name: The modality.
+            codes: Any shape; with n > 1 slots (..., n), a position's codes on the last axis.
 
-    def text_to_tokens(self, ids: "Tensor") -> "Tensor":
-        """Text ids -> tokens, int64. Raises ValueError for an id that has no token."""
-        return _look_up(_tables(self, ids.device).text_to_token, ids, "text id {} has no token")
-
-    def tokens_to_text(self, tokens: "Tensor") -> "Tensor":
-        """Tokens -> text ids, int64. Raises ValueError for a token that is not text."""
-        return _look_up(_tables(self, tokens.device).token_to_text, tokens, "token {} is not text")
-
-    def codes_to_tokens(self, codes: "Tensor") -> "Tensor":
-        """Codes of any shape -> tokens, int64; with n > 1 the last axis holds a position's codes, (..., n).
-
-        Raises ValueError for a code outside 0..K-1, and for another last axis.
+        Raises:
+            ValueError: An id or code has no token, or the last axis is another one.
         """
-        if self.codes_per_position == 1:
-            return self.image_ids_to_tokens(codes)
-        self._check_last_axis("codes", codes)
-        table = _tables(self, codes.device).image_id_to_token.view(self.codes_per_position, -1)
-        return _look_up(table, codes, "image code {} of slot {} has no token")
+        n = self[name].slots
+        table = _tables(self, name, codes.device).token
+        if n == 1:
+            return _look_up(table, codes, f"{_id_of(name)} {{}} has no token")
+        _check_last_axis("codes", codes, n)
+        return _look_up(table.view(n, -1), codes, f"{name} code {{}} of slot {{}} has no token")
 
-    def tokens_to_codes(self, tokens: "Tensor") -> "Tensor":
-        """The inverse of `codes_to_tokens`: tokens of any shape, with n > 1 (..., n) -> codes, int64.
+    def to_codes(self, name: str, tokens: "Tensor") -> "Tensor":
+        """Tokens of modality ``name`` -> text ids or codes, int64: the inverse of ``to_tokens``.
 
-        Raises ValueError for a token that is not an image code, or that stands in another slot than its own.
+        Raises:
+            ValueError: A token belongs to another modality or, with several slots, to another slot.
         """
-        if self.codes_per_position == 1:
-            return self.tokens_to_image_ids(tokens)
-        self._check_last_axis("tokens", tokens)
-        tables = _tables(self, tokens.device)
-        return _look_up(tables.slot_token_to_code, tokens, "token {} is not an image code of slot {}")
+        n = self[name].slots
+        if n == 1:
+            return self.tokens_to_ids(name, tokens)
+        _check_last_axis("tokens", tokens, n)
+        table = _tables(self, name, tokens.device).code
+        return _look_up(table, tokens, f"token {{}} is not a code of {name} of slot {{}}")
 
-    def image_ids_to_tokens(self, ids: "Tensor") -> "Tensor":
-        """Image ids, g * K + c for code c of slot g -> tokens, int64. Raises ValueError outside 0..n*K-1."""
-        return _look_up(_tables(self, ids.device).image_id_to_token, ids, "image code {} has no token")
+    def ids_to_tokens(self, name: str, ids: "Tensor") -> "Tensor":
+        """Ids of modality ``name``, g * K + c for code c of slot g -> tokens, int64.
 
-    def tokens_to_image_ids(self, tokens: "Tensor") -> "Tensor":
-        """Tokens -> image ids, int64. Raises ValueError for a token that is not an image code."""
-        table = _tables(self, tokens.device).token_to_image_id
-        return _look_up(table, tokens, "token {} is not an image code")
+        Raises:
+            ValueError: An id has no token.
+        """
+        return _look_up(_tables(self, name, ids.device).token, ids, f"{_id_of(name)} {{}} has no token")
 
-    def slot(self, tokens: "Tensor") -> "Tensor":
-        """The slot of each image code, -1 for other tokens, int64. Raises ValueError outside 0..V-1."""
-        error = f"token {{}} is outside 0..{self.size - 1}"
-        return _look_up(_tables(self, tokens.device).slot_plus_1, tokens, error) - 1
+    def tokens_to_ids(self, name: str, tokens: "Tensor") -> "Tensor":
+        """The inverse of ``ids_to_tokens``.
+
+        Raises:
+            ValueError: A token belongs to another modality.
+        """
+        table = _tables(self, name, tokens.device).id
+        return _look_up(table, tokens, f"token {{}} is not {'text' if name == TEXT else f'a code of {name}'}")
+
+    def slot(self, tokens: "Tensor", name: str) -> "Tensor":
+        """The slot of each code of modality ``name``, -1 for other tokens; int64.
+
+        Raises:
+            ValueError: A token is outside 0..V-1.
+        """
+        return _look_up(_tables(self, name, tokens.device).slot_plus_1, tokens, self._outside) - 1
 
     def modality(self, tokens: "Tensor") -> "Tensor":
-        """STRUCTURE, TEXT or IMAGE for each token, int64. Raises ValueError for a token outside 0..V-1."""
-        error = f"token {{}} is outside 0..{self.size - 1}"
-        return _look_up(_tables(self, tokens.device).modality, tokens, error)
+        """The place in ``names`` of each token's modality, int64; 0 is structure.
+
+        Raises:
+            ValueError: A token is outside 0..V-1.
+        """
+        return _look_up(_modality(self, tokens.device), tokens, self._outside)
+
+    def table(self, device: "device | str" = "cpu") -> ModalityTable:
+        """The modality of all tokens, as the loss takes it."""
+        import torch
+
+        return ModalityTable(self.names, _modality(self, torch.device(device)))
+
+    def is_(self, name: str, tokens: "Tensor") -> "Tensor":
+        """Which tokens belong to modality ``name``, or to "structure"; bool."""
+        if name != STRUCTURE:
+            self[name]  # refuses others
+        return self.modality(tokens) == self.names.index(name)
 
     def is_text(self, tokens: "Tensor") -> "Tensor":
         """Which tokens are text, bool."""
-        return self.modality(tokens) == TEXT
+        return self.is_(TEXT, tokens)
 
-    def is_image(self, tokens: "Tensor") -> "Tensor":
-        """Which tokens are image codes, bool."""
-        return self.modality(tokens) == IMAGE
-
-    def is_grid(self, tokens: "Tensor") -> "Tensor":
-        """Which tokens are numbers of rows or columns, bool."""
-        start, count = self.grid or (0, 0)
-        return (tokens >= start) & (tokens < start + count)
-
-    def mask(self, role: str, slot: int | None = None) -> "Tensor":
-        """Which tokens have `role`: one of `ROLES`, sep, grid, text or image, (V,) bool.
-
-        With `slot`, only the image codes of that slot. Raises ValueError for another role or slot.
-        """
+    def is_begin(self, tokens: "Tensor") -> "Tensor":
+        """Which tokens begin a block, bool."""
         import torch
 
-        if role not in (*ROLES, "sep", "grid", "text", "image"):
-            raise ValueError(f"role is {role!r}, expected one of {', '.join(ROLES)}, sep, grid, text, image")
-        if slot is not None:
-            if role != "image" or not 0 <= slot < self.codes_per_position:
-                allowed = f"0..{self.codes_per_position - 1} of role 'image'"
-                raise ValueError(f"slot is {slot} of role {role!r}, expected one of {allowed}")
-            return self.slot(torch.arange(self.size)) == slot
-        mask = torch.zeros(self.size, dtype=torch.bool)
-        for name, start, count in self._parts():
-            if name == role:
-                mask[start : start + count] = True
-        return mask
+        found = torch.zeros_like(tokens, dtype=torch.bool)
+        for modality in self.framed:
+            found |= tokens == self.layout(modality.name).begin
+        return found
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder`/vocab.json."""
-        value: dict[str, Any] = {"format": FORMAT, "size": self.size, "roles": self.roles}
-        for name in ("text", "image"):
-            value[name] = [r._asdict() for r in getattr(self, name)]
-        value["grid"] = self.grid and self.grid._asdict()
-        value["fixed_grid"] = self.fixed_grid
-        value["scan"] = self.scan
-        value["codes_per_position"] = self.codes_per_position
+        """Write ``folder``/vocab.json."""
+        roles = {role: getattr(self, role) for role in (*ROLES, "sep")}
+        value: dict[str, Any] = {"format": FORMAT, "size": self.size, "roles": roles, "modalities": []}
+        for modality in self.modalities:
+            entry: dict[str, Any] = {
+                "name": modality.name,
+                "ranges": [r._asdict() for r in modality.ranges],
+                "layout": None,
+            }
+            if (layout := modality.layout) is not None:
+                numbers = layout.numbers and layout.numbers._asdict()
+                entry["layout"] = {**vars(layout), "numbers": numbers}
+            value["modalities"].append(entry)
         write_json(Path(folder) / FILE, value)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read `folder`/vocab.json; one without codes_per_position is of an earlier version, which had one.
+        """Read ``folder``/vocab.json of format 2, or of format 1, which knew text and images alone.
 
-        Raises FileNotFoundError or ValueError, naming the file.
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not a vocabulary; the message names the file.
         """
         path = Path(folder) / FILE
         value = read_json(path, "a shared vocabulary")
-        if value.pop("format", None) != FORMAT:
-            raise ValueError(f"{path} is not in format {FORMAT}, the one that this earlyfusion reads")
+        read = {1: _from_format_1, FORMAT: _from_format_2}.get(value.pop("format", None))
+        if read is None:
+            raise ValueError(f"{path} has an unknown format, expected 1 or {FORMAT}: update earlyfusion")
         try:
-            return cls._from_json(value)
+            return cls(**read(value))
         except (TypeError, AttributeError, KeyError) as error:
             raise ValueError(f"{path} is not a shared vocabulary: {error}") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    @classmethod
-    def _from_json(cls, value: dict[str, Any]) -> Self:
-        roles = value.pop("roles")
-        text, image = (tuple(Range(**r) for r in value.pop(name)) for name in ("text", "image"))
-        grid = value.pop("grid")
-        return cls(**roles, **value, text=text, image=image, grid=grid and Grid(**grid))
-
-    def _check_last_axis(self, name: str, values: "Tensor") -> None:
-        n = self.codes_per_position
-        if values.shape[-1:] != (n,):
-            raise ValueError(
-                f"{name} have the shape {tuple(values.shape)}, expected (..., {n}): this vocabulary has {n} "
-                "codes per position"
-            )
+    @property
+    def _outside(self) -> str:
+        return f"token {{}} is outside 0..{self.size - 1}"
 
     def _parts(self) -> Iterator[tuple[str, int, int]]:
         """(role, first token, number of tokens) of everything that has a role."""
         for role, token in self.roles.items():
             yield role, token, 1
-        if self.grid is not None:
-            yield "grid", self.grid.start, self.grid.count
-        for name in ("text", "image"):
-            for r in getattr(self, name):
-                yield name, r.token, r.count
+        for modality in self.modalities:
+            if modality.layout is not None and modality.layout.numbers is not None:
+                yield f"numbers of {modality.name}", *modality.layout.numbers
+            for r in modality.ranges:
+                yield modality.name, r.token, r.count
 
 
 def text_runs(vocab_size: int, structural_ids: Iterable[int]) -> list[tuple[int, int]]:
@@ -320,42 +326,68 @@ def text_runs(vocab_size: int, structural_ids: Iterable[int]) -> list[tuple[int,
     return [(a + 1, b - a - 1) for a, b in pairwise(borders) if b - a > 1]
 
 
-class _Tables(NamedTuple):
-    """Look-up tables, -1 where there is nothing."""
+def _from_format_2(value: dict[str, Any]) -> dict[str, Any]:
+    """vocab.json -> the fields of ``SharedVocab``."""
+    modalities = []
+    for entry in value.pop("modalities"):
+        ranges = tuple(Range(**r) for r in entry.pop("ranges"))
+        if (layout := entry.pop("layout")) is not None:
+            numbers = layout.pop("numbers")
+            layout = Layout(**layout, numbers=numbers and Numbers(**numbers))
+        modalities.append(Modality(**entry, ranges=ranges, layout=layout))
+    return {**value.pop("roles"), **value, "modalities": tuple(modalities)}
 
-    text_to_token: "Tensor"  # (text_vocab_size,)
-    image_id_to_token: "Tensor"  # (n * K,)
-    token_to_text: "Tensor"  # (V,)
-    token_to_image_id: "Tensor"  # (V,)
-    slot_token_to_code: "Tensor"  # (n, V)
+
+def _from_format_1(value: dict[str, Any]) -> dict[str, Any]:
+    """The same of the format that had two modalities; one without codes_per_position has one slot."""
+    roles, grid = value.pop("roles"), value.pop("grid")
+    frame = [roles.pop(f"{edge}_image") for edge in ("begin", "end")]
+    text, image = (tuple(Range(**r) for r in value.pop(name)) for name in (TEXT, "image"))
+    layout = Layout(
+        *frame,
+        numbers=grid and Numbers(**grid),
+        shape=value.pop("fixed_grid"),
+        scan=value.pop("scan", "rows"),
+        slots=value.pop("codes_per_position", 1),
+    )
+    return {**roles, **value, "modalities": (Modality(TEXT, text), Modality("image", image, layout))}
+
+
+class _Tables(NamedTuple):
+    """Look-up tables of one modality, -1 where there is nothing."""
+
+    token: "Tensor"  # (n_ids,)
+    id: "Tensor"  # (V,)
+    code: "Tensor"  # (n, V)
     slot_plus_1: "Tensor"  # (V,), 0 where there is none
-    modality: "Tensor"  # (V,)
+
+
+@lru_cache(maxsize=64)
+def _tables(vocab: SharedVocab, name: str, device: "device") -> _Tables:
+    import torch
+
+    modality = vocab[name]
+    token = torch.full((modality.n_ids,), -1, device=device)
+    id_ = torch.full((vocab.size,), -1, device=device)
+    for first, id, count in modality.ranges:
+        token[id : id + count] = torch.arange(first, first + count, device=device)
+        id_[first : first + count] = torch.arange(id, id + count, device=device)
+    slots, size = modality.slots, modality.codebook_size
+    slot = id_.div(size, rounding_mode="floor")  # (V,), -1 stays -1
+    own = slot == torch.arange(slots, device=device)[:, None]  # (n, V)
+    return _Tables(token, id_, torch.where(own, id_ % size, -1), slot + 1)
 
 
 @lru_cache(maxsize=16)
-def _tables(vocab: SharedVocab, device: "device") -> _Tables:
+def _modality(vocab: SharedVocab, device: "device") -> "Tensor":
+    """(V,) int64."""
     import torch
 
-    def empty(size: int) -> "Tensor":
-        return torch.full((size,), -1, device=device)
-
-    def fill(forward: "Tensor", backward: "Tensor", ranges: tuple[Range, ...]) -> None:
-        for token, id, count in ranges:
-            forward[id : id + count] = torch.arange(token, token + count, device=device)
-            backward[token : token + count] = torch.arange(id, id + count, device=device)
-
-    slots, size = vocab.codes_per_position, vocab.codebook_size
-    text_to_token, image_id_to_token = empty(vocab.text_vocab_size), empty(slots * size)
-    token_to_text, token_to_image_id = empty(vocab.size), empty(vocab.size)
-    fill(text_to_token, token_to_text, vocab.text)
-    fill(image_id_to_token, token_to_image_id, vocab.image)
-    modality = TEXT * (token_to_text >= 0) + IMAGE * (token_to_image_id >= 0)
-    slot = token_to_image_id.div(size, rounding_mode="floor")  # (V,), -1 stays -1
-    own = slot == torch.arange(slots, device=device)[:, None]  # (n, V)
-    codes = torch.where(own, token_to_image_id % size, -1)
-    return _Tables(
-        text_to_token, image_id_to_token, token_to_text, token_to_image_id, codes, slot + 1, modality
-    )
+    found = torch.zeros(vocab.size, dtype=torch.int64, device=device)
+    for number, modality in enumerate(vocab.modalities, start=1):
+        for first, _, count in modality.ranges:
+            found[first : first + count] = number
+    return found
 
 
 def _look_up(table: "Tensor", values: "Tensor", error: str) -> "Tensor":
@@ -384,14 +416,29 @@ def _look_up(table: "Tensor", values: "Tensor", error: str) -> "Tensor":
     return found
 
 
-def _check_order(name: str, ranges: tuple[Range, ...]) -> None:
+def _check_last_axis(what: str, values: "Tensor", n: int) -> None:
+    if values.shape[-1:] != (n,):
+        raise ValueError(
+            f"{what} have the shape {tuple(values.shape)}, expected (..., {n}): codes per position"
+        )
+
+
+def _check_ranges(modality: Modality) -> None:
+    name, ranges = modality.name, modality.ranges
     if not ranges or any(r.count < 1 or r.id < 0 for r in ranges):
         raise ValueError(f"{name} is {ranges}, expected at least one range, none of them empty or below 0")
     for a, b in pairwise(ranges):
         if b.token < a.token + a.count or b.id < a.id + a.count:
             raise ValueError(f"{name} has {a} before {b}: tokens and ids must both ascend")
+    if modality.layout is None:
+        return
+    if [r.id for r in ranges] != [0, *(r.id + r.count for r in ranges[:-1])]:
+        raise ValueError(f"{name} is {ranges}, expected the codes from 0 on without a gap")
+    if modality.n_ids % modality.slots:
+        raise ValueError(
+            f"{name} holds {modality.n_ids} ids, expected a multiple of codes_per_position, {modality.slots}"
+        )
 
 
-def _ends(ranges: tuple[Range, ...]) -> list[int]:
-    """0, then the id after the last one of each range."""
-    return [0, *(r.id + r.count for r in ranges)]
+def _id_of(name: str) -> str:
+    return "text id" if name == TEXT else f"{name} code"

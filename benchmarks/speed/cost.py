@@ -76,7 +76,7 @@ def saved_bytes(config: FusionLMConfig, tokens: int, autocast: bool, checkpointi
     alive = []
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            alive.append(net(inputs, targets=inputs, modality=torch.ones_like(inputs)))
+            alive.append(net(inputs, targets=inputs))
     return sum(kept.values())
 
 
@@ -113,7 +113,7 @@ def trained(config: FusionLMConfig, rows: int, window: int, steps: int) -> tuple
         times = []
         for _ in range(steps):
             began = time.perf_counter()
-            terms = net(tokens, targets=tokens, modality=torch.ones_like(tokens))
+            terms = net(tokens, targets=tokens)
             assert isinstance(terms, LossTerms)
             terms.cross_entropy.backward()
             optimizer.step()

@@ -16,7 +16,6 @@ guided: ours, an image with guidance (two rows) beside the same image without.
 # ruff: noqa: E402
 
 import argparse
-import copy
 import statistics
 import sys
 import time
@@ -35,7 +34,8 @@ from machine import commit, processor
 from torch import Tensor
 
 from earlyfusion.fusion_lm.cpu.packed_weights import WEIGHTS, for_generation
-from earlyfusion.fusion_lm.generate import Guidance, generate
+from earlyfusion.fusion_lm.generate import generate
+from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.tokenizers.files import write_json
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bound = memory_rate() / sum(p.numel() * p.element_size() for p in weights)
     sides = {"as they are": ours} if args.dtype == "float32" else {}
     for name in args.weights:
-        sides[name] = for_generation(copy.deepcopy(ours), name)
+        sides[name] = for_generation(ours, name)
     # Structure takes 5 tokens, grids 12 and codes 9; one text id has no token.
     text_ids = config.vocab_size - 5 - GRID[0] - 9 + 1
     vocab = SharedVocab.build(text=(text_ids, (0,)), codebook_size=9, max_grid=GRID[0])
@@ -74,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"bound     {bound:,.0f} steps/s\n")
     print(f"{'tokens/s':<22}{'median':>9}{'least':>8}{'most':>8}{'ratio':>8}")
     results = []
-    first = vocab.text[0].token
+    first = vocab["text"].ranges[0].token
     for batch in args.batches:
         prompts = torch.randint(first, config.vocab_size - 9, (batch, args.prompt))
         prompts[:, 0] = vocab.bos
 
         def our_text(model: FusionLM, prompts: Tensor = prompts) -> Tensor:
             made = generate(
-                model, vocab, list(prompts), max_new_tokens=args.new, text=GREEDY, image=GREEDY, max_images=0
+                model, vocab, list(prompts), max_new_tokens=args.new, sampling=GREEDY, max_blocks=0
             )
             return torch.nn.utils.rnn.pad_sequence([row.tokens for row in made], batch_first=True)
 
@@ -109,9 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     def image(guidance: Guidance) -> Callable[[], Any]:
         start = [torch.tensor([vocab.bos, first, first + 1])]
         return lambda: generate(
-            fastest, vocab, start, max_new_tokens=400, then="image", stop_after_image=True, grid=args.grid,
+            fastest,
+            vocab,
+            start,
+            max_new_tokens=400,
+            then="image",
+            stop_after="image",
+            shapes={"image": args.grid},
             guidance=guidance,
-        )  # fmt: skip
+        )
 
     codes = args.grid[0] * args.grid[1]
     runs = in_turns((image(Guidance()), image(Guidance(3.0))), codes, args.runs)

@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from earlyfusion.train.loop.process import best_cpu_precision, tune_malloc
@@ -33,16 +32,19 @@ from torch import Tensor
 
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.generate import generate
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
-from earlyfusion.fusion_lm.model import FusionLM
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import interleave
 from earlyfusion.tokenizers.files import write_json
-from earlyfusion.tokenizers.image import ImageTokenizer
+from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.demo.budget import BUDGETS, DemoBudget
+from earlyfusion.train.demo.budget import CONFIGS, IMAGE_TOKENIZER, LM, PREPARE, settings
 from earlyfusion.train.lm.module import targets_of
 from earlyfusion.train.loop.schedule import adamw, clip
 
+PIECES = 340
+"""Of the demo's text tokenizer."""
 WORD_GRID = (2, 8)
 """Rows and columns of codes of a word's image in the training windows."""
 
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    networks = trained(args.model) if args.model else untrained(BUDGETS[args.budget])
+    networks = trained(args.model) if args.model else untrained(args.budget)
     print("\n".join(about(networks)), flush=True)
     print(f"\n{'':<42}{'median':>10}{'least':>10}{'most':>10}")
     results = []
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--model", metavar="DIR", help="model folder (default: random weights)")
     made.add_argument(
-        "--budget", choices=sorted(BUDGETS), default="full", help="shape of the random networks"
+        "--budget", choices=("full", "long", "quick"), default="full", help="shape of the random networks"
     )
     made.add_argument("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
     made.add_argument("--repeats", metavar="N", type=int, default=5, help="runs of each figure (default: 5)")
@@ -111,18 +113,18 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def untrained(budget: DemoBudget) -> Networks:
+def untrained(budget: str) -> Networks:
     """Networks of the demo's shape, with random weights."""
+    of_image, of_lm = (settings(CONFIGS / budget / file)["model"]["config"] for file in (IMAGE_TOKENIZER, LM))
+    image = ImageTokenizer(ImageTokenizerConfig(**of_image)).eval()
     vocab = SharedVocab.build(
-        text=(budget.text_vocab_size, (0,)),
-        codebook_size=budget.image.codebook_size,
-        codes_per_position=budget.image.codes_per_position,
-        max_grid=budget.max_grid,
+        text=(PIECES, (0,)),
+        codebook_size=image.codebook_size,
+        codes_per_position=image.codes_per_position,
+        max_grid=settings(CONFIGS / budget / PREPARE)["max_grid"],
     )
-    lm = FusionLM(replace(budget.lm, vocab_size=vocab.size)).eval()
-    return Networks(
-        ImageTokenizer(budget.image).eval(), lm, vocab, f"random weights, the demo's {budget.name} shape"
-    )
+    lm = FusionLM(FusionLMConfig(**{**of_lm, "vocab_size": vocab.size})).eval()
+    return Networks(image, lm, vocab, f"random weights, the demo's {budget} shape")
 
 
 def trained(folder: str) -> Networks:
@@ -158,7 +160,7 @@ def measurements(networks: Networks, args: argparse.Namespace) -> Iterator[Resul
                 [prompt] * batch,
                 max_new_tokens=lm.config.context_length,
                 then="image",
-                stop_after_image=True,
+                stop_after="image",
                 grid=grid,
             )
             return sum(len(row.tokens) - row.prompt_length for row in written)
@@ -192,7 +194,7 @@ def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], 
     def step() -> int:
         lm.train()
         with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-            terms = lm(tokens, documents, targets.tokens, targets.modality)
+            terms = lm(Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table())
         assert isinstance(terms, LossTerms)
         optimizer.zero_grad()
         (terms.cross_entropy + 1e-4 * terms.z).backward()
@@ -205,13 +207,16 @@ def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], 
 
 def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor]:
     """Windows (batch, length) of packed documents of five letters and an image each, and their documents."""
-    grid = vocab.fixed_grid or (min(WORD_GRID[0], vocab.grid.count), min(WORD_GRID[1], vocab.grid.count))  # type: ignore[union-attr]
+    grid = vocab.layout("image").shape or (
+        min(WORD_GRID[0], vocab.layout("image").numbers.count),
+        min(WORD_GRID[1], vocab.layout("image").numbers.count),
+    )  # type: ignore[union-attr]
     ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab.text])
     tokens, documents = [], []
     while sum(map(len, tokens)) < batch * length:
         text = ids[torch.randint(len(ids), (5,))]
-        n = vocab.codes_per_position
-        codes = torch.randint(vocab.codebook_size, (*grid, n) if n > 1 else grid)
+        n = vocab["image"].slots
+        codes = torch.randint(vocab["image"].codebook_size, (*grid, n) if n > 1 else grid)
         tokens.append(interleave([("text", text), ("image", codes)], vocab))
         documents.append(torch.full_like(tokens[-1], len(documents)))
     shape = batch, length
@@ -220,10 +225,10 @@ def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor
 
 def sampled_grid(context: int, vocab: SharedVocab) -> tuple[int, int]:
     """The largest square grid, of 8 x 8 codes at most, whose image fits behind one token."""
-    if vocab.grid is None:
-        assert vocab.fixed_grid is not None
-        return vocab.fixed_grid
-    n, largest = vocab.codes_per_position, min(8, vocab.grid.count)
+    if vocab.layout("image").numbers is None:
+        assert vocab.layout("image").shape is not None
+        return vocab.layout("image").shape
+    n, largest = vocab["image"].slots, min(8, vocab.layout("image").numbers.count)
     side = max((s for s in range(1, largest + 1) if s * s * n + 5 <= context), default=1)
     return side, side
 

@@ -141,7 +141,7 @@ def measure(gradient_cosine: bool, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, quiet():
         text = TextTokenizer.train([__doc__ or ""] * 9, vocab_size=400, threads=1)
         vocab = SharedVocab.build(text=text, codebook_size=IMAGE.codebook_size)
-        DocumentTokenizer(text, ImageTokenizer(IMAGE), vocab).save(folder)
+        DocumentTokenizer(vocab, text=text, image=ImageTokenizer(IMAGE)).save(folder)
         training = FusionLMTraining(folder, config, lr=1e-4, max_steps=steps, compile=args.compile)
         tokens, documents = windows(vocab, args.windows, config.context_length)
         batches: Any = [{"tokens": tokens, "documents": documents}] * steps

@@ -38,13 +38,13 @@ from PIL import Image, ImageDraw
 
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.hub import PRETRAINED
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.logs import read_metrics
 
 
 def resident() -> float:
@@ -101,14 +101,14 @@ def beside_the_tokenizer(work: Path, side: int, count: int, runs: int) -> dict[s
     tokenizer = load_model(PRETRAINED).tokenizer
     stored: Any = Dataset.load_from_disk(str(source)).cast_column("image", ImageFeature())
     images = [tokenizer.pixels(image) for image in stored["image"]]
-    tokenizer.encode_images(images[:64])
+    tokenizer.encode_inputs("image", images[:64])
     jobs = torch.get_num_threads()
     speeds: dict[str, list[float]] = {"bare": [], "one process": [], f"{jobs} processes": []}
     for run in range(runs):
         out, rows = work / f"tokens-{side}-{run}", count // 20
         speeds["one process"].append(rows_per_second(source, out / "one", shard_rows=rows))
         began = time.perf_counter()
-        tokenizer.encode_images(images)
+        tokenizer.encode_inputs("image", images)
         speeds["bare"].append(count / (time.perf_counter() - began))
         speeds[f"{jobs} processes"].append(rows_per_second(source, out / "many", jobs, shard_rows=rows))
     found: dict[str, Any] = {"side": side, "images": count}

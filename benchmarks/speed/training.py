@@ -46,6 +46,7 @@ from torch import Tensor, nn
 
 from earlyfusion.data.packing import pack
 from earlyfusion.data.windows import Windows
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.files import write_json
@@ -207,7 +208,8 @@ def our_side(config: FusionLMConfig, args: argparse.Namespace) -> Side:
     net = FusionLM(config).to(args.device).train()
 
     def loss(batch: Batch, z_loss: float) -> Tensor:
-        terms: Any = net(**batch.inputs)
+        given = dict(batch.inputs)
+        terms: Any = net(Inputs(given.pop("tokens"), given.pop("documents", None)), **given)
         return terms.cross_entropy + z_loss * terms.z
 
     return Side(net, loss, adamw(net))
@@ -408,7 +410,6 @@ def ours_of(tokens: np.ndarray, documents: np.ndarray | None) -> Batch:
     inputs = {
         "tokens": tokens,
         "targets": np.where(following == PAD, IGNORE, following),
-        "modality": np.ones_like(tokens),
     } | ({} if documents is None else {"documents": documents})
     tensors = {name: torch.from_numpy(array.astype(np.int64)) for name, array in inputs.items()}
     return Batch(tensors, int((tokens != PAD).sum()))

@@ -1,97 +1,117 @@
-"""How well texts and images are compressed: bits per byte, bits per pixel, and perplexities by modality.
+"""How well each modality is compressed: bits per byte, per pixel or per position, and perplexities.
 
-A cross-entropy in nats per token can only be compared between models with the same tokens. Bits per byte of
-text and bits per pixel of images do not depend on them: they are what the data cost when the model's
+Cross-entropies in nats per token can only be compared between models with the same tokens. Bits per byte of
+text and bits per pixel of images do not depend on the tokens: they are the size of the data if the model's
 predictions drive an arithmetic coder (Delétang et al., arXiv:2309.10668).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from ...fusion_lm.loss import IGNORE, MODALITIES, LossTerms
+from ...fusion_lm.loss import IGNORE, LossTerms
 from ...tokenizers.bpe import BpeTokenizer
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.text import TextTokenizer
-from ...tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from ...tokenizers.vocab import SharedVocab
+
+
+class Unit(NamedTuple):
+    """What the codes of a modality stand for."""
+
+    figure: str
+    """Name of the figure, such as "bits_per_pixel"."""
+    per_token: float
+    """Units per token."""
 
 
 def text_bytes(text: TextTokenizer | BpeTokenizer, vocab: SharedVocab) -> Tensor:
     """Bytes of UTF-8 that each token stands for, (V,) int64; 0 for tokens that are not text.
 
-    Over the tokens of a whole text they add up to ``len(text.encode())``.
+    Over the tokens of a text they sum to ``len(text.encode())``.
     """
     lengths = torch.zeros(vocab.size, dtype=torch.int64)
-    for token, first, count in vocab.text:
-        found = [len(text.piece_bytes(first + i)) for i in range(count)]
-        lengths[token : token + count] = torch.tensor(found)
+    for token, first, count in vocab["text"].ranges:
+        lengths[token : token + count] = torch.tensor(
+            [len(text.piece_bytes(first + i)) for i in range(count)]
+        )
     return lengths
 
 
-def bits_per_byte(nats: float, n_bytes: float) -> float:
-    """Of ``nats``, the cross-entropy summed over text tokens that stand for ``n_bytes`` bytes of UTF-8."""
-    return nats / math.log(2) / n_bytes
+def bits(nats: float, units: float) -> float:
+    """Bits per unit (byte, pixel, ...), from the cross-entropy summed over tokens that stand for ``units``.
 
-
-def bits_per_pixel(nats: float, codes: float, pixels_per_code: float) -> float:
-    """Of ``nats``, the cross-entropy summed over ``codes`` image codes.
-
-    A model that takes all codes of a slot for equally likely has ``ImageTokenizer.bits_per_pixel``.
+    If the model predicts the uniform distribution over the codes of a slot, bits per pixel are
+    ``ImageTokenizer.bits_per_pixel``.
     """
-    return nats / math.log(2) / (codes * pixels_per_code)
+    return nats / math.log(2) / units
 
 
 class Rates:
-    """Sums over the target tokens of a validation set, all batches and ranks, and what follows from them:
+    """Sums over the target tokens of a validation set (all batches and ranks), and the figures they give.
 
-    ``bits_per_byte``          of the text tokens, a byte of the UTF-8 that they stand for
-    ``bits_per_pixel``         of the image codes, a pixel of the images as the image tokenizer saw them
-    ``perplexity/MODALITY``    exp of the mean cross-entropy
-    ``in_modality_perplexity/MODALITY``
-                               the same of the softmax over the tokens of the target's modality alone, as in
-                               generation, where the grammar says which modality comes
+    ==================================  ======================================================================
+    ``bits_per_byte``                   text tokens, per byte of the UTF-8 that they stand for
+    ``bits_per_pixel``                  image codes, per pixel of the images as the image tokenizer saw them
+    ``bits_per_position/MODALITY``      codes of any other modality, per position (all its slots)
+    ``perplexity/MODALITY``             exp of the mean cross-entropy
+    ``in_modality_perplexity/MODALITY`` the same for the softmax over the tokens of the target's modality
+                                        alone, as in generation, where the grammar decides the modality
+    ==================================  ======================================================================
 
-    Structure (begin and end of documents and images, rows and columns of a grid) stands for neither bytes nor
-    pixels: it is in neither of the first two and has perplexities of its own. What is no target counts
-    nowhere: padding, and the first token of each document or of a part of one that was cut.
+    Structure (begin and end of documents and blocks, sizes) stands for no data: it only has perplexities.
+    Positions without a target count nowhere: padding, and the first token of each document or part of one.
     """
 
-    def __init__(self, n_bytes: Tensor, pixels_per_code: float) -> None:
+    def __init__(self, names: Sequence[str], n_bytes: Tensor, units: Mapping[str, Unit]) -> None:
         """
-        :param n_bytes: of each token, (V,), see :func:`text_bytes`.
-        :param pixels_per_code: factor^2 / codes per position.
+        Args:
+            names: The modalities, in the order of the loss terms.
+            n_bytes: Bytes of each token, (V,), see :func:`text_bytes`.
+            units: Of every modality of codes.
         """
-        self.n_bytes, self.pixels_per_code = n_bytes, pixels_per_code
+        self.names, self.n_bytes, self.units = tuple(names), n_bytes, dict(units)
         self._sums: Tensor | None = None
-        """(10,): nats and in-modality nats by modality, tokens by modality, bytes."""
+        """(3 G + 1,): nats, in-modality nats and tokens by modality, then bytes."""
+
+    @classmethod
+    def of(cls, tokenizer: DocumentTokenizer) -> Self:
+        """For the modalities of a tokenizer."""
+        vocab, units = tokenizer.vocab, {}
+        for modality in vocab.framed:
+            units[modality.name] = Unit(f"bits_per_position/{modality.name}", 1 / modality.slots)
+        if "image" in units:
+            units["image"] = Unit("bits_per_pixel", tokenizer.image.factor**2 / vocab["image"].slots)
+        return cls(vocab.names, text_bytes(tokenizer.text, vocab), units)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """For the tokenizer in ``folder``; draws no random numbers.
+        """For the tokenizer in ``folder``; leaves the random number generator as it is.
 
-        :raises FileNotFoundError: a file is missing.  :raises ValueError: one is damaged.
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: A file is damaged.
         """
         with torch.random.fork_rng(devices=[]):  # a network draws numbers before its weights are read
-            tokenizer = DocumentTokenizer.load(folder)
-        image = tokenizer.image
-        return cls(text_bytes(tokenizer.text, tokenizer.vocab), image.factor**2 / image.codes_per_position)
+            return cls.of(DocumentTokenizer.load(folder))
 
     @torch.no_grad()
     def add(self, terms: LossTerms, targets: Tensor) -> None:
-        """Take in a batch: its loss terms and its targets (B, T), ``IGNORE`` where there is none.
+        """Add a batch: its loss terms and its targets (B, T), ``IGNORE`` at positions without a target.
 
-        :raises ValueError: the terms have no in-modality losses.
+        Raises:
+            ValueError: The terms lack in-modality losses.
         """
         if terms.in_modality is None:
-            raise ValueError("the loss terms have no in-modality losses: give the forward vocab_modality")
+            raise ValueError("the loss terms have no in_modality: pass statistics=True to the forward")
         self.n_bytes = self.n_bytes.to(targets.device)
         counted = targets != IGNORE
         n_bytes = torch.where(counted, self.n_bytes[targets.clamp(min=0)], 0).sum()
-        # 16 million tokens are more than float32 can count.
+        # float32 cannot count beyond 16 million tokens.
         exact = torch.float32 if targets.device.type == "mps" else torch.float64
         inner = torch.where(terms.counts > 0, terms.in_modality.to(exact) * terms.counts, 0.0)
         parts = (terms.nll_sums, inner, terms.counts, n_bytes[None])
@@ -104,28 +124,20 @@ class Rates:
             self._sums = strategy.reduce(self._sums, reduce_op="sum")  # type: ignore[assignment]
 
     def read(self) -> dict[str, float]:
-        """The figures of what was added since they were last read; those without a token are left out."""
+        """The figures since the last call; modalities without a token are left out."""
         if self._sums is None:
             return {}
         values, self._sums = self._sums.tolist(), None
-        n = len(MODALITIES)
-        nats, inner, counts, n_bytes = values[:n], values[n : 2 * n], values[2 * n : 3 * n], values[-1]
+        n = len(self.names)
+        nats, inner, counts = (dict(zip(self.names, values[i * n : (i + 1) * n])) for i in range(3))
         figures = {}
-        if n_bytes:
-            figures["bits_per_byte"] = bits_per_byte(nats[TEXT], n_bytes)
-        if counts[IMAGE]:
-            figures["bits_per_pixel"] = bits_per_pixel(nats[IMAGE], counts[IMAGE], self.pixels_per_code)
-        return (
-            figures
-            | _perplexities("perplexity", nats, counts)
-            | _perplexities("in_modality_perplexity", inner, counts)
-        )
-
-
-def _perplexities(figure: str, nats: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
-    """exp of the mean cross-entropy of each modality that occurs."""
-    return {
-        f"{figure}/{name}": math.exp(total / count)
-        for name, total, count in zip(MODALITIES, nats, counts)
-        if count
-    }
+        if n_bytes := values[-1]:
+            figures["bits_per_byte"] = bits(nats["text"], n_bytes)
+        for name, (figure, per_token) in self.units.items():
+            if counts[name]:
+                figures[figure] = bits(nats[name], counts[name] * per_token)
+        for figure, sums in (("perplexity", nats), ("in_modality_perplexity", inner)):
+            figures |= {
+                f"{figure}/{name}": math.exp(sums[name] / counts[name]) for name in sums if counts[name]
+            }
+        return figures

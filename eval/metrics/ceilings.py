@@ -6,14 +6,14 @@ Each takes an image and a budget in bits (those that its codes cost) and gives t
 
 What is counted:
 
-- "downscale": the raw pixels of a smaller image, 24 bits each, 8 where the image is grey. Lanczos down,
+- "downscale": the raw pixels of a smaller image, 24 bits each, 8 where the image is gray. Lanczos down,
   bicubic up.
 - "jpeg": the entropy-coded bytes of a baseline JPEG (4:2:0, the standard Huffman tables), scaled down first
   where that is better. Headers and tables are free: a decoder that knows them needs the quality, the scale
   and the size, as the tokenizer's decoder knows its codebook and the grid.
 - "webp": the same with lossy WebP, less the 30 bytes of container and fixed frame header.
 
-Where not even the smallest fits, the picture is of one colour, the mean, and costs nothing.
+Where not even the smallest fits, the picture is of one color, the mean, and costs nothing.
 """
 
 import io
@@ -38,18 +38,18 @@ class Ceiling(NamedTuple):
     bits: int
     """Really spent, at most the budget."""
     fits: bool
-    """False: nothing fits into the budget, and the picture is of one colour."""
+    """False: nothing fits into the budget, and the picture is of one color."""
 
 
 def downscale(image: Image.Image, bits: int) -> Ceiling:
     """`image` (RGB) from so few pixels that they cost at most `bits`."""
-    grey = is_grey(image)
-    pixel_bits = 8 if grey else 24
+    gray = is_gray(image)
+    pixel_bits = 8 if gray else 24
     pixels = bits // pixel_bits
     if pixels < 1:
-        return _one_colour(image)
+        return _one_color(image)
     width, height = _shape(image.size, pixels)
-    small = (image.convert("L") if grey else image).resize((width, height), Image.Resampling.LANCZOS)
+    small = (image.convert("L") if gray else image).resize((width, height), Image.Resampling.LANCZOS)
     return Ceiling(_enlarged(small, image.size), pixel_bits * width * height, True)
 
 
@@ -69,7 +69,7 @@ def ceilings() -> dict[str, Callable[[Image.Image, int], Ceiling]]:
     return {**found, "webp": webp} if features.check("webp") else found
 
 
-def is_grey(image: Image.Image) -> bool:
+def is_gray(image: Image.Image) -> bool:
     """Whether red, green and blue are equal in every pixel of `image` (RGB)."""
     pixels = np.asarray(image)  # (H, W, 3)
     return bool((pixels == pixels[..., :1]).all())
@@ -81,7 +81,7 @@ Encoder = Callable[[Image.Image, int], tuple[int, bytes]]
 
 def _search(image: Image.Image, bits: int, encode: Encoder) -> Ceiling:
     """The best by squared error of all scales, each at the highest quality that fits."""
-    source = image.convert("L") if is_grey(image) else image
+    source = image.convert("L") if is_gray(image) else image
     target = np.asarray(image, dtype=np.float32)
     best, least = None, math.inf
     for scale in SCALES:
@@ -100,7 +100,7 @@ def _search(image: Image.Image, bits: int, encode: Encoder) -> Ceiling:
             best, least = Ceiling(restored, spent, True), error
         if quality == BEST_QUALITY:
             break  # smaller ones lose pixels and gain nothing
-    return best or _one_colour(image)
+    return best or _one_color(image)
 
 
 def _best_quality(image: Image.Image, bits: int, encode: Encoder) -> tuple[int, bytes, int] | None:
@@ -162,6 +162,6 @@ def _enlarged(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.convert("RGB")
 
 
-def _one_colour(image: Image.Image) -> Ceiling:
+def _one_color(image: Image.Image) -> Ceiling:
     mean = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int)
     return Ceiling(Image.new("RGB", image.size, tuple(mean.tolist())), 0, False)

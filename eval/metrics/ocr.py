@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from ...tokenizers.progress import Progress
+from ...tokenizers.progress import Progress, silent
 
 INSTALL = "no OCR engine is installed, which reads the text in the images: pip install 'earlyfusion[ocr]'"
 
@@ -35,7 +35,7 @@ class Reader(Protocol):
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
         """What stands in each image, without white space at either end; "" where nothing is found.
 
-        Neither is asked about an image of one colour (see `is_blank`), in which Tesseract reads "OO".
+        Neither is asked about an image of one color (see `is_blank`), in which Tesseract reads "OO".
 
         An image's reading does not depend on the other images.
         """
@@ -221,18 +221,16 @@ def readers(names: Sequence[str] | None = None) -> list[Reader]:
 
 
 def read_with(
-    reader: Reader, images: Sequence[Image.Image], what: str, progress: Progress | None = None
+    reader: Reader, images: Sequence[Image.Image], what: str, progress: Progress = silent
 ) -> list[str]:
     """`reader.read(images)`, with "NAME: WHAT" on the progress bar."""
-    if progress is None:
-        return reader.read(images)
     return reader.read(images, lambda done: progress(f"{reader.name}: {what}", done, len(images)))
 
 
 def prepare(image: Image.Image, *, least_height: int, border: int) -> Image.Image:
     """The image in RGB and in a border, enlarged by a whole number to at least `least_height` px.
 
-    The border has the median colour of the outermost pixels: with a white one around light type on dark,
+    The border has the median color of the outermost pixels: with a white one around light type on dark,
     Tesseract reads half as many.
     """
     image = image.convert("RGB")

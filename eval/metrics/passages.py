@@ -6,10 +6,11 @@ An item with boxes is read box by box: crops with a small margin. An item with a
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from ...tokenizers.pixels import Policy
-from ..items import Item, ink_box
+from ..items import Item
 from .text import TextBox
 
 MARGIN = 0.05
@@ -81,6 +82,21 @@ def passages(
             pixels = height if region.size is None else region.size * y
             found.append(Passage(i, text, crop, relative, pixels, height, item.kind))
     return found
+
+
+def ink_box(image: Image.Image, contrast: int = 48) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) of the pixels that differ from the background; None if there are none.
+
+    Args:
+        image: Any mode; the background is the median of its outermost pixels.
+        contrast: Least difference in gray levels (of 255).
+    """
+    gray = np.asarray(image.convert("L"), dtype=np.int16)  # (H, W)
+    edge = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    rows, columns = np.nonzero(np.abs(gray - np.median(edge)) >= contrast)
+    if not len(rows):
+        return None
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def one_line(text: str) -> str:

@@ -5,7 +5,7 @@ TokBench: Wu et al., arXiv:2505.18142.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -74,6 +74,24 @@ def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float |
 def text_scores(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float | None]:
     """{"exact_match", "cer"} of the two lists."""
     return {"exact_match": exact_match(references, hypotheses), "cer": cer(references, hypotheses)}
+
+
+def row_scores(rows: Sequence[Mapping[str, Any]], read: str) -> dict[str, Any]:
+    """{"items", "exact_match", "cer", "by_kind", "by_length"} of rows with "text", "kind" and a reading.
+
+    Args:
+        read: Key of the reading.
+    """
+
+    def scores(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"items": len(some), **text_scores([row["text"] for row in some], [row[read] for row in some])}
+
+    kinds, lengths = grouped(rows, lambda row: row["kind"]), grouped(rows, lambda row: len(row["text"]))
+    return {
+        **scores(rows),
+        "by_kind": {kind: scores(some) for kind, some in kinds.items()},
+        "by_length": {str(length): scores(some) for length, some in lengths.items()},
+    }
 
 
 def t_ned(reference: str, hypothesis: str) -> float:

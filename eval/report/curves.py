@@ -1,14 +1,33 @@
-"""The charts of a training's curves: metric -> (step, value) pairs, as ``metrics.csv`` holds them.
+"""A training's curves, metric -> (step, value) pairs: read from ``metrics.csv``, and drawn as charts.
 
 The demo's report and the playground show the same ones; a chart without a curve is "".
 """
 
+import csv
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from .html import Series, line_chart
 
 Run = Mapping[str, Sequence[tuple[float, float]]]
-MODALITIES = ("text", "image", "structure")
+METRICS = "metrics.csv"
+"""What a training logs, a row per step, in the folder of its run."""
+FIRST = ("text", "image", "structure")
+"""Modalities that come first on a chart; the others follow by name."""
+
+
+def read_metrics(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves of a run, in order; empty as long as nothing was logged."""
+    path, curves = Path(folder) / METRICS, {}
+    if not path.is_file():
+        return curves
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if step := row.pop("step", None):  # a row that is being written may lack it
+                for name, value in row.items():
+                    if name and value:
+                        curves.setdefault(name, []).append((int(float(step)), float(value)))
+    return curves
 
 
 def charts_of(run: Run) -> list[str]:
@@ -71,16 +90,17 @@ def image_tokenizer_charts(run: Run) -> list[str]:
 
 def _modalities(run: Run, part: str, dashed: bool = False) -> list[Series]:
     suffix = ", validation" if dashed else ""
-    found = [(name, run.get(f"{part}/{name}", ())) for name in MODALITIES]
+    others = {key.rpartition("/")[2] for key in run if key.startswith("telemetry/leakage/")} - {*FIRST}
+    found = [(name, run.get(f"{part}/{name}", ())) for name in (*FIRST, *sorted(others))]
     return [Series(name + suffix, points, name, dashed) for name, points in found if points]
 
 
-def _both(run: Run, name: str, colour: str) -> list[Series]:
+def _both(run: Run, name: str, color: str) -> list[Series]:
     found = [("training", f"train/{name}", False), ("validation", f"validation/{name}", True)]
-    return [Series(label, run[key], colour, dashed) for label, key, dashed in found if run.get(key)]
+    return [Series(label, run[key], color, dashed) for label, key, dashed in found if run.get(key)]
 
 
-def _one(run: Run, key: str, colour: str, label: str = "") -> list[Series]:
+def _one(run: Run, key: str, color: str, label: str = "") -> list[Series]:
     return (
-        [Series(label or key.rpartition("/")[2].replace("_", " "), run[key], colour)] if run.get(key) else []
+        [Series(label or key.rpartition("/")[2].replace("_", " "), run[key], color)] if run.get(key) else []
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .html import Card
+from .numbers import figure, percent
 
 KINDS: dict[str, str] = {"word": "words", "random": "random strings"}
 FONTS: dict[str, str] = {"words": "training fonts", "words-new-fonts": "held-out fonts"}
@@ -52,28 +53,3 @@ def by_kind(scores: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def kind_name(kind: str) -> str:
     """What a table calls a kind of texts."""
     return KINDS.get(kind, kind)
-
-
-def percent(value: float | None) -> str:
-    """A share 0..1."""
-    return "–" if value is None else f"{value:.1%}" if value < 0.9995 else "100%"
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """With so many digits behind the point."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def count(value: int | None) -> str:
-    """Millions where it is that many."""
-    if not value:
-        return "–"
-    return f"{value / 1e6:.1f} million" if value >= 1e6 else f"{value:,}"
-
-
-def duration(seconds: float | None) -> str:
-    """Minutes and seconds."""
-    if seconds is None:
-        return "some minutes"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -4,13 +4,13 @@ import numpy as np
 from PIL import Image
 
 SCALE = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], np.float64)
-"""Five colours of matplotlib's "plasma", from low to high."""
+"""Five colors of matplotlib's "plasma", from low to high."""
 STRENGTH = 0.62
-"""Of the colours over the picture, whose own are left out."""
+"""Of the colors over the picture, whose own are left out."""
 
 
 def heat_map(picture: Image.Image, values: np.ndarray, low: float, high: float) -> Image.Image:
-    """``values`` (h, w), of which NaN is left grey, over a picture whose size is a multiple of (w, h).
+    """``values`` (h, w), of which NaN is left gray, over a picture whose size is a multiple of (w, h).
 
     :raises ValueError: the picture cannot be divided so.
     """
@@ -20,14 +20,14 @@ def heat_map(picture: Image.Image, values: np.ndarray, low: float, high: float) 
             f"a picture of {picture.width} x {picture.height} px has no {width} x {height} equal cells"
         )
     share = ((values - low) / ((high - low) or 1)).clip(0, 1)
-    grey = np.asarray(picture.convert("L").convert("RGB"), np.float64)
-    colours = colour(np.nan_to_num(share))
-    colours[np.isnan(values)] = 160
-    cells = colours.repeat(picture.height // height, axis=0).repeat(picture.width // width, axis=1)
-    return Image.fromarray(((1 - STRENGTH) * grey + STRENGTH * cells).round().astype(np.uint8))
+    gray = np.asarray(picture.convert("L").convert("RGB"), np.float64)
+    colors = color(np.nan_to_num(share))
+    colors[np.isnan(values)] = 160
+    cells = colors.repeat(picture.height // height, axis=0).repeat(picture.width // width, axis=1)
+    return Image.fromarray(((1 - STRENGTH) * gray + STRENGTH * cells).round().astype(np.uint8))
 
 
-def colour(share: np.ndarray) -> np.ndarray:
+def color(share: np.ndarray) -> np.ndarray:
     """Shares in 0..1 of any shape -> RGB (..., 3) in 0..255."""
     place = share * (len(SCALE) - 1)
     below = np.floor(place).astype(int).clip(0, len(SCALE) - 2)
@@ -36,6 +36,6 @@ def colour(share: np.ndarray) -> np.ndarray:
 
 
 def legend(width: int = 160, height: int = 10) -> Image.Image:
-    """The colours from low to high."""
-    row = colour(np.linspace(0, 1, width)).round().astype(np.uint8)
+    """The colors from low to high."""
+    row = color(np.linspace(0, 1, width)).round().astype(np.uint8)
     return Image.fromarray(np.broadcast_to(row, (height, width, 3)).copy())

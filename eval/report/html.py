@@ -1,6 +1,6 @@
 """Pages about images, text and tokens: pure functions that return HTML.
 
-No scripts and no other files: images are data URIs, curves are inline SVG. Colours follow the reader's light
+No scripts and no other files: images are data URIs, curves are inline SVG. Colors follow the reader's light
 or dark setting. Text that is passed in is escaped here; captions and arguments named ``html`` are not.
 """
 
@@ -14,6 +14,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from .html_style import STYLE
+
+SIDE = 256
+"""Longer side of an enlarged image in px, about."""
 
 
 class Part(NamedTuple):
@@ -29,26 +32,27 @@ class Series(NamedTuple):
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: str = "text"
-    """One of ``text``, ``image``, ``structure``, ``all``: the colours that the page's style knows."""
+    color: str = "text"
+    """``text``, ``image``, ``structure`` or ``all``; other modalities share one color."""
     dashed: bool = False
 
 
-class Cell(NamedTuple):
+class TokenCell(NamedTuple):
     """A token of a strip."""
 
     kind: str
-    """``structure``, ``text`` or ``image``."""
+    """``structure``, or the name of a modality."""
     says: str
     detail: str = ""
     """What shows when it is pointed at."""
     level: float | None = None
     """Its probability, drawn as a bar."""
-    picture: int | None = None
-    """The picture of the page that it is a code of."""
-    place: tuple[int, int] | None = None
-    """Row and column there."""
+    block: int | None = None
+    """The block (an image, ...) that it is a code of."""
+    place: tuple[int, ...] | None = None
+    """Its place there, such as row and column."""
     given: bool = False
+    """Part of the prompt."""
 
 
 class Card(NamedTuple):
@@ -62,8 +66,8 @@ class Card(NamedTuple):
 def data_uri(image: Image.Image) -> str:
     """The image as a PNG in a URI."""
     file = io.BytesIO()
-    grey = image.convert("L")
-    image = grey if grey.convert("RGB").tobytes() == image.convert("RGB").tobytes() else image
+    gray = image.convert("L")
+    image = gray if gray.convert("RGB").tobytes() == image.convert("RGB").tobytes() else image
     image.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
@@ -113,31 +117,38 @@ def mark(text: str, right: bool) -> str:
 
 
 def document(parts: Iterable[Part], scale: int = 3, uri: Callable[[Image.Image], str] = data_uri) -> str:
-    """Text and images in their order, the prompt apart from what was written; ``uri`` as for ``picture``."""
+    """Text and images in their order; the prompt looks different from what was written.
+
+    Args:
+        scale: How much images are enlarged; 0: each to about ``SIDE`` px.
+        uri: As for ``picture``; called once per image, in order.
+    """
     out = []
     for part in parts:
         side = "given" if part.prompt else "made"
         if isinstance(part.content, str):
             out.append(f'<span class="said {side}">{escape(part.content)}</span>')
         else:
-            out.append(f'<span class="drawn {side}">{picture(part.content, scale, uri=uri)}</span>')
+            enlarge = scale or max(1, SIDE // max(part.content.size))
+            out.append(f'<span class="drawn {side}">{picture(part.content, enlarge, uri=uri)}</span>')
     return f'<div class="document">{"".join(out)}</div>'
 
 
-def token_strip(cells: Iterable[Cell]) -> str:
-    """Tokens as a row of cells, coloured by modality; image codes are bare and tell when they are pointed at.
+def token_strip(cells: Iterable[TokenCell]) -> str:
+    """Tokens as a row of cells, colored by modality; codes are bare and show their detail on hover.
 
-    A page with a script can go further: each cell has its ``data-picture`` and ``data-place`` (row,column).
+    A page with a script can go further: each cell has its ``data-block`` and ``data-place`` ("row,column").
     """
     out = []
     for number, cell in enumerate(cells):
-        says = "" if cell.kind == "image" else escape(cell.says.replace(" ", "␣").replace("\n", "⏎"))
-        data = "" if cell.picture is None else f' data-picture="{cell.picture}"'
+        written = cell.kind in ("structure", "text")
+        says = escape(cell.says.replace(" ", "␣").replace("\n", "⏎")) if written else ""
+        data = "" if cell.block is None else f' data-block="{cell.block}"'
         if cell.place is not None:
-            data += ' data-place="{},{}"'.format(*cell.place)
+            data += f' data-place="{",".join(map(str, cell.place))}"'
         if cell.level is not None:
             data += f' style="--p:{cell.level:.3f}"'
-        kind = escape(cell.kind) + (" given" if cell.given else "")
+        kind = _color(cell.kind) + (" given" if cell.given else "")
         detail = escape(cell.detail or cell.says)
         out.append(f'<i class="{kind}" data-token="{number}" title="{detail}"{data}>{says}</i>')
     return f'<div class="tokens">{"".join(out)}</div>'
@@ -232,9 +243,9 @@ def line_chart(
     svg.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
     for s in drawn:
         line = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in s.points)
-        svg.append(f'<polyline class="{escape(s.colour)}{" dashed" if s.dashed else ""}" points="{line}"/>')
+        svg.append(f'<polyline class="{_color(s.color)}{" dashed" if s.dashed else ""}" points="{line}"/>')
     legend = "".join(
-        f'<span><i class="{escape(s.colour)}{" dashed" if s.dashed else ""}"></i>{escape(s.name)} '
+        f'<span><i class="{_color(s.color)}{" dashed" if s.dashed else ""}"></i>{escape(s.name)} '
         f"<small>{s.points[-1][1]:.3g}</small></span>"
         for s in drawn
     )
@@ -260,6 +271,11 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
         group = points[i * len(points) // most : (i + 1) * len(points) // most]
         out.append((group[-1][0], sum(y for _, y in group) / len(group)))
     return out
+
+
+def _color(name: str) -> str:
+    """The class of a color; modalities that the style does not know share one."""
+    return name if name in ("structure", "text", "image", "all") else f"{escape(name)} other"
 
 
 def _finite(points: Sequence[tuple[float, float]], positive: bool) -> list[tuple[float, float]]:

@@ -2,10 +2,10 @@
 # ruff: noqa: E501
 
 LIGHT = """--ink: #1d2330; --soft: #5d6678; --page: #f6f7f9; --card: #ffffff; --line: #dfe3ea; --text: #2563eb;
-  --image: #d9620f; --structure: #7a8496; --all: #10a37f; --ok: #0a7d4f; --no: #c02b3c; --made: #2563eb17; --on: #ffffff;"""
+  --image: #d9620f; --other: #8b3fd1; --structure: #7a8496; --all: #10a37f; --ok: #0a7d4f; --no: #c02b3c; --made: #2563eb17; --on: #ffffff;"""
 DARK = """--ink: #e7eaf0; --soft: #9aa4b5; --page: #12151b; --card: #1b2029; --line: #303846; --text: #6ea3ff;
-  --image: #ff9a4d; --structure: #8b96a8; --all: #3ecfa6; --ok: #45d19a; --no: #ff7b89; --made: #6ea3ff26; --on: #10131a;"""
-"""Colours that all rules name."""
+  --image: #ff9a4d; --other: #c08cff; --structure: #8b96a8; --all: #3ecfa6; --ok: #45d19a; --no: #ff7b89; --made: #6ea3ff26; --on: #10131a;"""
+"""Colors that all rules name."""
 
 PARTS = """
 .lead { font-size: 1.08rem; color: var(--soft); }
@@ -43,7 +43,8 @@ figure.wrong { border-style: dashed; }
   color: var(--on); background: var(--structure); white-space: pre; }
 .tokens i.given { opacity: .62; } .tokens i[style] { position: relative; overflow: hidden; padding-bottom: 4px; }
 .tokens i[style]::after { content: ""; position: absolute; left: 0; bottom: 0; height: 3px; width: calc(100% * var(--p)); background: var(--ink); }
-.tokens .text { background: var(--text); } .tokens .image { background: var(--image); padding: 0; opacity: .85; }
+.tokens .text { background: var(--text); } .tokens :is(.image, .other) { background: var(--image); padding: 0; opacity: .85; }
+.tokens .other { background: var(--other); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .7rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-size: .85rem; padding: 0 0 .35rem; }
@@ -58,11 +59,12 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .grid { stroke: var(--line); fill: none; }
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round; stroke: var(--all); }
 polyline.text { stroke: var(--text); } polyline.image { stroke: var(--image); } polyline.structure { stroke: var(--structure); }
+polyline.other { stroke: var(--other); }
 polyline.dashed { stroke-dasharray: 5 4; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; }
 .legend i { display: inline-block; width: 1.1rem; border-top: 3px solid var(--all); vertical-align: middle; margin-right: .35rem; }
 .legend i.text { border-color: var(--text); } .legend i.image { border-color: var(--image); }
-.legend i.structure { border-color: var(--structure); } .legend i.dashed { border-top-style: dashed; }
+.legend i.structure { border-color: var(--structure); } .legend i.other { border-color: var(--other); } .legend i.dashed { border-top-style: dashed; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; margin: .6rem 0; font-size: .92rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font: .88em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }

@@ -1,4 +1,4 @@
-"""The figures of `reconstruction` for a terminal of 80 columns."""
+"""The figures of ``tasks.reconstruction`` for a terminal of 80 columns."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from ..tasks.reconstruction import show
+from .numbers import figure
 
 
 def table(result: dict[str, Any]) -> Table:
@@ -16,10 +16,10 @@ def table(result: dict[str, Any]) -> Table:
     K, n = result["codebook_size"], result["codes_per_position"]
     figures = Table.grid(padding=(0, 3))
     figures.add_row(
-        f"PSNR {show(result['psnr'], 2)} dB",
-        f"SSIM {show(result['ssim'])}",
-        f"L1 {show(result['l1'], 4)}",
-        f"MSE {show(result['mse'], 5)}",
+        f"PSNR {_show(result['psnr'], 2)} dB",
+        f"SSIM {_show(result['ssim'])}",
+        f"L1 {_show(result['l1'], 4)}",
+        f"MSE {_show(result['mse'], 5)}",
     )
     figures.add_row(
         f"codes used {result['codebook_usage']:.1%} of {K if n == 1 else f'{n} x {K}'}",
@@ -28,7 +28,7 @@ def table(result: dict[str, Any]) -> Table:
         f"{result['tokens_per_image']:.1f} tokens/image",
     )
     if result["lpips"] is not None or result["rfid"] is not None:
-        figures.add_row(f"LPIPS {show(result['lpips'])}", f"rFID {show(result['rfid'], 2)}")
+        figures.add_row(f"LPIPS {_show(result['lpips'])}", f"rFID {_show(result['rfid'], 2)}")
     out.add_row(figures)
     if result.get("ceilings"):
         out.add_row(_ceilings_table(result))
@@ -60,11 +60,11 @@ def _ceilings_table(result: dict[str, Any]) -> Table:
         column.justify = "right"
     digits = {"psnr": 2, "rfid": 2, "l1": 4}
     for name, row in {"reconstruction": result, **result["ceilings"]}.items():
-        cells = (show(row[metric], digits.get(metric, 3)) for metric in names)
-        rows.add_row(name, show(row["bits_per_pixel"]), *cells)
+        cells = (_show(row[metric], digits.get(metric, 3)) for metric in names)
+        rows.add_row(name, _show(row["bits_per_pixel"]), *cells)
     flat = {name: row["without"] for name, row in result["ceilings"].items() if row["without"]}
     if flat:
-        rows.caption = "one colour, as nothing fits: " + ", ".join(f"{name} {n}" for name, n in flat.items())
+        rows.caption = "one color, as nothing fits: " + ", ".join(f"{name} {n}" for name, n in flat.items())
         rows.caption_justify = "left"
     return rows
 
@@ -103,6 +103,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         str(row.get("items", "")),
         str(row["counted"]),
-        *(show(after[name]) for name in ("t_acc", "t_ned")),
-        *(f"{show(before[name])}, {show(after[name])}" for name in ("exact_match", "cer")),
+        *(_show(after[name]) for name in ("t_acc", "t_ned")),
+        *(f"{_show(before[name])}, {_show(after[name])}" for name in ("exact_match", "cer")),
     ]
+
+
+def _show(value: float | None, digits: int = 3) -> str:
+    return figure(value, digits, none="-")

@@ -20,8 +20,9 @@ from typing import Any
 
 from . import html
 from .curves import image_tokenizer_charts, lm_charts
-from .figures import FONTS, by_kind, count, duration, figure, headline, kind_name, percent
+from .figures import FONTS, by_kind, headline, kind_name
 from .html import Part
+from .numbers import count, duration, figure, percent
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 SHOWN = 24
@@ -85,8 +86,8 @@ def _documents(documents: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence
     if tokens:
         strip = (
             "<h3>What the transformer sees</h3>"
-            '<p class="note">The first document above as tokens: structure (grey), text (blue), image codes '
-            "(orange).</p>" + html.token_strip(html.Cell(kind, label) for kind, label in tokens)
+            '<p class="note">The first document above as tokens: structure (gray), text (blue), image codes '
+            "(orange).</p>" + html.token_strip(html.TokenCell(kind, label) for kind, label in tokens)
         )
     return html.section(
         "Text and pictures in one document", f'<p class="note">{note}</p>', *body, strip, id="documents"

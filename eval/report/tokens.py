@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...fusion_lm.scores import TokenScores
 from ...tokenizers.documents import DocumentTokenizer
-from .html import Cell
+from ...tokenizers.layout import Cursor
+from .html import TokenCell
 
 
 class Token(NamedTuple):
@@ -17,14 +19,14 @@ class Token(NamedTuple):
 
     token: int
     kind: str
-    """structure, text or image."""
+    """structure, or the modality's name."""
     says: str
     """The piece of text, "code 12" (of several a position "code 12 of slot 2"), the rows or columns of an
     image, or the name of what it marks."""
-    image: int | None = None
-    """The image of the document that the code belongs to: 0, 1, ..."""
-    place: tuple[int, int] | None = None
-    """Row and column of the code in it."""
+    block: int | None = None
+    """The block (an image, ...) of the document that the code belongs to: 0, 1, ..."""
+    place: tuple[int, ...] | None = None
+    """Its position in the block: row and column in an image."""
     p: float | None = None
     """Its probability after what stands before it."""
     entropy: float | None = None
@@ -32,68 +34,69 @@ class Token(NamedTuple):
 
 
 def describe(tokenizer: DocumentTokenizer, tokens: Tensor, scores: TokenScores | None = None) -> list[Token]:
-    """What each of a document's tokens (T,) is; probabilities and entropies where there are ``scores``."""
-    vocab = tokenizer.vocab
+    """What each of a document's tokens (T,) is; probabilities and entropies if there are ``scores``.
+
+    Raises:
+        ValueError: The tokens do not begin a document.
+    """
+    vocab, cursor = tokenizer.vocab, Cursor(tokenizer.vocab)
     roles = {token: role for role, token in vocab.roles.items()}
-    values = tokens.tolist()
-    is_text, is_image = vocab.is_text(tokens).tolist(), vocab.is_image(tokens).tolist()
     found: list[Token] = []
-    image, codes, begun = -1, 0, 0
-    rows, columns = vocab.fixed_grid or (0, 0)
-    for t, token in enumerate(values):
-        if is_text[t]:
-            piece = tokenizer.text.decode([int(vocab.tokens_to_text(tokens[t]))])
-            entry = Token(token, "text", piece)
-        elif is_image[t]:
-            code = int(vocab.tokens_to_image_ids(tokens[t])) % vocab.codebook_size
-            position = codes // vocab.codes_per_position
-            lines, along = (rows, columns) if vocab.scan == "rows" else (columns, rows)
-            place = divmod(position, along) if 0 <= position < lines * along else None
-            if place is not None and vocab.scan == "columns":
-                place = place[1], place[0]
-            slot = f" of slot {codes % vocab.codes_per_position + 1}" if vocab.codes_per_position > 1 else ""
-            entry = Token(token, "image", f"code {code}{slot}", image, place)
-            codes += 1
-        elif token in roles:
-            if token == vocab.begin_image:
-                image, codes, begun = image + 1, 0, t
+    for t, token in enumerate(tokens.tolist()):
+        if token == vocab.pad:
             entry = Token(token, "structure", roles[token])
         else:
-            assert vocab.grid is not None
-            side = token - vocab.grid.start + 1
-            rows, columns = (side, columns) if t == begun + 1 else (rows, side)
-            entry = Token(token, "structure", str(side))
+            entry = _entry(tokenizer, roles, cursor, token)
         if scores is not None and not math.isnan(float(scores.log_p[t])):
             entry = entry._replace(p=math.exp(float(scores.log_p[t])), entropy=float(scores.entropy[t]))
         found.append(entry)
     return found
 
 
-def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[Cell]:
+def _entry(tokenizer: DocumentTokenizer, roles: dict[int, str], cursor: Cursor, token: int) -> Token:
+    """What the next token of a document is."""
+    vocab, number, done, shape = tokenizer.vocab, len(cursor.spans), cursor.done, cursor.shape
+    mode = cursor.take(token)
+    if token in roles:
+        return Token(token, "structure", roles[token])
+    value = torch.tensor([token])
+    if mode.kind == "size":
+        return Token(token, "structure", str(cursor.sizes[-1]))
+    if mode.kind == "free":
+        return Token(token, "text", tokenizer.text.decode(vocab.to_codes("text", value).tolist()))
+    modality = vocab[mode.name]
+    assert shape is not None
+    code = int(vocab.tokens_to_ids(mode.name, value)) % modality.codebook_size
+    slot = f" of slot {mode.part + 1}" if modality.slots > 1 else ""
+    place = vocab.layout(mode.name).place(done // modality.slots, shape)
+    return Token(token, mode.name, f"code {code}{slot}", number, place)
+
+
+def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[TokenCell]:
     """The cells of ``html.token_strip``; the first ``prompt_length`` are marked as given."""
     cells = []
     for number, token in enumerate(tokens):
         detail = f"{number}: {token.kind} {token.token}, {token.says!r}" if token.kind == "text" else ""
         detail = detail or f"{number}: {token.kind} {token.token}, {token.says}"
         if token.place is not None:
-            detail += (
-                f", image {(token.image or 0) + 1}, row {token.place[0] + 1}, column {token.place[1] + 1}"
-            )
+            names = ("row", "column") if len(token.place) == 2 else ("position",)
+            where = ", ".join(f"{name} {n + 1}" for name, n in zip(names, token.place))
+            detail += f", {token.kind} {(token.block or 0) + 1}, {where}"
         if token.p is not None and token.entropy is not None:
             detail += f"; probability {_share(token.p)}, entropy {token.entropy:.2f} nats"
-        cell = Cell(token.kind, token.says, detail, token.p, token.image, token.place, number < prompt_length)
-        cells.append(cell)
+        given = number < prompt_length
+        cells.append(TokenCell(token.kind, token.says, detail, token.p, token.block, token.place, given))
     return cells
 
 
 def grids(tokens: Sequence[Token], name: str) -> list[np.ndarray]:
     """``name`` ("p" or "entropy") of the codes of each image of a document, (h, w) float; the mean over
     the codes of a position where there are several, NaN where there is no figure."""
-    images: dict[int, dict[tuple[int, int], list[float]]] = {}
+    images: dict[int, dict[tuple[int, ...], list[float]]] = {}
     for token in tokens:
-        if token.image is not None and token.place is not None and token.kind == "image":
+        if token.block is not None and token.place is not None and token.kind == "image":
             value = getattr(token, name)
-            images.setdefault(token.image, {}).setdefault(token.place, []).append(
+            images.setdefault(token.block, {}).setdefault(token.place, []).append(
                 math.nan if value is None else value
             )
     found = []

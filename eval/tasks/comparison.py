@@ -1,4 +1,4 @@
-"""One picture through several image tokenizers: what each leaves of the pixels and of the text."""
+"""One picture through several image tokenizers: what each preserves of the pixels and of the text."""
 
 import time
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ from ...tokenizers.pixels import fit
 from ..items import Item
 from ..metrics.ocr import RapidReader
 from ..metrics.passages import one_line
-from .reconstruction import Sample, measure
+from .reconstruction import Reconstruction, measure
 
 LINES = 60
-"""Lines that are read, at most."""
+"""Most lines that are read."""
 ONE_LINE = 64
-"""A picture up to so many px high in which no line is detected is read as one."""
+"""A picture of at most this height (px) is read as one line if none is detected."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one tokenizer makes of the picture."""
+    """One tokenizer's reconstruction of the picture."""
 
     name: str
     figures: dict[str, Any]
-    """"psnr" (dB), "ssim", "l1", "bits_per_pixel", "tokens", and "seconds" of encoding, decoding, reading."""
-    sample: Sample
-    """Original as the tokenizer takes it, reconstruction, and the lines as they are read in both."""
+    """"psnr" (dB), "ssim", "l1", "bits_per_pixel", "tokens", and "seconds" to encode, decode and read."""
+    result: Reconstruction
+    """Original as fitted to the tokenizer, reconstruction, and each line as read in both."""
 
 
 def compare(
@@ -40,9 +40,11 @@ def compare(
     *,
     max_side: int | None = None,
 ) -> list[Comparison]:
-    """Pass ``image`` (upright RGB) through each of ``tokenizers``; with a reader, the lines that it finds in
-    the original are read before and after. There is no transcript: what is read in the original counts as
-    the text."""
+    """Pass ``image`` (upright RGB) through each of ``tokenizers``.
+
+    With a reader, the lines that it finds in the original are read before and after. There is no transcript:
+    the reading of the original counts as the text.
+    """
     found = []
     if max_side is not None:
         image = fit(image, 1, "resize", max_side)
@@ -54,13 +56,13 @@ def compare(
         figures = {key: measured.figures[key] for key in ("psnr", "ssim", "l1", "bits_per_pixel")}
         figures["tokens"] = round(measured.figures["tokens_per_image"])
         figures["seconds"] = time.perf_counter() - began
-        found.append(Comparison(name, figures, measured.samples[0]))
+        found.append(Comparison(name, figures, measured.results[0]))
     return found
 
 
 @lru_cache(maxsize=1)
 def page_reader() -> RapidReader | None:
-    """The reader of lines on a page; None where the extra ``ocr`` is not installed."""
+    """The reader of lines on a page; None if the extra ``ocr`` is not installed."""
     try:
         return RapidReader()
     except (ImportError, FileNotFoundError):
@@ -68,7 +70,7 @@ def page_reader() -> RapidReader | None:
 
 
 def _lines(image: Image.Image, reader: RapidReader) -> list[TextRegion]:
-    """The lines of text that the reader finds, with what it reads there."""
+    """The lines of text that the reader detects, and its reading of each."""
     boxes = reader.find(image)[:LINES]
     if not boxes and image.height <= ONE_LINE:
         boxes = [(0, 0, image.width, image.height)]

@@ -1,7 +1,7 @@
-"""Naming: the model sees a picture and says what it is, beside the name of the nearest picture that it knows.
+"""Naming: the model sees a picture and names it; the baseline is the name of the nearest picture it knows.
 
-The document is [picture, "A red apple."]; the text is taken greedily. Right is the thing's name with its
-article, whatever the case; of a longer text its first sentence counts, and "This is" before it does not.
+The document is [picture, "A red apple."]; the text is decoded greedily. Correct is the thing's name with its
+article, regardless of case; only the first sentence of a text counts, without a leading "This is".
 """
 
 import random
@@ -10,9 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from ...data.render.openmoji import Concept, place_drawing, render_drawing
@@ -20,22 +17,23 @@ from ...data.render.split import demo_concepts, described
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.pixels import to_tensor
-from ...tokenizers.progress import Progress
+from ...tokenizers.progress import Progress, silent
 from ..items import Item
 from ..metrics.text import grouped, mean
-from .reading import continue_prompts, image_prompts, written_text
+from .continuations import image_prompts, texts_after
 
 SIDE = 48
-"""Pixels of the demo's pictures."""
+"""Side of the demo's pictures in px."""
 SIZES = range(35, SIDE, 2)
-"""Pixels of the drawings that are named: odd ones, at odd places, which no training picture has."""
+"""Sides of the drawings to name in px: odd ones, at odd places, which no training picture has."""
 KNOWN, HELD_OUT = "known things", "held-out things"
 
 
 def naming_items(seed: int = 0) -> list[Item]:
     """Each of the demo's things once, in a size and at a place that no training picture has.
 
-    :raises ImportError: the extra ``demo`` is missing.
+    Raises:
+        ImportError: The extra ``demo`` is missing.
     """
     rng = random.Random(f"naming {seed}")
     items = []
@@ -55,53 +53,56 @@ def evaluate_naming(
     known: Sequence[Concept],
     *,
     batch_size: int = 64,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Let the model name each item's picture; a JSON object.
+    """Let the model name each item's picture.
 
-    {"items", "exact_match", "token_f1", "nearest": the same two of the baseline, "by_kind": the same for each
-    kind, "rows": [{"text", "named", "nearest", "kind", "name"}]}. ``text`` of an item is the thing's name;
-    ``known`` are the things whose pictures the baseline compares with, pixel by pixel (mean squared
-    difference of ``SIDE`` x ``SIDE`` pixels).
+    Args:
+        items: Pictures with the names of their things.
+        known: The things whose pictures the baseline compares with, pixel by pixel (mean squared difference
+            at ``SIDE`` x ``SIDE`` px).
 
-    :raises ValueError: there are no items.
+    Returns:
+        A JSON object: {"items", "exact_match", "token_f1", "nearest": the same two of the baseline,
+        "by_kind": the same for each kind, "rows": [{"text", "named", "nearest", "kind", "name"}]}.
+
+    Raises:
+        ValueError: There are no items.
     """
     if not items:
         raise ValueError("there are no pictures to name")
-    results = continue_prompts(
-        model,
-        tokenizer,
-        image_prompts(tokenizer, [item.image for item in items]),
-        then="text",
-        max_new_tokens=48,
-        max_images=0,
-        batch_size=batch_size,
-        progress=progress and (lambda done, total: progress("naming", done, total)),
+    prompts = image_prompts(tokenizer, [item.image for item in items])
+    texts = texts_after(
+        model, tokenizer, prompts, max_new_tokens=48, batch_size=batch_size, what="naming", progress=progress
     )
     gallery = [(thing.name, render_drawing(stem, SIDE)) for thing in known for stem in thing.drawings]
     nearest = nearest_of([item.image for item in items], [image for _, image in gallery])
     rows = [
         {
             "text": item.text or "",
-            "named": said(written_text(tokenizer, result)),
+            "named": thing_of(text),
             "nearest": gallery[index][0],
             "kind": item.kind,
             "name": item.name,
         }
-        for item, result, index in zip(items, results, nearest[:, 0].tolist(), strict=True)
+        for item, text, index in zip(items, texts, nearest[:, 0].tolist(), strict=True)
     ]
     kinds = grouped(rows, lambda row: row["kind"])
-    return {**scores(rows), "by_kind": {kind: scores(some) for kind, some in kinds.items()}, "rows": rows}
+    return {**_scores(rows), "by_kind": {kind: _scores(some) for kind, some in kinds.items()}, "rows": rows}
 
 
-def said(text: str) -> str:
+def thing_of(text: str) -> str:
     """The thing that a caption names, with its article: "This is a red apple. Here ..." -> "a red apple"."""
     first = text.strip().split(".")[0].strip()
     return first.removeprefix("This is ").casefold()
 
 
-def scores(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of some rows."""
+def is_named(row: dict[str, Any]) -> bool:
+    """Whether the model named the thing of a row."""
+    return row["named"] == described(row["text"]).casefold()
+
+
+def _scores(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = [described(row["text"]).casefold() for row in rows]
     by_nearest = [described(row["nearest"]).casefold() for row in rows]
 
@@ -116,8 +117,7 @@ def scores(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def token_f1(reference: str, hypothesis: str) -> float:
-    """F1 of the words that two texts share, as often as they do; the articles do not count (SQuAD,
-    arXiv:1606.05250, section 6.1)."""
+    """F1 of the words that two texts share, with multiplicity, without articles (SQuAD, arXiv:1606.05250)."""
     a, b = ([w for w in text.split() if w not in ("a", "an", "the")] for text in (reference, hypothesis))
     shared = sum(min(a.count(word), b.count(word)) for word in set(a))
     if not shared:
@@ -127,24 +127,13 @@ def token_f1(reference: str, hypothesis: str) -> float:
 
 @torch.no_grad()
 def nearest_of(images: Sequence[Image.Image], gallery: Sequence[Image.Image], side: int = SIDE) -> Tensor:
-    """Indices into ``gallery`` (N, len(gallery)), the nearest first: by the mean squared difference of pixels
-    at ``side`` x ``side``."""
+    """Indices into ``gallery`` (N, len(gallery)), nearest first.
+
+    The distance is the mean squared difference of pixels at ``side`` x ``side``.
+    """
 
     def pixels(some: Sequence[Image.Image]) -> Tensor:
         return torch.stack([to_tensor(image.resize((side, side))) for image in some]).flatten(1)
 
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(pixels(images), pixels(gallery), compute_mode=exact).argsort(dim=1, stable=True)
-
-
-def table(result: dict[str, Any]) -> Table:
-    """The result of ``evaluate_naming`` for a terminal."""
-    out = Table(title=f"Naming {result['items']} pictures", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("", "pictures", "exact", "token F1", "nearest: exact", "token F1"):
-        out.add_column(name, justify="right" if name else "left")
-    for name, row in (("all", result), *result["by_kind"].items()):
-        figures = [
-            f"{side[key]:.3f}" for side in (row, row["nearest"]) for key in ("exact_match", "token_f1")
-        ]
-        out.add_row(escape(name), str(row["items"]), *figures)
-    return out

@@ -1,8 +1,8 @@
-"""How much survives the image tokenizer: pixels, codes, and the text that readers find before and after.
+"""Reconstruction: how much survives the image tokenizer, in pixels, codes, and text read before and after.
 
-Pixel metrics are those of `pixel_metrics`. The text metrics follow TokBench (arXiv:2505.18142), see
-`text_metrics`; what is read is in `passages`, who reads it in `ocr`, and what other codecs make of the same
-number of bits in `ceilings`.
+The pixel metrics are in ``metrics.pixels``. The text metrics follow TokBench (arXiv:2505.18142), see
+``metrics.text``; the texts come from ``metrics.passages``, the readers from ``metrics.ocr``, and other codecs
+at equal bits from ``metrics.ceilings``.
 """
 
 import math
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import Policy, fit, to_pil, to_tensor
-from ...tokenizers.progress import Progress
+from ...tokenizers.progress import Progress, silent
 from ...tokenizers.tiles import decode_tiled, encode_tiled
+from ..batches import equal_batches
 from ..items import Item
 from ..metrics.ceilings import ceilings as all_ceilings
 from ..metrics.codebook import code_counts, perplexity, usage
@@ -25,64 +26,42 @@ from ..metrics.ocr import Reader, read_with
 from ..metrics.passages import one_line, passages
 from ..metrics.perceptual import WITHOUT_FID, WITHOUT_LPIPS, Perceptual
 from ..metrics.pixels import PixelScores, see_originals
-from ..metrics.text import grouped, mean, read_scores, t_ned
+from ..metrics.text import mean, read_scores, t_ned
 
 BATCH_PIXELS = 2**21
-"""Pixels of a batch at most: pages go one by one where words go by the dozen, larger ones in tiles."""
+"""Most pixels in a batch: words go by the dozen, pages one by one, larger pictures in tiles."""
+
+Reading = tuple[str, dict[str, tuple[str, str]]]
+"""A text, and what each reader (by name) reads in the original and in the reconstruction."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image of a measurement, for the eye."""
+class Reconstruction:
+    """One image of a measurement, to look at."""
 
     name: str
     kind: str | None
     original: Image.Image
     reconstruction: Image.Image
     psnr: float | None
-    """In dB, None where no pixel differs."""
+    """In dB; None if no pixel differs."""
     ceilings: dict[str, Image.Image] = field(default_factory=dict)
-    readings: list[tuple[str, dict[str, tuple[str, str]]]] = field(default_factory=list)
-    """Each text, and what each reader (by its name) reads in the original and in the reconstruction."""
+    readings: list[Reading] = field(default_factory=list)
 
     def t_ned(self, reader: str) -> float | None:
-        """Mean over the texts that `reader` reads right in the original; None without any."""
+        """Mean over the texts that ``reader`` reads correctly in the original; None if there are none."""
         judged = [(text, read[reader]) for text, read in self.readings if reader in read]
         return mean(t_ned(text, after) for text, (before, after) in judged if before == text)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `measure` finds: `figures` go into a JSON file, `samples` (in the items' order) onto a sheet."""
+    """The result of ``measure``."""
 
     figures: dict[str, Any]
-    samples: list[Sample]
-
-
-def evaluate_reconstruction(
-    tokenizer: ImageTokenizer,
-    items: Sequence[Item],
-    readers: Sequence[Reader] = (),
-    *,
-    policy: Policy = "resize",
-    max_side: int | None = None,
-    batch_size: int = 32,
-    ceilings: bool = False,
-    perceptual: Perceptual | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """The figures of `measure`, which takes the same."""
-    return measure(
-        tokenizer,
-        items,
-        readers,
-        policy=policy,
-        max_side=max_side,
-        batch_size=batch_size,
-        ceilings=ceilings,
-        perceptual=perceptual,
-        progress=progress,
-    ).figures
+    """A JSON object."""
+    results: list[Reconstruction]
+    """In the order of the items."""
 
 
 def measure(
@@ -95,26 +74,37 @@ def measure(
     batch_size: int = 32,
     ceilings: bool = False,
     perceptual: Perceptual | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Measurement:
-    """Pass `items` through the tokenizer and measure what comes back; `figures` is a JSON object.
+    """Pass items through the tokenizer and measure what comes back.
 
-    An image of a size that the tokenizer does not take is fitted first (`policy`, `max_side`: see
-    `pixels.fit`), and what it then is counts as the original, for the pixels and for the readers.
+    Images of sizes that the tokenizer does not take are fitted first (see ``pixels.fit``); the fitted image
+    is the original, for pixels and for readers. The figures:
 
-    - "l1", "mse", "psnr", "ssim", "lpips", "rfid": see `PixelScores.compute`; "not_measured": why one is
-      None for want of weights.
-    - "codebook_size": K, "codes_per_position": n; "codebook_usage": share of the n*K codes that occur;
-      "perplexity" of their distribution, 1..K (see `codebook.perplexity`); "tokens_per_image": codes per
+    - "l1", "mse", "psnr", "ssim", "lpips", "rfid": see ``PixelScores.compute``; "not_measured": why one is
+      None for lack of weights.
+    - "codebook_size": K; "codes_per_position": n; "codebook_usage": share of the n*K codes that occur;
+      "perplexity" of their distribution, 1..K (see ``codebook.perplexity``); "tokens_per_image": codes per
       image, all n of every position; "bits_per_pixel": log2 K * codes / pixels.
     - with readers and texts: "ocr": {"original", "reconstruction"}, each {"t_acc", "t_ned", "cer",
       "exact_match"}, by the first reader; "ocr_by_reader": the same and more by each, see
-      `text_metrics.read_scores`.
-    - with `ceilings`: "ceilings": {name: {"bits_per_pixel" really spent, "without": images for which nothing
-      fits into the bits of their codes, the pixel metrics, "ocr" and "ocr_by_reader" as above}}; their
-      "reconstruction" is the ceiling's picture.
+      ``text.read_scores``.
+    - with ``ceilings``: "ceilings": {name: {"bits_per_pixel" actually spent, "without": images for which
+      nothing fits into the bits of their codes, the pixel metrics, "ocr" and "ocr_by_reader" as above}};
+      their "reconstruction" is the ceiling's picture.
 
-    Raises ValueError when there are no items.
+    Args:
+        items: Images, perhaps with texts.
+        readers: OCR engines.
+        policy: How images are fitted.
+        max_side: Longest side after fitting, in px.
+        batch_size: Most images in a batch.
+        ceilings: Also measure other codecs at equal bits.
+        perceptual: LPIPS and FID.
+        progress: Called as work proceeds.
+
+    Raises:
+        ValueError: There are no items.
     """
     if not items:
         raise ValueError("there are no images to measure")
@@ -157,12 +147,12 @@ def measure(
         target["ocr"] = {side: first[side] for side in ("original", "reconstruction")}
         target["ocr_by_reader"] = scores
 
-    readings: list[list[tuple[str, dict[str, tuple[str, str]]]]] = [[] for _ in items]
+    readings: list[list[Reading]] = [[] for _ in items]
     for i, text in enumerate(texts):
         pairs = {name: (mine["original"][i], mine["reconstruction"][i]) for name, mine in read.items()}
         readings[text.item].append((text.text, pairs))
-    samples = [
-        Sample(
+    results = [
+        Reconstruction(
             item.name,
             item.kind,
             originals[i],
@@ -173,13 +163,13 @@ def measure(
         )
         for i, item in enumerate(items)
     ]
-    return Measurement(figures, samples)
+    return Measurement(figures, results)
 
 
 def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The headline of `evaluate_reconstruction` for a training's logs; what has no value is left out.
+    """The main figures of ``measure``, flat, for training logs; figures without a value are left out.
 
-    "l1", "mse", "psnr", "ssim", "lpips", "rfid", "codebook_usage", "perplexity", and of each reader
+    "l1", "mse", "psnr", "ssim", "lpips", "rfid", "codebook_usage", "perplexity", and for each reader
     "READER/t_acc", "READER/t_ned", "READER/cer", "READER/exact_match" of the reconstructions.
     """
     names = ("l1", "mse", "psnr", "ssim", "lpips", "rfid", "codebook_usage", "perplexity")
@@ -191,9 +181,12 @@ def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
 
 @torch.no_grad()
 def reconstruct(tokenizer: ImageTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) in [-1, 1] -> (images of the same shape, codes (B, h, w[, n])), on the CPU.
+    """Encode and decode images (B, 3, H, W) in [-1, 1].
 
-    A single image of more than `BATCH_PIXELS` goes in tiles (see `tokenizers.tiles`).
+    A single image of more than ``BATCH_PIXELS`` goes in tiles (see ``tokenizers.tiles``).
+
+    Returns:
+        Images of the same shape and codes (B, h, w[, n]), on the CPU.
     """
     device = next(tokenizer.parameters()).device
     if len(images) == 1 and images.shape[2] * images.shape[3] > BATCH_PIXELS:
@@ -208,12 +201,13 @@ def reconstruct_pictures(
     pictures: Sequence[Image.Image],
     *,
     batch_size: int = 32,
-    batch: Callable[[list[int], Tensor, Tensor, Tensor], None] | None = None,
+    on_batch: Callable[[list[int], Tensor, Tensor, Tensor], None] | None = None,
 ) -> list[Image.Image]:
-    """Pictures with sides that are multiples of the factor, as they come back; batched by size.
+    """Pictures, whose sides are multiples of the factor, as they come back; batched by size.
 
-    `batch` is called with each batch: indices, images and reconstructions (B, 3, H, W) in [-1, 1], codes.
-    Large pictures go in smaller batches than `batch_size`.
+    Args:
+        batch_size: Most pictures in a batch; fewer if they are large.
+        on_batch: Called with each batch: indices, images and reconstructions (B, 3, H, W) in [-1, 1], codes.
     """
     out: list[Image.Image] = list(pictures)
     was_training = tokenizer.training
@@ -223,19 +217,20 @@ def reconstruct_pictures(
         back, codes = reconstruct(tokenizer, images)
         for i, picture in zip(some, back):
             out[i] = to_pil(picture)
-        if batch is not None:
-            batch(some, images, back, codes)
+        if on_batch is not None:
+            on_batch(some, images, back, codes)
     tokenizer.train(was_training)
     return out
 
 
 def _batches(pictures: Sequence[Image.Image], batch_size: int) -> list[list[int]]:
-    """Indices of pictures of the same size, by batches."""
-    batches = []
-    for (width, height), same in grouped(range(len(pictures)), lambda i: pictures[i].size).items():
-        most = max(1, min(batch_size, BATCH_PIXELS // (width * height)))
-        batches += [same[i : i + most] for i in range(0, len(same), most)]
-    return batches
+    """Indices of pictures of equal size, in batches of at most ``BATCH_PIXELS``, smallest size first."""
+
+    def most(i: int) -> int:
+        return max(1, min(batch_size, BATCH_PIXELS // (pictures[i].width * pictures[i].height)))
+
+    batches = equal_batches([picture.size for picture in pictures], most)
+    return sorted(batches, key=lambda batch: pictures[batch[0]].size)
 
 
 def _through_tokenizer(
@@ -243,9 +238,9 @@ def _through_tokenizer(
     originals: Sequence[Image.Image],
     batch_size: int,
     perceptual: Perceptual | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> tuple[dict[str, Any], list[Image.Image], list[float | None], list[float]]:
-    """The metrics without readers, the reconstructions, and of each image its PSNR and its codes' bits."""
+    """The metrics without readers, the reconstructions, and each image's PSNR and bits of its codes."""
     K, n = tokenizer.codebook_size, tokenizer.codes_per_position
     scores = PixelScores(perceptual)
     counts = torch.zeros(n, K, dtype=torch.int64)
@@ -261,10 +256,9 @@ def _through_tokenizer(
         counts.add_(code_counts(codes, K, n))
         pixels += images.shape[0] * images.shape[2] * images.shape[3]
         done += len(some)
-        if progress is not None:
-            progress("image tokenizer", done, len(originals))
+        progress("image tokenizer", done, len(originals))
 
-    reconstructions = reconstruct_pictures(tokenizer, originals, batch_size=batch_size, batch=add)
+    reconstructions = reconstruct_pictures(tokenizer, originals, batch_size=batch_size, on_batch=add)
     total = int(counts.sum())
     metrics = {
         **scores.compute(),
@@ -279,20 +273,16 @@ def _through_tokenizer(
 
 
 def _ceilings(
-    originals: Sequence[Image.Image],
-    bits: Sequence[float],
-    perceptual: Perceptual | None,
-    progress: Progress | None,
+    originals: Sequence[Image.Image], bits: Sequence[float], perceptual: Perceptual | None, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, list[Image.Image]]]:
-    """The metrics without readers of each ceiling, and its pictures; `bits` is each image's budget."""
+    """The metrics without readers of each ceiling, and its pictures; ``bits`` are the images' budgets."""
     figures, rows = {}, {}
     pixels = sum(image.width * image.height for image in originals)
     for name, make in all_ceilings().items():
         made = []
         for image, budget in zip(originals, bits):
             made.append(make(image, int(budget)))
-            if progress is not None:
-                progress(f"{name} of equal bits", len(made), len(originals))
+            progress(f"{name} of equal bits", len(made), len(originals))
         rows[name] = [one.image for one in made]
         scores = PixelScores(perceptual)
         for some in _batches(originals, 32):
@@ -303,8 +293,3 @@ def _ceilings(
             **scores.compute(),
         }
     return figures, rows
-
-
-def show(value: float | None, digits: int = 3) -> str:
-    """A figure for a table; "-" for None."""
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""Are sampled sequences documents? Under the grammar, and without it."""
+"""Form: are sampled sequences documents, under the grammar and without it?"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from ...fusion_lm.generate import generate
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import draw, uniforms
 from ...tokenizers.documents import split
-from ...tokenizers.progress import Progress
+from ...tokenizers.progress import Progress, silent
 from ...tokenizers.vocab import SharedVocab
 
 
@@ -22,13 +22,18 @@ def evaluate_form(
     without: int = 1_000,
     batch_size: int = 250,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Sample documents from nothing, at temperature 1; a JSON object.
+    """Sample unprompted documents at temperature 1.
 
-    {"grammar": {"items", "well_formed": share that is a document or, where the context ended it, the
-    beginning of one, "complete": share that ended by itself, "images": in all of them}, "free": the same
-    without the grammar}.
+    Args:
+        sequences: Documents sampled under the grammar.
+        without: Documents sampled without the grammar.
+
+    Returns:
+        A JSON object: {"grammar": {"items", "well_formed": share of valid documents, or valid beginnings if
+        the context ended them, "complete": share that ended by themselves, "images": in all of them (and
+        the same for other modalities)}, "free": the same without the grammar}.
     """
     start = torch.tensor([vocab.bos])
     context = model.config.context_length
@@ -48,7 +53,7 @@ def evaluate_form(
 
 @torch.inference_mode()
 def free_sequences(model: FusionLM, vocab: SharedVocab, count: int, seed: int) -> list[Tensor]:
-    """Sequences (T,) from bos to eos or the context's end, in which any token may come anywhere."""
+    """Sequences (T,) from bos to eos or the end of the context, in which any token may come anywhere."""
     context, device = model.config.context_length, model.embedding.weight.device
     numbers = uniforms([seed + row for row in range(count)], context - 1).to(device)
     cache = model.new_cache(count, context)
@@ -68,7 +73,7 @@ def free_sequences(model: FusionLM, vocab: SharedVocab, count: int, seed: int) -
 
 
 def is_document(tokens: Tensor, vocab: SharedVocab) -> bool:
-    """Whether tokens (T,) are a document, or the beginning of one."""
+    """Whether tokens (T,) are a document or the beginning of one."""
     if vocab.pad in tokens or vocab.bos in tokens[1:] or vocab.eos in tokens[:-1]:
         return False
     try:
@@ -84,9 +89,10 @@ def _measure(
     wanted: int,
     batch_size: int,
     what: str,
-    progress: Progress | None,
+    progress: Progress,
 ) -> dict[str, Any]:
-    formed = complete = images = done = 0
+    formed = complete = done = 0
+    blocks = {modality.name: 0 for modality in vocab.framed}
     while done < wanted:
         rows = sample(min(batch_size, wanted - done), done)
         done += len(rows)
@@ -94,12 +100,12 @@ def _measure(
             good = is_document(row, vocab)
             formed += good
             complete += good and int(row[-1]) == vocab.eos
-            images += int((row == vocab.end_image).sum())
-        if progress is not None:
-            progress(what, done, wanted)
+            for modality in vocab.framed:
+                blocks[modality.name] += int((row == vocab.roles[f"end_{modality.name}"]).sum())
+        progress(what, done, wanted)
     return {
         "items": wanted,
         "well_formed": formed / wanted,
         "complete": complete / wanted,
-        "images": images,
+        **{f"{name}s": number for name, number in blocks.items()},
     }

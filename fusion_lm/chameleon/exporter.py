@@ -73,15 +73,18 @@ def _check(tokenizer: DocumentTokenizer) -> int:
         ValueError: It cannot.
     """
     vocab, image = tokenizer.vocab, tokenizer.image.config
-    grid = vocab.fixed_grid
-    if grid is None:
+    layout = vocab.layout("image")
+    shape = layout.shape
+    if vocab.names[1:] != ("text", "image"):
+        raise ValueError(f"{MISFIT}modalities are {', '.join(vocab.names[1:])}; it has text, image")
+    if shape is None:
         raise ValueError(f"{MISFIT}images have several sizes; it has one (fixed_grid)")
-    if grid[0] != grid[1]:
-        raise ValueError(f"{MISFIT}images have {grid[0]} x {grid[1]} codes; it has squares")
-    if vocab.scan != "rows":
-        raise ValueError(f"{MISFIT}scan is {vocab.scan!r}; it has 'rows'")
-    if vocab.codes_per_position != 1:
-        raise ValueError(f"{MISFIT}codes_per_position is {vocab.codes_per_position}; it has 1")
+    if shape[0] != shape[1]:
+        raise ValueError(f"{MISFIT}images have {shape[0]} x {shape[1]} codes; it has squares")
+    if not layout.raster:
+        raise ValueError(f"{MISFIT}scan is {layout.scan!r}; it has 'rows'")
+    if layout.slots != 1:
+        raise ValueError(f"{MISFIT}codes_per_position is {layout.slots}; it has 1")
     if image.architecture != "vqgan" or image.stem != 1:
         architecture = f"{image.architecture!r} with stem {image.stem}"
         raise ValueError(f"{MISFIT}architecture is {architecture}; it has 'vqgan' with stem 1")
@@ -94,7 +97,7 @@ def _check(tokenizer: DocumentTokenizer) -> int:
         raise ValueError(f"{MISFIT}channels are {image.channels}; it has multiples of the first")
     if (image.decoder_widths, image.decoder_blocks) != (image.channels, image.res_blocks):
         raise ValueError(f"{MISFIT}the decoder has other channels or res_blocks than the encoder")
-    return grid[0]
+    return shape[0]
 
 
 def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str, Any]]:
@@ -113,10 +116,11 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
         special: dict[str, int] = {}
     else:
         special = {BOS: vocab.bos, EOS: vocab.eos, PAD: vocab.pad}
-        special |= {BEGIN_IMAGE: vocab.begin_image, END_IMAGE: vocab.end_image}
+        layout = vocab.layout("image")
+        special |= {BEGIN_IMAGE: layout.begin, END_IMAGE: layout.end}
         if vocab.sep is not None:
             special[SEPARATOR] = vocab.sep
-        tokens = vocab.codes_to_tokens(torch.arange(vocab.codebook_size)).tolist()
+        tokens = vocab.to_tokens("image", torch.arange(vocab["image"].codebook_size)).tolist()
         special |= {code_name(code): token for code, token in enumerate(tokens)}
         value = bpe_of(text, token_of_text(vocab))
         names = {**value["model"]["vocab"], **special}
@@ -136,7 +140,7 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
 
 def token_of_text(vocab: SharedVocab) -> dict[int, int]:
     """Text id -> token."""
-    return {first + n: token + n for token, first, count in vocab.text for n in range(count)}
+    return {first + n: token + n for token, first, count in vocab["text"].ranges for n in range(count)}
 
 
 def _transformer(

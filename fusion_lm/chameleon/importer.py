@@ -83,7 +83,7 @@ def write_model(source: Source, out: str | Path, progress: Progress | None = Non
     """Write the model folder ``out``, all of it or nothing."""
     where = "the model's vocabulary"
     vocab = chameleon_vocab(source.names, source.text, source.config.vocab_size, source.grid, where)
-    tokenizer = DocumentTokenizer(source.text, source.image, vocab)
+    tokenizer = DocumentTokenizer(vocab, text=source.text, image=source.image)
     with atomic_folder(out) as new:
         write_json(new / CONFIG, {"kind": KIND, "format": FORMAT, **asdict(source.config)})
         write_tensors(new / WEIGHTS, source.specs, source.read, progress)

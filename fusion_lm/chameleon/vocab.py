@@ -7,7 +7,9 @@ A to J, ``Z``), and spare tokens. An image is ``<racm3:break>``, its codes row b
 from collections.abc import Iterable, Mapping
 
 from ...tokenizers.bpe import BpeTokenizer
-from ...tokenizers.vocab import Range, SharedVocab, text_runs
+from ...tokenizers.layout import Layout
+from ...tokenizers.modality import Modality, Range
+from ...tokenizers.vocab import SharedVocab, text_runs
 
 PREFIX, SUFFIX = "IMGIMG", "Z"
 BOS, EOS, PAD, BEGIN_IMAGE, END_IMAGE = "<s>", "</s>", "<pad>", "<racm3:break>", "<eoss>"
@@ -62,11 +64,10 @@ def chameleon_vocab(
             bos=names[BOS],
             eos=names[EOS],
             pad=names[PAD],
-            begin_image=names[BEGIN_IMAGE],
-            end_image=names[END_IMAGE],
-            text=tuple(Range(first, first, count) for first, count in runs),
-            image=_ranges(codes),
-            fixed_grid=grid,
+            modalities=(
+                Modality("text", tuple(Range(first, first, count) for first, count in runs)),
+                Modality("image", _ranges(codes), Layout(names[BEGIN_IMAGE], names[END_IMAGE], shape=grid)),
+            ),
             sep=names.get(SEPARATOR),
         )
     except ValueError as error:

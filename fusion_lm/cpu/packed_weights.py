@@ -1,16 +1,17 @@
-"""Weights laid out for generation, whose products have few rows and take as long as the weights take to read.
+"""Weights laid out for generation, where products have few rows and take as long as reading the weights.
 
-    auto      on CPUs float16 where that loses nothing; otherwise, and elsewhere, float32
-    float32   on CPUs packed by oneDNN: the same numbers, read in the order in which they are needed
-    float16   half of the bytes, for CPUs: packed by FBGEMM, which computes with them in float32. Where the
-              file is in float16 they are its numbers; where there is no FBGEMM (not on x86) they stay float32
-    bfloat16  half of the bytes, and products in bfloat16, which only some CPUs have instructions for
-    int8      a quarter of them, one scale for each output (symmetric, rounded to nearest); on CPUs the rest
-              stays float32, elsewhere it is bfloat16
+    auto      on CPUs float16 if that loses nothing; otherwise, and on other devices, float32
+    float32   on CPUs packed by oneDNN: the same numbers, in the order in which they are read
+    float16   half the bytes, CPUs only: packed by FBGEMM, which computes with them in float32. Exact if the
+              file is in float16; without FBGEMM (outside x86) the weights stay float32
+    bfloat16  half the bytes, and products in bfloat16, for which only some CPUs have instructions
+    int8      a quarter of the bytes, one scale per output (symmetric, rounded to nearest); the rest stays
+              float32 on CPUs and is bfloat16 on other devices
 
-A model with packed or int8 weights generates, and nothing else: it cannot be trained or saved.
+A model with packed or int8 weights only generates: it cannot be trained or saved.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -21,9 +22,9 @@ from ..choices import WEIGHTS, Weights
 from ..model import FusionLM
 
 FEW = 16
-"""Rows that a step has at most, about: up to so many a product with int8 weights reads them as they are,
-while for more they are first unpacked; and oneDNN is told to expect so many. (Packed for one row its products
-of eight took twice as long.)"""
+"""About the most rows in a step. Up to this many, products read int8 weights as they are; for more, the
+weights are unpacked first. oneDNN packs for this many (packed for one row, products of eight rows took twice
+as long)."""
 
 
 class PackedLinear(nn.Module):
@@ -51,7 +52,7 @@ class Float16Linear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """x @ weight.T, the weight (O, C) int8 and scales (O,): weight-only quantisation."""
+    """x @ weight.T, the weight (O, C) int8 and scales (O,): weight-only quantization."""
 
     weight: Tensor
     scales: Tensor
@@ -75,13 +76,20 @@ class Int8Linear(nn.Module):
 
 
 def for_generation(model: FusionLM, weights: Weights) -> FusionLM:
-    """``model`` with its weights laid out anew, in place.
+    """A model with the same numbers, in evaluation mode, whose weights are laid out for generation.
 
-    :raises ValueError: there are no such weights, or not on this device.
+    ``model`` itself does not change, and shares the memory of weights whose layout is the same. A packed
+    network only generates: it refuses to compute a loss and to be saved (``FusionLM.packed``).
+
+    Args:
+        weights: The layout, see above.
+
+    Raises:
+        ValueError: The layout is unknown, or does not exist on the model's device.
     """
     if weights not in WEIGHTS:
-        raise ValueError(f"weights are {weights!r}, expected one of {', '.join(WEIGHTS)}")
-    model.eval().requires_grad_(False)
+        raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {weights!r}")
+    model = _shared(model).eval()
     linears = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     on_cpu = model.embedding.weight.device.type == "cpu"
     if weights == "auto":
@@ -92,19 +100,26 @@ def for_generation(model: FusionLM, weights: Weights) -> FusionLM:
         return _replace(model, PackedLinear) if on_cpu and torch.backends.mkldnn.is_available() else model
     if weights == "float16":
         if not on_cpu:
-            raise ValueError("float16 weights are for CPUs: take bfloat16 or auto")
+            raise ValueError("weights: float16 is for CPUs only, use bfloat16 or auto")
         model.float()
         packs = "fbgemm" in torch.backends.quantized.supported_engines
         return _replace(model, Float16Linear) if packs else model
     if weights == "bfloat16":
         return model.bfloat16()
     rest = torch.float32 if on_cpu else torch.bfloat16
-    quantised = iter([Int8Linear(weight, rest) for weight in linears])
-    return _replace(model.to(rest), lambda _: next(quantised))
+    quantized = iter([Int8Linear(weight, rest) for weight in linears])
+    return _replace(model.to(rest), lambda _: next(quantized))
+
+
+def _shared(model: FusionLM) -> FusionLM:
+    """A copy whose parameters are new but share the memory of the model's."""
+    parameters = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, parameters)
 
 
 def _replace(model: FusionLM, new: Callable[[Tensor], nn.Module]) -> FusionLM:
-    """``new`` of its weight in the place of every linear layer, in the order of ``modules()``."""
+    """Replace every linear layer by ``new`` of its weight, in the order of ``modules()``."""
+    model.packed = True
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
             parent, _, leaf = name.rpartition(".")

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 
 from earlyfusion.data.packing import pack
-from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, TextPart, interleave, split
+from earlyfusion.tokenizers.documents import DocumentTokenizer, Part, interleave, split
 from earlyfusion.tokenizers.files import write_json
 
 FOLDER = Path(__file__).parents[2] / "benchmarks/studies/stability"
@@ -30,14 +30,14 @@ def modules(script) -> dict[str, ModuleType]:
 def data(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Path:
     """A prepared folder: documents of a text and an image in random order."""
     folder, rng = tmp_path_factory.mktemp("prepared"), np.random.default_rng(0)
-    DocumentTokenizer(text_tokenizer, image_tokenizer, vocab).save(folder / "tokenizer")
+    DocumentTokenizer(vocab, text=text_tokenizer, image=image_tokenizer).save(folder / "tokenizer")
     features = Features({name: List(Value("int32"), length=LENGTH) for name in ("tokens", "documents")})
     for part, count in (("train", 60), ("validation", 12)):
         documents = []
         for _ in range(count):
             ids = torch.tensor(text_tokenizer.encode("ab"[rng.integers(2)]))
-            image = ImagePart("image", torch.from_numpy(rng.integers(vocab.codebook_size, size=(2, 2))))
-            parts = [TextPart("text", ids), image][:: rng.choice([-1, 1])]
+            image = Part("image", torch.from_numpy(rng.integers(vocab["image"].codebook_size, size=(2, 2))))
+            parts = [Part("text", ids), image][:: rng.choice([-1, 1])]
             documents.append(interleave(parts, vocab).numpy().astype(np.int32))
         windows = list(pack(documents, LENGTH, vocab.pad, rng))
         rows = {
@@ -95,8 +95,10 @@ def test_a_stream_of_one_modality(modules, data: Path, vocab) -> None:
                 if document[0] != vocab.pad
             ]
             assert all(split(document, vocab) for document in documents)
-        assert (image.tokens == vocab.begin_image).sum() == (whole.tokens == vocab.begin_image).sum()
-        assert not (text.tokens == vocab.begin_image).any()
+        assert (image.tokens == vocab.layout("image").begin).sum() == (
+            whole.tokens == vocab.layout("image").begin
+        ).sum()
+        assert not (text.tokens == vocab.layout("image").begin).any()
 
 
 def test_divergence(modules) -> None:

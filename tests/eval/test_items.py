@@ -1,28 +1,11 @@
-import importlib.util
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from earlyfusion.data.render.lexicon import kept_for_measuring
-from earlyfusion.data.render.openmoji import render_drawing
-from earlyfusion.data.render.split import demo_concepts, demo_words
-from earlyfusion.data.render.typeset import KINDS, PAGES
-from earlyfusion.data.render.words import SIZES
-from earlyfusion.eval.items import (
-    TextRegion,
-    Word,
-    images_from_folder,
-    ink_box,
-    ocr_suite,
-    openmoji_suite,
-    scans,
-    word_suite,
-    words_from_file,
-)
+from earlyfusion.eval.items import Item, TextRegion, Word, images_from_folder, scaled, words_from_file
 
 
 @pytest.fixture
@@ -54,8 +37,8 @@ def test_metadata_says_which_images_and_what_they_show(folder: Path):
     ]
     assert all(item.image.mode == "RGB" for item in items)
     assert len(skipped) == 2
-    assert skipped[0].startswith("broken.png: ") and "cannot be read" in skipped[0]
-    assert skipped[1].startswith("missing.png: ") and "not found" in skipped[1]
+    assert skipped[0].startswith("broken.png: ")
+    assert skipped[1].startswith("missing.png: ")
     assert len(images_from_folder(folder, limit=1).items) == 1
 
 
@@ -69,13 +52,13 @@ def test_without_metadata_all_image_files_count(folder: Path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is not JSON"),
-        ('["a.png"]', "line 2 is not a JSON object"),
-        ('{"text": "x"}', 'line 2: "file_name" is null, expected a string'),
-        ('{"file_name": "a.png", "text": 3}', 'line 2: "text" is 3, expected a string'),
-        ('{"file_name": "a.png", "size": "12"}', 'line 2: "size" is "12", expected a number'),
-        ('{"file_name": "a.png", "size": -1}', 'line 2: "size" is -1, expected a positive'),
-        ('{"file_name": "a.png", "text": "\\ud800"}', 'line 2: "text" holds half of a surrogate'),
+        ("{", "line 2"),
+        ('["a.png"]', "line 2"),
+        ('{"text": "x"}', 'line 2.*"file_name".*null'),
+        ('{"file_name": "a.png", "text": 3}', 'line 2.*"text".*3'),
+        ('{"file_name": "a.png", "size": "12"}', 'line 2.*"size".*"12"'),
+        ('{"file_name": "a.png", "size": -1}', 'line 2.*"size".*-1'),
+        ('{"file_name": "a.png", "text": "\\ud800"}', 'line 2.*"text"'),
     ],
 )
 def test_malformed_metadata_is_one_clear_line(folder: Path, line: str, message: str):
@@ -86,12 +69,12 @@ def test_malformed_metadata_is_one_clear_line(folder: Path, line: str, message: 
 
 
 def test_folders_without_usable_images(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
+    with pytest.raises(FileNotFoundError, match="none"):
         images_from_folder(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match="has no images"):
+    with pytest.raises(FileNotFoundError, match="metadata.jsonl"):
         images_from_folder(tmp_path)
     (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="none of the 1 images"):
+    with pytest.raises(ValueError, match=r"1 images.*a\.png"):
         images_from_folder(tmp_path)
 
 
@@ -101,51 +84,16 @@ def test_words_from_file(tmp_path: Path):
     assert words_from_file(path) == [Word("apple"), Word("a\u2028b", "odd")]
     assert words_from_file(path, limit=1) == [Word("apple")]
     path.write_bytes(b'{"text": "a"}\n{"text": " "}')
-    with pytest.raises(ValueError, match='line 2: "text" is empty'):
+    with pytest.raises(ValueError, match='line 2.*"text"'):
         words_from_file(path)
     path.write_bytes(b"\n")
-    with pytest.raises(ValueError, match="has no lines"):
+    with pytest.raises(ValueError, match="words.jsonl"):
         words_from_file(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="cannot be read as JSON lines"):
+    with pytest.raises(ValueError, match="words.jsonl"):
         words_from_file(path)
-    with pytest.raises(FileNotFoundError, match="not found"):
+    with pytest.raises(FileNotFoundError, match="none.jsonl"):
         words_from_file(tmp_path / "none.jsonl")
-
-
-def test_ink_box_is_where_the_image_differs_from_its_background():
-    image = Image.new("RGB", (40, 20), "white")
-    assert ink_box(image) is None
-    ImageDraw.Draw(image).rectangle((5, 3, 11, 15), fill="black")
-    assert ink_box(image) == (5, 3, 12, 16)
-    assert ink_box(image.point(lambda v: 255 - v)) == (5, 3, 12, 16)
-
-
-def test_word_suite_is_reproducible_and_has_its_share_of_random_strings():
-    words = ["apple", "river", "stone", "cloud", "table", "music"]
-    items = word_suite(3, held_out=words)
-    assert [(i.text, i.name, i.size) for i in items] == [
-        (i.text, i.name, i.size) for i in word_suite(3, held_out=words)
-    ]
-    assert sorted(str(i.text) for i in items if i.kind == "word") == sorted(words)
-    random = [str(i.text) for i in items if i.kind == "random"]
-    assert len(random) == 4
-    assert not any(word in text for word in words for text in random)
-    assert all(i.image.mode == "RGB" and i.image.height == 16 and not i.image.width % 8 for i in items)
-    assert {i.name.rsplit(" ", 1)[0] for i in items} <= {"Lato", "Caladea"}
-    assert [i.text for i in word_suite(4, held_out=words)] != [i.text for i in items]
-
-
-def test_word_suite_on_higher_strips_scales_the_type():
-    items = word_suite(0, held_out=["apple"] * 10, heights=(32,), random_share=0)
-    assert {i.image.height for i in items} == {32}
-    assert {i.size for i in items} <= {2.0 * size for size in SIZES}
-
-
-def test_the_default_suite_has_at_least_500_held_out_words():
-    items = word_suite(0)
-    assert sum(i.kind == "word" for i in items) >= 500
-    assert 0.3 <= sum(i.kind == "random" for i in items) / len(items) <= 0.5
 
 
 def test_objects_of_the_metadata_become_boxes(folder: Path):
@@ -166,16 +114,16 @@ def test_objects_of_the_metadata_become_boxes(folder: Path):
 @pytest.mark.parametrize(
     ("objects", "message"),
     [
-        ("[]", 'line 2: "objects" is \\[\\], expected an object'),
-        ('{"bbox": [[0, 0, 4, 4]]}', 'line 2: "objects" is expected to hold the lists "bbox" and "text"'),
-        ('{"bbox": [[0, 0, 4, 4]], "text": []}', "of the same length"),
-        ('{"bbox": [[0, 0, 4]], "text": ["x"]}', "line 2: a bbox is \\[0, 0, 4\\], expected"),
-        ('{"bbox": [[0, 0, 4, "4"]], "text": ["x"]}', "line 2: a bbox is"),
-        ('{"bbox": [[0, 0, 0, 4]], "text": ["x"]}', "line 2: a bbox is"),
-        ('{"bbox": [[-1, 0, 4, 4]], "text": ["x"]}', "line 2: a bbox is"),
-        ('{"bbox": [[0, 0, NaN, 4]], "text": ["x"]}', "line 2: a bbox is"),
-        ('{"bbox": [[0, 0, 4, 4]], "text": [3]}', 'line 2: "text" is 3, expected a string'),
-        ('{"bbox": [[40, 0, 9, 4]], "text": ["x"]}', "line 2: the box of 'x' ends at 49, 4, outside"),
+        ("[]", r'line 2.*"objects".*\[\]'),
+        ('{"bbox": [[0, 0, 4, 4]]}', 'line 2.*"objects".*"bbox".*"text"'),
+        ('{"bbox": [[0, 0, 4, 4]], "text": []}', 'line 2.*"objects".*"bbox".*"text"'),
+        ('{"bbox": [[0, 0, 4]], "text": ["x"]}', r"line 2.*bbox.*\[0, 0, 4\]"),
+        ('{"bbox": [[0, 0, 4, "4"]], "text": ["x"]}', "line 2.*bbox"),
+        ('{"bbox": [[0, 0, 0, 4]], "text": ["x"]}', "line 2.*bbox"),
+        ('{"bbox": [[-1, 0, 4, 4]], "text": ["x"]}', "line 2.*bbox"),
+        ('{"bbox": [[0, 0, NaN, 4]], "text": ["x"]}', "line 2.*bbox"),
+        ('{"bbox": [[0, 0, 4, 4]], "text": [3]}', 'line 2.*"text".*3'),
+        ('{"bbox": [[40, 0, 9, 4]], "text": ["x"]}', "line 2.*'x'.*49, 4.*48 x 32"),
     ],
 )
 def test_malformed_boxes_are_one_clear_line(folder: Path, objects: str, message: str):
@@ -215,81 +163,7 @@ def test_odd_images_are_read_and_broken_ones_skipped_with_a_reason(tmp_path: Pat
     assert len(items) + len(skipped) == 13
 
 
-# the OCR-like suite
-
-
-def test_ocr_suite_covers_all_kinds_and_is_reproducible():
-    items = ocr_suite(0, per_kind=4)
-    again = ocr_suite(0, ["line", "word"], per_kind=4)
-    assert Counter(item.kind for item in items) == {k: 1 if k in PAGES else 4 for k in KINDS}
-    by_kind = {kind: [i for i in items if i.kind == kind] for kind in ("line", "word")}
-    for item, other in zip(by_kind["line"] + by_kind["word"], again, strict=True):
-        assert item.boxes == other.boxes and item.image.tobytes() == other.image.tobytes()
-    assert ocr_suite(1, ["word"], 4)[0].boxes != by_kind["word"][0].boxes
-    assert all(item.boxes and item.text for item in items)
-    assert {item.name for item in items} <= {"Lato", "Caladea"}
-    assert all(not side % 16 for item in items for side in item.image.size)
-
-
-def test_ocr_suite_fills_tokbenchs_bins_with_words():
-    counts: Counter[float] = Counter()
-    for item in ocr_suite(0, ["word", "random", "line"], per_kind=20):
-        for box in item.boxes:
-            size = (box.right - box.left) / len(box.text) / max(item.image.size)
-            counts[next((low for low in (0.04, 0.03, 0.02) if size >= low), 0.0)] += 1
-    assert min(counts[low] for low in (0.02, 0.03, 0.04)) >= 8
-    assert counts[0.0] <= 6  # too small to count
-
-
-def test_ocr_suite_is_of_held_out_words_and_strings_kept_for_measuring():
-    held_out = set(demo_words().held_out)
-    for item in ocr_suite(0, ["word", "random"], per_kind=20):
-        text = str(item.text)
-        assert text.lower() in held_out if item.kind == "word" else kept_for_measuring(text)
-
-
-def test_ocr_suite_refuses_what_it_does_not_have():
-    with pytest.raises(ValueError, match="kinds has 'poem', expected some of word"):
-        ocr_suite(0, ["word", "poem"])
-    with pytest.raises(ValueError, match="per_kind is 0"):
-        ocr_suite(0, per_kind=0)
-
-
-# the other suites
-
-
-def test_openmoji_suite_is_of_held_out_concepts_and_is_reproducible():
-    split = demo_concepts()
-    drawings = {drawing for concept in split.held_out for drawing in concept.drawings}
-    items = openmoji_suite(0, 10**6)
-    assert len(items) == len(drawings) >= 30
-    assert Counter(item.name for item in items).keys() == {concept.name for concept in split.held_out}
-    measured = {item.image.tobytes() for item in items}
-    assert measured == {render_drawing(drawing, 64).tobytes() for drawing in drawings}
-    trained = {drawing for concept in split.train for drawing in concept.drawings}
-    assert not measured & {render_drawing(drawing, 64).tobytes() for drawing in trained}
-    for item in items:
-        assert (item.image.size, item.image.mode, item.kind) == ((64, 64), "RGB", "picture")
-        assert item.image.getpixel((0, 0)) == (255, 255, 255)
-        assert item.text is None and not item.boxes
-    few = openmoji_suite(0, 7)
-    assert [item.name for item in few] == [item.name for item in items[:7]]
-    assert [item.name for item in openmoji_suite(1, 7)] != [item.name for item in few]
-    assert openmoji_suite(0, 1, size=32)[0].image.size == (32, 32)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="needs the extra `scans`")
-def test_scans_have_a_box_around_each_word():
-    (item,) = scans()
-    assert item.kind == "scan" and len(item.boxes) == len(str(item.text).split()) == 47
-    grey = np.asarray(item.image.convert("L"), dtype=float)
-    for box in item.boxes:
-        inside = grey[round(box.top) : round(box.bottom), round(box.left) : round(box.right)]
-        assert np.percentile(inside, 90) - inside.min() > 50, box  # ink on paper
-        assert 0.2 < (box.right - box.left) / len(box.text) / (box.bottom - box.top) < 1.5, box
-
-
-def test_a_missing_package_of_scans_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="earlyfusion\\[scans\\]"):
-        scans()
+def test_images_are_scaled_to_a_height_that_the_model_knows() -> None:
+    for height, chosen in ((10, 16), (18, 16), (21, 24), (300, 24)):
+        item = scaled(Item(Image.new("RGB", (3 * height, height)), "x", size=height / 2), (16, 24))
+        assert item.image.size == (3 * chosen, chosen) and item.size == pytest.approx(chosen / 2)

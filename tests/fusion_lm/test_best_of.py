@@ -22,8 +22,8 @@ def model(model_folder) -> Model:
 
 def test_the_best_of_several_is_the_likeliest(model: Model) -> None:
     vocab = model.tokenizer.vocab
-    prompts = [model.tokenizer.encode([text], eos=False) for text in ("a", "red")]
-    options: dict[str, Any] = {"max_new_tokens": 12, "text": Sampling(1.2)}
+    prompts = [model.tokenizer.encode([text], eos=False).tokens for text in ("a", "red")]
+    options: dict[str, Any] = {"max_new_tokens": 12, "sampling": {"text": Sampling(1.2)}}
     best = generate(model.lm, vocab, prompts, best_of=5, seed=10, **options)
     for k, prompt in enumerate(prompts):
         each = generate(model.lm, vocab, [prompt] * 5, seed=10 + 5 * k, **options)
@@ -38,8 +38,8 @@ def test_the_best_both_ways_is_the_one_that_explains_its_prompt(model: Model) ->
     """Against one plain pass over each of the two orders."""
     lm, tokenizer = model
     vocab = tokenizer.vocab
-    prompt = tokenizer.encode(["red"], eos=False)
-    options: dict[str, Any] = {"max_new_tokens": 40, "then": "image", "stop_after_image": True, "seed": 10}
+    prompt = tokenizer.encode(["red"], eos=False).tokens
+    options: dict[str, Any] = {"max_new_tokens": 40, "then": "image", "stop_after": "image", "seed": 10}
     each = generate(lm, vocab, [prompt] * 4, **options)
     worth = []
     for result in each:
@@ -62,16 +62,16 @@ def test_the_best_both_ways_is_the_one_that_explains_its_prompt(model: Model) ->
 
 def test_what_has_no_two_ways(model: Model) -> None:
     vocab, tokenizer = model.tokenizer.vocab, model.tokenizer
-    tokens = tokenizer.encode(["ab", PICTURE], eos=False)
-    image = int((tokens == vocab.begin_image).nonzero()[0])
+    tokens = tokenizer.encode(["ab", PICTURE], eos=False).tokens
+    image = int((tokens == vocab.layout("image").begin).nonzero()[0])
     assert both_ways(model.lm, vocab, tokens[:-1], image) == float("-inf")  # the image was cut
     assert both_ways(model.lm, vocab, tokens[:image], image) == float("-inf")  # nothing was written
-    with pytest.raises(ValueError, match="give a prompt"):
+    with pytest.raises(ValueError, match="best_by.*non-empty"):
         both_ways(model.lm, vocab, tokens, 1)
-    with pytest.raises(ValueError, match="does not stand by itself.*cut short"):
+    with pytest.raises(ValueError, match="best_by.*cut short"):
         both_ways(model.lm, vocab, tokens, len(tokens) - 2)
     cut = tokens[: len(tokens) - 2]
-    with pytest.raises(ValueError, match="does not stand by itself"):  # before anything is decoded
+    with pytest.raises(ValueError, match="best_by.*complete"):  # before anything is decoded
         generate(model.lm, vocab, [cut], best_of=2, best_by="both", max_new_tokens=0)
     with pytest.raises(ValueError, match="best_of must be at least 2, got 1"):
         sample(model, [["a"]], best_by="both")

@@ -7,15 +7,18 @@ import torch
 from torch import Tensor
 
 from earlyfusion.fusion_lm import generate as module
-from earlyfusion.fusion_lm.generate import Guidance, decode, generate
+from earlyfusion.fusion_lm.generate import generate, generate_steps
+from earlyfusion.fusion_lm.guidance import Guidance
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.model import FusionLM
-from earlyfusion.fusion_lm.sampling import Sampling, penalise
+from earlyfusion.fusion_lm.sampling import Sampling, penalize
 from earlyfusion.tokenizers.documents import interleave
 from earlyfusion.tokenizers.vocab import SharedVocab
 
 # bos 0, eos 1, pad 2, begin_image 3, end_image 4, "1" to "4" at 5..8, text at 9..13, codes at 14..18
 VOCAB = SharedVocab.build(text=(6, (0,)), codebook_size=5, max_grid=4)
 TEXT, IMAGE = Sampling(0.9, top_p=0.95, min_p=0.01), Sampling(1.1, top_k=4)
+BOTH, GREEDY = {"text": TEXT, "image": IMAGE}, Sampling(0)
 
 
 def prompt(*parts: int | tuple[int, int], cut: int = 0) -> Tensor:
@@ -58,13 +61,24 @@ def test_in_float64_a_batch_draws_what_its_rows_draw_alone(model: FusionLM, guid
     model = model.double()
     seeds = [5, 2**63, 0, 7, -3, 5]
     together = generate(
-        model, VOCAB, PROMPTS, max_new_tokens=30, text=TEXT, image=IMAGE, seed=seeds, guidance=guidance
+        model,
+        VOCAB,
+        PROMPTS,
+        max_new_tokens=30,
+        sampling=BOTH,
+        seed=seeds,
+        guidance=guidance,
     )
     for row, seed in enumerate(seeds):
         (alone,) = generate(
-            model, VOCAB, [PROMPTS[row]], max_new_tokens=30, text=TEXT, image=IMAGE, seed=[seed],
+            model,
+            VOCAB,
+            [PROMPTS[row]],
+            max_new_tokens=30,
+            sampling=BOTH,
+            seed=[seed],
             guidance=guidance,
-        )  # fmt: skip
+        )
         assert alone.tokens.tolist() == together[row].tokens.tolist()
         assert (alone.prompt_length, alone.stop) == (together[row].prompt_length, together[row].stop)
         assert alone.log_likelihood == pytest.approx(together[row].log_likelihood)
@@ -96,7 +110,7 @@ def test_logits_of_a_batch_are_those_of_the_whole_row(
 ) -> None:
     """float32, against one forward pass without cache over each row's tokens alone."""
     steps = logits_seen(model, monkeypatch)
-    results = generate(model, VOCAB, PROMPTS, max_new_tokens=40, text=TEXT, image=IMAGE)
+    results = generate(model, VOCAB, PROMPTS, max_new_tokens=40, sampling=BOTH)
     cached = torch.stack(steps)
     for row, result in enumerate(results):
         with torch.no_grad():
@@ -110,7 +124,7 @@ def test_logits_of_a_batch_are_those_of_the_whole_row(
 def test_the_likelihood_is_that_of_the_legal_tokens(model: FusionLM) -> None:
     """Where text alone is legal: log p among text, eos and begin_image, of the logits as they are."""
     (result,) = generate(
-        model, VOCAB, [prompt(3)], max_new_tokens=6, max_images=0, text=Sampling(3.0), seed=3
+        model, VOCAB, [prompt(3)], max_new_tokens=6, max_blocks=0, sampling=Sampling(3.0), seed=3
     )
     with torch.no_grad():
         logits = model(result.tokens[None, :-1])
@@ -128,15 +142,15 @@ def without_text(tokens: Tensor) -> Tensor:
     """bos and the images, the last of them as far as it goes."""
     kept, inside = [int(tokens[0])], False
     for token in tokens[1:].tolist():
-        inside |= token == VOCAB.begin_image
+        inside |= token == VOCAB.layout("image").begin
         if inside:
             kept.append(token)
-        inside &= token != VOCAB.end_image
+        inside &= token != VOCAB.layout("image").end
     return torch.tensor(kept)
 
 
 def last_image(tokens: Tensor) -> Tensor:
-    return tokens[int((tokens == VOCAB.begin_image).nonzero()[-1]) :]
+    return tokens[int((tokens == VOCAB.layout("image").begin).nonzero()[-1]) :]
 
 
 STARTS = [prompt(4), prompt((2, 1), 3), prompt(2, (2, 2), cut=3), prompt(1, (1, 2), 2, (2, 3), cut=2)]
@@ -153,9 +167,15 @@ def test_guided_codes_are_those_of_the_formula(
     guidance = Guidance(3.0, image_scale)
     greedy = Sampling(temperature=0)
     results = generate(
-        model, VOCAB, [start] * 8, max_new_tokens=45, text=Sampling(), image=greedy, guidance=guidance,
-        negative=negative, grid=(2, 3),
-    )  # fmt: skip
+        model,
+        VOCAB,
+        [start] * 8,
+        max_new_tokens=45,
+        sampling={"text": Sampling(), "image": greedy},
+        guidance=guidance,
+        negative=negative,
+        shapes={"image": (2, 3)},
+    )
 
     def logits(row: Tensor) -> Tensor:
         with torch.no_grad():
@@ -191,7 +211,7 @@ def test_guidance_of_1_is_none(model: FusionLM) -> None:
 
 def test_text_is_not_guided(model: FusionLM) -> None:
     model = model.double()
-    options = {"max_new_tokens": 20, "max_images": 0, "seed": 3}
+    options = {"max_new_tokens": 20, "max_blocks": 0, "seed": 3}
     plain = generate(model, VOCAB, PROMPTS[:3], **options)  # type: ignore[arg-type]
     guided = generate(model, VOCAB, PROMPTS[:3], guidance=Guidance(5.0), **options)  # type: ignore[arg-type]
     assert [r.tokens.tolist() for r in guided] == [r.tokens.tolist() for r in plain]
@@ -204,27 +224,36 @@ def test_text_is_not_guided(model: FusionLM) -> None:
         ((1.0, float("inf")), None, "guidance image must be 0 or more, got inf"),
         ((2.0, None), [9, 9], "negative must be the beginning of a document, without an image"),
         ((2.0, None), [0, 3], "negative must be the beginning of a document, without an image"),
-        ((2.0, None), [0, *[9] * 60], "3 new tokens after a prompt of 8 are no room for an image"),
+        ((2.0, None), [0, *[9] * 60], "image: 8 prompt tokens leave 3;"),
     ],
 )
 def test_guidance_that_cannot_be(model: FusionLM, guidance, negative, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        generate(model, VOCAB, [prompt(7)], max_new_tokens=20, then="image", guidance=Guidance(*guidance),
-                 negative=None if negative is None else torch.tensor(negative))  # fmt: skip
+        generate(
+            model,
+            VOCAB,
+            [prompt(7)],
+            max_new_tokens=20,
+            then="image",
+            guidance=Guidance(*guidance),
+            negative=None if negative is None else torch.tensor(negative),
+        )
 
 
 # the penalty
 
 
-def test_penalised_logits() -> None:
+def test_penalized_logits() -> None:
     logits, seen = torch.tensor([[2.0, -2.0, 4.0, -4.0]]), torch.tensor([[True, True, False, False]])
-    assert penalise(logits, seen, 2.0).tolist() == [[1.0, -4.0, 4.0, -4.0]]
+    assert penalize(logits, seen, 2.0).tolist() == [[1.0, -4.0, 4.0, -4.0]]
 
 
 def test_a_penalty_keeps_text_from_coming_again(model: FusionLM) -> None:
     """So strong that every text token comes once before one comes twice; codes come as they would."""
     text = Sampling(temperature=0, repetition_penalty=1e6)
-    (result,) = generate(model, VOCAB, [prompt(2)], max_new_tokens=3, then="text", max_images=0, text=text)
+    (result,) = generate(
+        model, VOCAB, [prompt(2)], max_new_tokens=3, then="text", max_blocks=0, sampling={"text": text}
+    )
     written = result.tokens[3:].tolist()
     assert (
         sorted(t for t in written if t != VOCAB.eos) == [11, 12, 13][: len(written)] or VOCAB.eos in written
@@ -233,17 +262,19 @@ def test_a_penalty_keeps_text_from_coming_again(model: FusionLM) -> None:
     options = {
         "max_new_tokens": 30,
         "then": "image",
-        "stop_after_image": True,
-        "image": Sampling(0),
-        "grid": (4, 4),
+        "stop_after": "image",
+        "shapes": {"image": (4, 4)},
     }
-    rows = [generate(model, VOCAB, [prompt()], text=s, **options)[0] for s in (text, Sampling(0))]  # type: ignore[arg-type]
+    rows = [
+        generate(model, VOCAB, [prompt()], sampling={"text": s, "image": Sampling(0)}, **options)[0]
+        for s in (text, Sampling(0))
+    ]  # type: ignore[arg-type]
     assert torch.equal(rows[0].tokens, rows[1].tokens)
 
 
 def test_a_loop_that_is_left_leaves_the_model_as_it_was(model: FusionLM) -> None:
     model.train()
-    for number, _ in enumerate(decode(model, VOCAB, PROMPTS, max_new_tokens=20)):
+    for number, _ in enumerate(generate_steps(model, VOCAB, PROMPTS, max_new_tokens=20)):
         if number == 2:
             break
     assert model.training
@@ -259,7 +290,7 @@ def random_tokens(*shape: int) -> Tensor:
 def logits_of(model: FusionLM, tokens: Tensor, documents: Tensor | None = None, **kwargs) -> Tensor:
     """Logits (B, T, V) without gradients."""
     with torch.no_grad():
-        logits = model(tokens, documents, **kwargs)
+        logits = model(Inputs(tokens, documents), **kwargs)
     assert isinstance(logits, Tensor)
     return logits
 
@@ -288,7 +319,7 @@ def test_a_cache_has_limits(build) -> None:
     with pytest.raises(ValueError, match="5 tokens do not fit the cache's 4"):
         logits_of(model, random_tokens(1, 2), cache=cache)
     for filled in (cache, model.new_cache(1, 4)):
-        with pytest.raises(ValueError, match="packed documents cannot be continued from a cache"):
+        with pytest.raises(ValueError, match="documents.*cache"):
             logits_of(model, random_tokens(1, 1), torch.zeros(1, 1, dtype=torch.int64), cache=filled)
     long = model.new_cache(1, 100)
     logits_of(model, random_tokens(1, 60), cache=long)

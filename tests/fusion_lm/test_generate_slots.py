@@ -12,7 +12,7 @@ from torch import Tensor
 from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.sampling import Sampling
-from earlyfusion.tokenizers.documents import ImagePart, interleave, split
+from earlyfusion.tokenizers.documents import interleave, split
 from earlyfusion.tokenizers.vocab import SharedVocab
 
 GREEDY = Sampling(temperature=0)
@@ -30,12 +30,12 @@ def image(n: int, rows: int, columns: int, seed: int = 0) -> tuple[str, Tensor]:
 
 
 def images_of(tokens: Tensor, vocab: SharedVocab) -> list[Tensor]:
-    return [part.codes for part in split(tokens, vocab) if isinstance(part, ImagePart)]
+    return [part.values for part in split(tokens, vocab) if part.kind == "image"]
 
 
 def prompts_of(vocab: SharedVocab) -> list[Tensor]:
     """Text, and images cut short after every number of codes, so that the rows stand in different slots."""
-    n = vocab.codes_per_position
+    n = vocab["image"].slots
     words = "text", torch.tensor([1, 2, 3])
     begun = interleave([words, image(n, 2, 3)], vocab, eos=False)
     return [
@@ -51,7 +51,7 @@ def test_generated_images_can_be_decoded(build, n: int, fixed: bool) -> None:
     model = build(vocab_size=vocab.size, context_length=110)
     prompts = prompts_of(vocab)
     written = 2 if fixed else 4  # besides the codes
-    calls: list[dict[str, Any]] = [{"then": "image"}, {"then": "any", "grid": (2, 3)}]
+    calls: list[dict[str, Any]] = [{"then": "image"}, {"then": "any", "shapes": {"image": (2, 3)}}]
     for options in calls:
         results = generate(model, vocab, prompts, max_new_tokens=40, seed=n, **options)
         seen = 0
@@ -63,7 +63,7 @@ def test_generated_images_can_be_decoded(build, n: int, fixed: bool) -> None:
             assert all(codes.ndim == (2 if n == 1 else 3) and int(codes.max()) < K for codes in images)
             lengths = written * len(images) + sum(codes.numel() for codes in images)
             assert int((~vocab.is_text(result.tokens)).sum()) - lengths in (1, 2)  # bos, perhaps eos
-            seen += int(vocab.is_image(result.tokens[len(prompt) :]).sum())
+            seen += int(vocab.is_("image", result.tokens[len(prompt) :]).sum())
         assert seen > 6 * n * (6 * n - 1) // 2  # at least what the prompts left open
 
 
@@ -72,9 +72,9 @@ def test_a_batch_gives_what_its_prompts_give_alone(build, n: int) -> None:
     vocab = vocab_of(n)
     model: FusionLM = build(vocab_size=vocab.size, context_length=80).double()
     prompts = prompts_of(vocab)[:: n + 1]  # another slot each
-    together = generate(model, vocab, prompts, max_new_tokens=30, text=GREEDY, image=GREEDY)
+    together = generate(model, vocab, prompts, max_new_tokens=30, sampling=GREEDY)
     for prompt, result in zip(prompts, together):
-        [alone] = generate(model, vocab, [prompt], max_new_tokens=30, text=GREEDY, image=GREEDY, seed=9)
+        [alone] = generate(model, vocab, [prompt], max_new_tokens=30, sampling=GREEDY, seed=9)
         assert alone.tokens.tolist() == result.tokens.tolist() and alone.stop == result.stop
 
 
@@ -84,18 +84,14 @@ def test_the_room_of_an_image_counts_every_slot(build, n: int) -> None:
     model = build(vocab_size=vocab.size, context_length=80)
     prompt = interleave([("text", torch.tensor([1]))], vocab, eos=False)
     exact = 4 + 2 * 3 * n
-    options: dict[str, Any] = {"then": "image", "grid": (2, 3), "stop_after_image": True}
+    options: dict[str, Any] = {"then": "image", "shapes": {"image": (2, 3)}, "stop_after": "image"}
     [made] = generate(model, vocab, [prompt], max_new_tokens=exact, **options)
     assert made.stop == "image" and len(made.tokens) == len(prompt) + exact
     assert images_of(made.tokens, vocab)[0].shape[:2] == (2, 3)
-    with pytest.raises(
-        ValueError, match=f"{exact - 1} new tokens after a prompt of 2 are no room for an image"
-    ):
+    with pytest.raises(ValueError, match=f"image: 2 prompt tokens leave {exact - 1};"):
         generate(model, vocab, [prompt], max_new_tokens=exact - 1, **options)
     cut = interleave([("text", torch.tensor([1])), image(n, 2, 3)], vocab, eos=False)[: -2 * n - 1]
-    with pytest.raises(
-        ValueError, match=f"{2 * n} new tokens after a prompt of {len(cut)} are no room for an"
-    ):
+    with pytest.raises(ValueError, match=f"image: {len(cut)} prompt tokens leave {2 * n};"):
         generate(model, vocab, [cut], max_new_tokens=2 * n)
     assert len(images_of(generate(model, vocab, [cut], max_new_tokens=2 * n + 1)[0].tokens, vocab)) == 1
 
@@ -106,5 +102,5 @@ def test_prompts_with_codes_in_other_slots_are_refused(build) -> None:
     good = interleave([image(2, 2, 2)], vocab, eos=False)
     bad = good.clone()
     bad[5] = bad[4]  # slot 0 twice
-    with pytest.raises(ValueError, match=f"token {int(bad[5])} cannot stand at position 5"):
+    with pytest.raises(ValueError, match=f"token {int(bad[5])} is not allowed at position 5"):
         generate(model, vocab, [good, bad], max_new_tokens=20)

@@ -22,7 +22,7 @@ def model(model_folder) -> Model:
 
 
 def codes_of(model: Model, image: Image.Image) -> torch.Tensor:
-    (part,) = split(model.tokenizer.encode([image]), model.tokenizer.vocab)
+    (part,) = split(model.tokenizer.encode([image]).tokens, model.tokenizer.vocab)
     return part[1]
 
 
@@ -48,20 +48,22 @@ def test_the_likelihood_is_that_of_the_region_and_of_what_stands_behind(model: M
     found = [d.log_likelihood for d in drawings]
     assert found == sorted(found, reverse=True) and found[0] > found[-1]
     vocab, lm = model.tokenizer.vocab, model.lm
-    legal = vocab.mask("image", 0).nonzero()[:, 0]
-    text = model.tokenizer.encode(["ab"], eos=False)
+    legal = vocab.ids_to_tokens("image", torch.arange(vocab["image"].codebook_size))
+    text = model.tokenizer.encode(["ab"], eos=False).tokens
     for drawing in drawings:
         tokens = torch.cat([text, interleave([("image", drawing.codes)], vocab, bos=False, eos=False)])
         with torch.no_grad():
             log_p = lm(tokens[None, :-1])[0][:, legal].log_softmax(-1)
-        scan = drawing.codes if vocab.scan == "rows" else drawing.codes.T
+        scan = drawing.codes if vocab.layout("image").scan == "rows" else drawing.codes.T
         first = len(tokens) - 1 - scan.numel()
-        assert tokens[-1] == vocab.end_image
+        assert tokens[-1] == vocab.layout("image").end
         expected, seen_region = 0.0, False
         anew = torch.zeros(drawing.codes.shape, dtype=torch.bool)
         rows, columns = drawing.codes.shape
         anew[int(0.4 * rows) : -int(-0.6 * rows // 1), int(0.3 * columns) : -int(-0.6 * columns // 1)] = True
-        for n, free in enumerate((anew if vocab.scan == "rows" else anew.T).flatten().tolist()):
+        for n, free in enumerate(
+            (anew if vocab.layout("image").scan == "rows" else anew.T).flatten().tolist()
+        ):
             seen_region |= free
             if seen_region:
                 place = int((legal == tokens[first + n]).nonzero())
@@ -73,8 +75,8 @@ def test_a_region_that_is_all_is_a_new_image(model: Model) -> None:
     rows, columns = codes_of(model, PICTURE).shape
     (drawing,) = infill(model, ["a", PICTURE], (0, 0, 1, 1), candidates=1, seed=4)
     tokenizer = model.tokenizer
-    head = tokenizer.encode(["a", PICTURE], eos=False)[: -1 - rows * columns]
-    (drawn,) = generate(model.lm, tokenizer.vocab, [head], max_new_tokens=100, stop_after_image=True, seed=4)
+    head = tokenizer.encode(["a", PICTURE], eos=False).tokens[: -1 - rows * columns]
+    (drawn,) = generate(model.lm, tokenizer.vocab, [head], max_new_tokens=100, stop_after="image", seed=4)
     (_, part) = split(drawn.tokens, tokenizer.vocab)
     assert torch.equal(part[1], drawing.codes)
     tokens = len(drawn.tokens) - drawn.prompt_length
@@ -84,11 +86,11 @@ def test_a_region_that_is_all_is_a_new_image(model: Model) -> None:
 @pytest.mark.parametrize(
     ("segments", "box", "message"),
     [
-        (["a"], BOX, "the document must end with the image"),
-        ([], BOX, "the document must end with the image"),
-        ([PICTURE], (0.5, 0, 0.5, 1), "the region 0.5, 0, 0.5, 1 is none"),
-        ([PICTURE], (0, 0, 2, 1), "the region 0, 0, 2, 1 is none"),
-        ([PICTURE] * 30, BOX, "and the model's context holds"),
+        (["a"], BOX, "last segment must be the image"),
+        ([], BOX, "last segment must be the image"),
+        ([PICTURE], (0.5, 0, 0.5, 1), "invalid region 0.5, 0, 0.5, 1"),
+        ([PICTURE], (0, 0, 2, 1), "invalid region 0, 0, 2, 1"),
+        ([PICTURE] * 30, BOX, "but the context is"),
     ],
 )
 def test_a_region_that_cannot_be(model: Model, segments, box, message: str) -> None:
@@ -100,10 +102,10 @@ def test_a_region_that_cannot_be(model: Model, segments, box, message: str) -> N
 
 def test_what_is_given_is_written(model: Model) -> None:
     vocab = model.tokenizer.vocab
-    prompt = model.tokenizer.encode(["a"], eos=False)
-    words = model.tokenizer.encode(["bcd"], bos=False, eos=False)
+    prompt = model.tokenizer.encode(["a"], eos=False).tokens
+    words = model.tokenizer.encode(["bcd"], bos=False, eos=False).tokens
     holes = torch.cat([words[:1], torch.tensor([-1]), words[2:]])
-    options: dict[str, Any] = {"max_new_tokens": 6, "max_images": 0, "seed": 3}
+    options: dict[str, Any] = {"max_new_tokens": 6, "max_blocks": 0, "seed": 3}
     (row, free) = generate(
         model.lm, vocab, [prompt, prompt], given=[holes, torch.tensor([], dtype=torch.int64)], **options
     )
@@ -114,5 +116,5 @@ def test_what_is_given_is_written(model: Model) -> None:
     (alone,) = generate(model.lm, vocab, [prompt], **options)
     assert torch.equal(free.tokens, alone.tokens)
     options["seed"] = 3
-    with pytest.raises(ValueError, match="tokens are given for 1 rows, and there are 2"):
+    with pytest.raises(ValueError, match="given for 1 rows.* 2"):
         generate(model.lm, vocab, [prompt, prompt], given=[holes], **options)

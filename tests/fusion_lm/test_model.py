@@ -10,8 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from earlyfusion.fusion_lm.inputs import Inputs
+from earlyfusion.fusion_lm.layers import Attention, Context
 from earlyfusion.fusion_lm.loss import IGNORE, LossTerms, next_token_loss
-from earlyfusion.fusion_lm.model import Attention, FusionLM, FusionLMConfig, Positions, rope_tables
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.fusion_lm.positions import rope_tables
+from earlyfusion.tokenizers.modality import ModalityTable
 
 HEADS = [pytest.param(4, id="all heads"), pytest.param(2, id="grouped"), pytest.param(1, id="one")]
 
@@ -23,7 +27,7 @@ def random_tokens(*shape: int, seed: int = 0) -> Tensor:
 def logits_of(model: FusionLM, tokens: Tensor, documents: Tensor | None = None, **kwargs) -> Tensor:
     """Logits (B, T, V) without gradients."""
     with torch.no_grad():
-        logits = model(tokens, documents, **kwargs)
+        logits = model(Inputs(tokens, documents), **kwargs)
     assert isinstance(logits, Tensor)
     return logits
 
@@ -218,10 +222,10 @@ def pack(windows: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("queries", [128, 8, 5])
 def test_packed_is_unpacked(build, queries: int, n_kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits, loss and gradients in float32; 20 queries attend together, or 8 or 5 at a time."""
-    monkeypatch.setattr("earlyfusion.fusion_lm.model.QUERIES", queries)
+    monkeypatch.setattr("earlyfusion.fusion_lm.cpu.attention.QUERIES", queries)
     model = build(n_kv_heads=n_kv_heads).train()
     tokens, documents, targets = pack(WINDOWS)
-    logits = model(tokens, documents)
+    logits = model(Inputs(tokens, documents))
     count = 0
     total = torch.zeros(())
     for row, window in enumerate(WINDOWS):
@@ -236,7 +240,7 @@ def test_packed_is_unpacked(build, queries: int, n_kv_heads: int, monkeypatch: p
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert len(expected) == len(list(model.parameters()))
     model.zero_grad()
-    terms = model(tokens, documents, targets)
+    terms = model(Inputs(tokens, documents), targets=targets)
     assert isinstance(terms, LossTerms) and int(terms.counts.sum()) == count
     torch.testing.assert_close(terms.cross_entropy, total / count, atol=1e-5, rtol=1e-5)
     terms.cross_entropy.backward()
@@ -248,22 +252,24 @@ def test_how_documents_are_packed_does_not_matter(build) -> None:
     model = build()
     losses = []
     for windows in (WINDOWS, [[6, 5, 4, 3, 2, 1, 0]], [[n] for n in range(7)]):
-        losses.append(model(*pack(windows)).cross_entropy)
+        tokens, documents, targets = pack(windows)
+        losses.append(model(Inputs(tokens, documents), targets=targets).cross_entropy)
     torch.testing.assert_close(losses[1], losses[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(losses[2], losses[0], atol=1e-5, rtol=0)
 
 
 def test_positions_restart_at_each_document(build) -> None:
     """Rotary attention sees differences of positions only: so the tables are looked at, not the logits."""
-    seen: list[Positions] = []
+    seen: list[Context] = []
     model = build()
     model.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
     logits_of(model, random_tokens(2, 8), torch.tensor([[0, 0, 0, 1, 1, 2, 3, 3], [5, 5, 5, 5, 5, 5, 7, 7]]))
     places = torch.tensor([[0, 1, 2, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 0, 1]])
-    for table, expected in zip(seen[0][:2], rope_tables(places, 8, 10_000.0), strict=True):
-        assert torch.equal(table, expected[:, None])
+    for table, expected in zip(seen[0][:2], rope_tables(places[None], 8, 10_000.0), strict=True):
+        assert table is not None and torch.equal(table, expected)
     logits_of(model, random_tokens(2, 8))
-    assert seen[1].mask is None and torch.equal(seen[1].cos[0, 0], rope_tables(torch.arange(8), 8, 1e4)[0])
+    counted = rope_tables(torch.arange(8)[None, None], 8, 1e4)[0]
+    assert seen[1].mask is None and seen[1].cos is not None and torch.equal(seen[1].cos, counted)
 
 
 def test_no_token_sees_another_document_or_the_future(build) -> None:
@@ -281,7 +287,7 @@ def test_no_token_sees_another_document_or_the_future(build) -> None:
 
 
 def test_queries_that_attend_together_see_no_more_keys_than_they_need(build, monkeypatch) -> None:
-    monkeypatch.setattr("earlyfusion.fusion_lm.model.QUERIES", 8)
+    monkeypatch.setattr("earlyfusion.fusion_lm.cpu.attention.QUERIES", 8)
     model, keys = build(), []
     attend = F.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -304,21 +310,19 @@ def test_without_documents_a_row_is_one(build) -> None:
 
 
 def test_qk_norm_is_a_layer_norm_per_head(build) -> None:
-    model = build(n_kv_heads=2)
-    attention = model.blocks[1].attention
+    attention = build(n_kv_heads=2).blocks[1].attention
     assert isinstance(attention, Attention)
-    seen: list[Any] = []
-    attention.q_norm.register_forward_hook(lambda _, x, y: seen.append((x[0], y)))  # the keys' too
-    logits_of(model, random_tokens(2, 6))
-    [(before, after)] = seen
-    assert before.shape == after.shape == (2, 6, 4 + 2, 8)
-    for name, heads, first in (("q_norm", 4, 0), ("k_norm", 2, 4)):
+    x = torch.randn(2, 6, 32)
+    with torch.no_grad():
+        normed = attention.queries_keys_values(x, Context())  # not rotated
+        plain = attention.qkv(x).split([4 * 8, 2 * 8, 2 * 8], dim=-1)
+    for name, heads, before, after in zip(("q_norm", "k_norm"), (4, 2), plain, normed):
         norm = getattr(attention, name)
         assert norm.weight.shape == norm.bias.shape == (heads, 8)
         for head in range(heads):
-            part = before[:, :, first + head]
+            part = before[..., head * 8 : head * 8 + 8]
             expected = F.layer_norm(part, (8,), norm.weight[head], norm.bias[head], 1e-5)
-            torch.testing.assert_close(after[:, :, first + head], expected)
+            torch.testing.assert_close(after[:, head], expected)
     assert not any("q_norm" in name for name, _ in build(qk_norm="none").named_parameters())
 
 
@@ -335,18 +339,15 @@ def test_a_new_model_guesses_evenly() -> None:
 
 def test_with_targets_it_gives_the_loss(build) -> None:
     model = build()
-    tokens, targets, modality = (
-        random_tokens(2, 9),
-        random_tokens(2, 9, seed=1),
-        random_tokens(2, 9, seed=2) % 3,
-    )
+    tokens, targets = random_tokens(2, 9), random_tokens(2, 9, seed=1)
     targets[0, 4:] = IGNORE
+    table = ModalityTable(("a", "b", "c"), torch.arange(50) % 3)
     for given, expected in zip(
-        model(tokens, targets=targets, modality=modality),
-        next_token_loss(logits_of(model, tokens), torch.eye(50), targets, modality),
+        model(tokens, targets=targets, modalities=table, statistics=True),
+        next_token_loss(logits_of(model, tokens), torch.eye(50), targets, table, statistics=True),
         strict=True,
     ):
-        torch.testing.assert_close(given, expected)
+        torch.testing.assert_close(given, expected) if isinstance(given, Tensor) else given == expected
 
 
 def test_dropout_is_for_training(build) -> None:
@@ -404,7 +405,8 @@ def test_gradients_of_flex_attention(build) -> None:
     for backend in ("sdpa", "flex"):
         model = build(width=64, n_heads=4, n_kv_heads=2).cuda().train()
         model.attention_backend = backend
-        terms = model(*(t.cuda() for t in pack(WINDOWS)))
+        tokens, documents, targets = (t.cuda() for t in pack(WINDOWS))
+        terms = model(Inputs(tokens, documents), targets=targets)
         terms.cross_entropy.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -422,7 +424,7 @@ def test_activation_checkpointing_changes_nothing(build, dropout: float) -> None
         model = build(dropout=dropout).train()
         model.activation_checkpointing = checkpointing
         torch.manual_seed(3)
-        terms = model(tokens, documents, targets)
+        terms = model(Inputs(tokens, documents), targets=targets)
         terms.cross_entropy.backward()
         results.append([terms.cross_entropy, *(p.grad for p in model.parameters())])
     for a, b in zip(*results, strict=True):
@@ -452,11 +454,11 @@ def test_bfloat16_by_autocast(build, qk_norm: str) -> None:
     """Products in bfloat16, weights, gradients and the loss in float32, close to float32's own."""
     model = build(qk_norm=qk_norm, n_kv_heads=2).train()
     tokens, documents, targets = pack(WINDOWS)
-    exact = model(tokens, documents, targets).cross_entropy
+    exact = model(Inputs(tokens, documents), targets=targets).cross_entropy
     kinds = []
     model.blocks[1].attention.out.register_forward_hook(lambda _, x, y: kinds.append((x[0].dtype, y.dtype)))
     with torch.autocast("cpu", torch.bfloat16):
-        terms = model(tokens, documents, targets)
+        terms = model(Inputs(tokens, documents), targets=targets)
     assert kinds == [(torch.bfloat16, torch.bfloat16)]
     assert terms.cross_entropy.dtype == torch.float32
     assert 0 < float((terms.cross_entropy - exact).detach().abs()) < 0.1

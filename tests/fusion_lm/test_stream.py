@@ -5,20 +5,21 @@ import torch
 from PIL import Image, ImageChops
 
 from earlyfusion.fusion_lm.folder import Model, load_model
-from earlyfusion.fusion_lm.generate import generate
+from earlyfusion.fusion_lm.generate import GOING, LENGTH, generate
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.fusion_lm.stream import (
     Event,
     Finished,
-    ImageBegin,
-    ImageDone,
-    ImageProgress,
+    SegmentBegin,
+    SegmentDone,
+    SegmentProgress,
     TextDelta,
     gather,
     sample,
     stream,
 )
 from earlyfusion.tokenizers.documents import Segment
+from earlyfusion.tokenizers.layout import Cursor
 from earlyfusion.tokenizers.pixels import to_pil
 
 PROMPTS: list[list[Segment]] = [
@@ -27,7 +28,7 @@ PROMPTS: list[list[Segment]] = [
     [Image.new("RGB", (16, 8), "red"), "is red "],
     ["a", Image.new("RGB", (8, 24), "blue")],
 ]
-OPTIONS = {"max_new_tokens": 60, "seed": 3, "text": Sampling(1.3), "grid": (2, 3)}
+OPTIONS = {"max_new_tokens": 60, "seed": 3, "sampling": {"text": Sampling(1.3)}, "shapes": {"image": (2, 3)}}
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def wholes(
     """What `generate` writes, decoded at once, and each row's reason to stop and tokens."""
     tokenizer = model.tokenizer
     results = generate(
-        model.lm, tokenizer.vocab, [tokenizer.encode(p, eos=False) for p in PROMPTS], **OPTIONS | options
+        model.lm, tokenizer.vocab, tokenizer.encode_many(PROMPTS, eos=False), **OPTIONS | options
     )
     parts = [tokenizer.decode(r.tokens[r.prompt_length :], partial="drop") for r in results]
     ends = [(r.stop, tuple(r.tokens[r.prompt_length :].tolist())) for r in results]
@@ -57,7 +58,7 @@ def same(a: str | Image.Image, b: str | Image.Image) -> bool:
 
 @pytest.mark.parametrize(
     ("options", "images"),
-    [({}, 2), ({"then": "image", "stop_after_image": True}, 4), ({"max_images": 0}, 0)],
+    [({}, 2), ({"then": "image", "stop_after": "image"}, 4), ({"max_blocks": 0}, 0)],
     ids=str,
 )
 def test_streamed_is_whole(model: Model, options: dict, images: int) -> None:
@@ -74,28 +75,30 @@ def test_streamed_is_whole(model: Model, options: dict, images: int) -> None:
         assert len(one) == len(other) == len(third)
         assert all(map(same, one, other)) and all(map(same, third, other))
     assert sum(isinstance(s, Image.Image) for row in streamed for s in row) >= images
-    assert sum(isinstance(e, TextDelta) for e in events) > 20 or options.get("stop_after_image")
+    assert sum(isinstance(e, TextDelta) for e in events) > 20 or options.get("stop_after")
 
 
 def test_an_image_is_told_from_its_size_to_its_end(model: Model) -> None:
-    events = list(stream(model, PROMPTS[1:2], then="image", stop_after_image=True, grid=(3, 2), seed=1))
+    events = list(
+        stream(model, PROMPTS[1:2], then="image", stop_after="image", shapes={"image": (3, 2)}, seed=1)
+    )
     size = 2 * model.tokenizer.image.factor, 3 * model.tokenizer.image.factor
     kinds = [type(e) for e in events]
-    lines = 3 if model.tokenizer.vocab.scan == "rows" else 2
-    assert kinds == [ImageBegin, *[ImageProgress] * lines, ImageDone, Finished]
+    lines = 3 if model.tokenizer.vocab.layout("image").scan == "rows" else 2
+    assert kinds == [SegmentBegin, *[SegmentProgress] * lines, SegmentDone, Finished]
     first, done = events[0], events[-2]
-    assert isinstance(first, ImageBegin) and (first.width, first.height) == size
-    previews = [e for e in events if isinstance(e, ImageProgress)]
+    assert isinstance(first, SegmentBegin) and (first.modality, first.shape) == ("image", (3, 2))
+    previews = [e for e in events if isinstance(e, SegmentProgress)]
     assert [e.share for e in previews] == pytest.approx([(n + 1) / lines for n in range(lines)])
-    assert isinstance(done, ImageDone) and done.image.size == size
+    assert isinstance(done, SegmentDone) and done.value.size == size
     assert all(e.preview.size == size for e in previews)
-    assert same(previews[-1].preview, done.image) and not same(previews[0].preview, done.image)
+    assert same(previews[-1].preview, done.value) and not same(previews[0].preview, done.value)
     corner = previews[0].preview.getpixel((size[0] - 1, size[1] - 1))
     assert corner == (128, 128, 128)
 
 
 def test_a_row_that_ends_early_says_so_at_once(model: Model) -> None:
-    options = {"max_new_tokens": 40, "text": Sampling(temperature=0), "max_images": 0}
+    options = {"max_new_tokens": 40, "sampling": {"text": Sampling(temperature=0)}, "max_blocks": 0}
     events: list[Event] = list(stream(model, [["a" * 60], []], **options))
     ends = {e.row: n for n, e in enumerate(events) if isinstance(e, Finished)}
     assert set(ends) == {0, 1} and ends[0] < ends[1] == len(events) - 1
@@ -110,11 +113,11 @@ def test_characters_come_whole(model: Model) -> None:
     for written in ("a 猫 b", "é", "🙂🙂", "x"):
         ids = text.encode(written)
         for cut in range(1, len(ids) + 1):
-            row = Row(0, model.tokenizer, False, False, 200, limit=cut)
+            row = Row(0, model.tokenizer, False, None, Cursor(vocab))
             deltas = [
                 e.text
-                for token in vocab.text_to_tokens(torch.tensor(ids[:cut])).tolist()
-                for e in row.take(token)
+                for n, token in enumerate(vocab.to_tokens("text", torch.tensor(ids[:cut])).tolist(), start=1)
+                for e in row.take(token, LENGTH if n == cut else GOING)
                 if isinstance(e, TextDelta)
             ]
             assert "".join(deltas) == text.decode(ids[:cut])

@@ -37,7 +37,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(model: Model, runs: Path) -> Iterator[str]:
     """Where the page is served."""
     pytest.importorskip("gradio")
-    from earlyfusion.playground.app import build, serve
+    from earlyfusion.playground.app import build
+    from earlyfusion.playground.server import serve
 
     tokenizers = {"openmoji-words": model.tokenizer.image, "the same": model.tokenizer.image}
     pages = []

@@ -81,21 +81,21 @@ def test_runs_are_those_of_the_folder_alone(client: Any):
     assert client.predict(api_name="/runs") == ["one/lm"]
     assert client.predict("one/lm", api_name="/curves")["train/loss"][1] == [1, 4.98]
     for name in ("../private", "/etc", "one", ""):
-        with pytest.raises(Exception, match="there is no run"):
+        with pytest.raises(Exception, match=repr(name) if name else "''"):
             client.predict(name, api_name="/curves")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("/etc/passwd",), "list of at most"),
-        (([{"image": "/etc/passwd"}],), "files and addresses are not opened"),
-        (([{"text": "a"}], {"samples": 99}), "samples is 99"),
-        (([{"text": "a"}], {"temperature": -1}), "temperature must be 0 or more"),
-        (([{"text": "a"}], {"then": "film"}), "expected any, text or image"),
-        (([{"text": "a"}], {"topk": 3}), "expected an object with some of: then, answer, samples"),
-        (([{"text": "a"}], {"seed": 2**70}), "64 bits"),
-        (([{"text": "a" * 400}],), "context holds 256"),
+        (("/etc/passwd",), "64 segments"),
+        (([{"image": "/etc/passwd"}],), "data:image"),
+        (([{"text": "a"}], {"samples": 99}), "samples.*99"),
+        (([{"text": "a"}], {"temperature": -1}), "temperature.*-1"),
+        (([{"text": "a"}], {"then": "film"}), "film.*text, image"),
+        (([{"text": "a"}], {"topk": 3}), "topk.*then, answer, samples"),
+        (([{"text": "a"}], {"seed": 2**70}), "seed"),
+        (([{"text": "a" * 400}],), "256"),
     ],
 )
 def test_mistakes_are_told_in_a_line(client: Any, arguments: tuple[Any, ...], words: str):
@@ -105,7 +105,7 @@ def test_mistakes_are_told_in_a_line(client: Any, arguments: tuple[Any, ...], wo
 
 @pytest.mark.parametrize("token", [10**9, -1, 4432])
 def test_tokens_that_are_none_are_told(client: Any, token: int):
-    with pytest.raises(Exception, match="outside 0..4431"):
+    with pytest.raises(Exception, match=rf"{token}.*0\.\.4431"):
         client.predict([1, token], api_name="/inspect")
 
 

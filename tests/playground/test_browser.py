@@ -239,7 +239,7 @@ def test_broken_and_large_uploads_and_other_files_get_a_message(visit: Open, tmp
     text.write_text("no picture")
     odd = tmp_path / "..%2f..%2fetc%2fpasswd.png"
     odd.write_bytes((EXAMPLES / "drawing.png").read_bytes())
-    for file, words in ((broken, "broken"), (large, "larger than 10 MB"), (text, "no picture of a kind")):
+    for file, words in ((broken, "broken"), (large, "10 MB"), (text, "notes.txt")):
         page.set_input_files("#compose-prompt input[type=file]", str(file))
         page.wait_for_selector(f"#compose-prompt .said-by-page:has-text('{words}')")
         expect(page.locator("#compose-prompt .prompt img")).to_have_count(0)
@@ -250,7 +250,7 @@ def test_broken_and_large_uploads_and_other_files_get_a_message(visit: Open, tmp
     expect(page.locator("#compose-prompt .said-by-page")).to_have_text("")
     page.click("role=tab[name=Reconstruct]")
     page.click("#reconstruct")
-    page.wait_for_selector("#compared .refused:has-text('there is no picture')")
+    page.wait_for_selector("#compared .refused")
 
 
 def test_what_the_script_lets_pass_the_server_refuses(visit: Open):
@@ -262,12 +262,12 @@ def test_what_the_script_lets_pass_the_server_refuses(visit: Open):
         bad,
     )
     page.click("#generate")
-    page.wait_for_selector("#answer .refused:has-text('cannot be read')")
+    page.wait_for_selector("#answer .refused:has-text('picture')")
     page.click("[data-clear]")
     page.click("#compose-prompt .prompt")
     page.keyboard.type("long " * 60)
     page.click("#generate")
-    page.wait_for_selector("#answer .refused:has-text('context holds 256')")
+    page.wait_for_selector("#answer .refused:has-text('256')")
 
 
 def test_control_tokens_and_markup_that_are_typed_stay_text(visit: Open):
@@ -356,7 +356,7 @@ def test_an_answer_is_taken_as_the_next_prompt(visit: Open):
 
 def test_generation_stops_when_asked(visit: Open, slowly: None):
     page = visit()
-    page.click("#compose-prompt button:has-text('begin by itself')")
+    page.click("#compose-prompt button:has-text('start from nothing')")
     page.fill("#samples input[type=number]", "4")
     page.keyboard.press("Tab")
     page.click("#generate")

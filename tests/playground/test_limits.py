@@ -55,27 +55,27 @@ def test_formats_that_browsers_show_are_read(kind: str):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("/etc/passwd", "not opened"),
-        ("file:///etc/passwd", "not opened"),
-        ("https://example.org/a.png", "not opened"),
-        ("../../pretrained/openmoji-words/model.safetensors", "not opened"),
-        ("data:text/html;base64,PGI+", "not opened"),
-        (7, "not opened"),
-        (None, "not opened"),
-        ("data:image/png;base64,%%%", "base64 is broken"),
-        (uri(b""), "cannot be read"),
-        (uri(b"no picture at all"), "cannot be read"),
-        (uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg+xml"), "cannot be read"),
-        (uri(b"%PDF-1.7"), "cannot be read"),
-        (uri(stored(Image.effect_noise((64, 64), 90))[:900]), "cannot be read"),
-        (uri(stored(Image.new("RGB", (9, 9)), "TIFF"), "tiff"), "cannot be read"),
+        ("/etc/passwd", "data:image"),
+        ("file:///etc/passwd", "data:image"),
+        ("https://example.org/a.png", "data:image"),
+        ("../../pretrained/openmoji-words/model.safetensors", "data:image"),
+        ("data:text/html;base64,PGI+", "data:image"),
+        (7, "data:image"),
+        (None, "data:image"),
+        ("data:image/png;base64,%%%", "base64"),
+        (uri(b""), "picture.*PNG"),
+        (uri(b"no picture at all"), "picture.*PNG"),
+        (uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "svg+xml"), "picture.*PNG"),
+        (uri(b"%PDF-1.7"), "picture.*PNG"),
+        (uri(stored(Image.effect_noise((64, 64), 90))[:900]), "picture.*PNG"),
+        (uri(stored(Image.new("RGB", (9, 9)), "TIFF"), "tiff"), "picture.*PNG"),
         (uri(png_of_size(50_000, 50_000)), "pixels"),
         (uri(png_of_size(5_000, 5_000)), "25,000,000|5,000 x 5,000"),
-        (uri(b"\0" * (50 << 20)), "larger than 10 MB"),
+        (uri(b"\0" * (50 << 20)), "10 MB"),
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_what_is_no_picture_is_refused_in_a_line(value: Any, words: str):
+def test_invalid_pictures_are_refused_in_a_line(value: Any, words: str):
     with pytest.raises(Refused, match=words) as error:
         read_picture(value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
@@ -84,19 +84,19 @@ def test_what_is_no_picture_is_refused_in_a_line(value: Any, words: str):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("text", "list of at most"),
-        (None, "list of at most"),
-        ([{"text": "a"}] * (limits.SEGMENTS + 1), "list of at most"),
-        (["a"], "a segment is"),
-        ([{}], "a segment is"),
-        ([{"text": 3}], "a segment is"),
-        ([{"text": "a", "image": "b"}], "a segment is"),
-        ([{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}], "a segment is"),
+        ("text", "64 segments"),
+        (None, "64 segments"),
+        ([{"text": "a"}] * (limits.SEGMENTS + 1), "64 segments"),
+        (["a"], "segment"),
+        ([{}], "segment"),
+        ([{"text": 3}], "segment"),
+        ([{"text": "a", "image": "b"}], "segment"),
+        ([{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}], "segment"),
         ([{"text": "\ud800"}], "surrogate"),
         ([{"text": "a" * 15_000}, {"text": "b" * 15_000}], "30,000 characters"),
     ],
 )
-def test_what_is_no_prompt_is_refused(value: Any, words: str):
+def test_invalid_prompts_are_refused(value: Any, words: str):
     with pytest.raises(Refused, match=words):
         read_segments(value)
 
@@ -107,7 +107,7 @@ def test_what_is_no_prompt_is_refused(value: Any, words: str):
 def test_text_that_looks_like_control_stays_text(model: Model, text: str):
     tokenizer = model.tokenizer
     [segment] = read_segments([{"text": text}])
-    tokens = tokenizer.encode([segment], eos=False)
+    tokens = tokenizer.encode([segment], eos=False).tokens
     assert int(tokens[0]) == tokenizer.vocab.bos and bool(tokenizer.vocab.is_text(tokens[1:]).all())
     assert tokenizer.decode(tokens) == [text]
     *_, [sample] = compose(model, [segment], Ask(max_new_tokens=4))
@@ -119,7 +119,7 @@ def test_many_small_files_are_no_way_to_many_pixels():
     large = {"image": uri(stored(Image.new("1", (4_000, 4_000))))}
     assert len(large["image"]) < 20_000
     assert len(read_segments([large])) == 1
-    with pytest.raises(Refused, match="24,000,000 are taken in all"):
+    with pytest.raises(Refused, match="4,000 x 4,000.*24,000,000"):
         read_segments([large, large])
 
 
@@ -137,13 +137,17 @@ def test_large_pictures_are_scaled_to_what_the_model_can_take(model: Model):
 
 
 def test_a_prompt_that_is_too_long_tells_the_numbers(model: Model):
-    with pytest.raises(Refused, match=r"prompt has 30\d tokens, and the model's context holds 256"):
+    with pytest.raises(Refused, match=r"30\d tokens.*256"):
         next(compose(model, ["a" * 300], Ask()))
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"samples": 9}, "1 to 4"), ({"max_new_tokens": -1}, "0 or more"), ({"max_positions": -2}, "0 or more")],
+    [
+        ({"samples": 9}, "samples.*9"),
+        ({"max_new_tokens": -1}, "max_new_tokens.*-1"),
+        ({"max_positions": -2}, "max_positions.*-2"),
+    ],
 )
 def test_settings_outside_their_range_are_refused(settings: dict[str, Any], words: str):
     with pytest.raises(Refused, match=words):

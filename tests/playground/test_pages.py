@@ -6,7 +6,7 @@ from html import unescape
 from PIL import Image
 
 from earlyfusion.eval.tasks.comparison import Comparison
-from earlyfusion.eval.tasks.reconstruction import Sample
+from earlyfusion.eval.tasks.reconstruction import Reconstruction
 from earlyfusion.playground import pages
 from earlyfusion.playground.compose import Written
 
@@ -26,14 +26,14 @@ def test_texts_of_visitors_models_and_files_are_escaped():
     figures = {"psnr": None, "ssim": 1.0, "l1": 0.0, "bits_per_pixel": 0.1, "tokens": 1, "seconds": 0.1}
     read = [(EVIL, {"rapidocr": (EVIL, EVIL[1:])})]
     assert harmless(
-        pages.compared([Comparison(EVIL, figures, Sample(EVIL, None, white, white, None, {}, read))])
+        pages.compared([Comparison(EVIL, figures, Reconstruction(EVIL, None, white, white, None, {}, read))])
     )
 
 
 def test_a_sample_tells_whether_it_is_still_written():
     unfinished = Written(["a"], ["b"], drawing=Image.new("RGB", (16, 8)))
     page = pages.written([unfinished, Written(["a"], stop="eos")], done=False)
-    assert 'aria-busy="true"' in page and "writing …" in page and "the document ended" in page
+    assert 'aria-busy="true"' in page and "writing …" in page and "ended the document" in page
     assert page.count("<img") == 1 and "Sample 2" in page
     assert "stopped" in pages.written([unfinished], done=True)
 
@@ -42,7 +42,7 @@ def test_what_was_lost_and_what_came_is_marked():
     white = Image.new("RGB", (8, 8), "white")
     figures = {"psnr": 20.0, "ssim": 0.5, "l1": 0.1, "bits_per_pixel": 0.188, "tokens": 1, "seconds": 0.1}
     read = [("winter", {"rapidocr": ("winter", "vinte")}), ("ok", {"rapidocr": ("ok", "ok")})]
-    page = pages.compared([Comparison("a", figures, Sample("a", None, white, white, None, {}, read))])
+    page = pages.compared([Comparison("a", figures, Reconstruction("a", None, white, white, None, {}, read))])
     assert "<del>w</del>inte<del>r</del>" in page and "<ins>v</ins>inte" in page
     assert re.search(r"<td>1 of 2</td>", page) and "0.188" in page
 

@@ -1,11 +1,10 @@
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, TextPart, interleave, split
+from earlyfusion.tokenizers.documents import DocumentTokenizer, Part, interleave, split
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.pixels import to_pil, to_tensor
 from earlyfusion.tokenizers.text import TextTokenizer
@@ -20,12 +19,12 @@ WIDE = torch.tensor([[0, 1, 2], [7, 6, 5]])
 TALL = torch.tensor([[3], [4]])
 
 
-def text(*ids: int) -> TextPart:
-    return TextPart("text", torch.tensor(ids, dtype=torch.int64))
+def text(*ids: int) -> Part:
+    return Part("text", torch.tensor(ids, dtype=torch.int64))
 
 
-def image(codes: torch.Tensor) -> ImagePart:
-    return ImagePart("image", codes)
+def image(codes: torch.Tensor) -> Part:
+    return Part("image", codes)
 
 
 def same(parts, others) -> bool:
@@ -42,7 +41,7 @@ def test_the_stream() -> None:
 
 def test_a_fixed_grid_is_not_written() -> None:
     tokens = interleave([("image", WIDE)], FIXED)
-    assert tokens.tolist() == [0, 3, *(FIXED.codes_to_tokens(WIDE).flatten().tolist()), 4, 1]
+    assert tokens.tolist() == [0, 3, *(FIXED.to_tokens("image", WIDE).flatten().tolist()), 4, 1]
     assert same(split(tokens, FIXED), [image(WIDE)])
 
 
@@ -51,12 +50,14 @@ def test_the_codes_of_a_position_stand_together_in_slot_order() -> None:
     codes = torch.stack([WIDE, torch.tensor([[3, 3, 3], [0, 1, 2]])], dim=-1)  # (2, 3, 2)
     by_rows = [0, 3, 6, 7, 18, 29, 19, 29, 20, 29, 25, 26, 24, 27, 23, 28, 4, 1]
     by_columns = [0, 3, 6, 7, 18, 29, 25, 26, 19, 29, 24, 27, 20, 29, 23, 28, 4, 1]
-    columns = replace(PAIRS, scan="columns")
+    columns = SharedVocab.build(
+        text=(10, (0,)), codebook_size=8, max_grid=4, codes_per_position=2, scan="columns"
+    )
     assert interleave([("image", codes)], PAIRS).tolist() == by_rows
     assert interleave([("image", codes)], columns).tolist() == by_columns
     example = torch.tensor([[[0, 1], [2, 3]]])  # A0 A1, B0 B1
     assert interleave([("image", example)], PAIRS, bos=False, eos=False).tolist() == [
-        *(PAIRS.begin_image, 5, 6, 18, 27, 20, 29, PAIRS.end_image)
+        *(PAIRS.layout("image").begin, 5, 6, 18, 27, 20, 29, PAIRS.layout("image").end)
     ]
 
 
@@ -73,16 +74,14 @@ def test_codes_come_back(n: int, scan, fixed_grid: tuple[int, int] | None) -> No
     parts = [text(1, 2), images[0], images[1], text(3), images[2]]
     tokens = interleave(parts, vocab)
     written = 2 if fixed_grid else 4
-    assert len(tokens) == 2 + 3 + sum(written + part.codes.numel() for part in images)
+    assert len(tokens) == 2 + 3 + sum(written + part.values.numel() for part in images)
     assert same(split(tokens, vocab), parts)
     kept = split(tokens[:-2], vocab, partial="drop")  # the last image lacks its end
     assert same(kept, parts[:-1])
     cut = interleave([images[0]], vocab, eos=False)
     for end in range(2, len(cut)):
         assert split(cut[:end], vocab, partial="drop") == []
-        with pytest.raises(
-            ValueError, match=f"the image at token 1 is cut short: the document ends at {end}"
-        ):
+        with pytest.raises(ValueError, match=f"token 1 is cut short.* {end}"):
             split(cut[:end], vocab)
 
 
@@ -111,14 +110,14 @@ def test_split_undoes_interleave(parts, bos: bool, eos: bool, padding: int) -> N
 def test_a_document_may_end_anywhere(vocab: SharedVocab, eos: bool) -> None:
     parts = [text(1, 2), image(WIDE), text(3), image(WIDE)]
     tokens = interleave(parts, vocab, eos=False)
-    image_length = 2 + WIDE.numel() + (0 if vocab.fixed_grid else 2)
+    image_length = 2 + WIDE.numel() + (0 if vocab.layout("image").shape else 2)
     cuts_of_first = range(3 + 1, 3 + image_length)
     cuts_of_second = range(len(tokens) - image_length + 1, len(tokens))
     for cut in range(1, len(tokens) + 1):
         cut_tokens = torch.cat([tokens[:cut], torch.tensor([vocab.eos] if eos else [], dtype=torch.int64)])
         inside = cut in cuts_of_first or cut in cuts_of_second
         if inside:
-            with pytest.raises(ValueError, match=f"is cut short: the document ends at {cut}"):
+            with pytest.raises(ValueError, match=f"cut short.* {cut}"):
                 split(cut_tokens, vocab)
         kept = split(cut_tokens, vocab, partial="drop")
         if cut in cuts_of_first:
@@ -132,17 +131,17 @@ def test_a_document_may_end_anywhere(vocab: SharedVocab, eos: bool) -> None:
 @pytest.mark.parametrize(
     "tokens, message",
     [
-        ([0, 4, 1], "token 4 at position 1 is neither text nor begin_image"),
-        ([0, 18], "token 18 at position 1 is neither"),
-        ([9, 5], "token 5 at position 1 is neither"),
-        ([9, 0], "token 0 at position 1 is neither"),
-        ([9, 2, 9], "token 2 at position 1 is neither"),
-        ([9, 1, 9], "token 1 at position 1 is neither"),
-        ([9, 1, 1], "token 1 at position 1 is neither"),
-        ([0, 3, 9], "image at token 1 does not begin with its rows and columns"),
-        ([0, 3, 5, 18, 18], "image at token 1 does not begin with its rows and columns"),
-        ([0, 3, 5, 6, 18, 9, 4], "image at token 1 has 1 x 2 codes, but token 9 at position 5 is none"),
-        ([0, 3, 5, 6, 18, 4], "image at token 1 has 1 x 2 codes, but token 4 at position 5 is none"),
+        ([0, 4, 1], "token 4 at position 1"),
+        ([0, 18], "token 18 at position 1"),
+        ([9, 5], "token 5 at position 1"),
+        ([9, 0], "token 0 at position 1"),
+        ([9, 2, 9], "token 2 at position 1"),
+        ([9, 1, 9], "token 1 at position 1"),
+        ([9, 1, 1], "token 1 at position 1"),
+        ([0, 3, 9], "image at token 1 does not begin with its size"),
+        ([0, 3, 5, 18, 18], "image at token 1 does not begin with its size"),
+        ([0, 3, 5, 6, 18, 9, 4], "image at token 1 has 1 x 2 codes, but token 9 at position 5 is not a code"),
+        ([0, 3, 5, 6, 18, 4], "image at token 1 has 1 x 2 codes, but token 4 at position 5 is not a code"),
         ([0, 3, 5, 6, 18, 19, 20, 4], "image at token 1 does not end after its 1 x 2 codes"),
         ([0, 26], r"token 26 is outside 0\.\.25"),
     ],
@@ -158,10 +157,10 @@ def test_malformed_documents(tokens: list[int], message: str) -> None:
     [
         (
             [0, 3, 5, 5, 26],
-            "image at token 1 has 1 x 1 x 2 codes, but token 26 at position 4 is none of slot 0",
+            "image at token 1 has 1 x 1 x 2 codes, but token 26 at position 4 is not a code of slot 0",
         ),
-        ([0, 3, 5, 6, 18, 26, 19, 19, 4], "token 19 at position 7 is none of slot 1"),
-        ([0, 3, 5, 5, 18, 4], "token 4 at position 5 is none of slot 1"),
+        ([0, 3, 5, 6, 18, 26, 19, 19, 4], "token 19 at position 7 is not a code of slot 1"),
+        ([0, 3, 5, 5, 18, 4], "token 4 at position 5 is not a code of slot 1"),
         ([0, 3, 5, 5, 18, 26, 18, 26, 4], "image at token 1 does not end after its 1 x 1 x 2 codes"),
     ],
 )
@@ -182,21 +181,18 @@ def test_arguments_of_split() -> None:
 @pytest.mark.parametrize(
     "part, vocab, message",
     [
-        (
-            ("image", torch.zeros(2, 5, dtype=torch.int64)),
-            VOCAB,
-            "2 x 5 codes, more than this vocabulary's 4 x 4",
-        ),
-        (("image", TALL), FIXED, "2 x 1 codes, but this vocabulary's have 2 x 3"),
-        (("image", torch.zeros(4)), VOCAB, r"shape \(4,\), expected \(rows, columns\)"),
-        (("image", torch.zeros(0, 4)), VOCAB, r"shape \(0, 4\), expected"),
-        (("image", TALL + 4), VOCAB, "image code 8 has no token"),
-        (("image", WIDE[..., None]), VOCAB, r"shape \(2, 3, 1\), expected \(rows, columns\)"),
-        (("image", WIDE), PAIRS, r"shape \(2, 3\), expected \(rows, columns, 2\), 2 codes per position"),
-        (("image", WIDE[..., None]), PAIRS, r"shape \(2, 3, 1\), expected \(rows, columns, 2\)"),
-        (("image", (TALL + 4)[..., None].expand(2, 1, 2)), PAIRS, "image code 8 of slot 0 has no token"),
-        (("text", torch.tensor([0])), VOCAB, "text id 0 has no token"),
-        (("sound", torch.tensor([0])), VOCAB, "kind 'sound', expected 'text', 'image' or 'turn'"),
+        (("image", torch.zeros(2, 5, dtype=torch.int64)), VOCAB, "image: .*2 x 5.* 4 x 4"),
+        (("image", TALL), FIXED, "image: .*2 x 1.* 2 x 3"),
+        (("image", torch.zeros(4)), VOCAB, r"image .*\(4,\).*\(rows, columns\)"),
+        (("image", torch.zeros(0, 4)), VOCAB, r"image .*\(0, 4\)"),
+        (("image", TALL + 4), VOCAB, "image code 8"),
+        (("image", WIDE[..., None]), VOCAB, r"image .*\(2, 3, 1\).*\(rows, columns\)"),
+        (("image", WIDE), PAIRS, r"image .*\(2, 3\).*\(rows, columns, 2\)"),
+        (("image", WIDE[..., None]), PAIRS, r"image .*\(2, 3, 1\).*\(rows, columns, 2\)"),
+        (("image", (TALL + 4)[..., None].expand(2, 1, 2)), PAIRS, "image code 8 of slot 0"),
+        (("text", torch.tensor([0])), VOCAB, "text id 0"),
+        (("sound", torch.tensor([0])), VOCAB, "'sound'.*text, image"),
+        (("turn", torch.tensor([0])), VOCAB, "turn.*separator"),
     ],
 )
 def test_interleave_errors(part, vocab: SharedVocab, message: str) -> None:
@@ -206,7 +202,7 @@ def test_interleave_errors(part, vocab: SharedVocab, message: str) -> None:
 
 def test_documents_come_back(document_tokenizer: DocumentTokenizer, photo: Image.Image) -> None:
     small = photo.crop((0, 0, 16, 8))
-    tokens = document_tokenizer.encode(["A red ", "apple:", photo, small, "", "\u2581 \0 <image>"])
+    tokens = document_tokenizer.encode(["A red ", "apple:", photo, small, "", "\u2581 \0 <image>"]).tokens
     first, big, little, last = document_tokenizer.decode(tokens)
     assert (first, last) == ("A red apple:", "\u2581 \0 <image>")
     assert isinstance(big, torch.Tensor) and isinstance(little, torch.Tensor)
@@ -231,7 +227,7 @@ def grouped(text_tokenizer: TextTokenizer) -> DocumentTokenizer:
         torch.manual_seed(0)
         image = ImageTokenizer(config).eval()
     vocab = SharedVocab.build(text=text_tokenizer, codebook_size=16, max_grid=16, codes_per_position=2)
-    return DocumentTokenizer(text_tokenizer, image, vocab)
+    return DocumentTokenizer(vocab, text=text_tokenizer, image=image)
 
 
 def test_documents_with_several_codes_per_position(
@@ -241,7 +237,7 @@ def test_documents_with_several_codes_per_position(
     grouped.save(tmp_path)
     loaded = DocumentTokenizer.load(tmp_path)
     assert loaded.vocab == grouped.vocab
-    tokens = loaded.encode(["A red apple:", photo, small, " then"])
+    tokens = loaded.encode(["A red apple:", photo, small, " then"]).tokens
     first, big, little, last = loaded.decode(tokens)
     assert (first, last) == ("A red apple:", " then")
     codes = [part[1] for part in split(tokens, loaded.vocab) if part[0] == "image"]
@@ -253,32 +249,30 @@ def test_documents_with_several_codes_per_position(
 
 def test_a_vocabulary_of_other_slots_is_refused(grouped: DocumentTokenizer) -> None:
     single = SharedVocab.build(text=grouped.text, codebook_size=16)
-    with pytest.raises(
-        ValueError, match="image tokenizer has 2 codes per position, the vocabulary 1: they bel"
-    ):
-        DocumentTokenizer(grouped.text, grouped.image, single)
+    with pytest.raises(ValueError, match="image .*codes_per_position 2.* 1"):
+        DocumentTokenizer(single, text=grouped.text, image=grouped.image)
     large = SharedVocab.build(text=grouped.text, codebook_size=32, codes_per_position=2)
-    with pytest.raises(ValueError, match="image tokenizer has 16 codes, the vocabulary 32: they belong"):
-        DocumentTokenizer(grouped.text, grouped.image, large)
+    with pytest.raises(ValueError, match="image .*codebook_size 16.* 32"):
+        DocumentTokenizer(large, text=grouped.text, image=grouped.image)
 
 
 def test_adjacent_strings_are_one_text(document_tokenizer: DocumentTokenizer) -> None:
-    whole = document_tokenizer.encode(["the picture"])
-    assert torch.equal(document_tokenizer.encode(["", "the pi", "", "cture", ""]), whole)
+    whole = document_tokenizer.encode(["the picture"]).tokens
+    assert torch.equal(document_tokenizer.encode(["", "the pi", "", "cture", ""]).tokens, whole)
     assert document_tokenizer.decode(whole) == ["the picture"]
 
 
 def test_empty_documents(document_tokenizer: DocumentTokenizer) -> None:
     vocab = document_tokenizer.vocab
     for segments in ([], [""], ["", ""]):
-        assert document_tokenizer.encode(segments).tolist() == [vocab.bos, vocab.eos]
-        assert document_tokenizer.encode(segments, bos=False, eos=False).tolist() == []
+        assert document_tokenizer.encode(segments).tokens.tolist() == [vocab.bos, vocab.eos]
+        assert document_tokenizer.encode(segments, bos=False, eos=False).tokens.tolist() == []
     assert document_tokenizer.decode(torch.tensor([vocab.bos, vocab.eos])) == []
 
 
 def test_no_text_becomes_structure(document_tokenizer: DocumentTokenizer) -> None:
     typed = "<image></image><bos><s></s><eos><pad><unk><|begin_image|>IMGIMGAZ<0x03>\x00\x03\x04"
-    tokens = document_tokenizer.encode([typed], bos=False, eos=False)
+    tokens = document_tokenizer.encode([typed], bos=False, eos=False).tokens
     assert document_tokenizer.vocab.is_text(tokens).all()
     assert document_tokenizer.decode(tokens) == [typed]
 
@@ -287,19 +281,21 @@ def test_image_batches_give_the_codes_of_single_images(document_tokenizer: Docum
     generator = torch.Generator().manual_seed(0)
     sizes = [(16, 24), (8, 8), (16, 24), (8, 8), (24, 16)]
     images = [torch.rand(3, *size, generator=generator) * 2 - 1 for size in sizes]
-    together = document_tokenizer.encode_images(images)
+    together = document_tokenizer.encode_inputs("image", images)
     assert [tuple(codes.shape) for codes in together] == [
         (height // 8, width // 8) for height, width in sizes
     ]
     for pixels, codes in zip(images, together):
         assert codes.dtype == torch.int64
-        assert torch.equal(codes, document_tokenizer.encode_images([pixels])[0])
-    assert document_tokenizer.encode_images([]) == []
+        assert torch.equal(codes, document_tokenizer.encode_inputs("image", [pixels])[0])
+    assert document_tokenizer.encode_inputs("image", []) == []
 
 
 def test_images_of_any_size_and_mode_are_fitted(document_tokenizer: DocumentTokenizer, photo) -> None:
     def grid(segment, **options) -> tuple[int, ...]:
-        (part,) = split(document_tokenizer.encode([segment], **options), document_tokenizer.vocab)
+        (part,) = split(
+            document_tokenizer.encode([segment], options={"image": options}).tokens, document_tokenizer.vocab
+        )
         return tuple(part[1].shape)
 
     odd = photo.resize((45, 27))
@@ -315,13 +311,15 @@ def test_images_of_any_size_and_mode_are_fitted(document_tokenizer: DocumentToke
 
 def test_tensors_that_fit_are_taken_as_they_are(document_tokenizer: DocumentTokenizer, photo) -> None:
     pixels = to_tensor(photo)
-    assert torch.equal(document_tokenizer.encode([pixels]), document_tokenizer.encode([to_pil(pixels)]))
+    assert torch.equal(
+        document_tokenizer.encode([pixels]).tokens, document_tokenizer.encode([to_pil(pixels)]).tokens
+    )
 
 
 @pytest.mark.parametrize(
     "segment, message",
     [
-        (None, "segment is a NoneType, expected string, image or tensor"),
+        (None, "NoneType.*string, image"),
         (torch.zeros(1, 16, 16), r"expected \(3, H, W\)"),
         (torch.zeros(1, 3, 16, 16), r"expected \(3, H, W\)"),
         (torch.zeros(3, 0, 16), "no pixels"),
@@ -335,7 +333,7 @@ def test_bad_segments(document_tokenizer: DocumentTokenizer, segment, message: s
 
 
 def test_text_tokens_that_are_not_utf8_together(document_tokenizer: DocumentTokenizer) -> None:
-    tokens = document_tokenizer.encode(["é"])
+    tokens = document_tokenizer.encode(["é"]).tokens
     assert document_tokenizer.decode(tokens[:2]) == ["\ufffd"]
 
 
@@ -346,8 +344,8 @@ def test_save_and_load(document_tokenizer: DocumentTokenizer, photo: Image.Image
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {"vocab.json", "text.model", "image/config.json", "image/model.safetensors"}
     loaded = DocumentTokenizer.load(folder)
-    tokens = loaded.encode(["A red apple:", photo])
-    assert torch.equal(tokens, document_tokenizer.encode(["A red apple:", photo]))
+    tokens = loaded.encode(["A red apple:", photo]).tokens
+    assert torch.equal(tokens, document_tokenizer.encode(["A red apple:", photo]).tokens)
     words, picture = loaded.decode(tokens)
     assert words == "A red apple:"
     assert torch.equal(torch.as_tensor(picture), torch.as_tensor(document_tokenizer.decode(tokens)[1]))
@@ -365,11 +363,11 @@ def test_load_refuses_parts_of_different_models(document_tokenizer: DocumentToke
     document_tokenizer.save(tmp_path / "tokenizer")
     text = document_tokenizer.text
     SharedVocab.build(text=text, codebook_size=33).save(tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match="tokenizer: the image tokenizer has 32 codes, the vocabulary 33"):
+    with pytest.raises(ValueError, match="tokenizer: .*image .*codebook_size 32.* 33"):
         DocumentTokenizer.load(tmp_path / "tokenizer")
     document_tokenizer.vocab.save(tmp_path / "tokenizer")
     TextTokenizer.train(["other words"] * 9, vocab_size=280).save(tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match="tokenizer: the text tokenizer has .* made for others"):
+    with pytest.raises(ValueError, match="tokenizer: .*text tokenizer"):
         DocumentTokenizer.load(tmp_path / "tokenizer")
     shutil.rmtree(tmp_path / "tokenizer")
     with pytest.raises(FileNotFoundError, match="not found"):

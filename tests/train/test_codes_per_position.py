@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 
 from earlyfusion.cli.info import describe
-from earlyfusion.cli.options import build_parser
-from earlyfusion.cli.sample import sample
+from earlyfusion.cli.main import build_parser
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.sources import load_source
 from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, split
+from earlyfusion.tokenizers.documents import DocumentTokenizer, split
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.first_weights import start_from_codebook
@@ -46,7 +45,7 @@ def prepared_with(folders: tuple[Path, Path], documents: Path, out: Path, **chan
     text, image = map(str, folders)
     prepare(PrepareConfig(str(documents), str(out), text, image, **settings), lambda *_: None)
     vocab = SharedVocab.load(out / "tokenizer")
-    assert (vocab.codes_per_position, vocab.codebook_size) == (N, K)
+    assert (vocab["image"].slots, vocab["image"].codebook_size) == (N, K)
     found = []
     for row in datasets.load_from_disk(str(out / "train")):
         assert isinstance(row, dict)
@@ -63,10 +62,12 @@ def test_prepared_windows_hold_the_documents(tmp_path: Path, folders, documents:
     for row in load_source(documents):
         assert isinstance(row, dict)
         pairs = zip(row["images"], row["texts"], strict=True)
-        expected.append(tokenizer.encode([s for pair in pairs for s in pair if s is not None]).tolist())
+        expected.append(
+            tokenizer.encode([s for pair in pairs for s in pair if s is not None]).tokens.tolist()
+        )
     assert sorted(found) == sorted(expected)
     parts = [part for document in found for part in split(torch.tensor(document), tokenizer.vocab)]
-    assert {tuple(p.codes.shape[2:]) for p in parts if isinstance(p, ImagePart)} == {(N,)}
+    assert {tuple(p.values.shape[2:]) for p in parts if p.kind == "image"} == {(N,)}
 
 
 def test_long_documents_are_split_between_images(tmp_path: Path, folders, documents: Path) -> None:
@@ -77,10 +78,10 @@ def test_long_documents_are_split_between_images(tmp_path: Path, folders, docume
     assert max(map(len, split_up)) == 26 < max(map(len, whole))
     images = [
         sorted(
-            part.codes.flatten().tolist()
+            part.values.flatten().tolist()
             for document in found
             for part in split(torch.tensor(document), vocab)
-            if isinstance(part, ImagePart)
+            if part.kind == "image"
         )
         for found in (split_up, whole)
     ]
@@ -100,7 +101,7 @@ def test_a_fixed_grid(tmp_path: Path, folders, documents: Path) -> None:
     vocab = SharedVocab.load(tmp_path / "tokenizer")
     for document in found:
         for part in split(torch.tensor(document), vocab):
-            assert not isinstance(part, ImagePart) or tuple(part.codes.shape) == (2, 3, N)
+            assert part.kind != "image" or tuple(part.values.shape) == (2, 3, N)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, folders, text_tokeniz
     """An untrained model that has two codes per position."""
     folder = tmp_path_factory.mktemp("models") / "model"
     vocab = SharedVocab.build(text=text_tokenizer, codebook_size=K, max_grid=16, codes_per_position=N)
-    tokenizer = DocumentTokenizer(text_tokenizer, ImageTokenizer.load(folders[1]), vocab)
+    tokenizer = DocumentTokenizer(vocab, text=text_tokenizer, image=ImageTokenizer.load(folders[1]))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = FusionLM(
@@ -140,7 +141,7 @@ def sampled(model: Path, out: Path, *segments: str, **changes: Any) -> dict[str,
     )
     for name, value in changes.items():
         setattr(args, name, value)
-    sample(args)
+    args.run(args)
     return json.loads((out / "sample.json").read_text(encoding="utf-8"))
 
 

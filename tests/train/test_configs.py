@@ -10,13 +10,12 @@ import yaml
 from PIL import Image
 
 from earlyfusion.cli.main import main
-from earlyfusion.data.prepare_config import read_config
+from earlyfusion.cli.prepare import parse
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from earlyfusion.train.demo.budget import FULL
 from earlyfusion.train.image.recognizer import Recogniser
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "train/configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
@@ -34,7 +33,7 @@ def overrides(file: Path, images: Path, prepared: Path, run: Path) -> list[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_config_parses(file: Path, capsys: pytest.CaptureFixture):
     if file.stem.startswith("prepare"):
-        assert read_config(file).out.startswith("runs/")
+        assert parse(["--config", str(file)])[0].out.startswith("runs/")
         return
     with pytest.raises(SystemExit) as stop:
         main([kind(file), "fit", "--config", str(file), "--print_config"])
@@ -100,13 +99,6 @@ def test_sizes_of_the_other_presets(name: str, low: float, high: float):
     with torch.device("meta"):
         count = sum(p.numel() for p in FusionLM(config).parameters())
     assert low < count / 1e6 < high
-
-
-def test_the_demos_preset_is_the_demos():
-    given, training = preset("lm_demo"), dict(FULL.lm_training)
-    assert given["config"] == FULL.lm and given["data"]["batch_size"] == FULL.lm_batch_size
-    assert given["trainer"]["max_steps"] == training.pop("max_steps")
-    assert {k: v for k, v in given["model"].items() if k != "config"} == training
 
 
 def test_image_tokenizer_commands(tmp_path: Path, image_folder: Path, prepared: Path, capsys):

@@ -1,7 +1,7 @@
 """What the demo's report shows: pictures before and after, drawings, and documents of text and pictures."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -9,42 +9,76 @@ from torch import Tensor
 
 from ...data.render.openmoji import Concept, render_drawing
 from ...data.render.split import BOTH, DRAW, THIS_TYPED, TYPED, demo_concepts, sentence
-from ...eval.items import Item
+from ...eval.items import Item, Word
 from ...eval.metrics.ocr import Reader
 from ...eval.report.tokens import describe
 from ...eval.tasks.naming import nearest_of
 from ...eval.tasks.reconstruction import reconstruct_pictures
+from ...eval.tasks.writing import write_words
 from ...fusion_lm.folder import Model
 from ...fusion_lm.generate import Generated, generate
-from ...fusion_lm.grammar import Next
+from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, Segment
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import to_pil
 from ...tokenizers.progress import Progress
-from .budget import DemoBudget
+from .corpus_files import LARGE, NEW_FONTS, PICTURES, WORDS
 
-SHOWN = 16
+SHOWN = 24
+"""Readings that the report shows; twice as many writings, of which it shows the first half."""
+DRAWINGS = 16
 """Drawings that the report shows."""
+SAMPLING = Sampling(temperature=0.4)
+"""Of texts and images that are sampled."""
 
 
-def reconstruction_gallery(
-    tokenizer: ImageTokenizer,
-    words: Sequence[Item],
-    new_fonts: Sequence[Item],
-    large: Sequence[Item],
-    pictures: Sequence[Item],
+def evaluation_gallery(
+    model: Model,
+    items: Mapping[str, Sequence[Item]],
+    readings: Sequence[Mapping[str, str]],
     reader: Reader,
+    seed: int,
+) -> dict[str, Any]:
+    """Pictures of what was measured: reconstructions, readings and writings.
+
+    Args:
+        model: The trained model.
+        items: Held-out images by the name of their folder.
+        readings: The first rows of ``evaluate_reading`` on the held-out words.
+        reader: Reads reconstructions and written words.
+        seed: Random seed.
+    """
+    lm, tokenizer = model
+    words = items[WORDS]
+    asked = [Word(item.text or "", item.kind) for item in words[: 2 * SHOWN]]
+    drawn = write_words(lm, tokenizer, asked, seed=seed)
+    finished = iter(reader.read([picture for picture in drawn if picture is not None]))
+    return {
+        "reconstructions": _reconstructions(tokenizer.image, items, reader),
+        "readings": [
+            {"image": item.image, "text": row["text"], "read": row["read"]}
+            for item, row in zip(words[:SHOWN], readings)
+        ],
+        "writings": [
+            {"text": word.text.strip(), "picture": picture, "read": "" if picture is None else next(finished)}
+            for word, picture in zip(asked, drawn, strict=True)
+        ],
+    }
+
+
+def _reconstructions(
+    tokenizer: ImageTokenizer, items: Mapping[str, Sequence[Item]], reader: Reader
 ) -> dict[str, list[dict[str, Any]]]:
-    """The first of each, before and after the image tokenizer, for the report."""
+    """The first of each, before and after the image tokenizer."""
     out: dict[str, list[dict[str, Any]]] = {}
-    for title, items in (
-        ("Words in training fonts", words[:10]),
-        ("Words in held-out fonts", new_fonts[:10]),
-        ("Larger type in held-out fonts", large[:6]),
-        ("Pictures of held-out things", pictures[:12]),
+    for title, some in (
+        ("Words in training fonts", items[WORDS][:10]),
+        ("Words in held-out fonts", items[NEW_FONTS][:10]),
+        ("Larger type in held-out fonts", items[LARGE][:6]),
+        ("Pictures of held-out things", items[PICTURES][:12]),
     ):
-        after = reconstruct_pictures(tokenizer, [item.image for item in items])
-        read = reader.read(after) if items[0].text else [None] * len(items)
+        after = reconstruct_pictures(tokenizer, [item.image for item in some])
+        read = reader.read(after) if some[0].text else [None] * len(some)
         out[title] = [
             {
                 "original": item.image,
@@ -52,39 +86,48 @@ def reconstruction_gallery(
                 "caption": f"{item.size:g} px" if item.size else "",
                 **({"text": item.text, "read": text} if item.text else {}),
             }
-            for item, image, text in zip(items, after, read)
+            for item, image, text in zip(some, after, read)
         ]
     return out
 
 
 def sample_gallery(
-    model: Model, budget: DemoBudget, seed: int, progress: Progress
+    model: Model, drawings: int, size: int, seed: int, progress: Progress
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Drawings from training names and interleaved documents for the report, and all drawings."""
+    """Sample drawings and interleaved documents.
+
+    Args:
+        model: The trained model.
+        drawings: Number of pictures to draw from training names.
+        size: Pixels of a picture's side.
+        seed: Random seed.
+        progress: Is told how far it is.
+
+    Returns:
+        What the report shows, and all drawings.
+    """
     rng, things, tokenizer = random.Random(f"samples {seed}"), demo_concepts().train, model.tokenizer
-    size = budget.corpus.picture_size
-    asked = rng.sample(things, min(budget.drawings, len(things)))
+    asked = rng.sample(things, min(drawings, len(things)))
     prompts: list[list[Segment]] = [[sentence(DRAW, concept.name)] for concept in asked]
-    results = _continue(model, budget, seed, prompts, "image", progress, "drawing", single=True)
-    drawings = _nearest(tokenizer, asked, results, things, size)
+    results = _continue(model, seed, prompts, "image", progress, "drawing", single=True)
+    drawn = _nearest(tokenizer, asked, results, things, size)
     documents: list[dict[str, Any]] = []
     strip: list[tuple[str, str]] = []
     beginnings = _beginnings(rng, things, size)
-    nexts: tuple[Next, ...] = ("image", "any")
+    nexts: tuple[str, ...] = ("image", "any")
     for then in nexts:
         prompts = [prompt for prompt, kind in beginnings if kind == then]
-        results = _continue(model, budget, seed, prompts, then, progress, f"documents, {then} next")
+        results = _continue(model, seed, prompts, then, progress, f"documents, {then} next")
         documents += [_document(tokenizer, prompt, result) for prompt, result in zip(prompts, results)]
         strip = strip or [(token.kind, token.says) for token in describe(tokenizer, results[0].tokens)]
-    return {"drawings": drawings[:SHOWN], "documents": documents, "tokens": strip}, drawings
+    return {"drawings": drawn[:DRAWINGS], "documents": documents, "tokens": strip}, drawn
 
 
 def _continue(
     model: Model,
-    budget: DemoBudget,
     seed: int,
     prompts: Sequence[Sequence[Segment]],
-    then: Next,
+    then: str,
     progress: Progress,
     what: str,
     single: bool = False,
@@ -94,19 +137,18 @@ def _continue(
     return generate(
         lm,
         tokenizer.vocab,
-        [tokenizer.encode(prompt, eos=False) for prompt in prompts],
+        tokenizer.encode_many(prompts, eos=False),
         max_new_tokens=lm.config.context_length,
-        text=budget.text,
-        image=budget.drawing,
+        sampling=SAMPLING,
         then=then,
-        max_images=1 if single else None,
-        stop_after_image=single,
+        max_blocks=1 if single else None,
+        stop_after="image" if single else None,
         seed=seed,
         progress=lambda step, steps: progress(what, step, steps),
     )
 
 
-def _beginnings(rng: random.Random, things: Sequence[Concept], size: int) -> list[tuple[list[Segment], Next]]:
+def _beginnings(rng: random.Random, things: Sequence[Concept], size: int) -> list[tuple[list[Segment], str]]:
     """Beginnings of documents, and what is to come next."""
     short = [concept for concept in things if len(concept.name) <= 10]
     a, b, c, d, e, f, g = rng.sample(short, 7)

@@ -1,41 +1,39 @@
-"""The stages of the demo. They call what the commands call; each writes its folder whole or not at all."""
+"""The demo as a list of stages: the commands that a user types, and a few steps of the demo's own."""
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-
-from ...data.prepare import prepare
-from ...data.prepare_config import PrepareConfig
-from ...data.text_corpus import read_texts
-from ...eval.items import Item, Word, images_from_folder
+from ...eval.items import Item, images_from_folder
 from ...eval.metrics.ocr import readers
 from ...eval.report.contact_sheet import contact_sheet
+from ...eval.report.curves import read_metrics
 from ...eval.report.gallery import load_gallery, save_gallery
 from ...eval.report.run import report as report_page
-from ...eval.tasks.reading import evaluate_reading
-from ...eval.tasks.reconstruction import evaluate_reconstruction
-from ...eval.tasks.writing import evaluate_writing, write_words
-from ...fusion_lm.folder import Model, load_model
-from ...tokenizers.files import atomic_folder, read_json, write_json, write_text
-from ...tokenizers.progress import named, progress_bars
-from ...tokenizers.text import TextTokenizer
-from ..image.data import ImageData
-from ..image.module import ImageTokenizerTraining
-from ..lm.data import TokenData
-from ..lm.module import FusionLMTraining
-from ..loop.fit import fit_image_tokenizer, fit_lm
-from ..loop.logs import read_metrics
-from .budget import CORPUS, IMAGE, LM, SAMPLES, TEXT, TOKENS, DemoBudget
-from .corpus import DOCUMENTS, IMAGES, LARGE, NEW_FONTS, PICTURES, TRAIN, VALIDATION, WORDS, write_corpus
-from .gallery import reconstruction_gallery, sample_gallery
+from ...fusion_lm.folder import load_model
+from ...tokenizers.files import atomic_folder, write_json, write_text
+from ...tokenizers.image import ImageTokenizerConfig
+from ...tokenizers.progress import progress_bars
+from .budget import IMAGE_TOKENIZER, LM, PREPARE, Budget, load_budget, settings
+from .corpus_files import (
+    DOCUMENTS,
+    IMAGES,
+    LARGE,
+    NEW_FONTS,
+    NEW_TYPE,
+    PICTURES,
+    TRAIN,
+    VALIDATION,
+    WORDS,
+    write_corpus,
+)
+from .gallery import SHOWN, evaluation_gallery, sample_gallery
+from .results import collect, measured
 
-SHOWN = 24
-"""Readings and writings that the report shows."""
-READERS = ("rapidocr",)
-"""The judge. Tesseract, which starts a program for each image, would take longer than the training."""
+READER = "rapidocr"
+"""The judge. A second one, Tesseract, would take longer than the training."""
 
 
 @dataclass
@@ -44,169 +42,173 @@ class Run:
 
     folder: Path
     seed: int
-    budget: DemoBudget
-    done: dict[str, dict[str, Any]]
-    """stages.json."""
-    facts: dict[str, Any]
+    configs: Path
+    """Folder of the budget's YAML files."""
+    facts: dict[str, Any] = field(default_factory=dict)
     """Command, machine, versions."""
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """stages.json: what is kept of each stage, by its name."""
+
+    @property
+    def budget(self) -> Budget:
+        return load_budget(self.configs)
 
     @property
     def data(self) -> Path:
         """The corpus."""
         return self.folder / "data"
 
-    def held_out(self, name: str, limit: int | None = None) -> list[Item]:
-        """Held-out images."""
+    def held_out(self, name: str, limit: int) -> list[Item]:
+        """The first held-out images of one kind."""
         return images_from_folder(self.data / "held_out" / name, limit=limit).items
 
-    def model(self) -> Model:
-        """The trained model."""
-        return load_model(self.folder / "model")
+
+Command = list[str]
+"""The words after ``earlyfusion``."""
+Work = Callable[[Run], dict[str, Any]]
+"""A step of the demo's own: its docstring is printed, and what it returns is kept in stages.json."""
+
+
+class Stage(NamedTuple):
+    """A part of the demo that is done as a whole."""
+
+    name: str
+    outputs: tuple[str, ...]
+    """Files and folders that it leaves in the run's folder."""
+    steps: tuple[Command | Work, ...]
+
+
+def stages(run: Run) -> tuple[Stage, ...]:
+    """All stages, in order."""
+    return (
+        Stage("corpus", ("data",), (corpus,)),
+        Stage("text tokenizer", ("text-tokenizer",), (fit_text_tokenizer(run),)),
+        Stage("image tokenizer", ("image-tokenizer",), (fit_image_tokenizer(run),)),
+        Stage("documents to tokens", ("tokens",), (prepare(run),)),
+        Stage("transformer", ("lm", "model"), (fit_lm(run), copy_model)),
+        Stage("evaluation", ("evaluation",), (*evaluation(run), evaluation_pictures)),
+        Stage("samples", ("samples",), (samples,)),
+        Stage("report", ("results.json", "samples.png", "report.html"), (report,)),
+    )
+
+
+# the commands
+
+
+def fit_text_tokenizer(run: Run) -> Command:
+    """Every letter is a token, so that spelling can be learned."""
+    return _command(
+        "text-tokenizer fit",
+        ("--input", run.data / DOCUMENTS / TRAIN),
+        ("--column", "texts"),
+        ("--vocab-size", 340),  # 256 bytes and the characters of the corpus need about 310
+        ("--max-piece-length", 1),
+        ("--out", run.folder / "text-tokenizer"),
+    )
+
+
+def fit_image_tokenizer(run: Run) -> Command:
+    """Goes on from its last checkpoint, as every training here."""
+    return _command(
+        "image-tokenizer fit",
+        ("--config", run.configs / IMAGE_TOKENIZER),
+        ("--data.train", run.data / IMAGES / TRAIN),
+        ("--data.validation", run.data / IMAGES / VALIDATION),
+        ("--trainer.default_root_dir", run.folder / "image-tokenizer"),
+        *((option, run.seed) for option in ("--seed_everything", "--data.seed", "--model.seed")),
+        ("--ckpt_path", "last"),
+    )
+
+
+def prepare(run: Run) -> Command:
+    """Documents -> packed windows."""
+    return _command(
+        "prepare",
+        ("--config", run.configs / PREPARE),
+        ("--documents", run.data / DOCUMENTS / TRAIN),
+        ("--validation", run.data / DOCUMENTS / VALIDATION),
+        ("--text_tokenizer", run.folder / "text-tokenizer"),
+        ("--image_tokenizer", run.folder / "image-tokenizer" / "model"),
+        ("--out", run.folder / "tokens"),
+        ("--seed", run.seed),
+    )
+
+
+def fit_lm(run: Run) -> Command:
+    """The transformer."""
+    return _command(
+        "lm fit",
+        ("--config", run.configs / LM),
+        ("--data.path", run.folder / "tokens"),
+        ("--trainer.default_root_dir", run.folder / "lm"),
+        *((option, run.seed) for option in ("--seed_everything", "--data.seed")),
+        ("--ckpt_path", "last"),
+    )
+
+
+def evaluation(run: Run) -> list[Command]:
+    """Measures on held-out words, fonts and pictures; writes evaluation/*.json."""
+    held_out, few = run.data / "held_out", run.budget.corpus.reconstructions
+
+    def measure(what: str, name: str, *options: tuple[str, Any]) -> Command:
+        out = run.folder / "evaluation" / f"{what}-{name}.json"
+        return _command(f"eval {what}", (str(run.folder / "model"),), *options, ("--out", out))
+
+    reader = ("--readers", READER)
+    bare = ("--no-ceilings",)
+    return [
+        measure("reconstruction", WORDS, ("--images", held_out / WORDS), ("--limit", few), reader, bare),
+        measure("reconstruction", NEW_FONTS, ("--images", held_out / NEW_TYPE), reader, bare),
+        measure("reconstruction", PICTURES, ("--images", held_out / PICTURES), bare),
+        measure("reading", WORDS, ("--images", held_out / WORDS)),
+        measure("reading", NEW_FONTS, ("--images", held_out / NEW_FONTS)),
+        measure(
+            "writing", WORDS, ("--words", held_out / WORDS / "metadata.jsonl"), reader, ("--seed", run.seed)
+        ),
+    ]
+
+
+def _command(name: str, *options: tuple[Any, ...]) -> Command:
+    return [*name.split(), *(str(word) for option in options for word in option)]
+
+
+# the demo's own steps
 
 
 def corpus(run: Run) -> dict[str, Any]:
-    """Render words and pictures, make documents of them, and the held-out images."""
+    """Render words and pictures, write documents, and set aside what is measured."""
+    budget = run.budget
+    factor = ImageTokenizerConfig(**settings(run.configs / IMAGE_TOKENIZER)["model"]["config"]).factor
     with progress_bars() as progress:
-        counts = write_corpus(run.data, run.budget.corpus, run.seed, run.budget.image.factor, progress)
+        counts = write_corpus(run.data, budget.corpus, run.seed, factor, progress)
     return {"counts": counts}
 
 
-def text_tokenizer(run: Run) -> dict[str, Any]:
-    """Train sentencepiece on the documents' texts."""
-    tokenizer = TextTokenizer.train(
-        read_texts(run.data / DOCUMENTS / TRAIN, "texts"),
-        run.budget.text_vocab_size,
-        max_piece_length=run.budget.text_max_piece_length,
-    )
-    tokenizer.save(run.folder / "text-tokenizer")
-    return {"pieces": tokenizer.vocab_size}
-
-
-def image_tokenizer(run: Run) -> dict[str, Any]:
-    """Train the VQ-VAE."""
-    budget = run.budget
-    torch.manual_seed(run.seed)
-    training = ImageTokenizerTraining(config=budget.image, seed=run.seed, **budget.image_training)
-    data = ImageData(
-        train=str(run.data / IMAGES / TRAIN),
-        validation=str(run.data / IMAGES / VALIDATION),
-        factor=budget.image.factor,
-        batch_pixels=budget.image_batch_pixels,
-        seed=run.seed,
-    )
-    fit_image_tokenizer(
-        training,
-        data,
-        run.folder / "image-tokenizer",
-        seed=run.seed,
-        log_every=max(1, training.max_steps // 100),
-        validate_every=max(1, training.max_steps // budget.validations),
-        checkpoint_seconds=20,
-        tensorboard=False,
-    )
-    return {"parameters": sum(p.numel() for p in training.net.parameters())}
-
-
-def tokens(run: Run) -> dict[str, Any]:
-    """Documents -> packed windows."""
-    config = PrepareConfig(
-        documents=str(run.data / DOCUMENTS / TRAIN),
-        validation=str(run.data / DOCUMENTS / VALIDATION),
-        text_tokenizer=str(run.folder / "text-tokenizer"),
-        image_tokenizer=str(run.folder / "image-tokenizer" / "model"),
-        out=str(run.folder / "tokens"),
-        context_length=run.budget.lm.context_length,
-        max_grid=run.budget.max_grid,
-        scan="columns",
-        separator=run.budget.separator,
-        seed=run.seed,
-    )
-    with progress_bars() as progress:
-        record = prepare(config, lambda part, done, total: progress(part, done, total or 0))
-    return {"vocab_size": record["vocab_size"], "windows": record["train"]["windows"]}
-
-
-def transformer(run: Run) -> dict[str, Any]:
-    """Train the transformer, and lay its folder where the commands look for it."""
-    budget = run.budget
-    torch.manual_seed(run.seed)
-    training = FusionLMTraining(tokenizer=str(run.folder / "tokens"), config=budget.lm, **budget.lm_training)
-    data = TokenData(str(run.folder / "tokens"), batch_size=budget.lm_batch_size, seed=run.seed)
-    made = fit_lm(
-        training,
-        data,
-        run.folder / "lm",
-        seed=run.seed,
-        log_every=max(1, training.max_steps // 100),
-        validate_every=max(1, training.max_steps // budget.validations),
-        checkpoint_seconds=20,
-        tensorboard=False,
-    )
+def copy_model(run: Run) -> dict[str, Any]:
+    """Copy the model to where the commands expect it."""
     with atomic_folder(run.folder / "model") as new:
-        shutil.copytree(made, new, dirs_exist_ok=True)
-    return {"parameters": sum(p.numel() for p in training.net.parameters())}
+        shutil.copytree(run.folder / "lm" / "model", new, dirs_exist_ok=True)
+    return {}
 
 
-def evaluation(run: Run) -> dict[str, Any]:
-    """Measure on held-out words, fonts and pictures."""
-    model, tokenizer = run.model()
-    judges = readers(READERS)
-    words, new_fonts = run.held_out(WORDS), run.held_out(NEW_FONTS)
-    large, pictures = run.held_out(LARGE), run.held_out(PICTURES)
-    few = run.budget.reconstruction_items
-    with progress_bars() as progress, atomic_folder(run.folder / "evaluation") as new:
-        reconstruction = {
-            name: evaluate_reconstruction(tokenizer.image, items, some, progress=named(progress, name))
-            for name, items, some in (
-                (WORDS, words[:few], judges),
-                (NEW_FONTS, [*new_fonts[:few], *large], judges),
-                (PICTURES, pictures, []),
-            )
-        }
-        reading = {
-            name: evaluate_reading(model, tokenizer, items, progress=named(progress, name))
-            for name, items in ((WORDS, words), (NEW_FONTS, new_fonts))
-        }
-        asked = [Word(item.text or "", item.kind) for item in words]
-        sampling = run.budget.writing
-        drawn = write_words(model, tokenizer, asked, sampling=sampling, seed=run.seed, progress=progress)
-        writing = evaluate_writing(
-            model,
-            tokenizer,
-            asked,
-            judges,
-            pictures=drawn,
-            sampling=sampling,
-            seed=run.seed,
-            progress=progress,
-        )
-        writing["ceiling"] = {
-            reader: {side: scores[side] for side in ("original", "reconstruction")}
-            for reader, scores in reconstruction[WORDS]["ocr_by_reader"].items()
-        }
-        for name, result in (("reconstruction", reconstruction), ("reading", reading), ("writing", writing)):
-            write_json(new / f"{name}.json", result)
-        gallery = {
-            "reconstructions": reconstruction_gallery(
-                tokenizer.image, words, new_fonts, large, pictures, judges[0]
-            ),
-            "readings": [
-                {"image": item.image, "text": row["text"], "read": row["read"]}
-                for item, row in zip(words[:SHOWN], reading[WORDS]["rows"])
-            ],
-            "writings": [
-                {"text": row["text"], "picture": picture, "read": row[judges[0].name]}
-                for row, picture in zip(writing["rows"][: 2 * SHOWN], drawn)
-            ],
-        }
-        save_gallery(new / "pictures", gallery)
+def evaluation_pictures(run: Run) -> dict[str, Any]:
+    """Draw the report's pictures of what was measured."""
+    (reader,) = readers([READER])
+    items = {name: run.held_out(name, 2 * SHOWN) for name in (WORDS, NEW_FONTS, LARGE, PICTURES)}
+    readings = measured(run.folder, "reading", WORDS, rows=True)["rows"]
+    model = load_model(run.folder / "model")
+    gallery = evaluation_gallery(model, items, readings, reader, run.seed)
+    save_gallery(run.folder / "evaluation" / "pictures", gallery)
     return {}
 
 
 def samples(run: Run) -> dict[str, Any]:
-    """Draw from training names, and write interleaved documents."""
+    """Draw from training names, and continue documents."""
+    budget = run.budget
     with progress_bars() as progress:
-        gallery, drawings = sample_gallery(run.model(), run.budget, run.seed, progress)
+        gallery, drawings = sample_gallery(
+            load_model(run.folder / "model"), budget.drawings, budget.corpus.picture_size, run.seed, progress
+        )
     save_gallery(run.folder / "samples", gallery)
     named = sum(one["picture"] is not None and one["name"] == one["nearest_name"] for one in drawings)
     return {"named": named, "items": len(drawings)}
@@ -214,7 +216,7 @@ def samples(run: Run) -> dict[str, Any]:
 
 def report(run: Run) -> dict[str, Any]:
     """Write results.json, samples.png and report.html."""
-    results = collect(run)
+    results = {"budget": run.configs.name, "seed": run.seed, **run.facts, **collect(run.folder, run.done)}
     gallery = load_gallery(run.folder / "evaluation" / "pictures") | load_gallery(run.folder / "samples")
     curves = {
         "image_tokenizer": read_metrics(run.folder / "image-tokenizer"),
@@ -226,38 +228,3 @@ def report(run: Run) -> dict[str, Any]:
     write_text(run.folder / "report.html", report_page(results, gallery, curves))
     write_json(run.folder / "results.json", results)
     return {}
-
-
-def collect(run: Run) -> dict[str, Any]:
-    """All figures of a run, without the rows of single items."""
-    done, budget = run.done, run.budget
-    figures = {
-        name: read_json(run.folder / "evaluation" / f"{name}.json", f"the demo's {name}")
-        for name in ("reconstruction", "reading", "writing")
-    }
-    drawing = done[SAMPLES]
-    return {
-        "budget": budget.name,
-        "seed": run.seed,
-        **run.facts,
-        "stages": [{"name": name, "seconds": stage["seconds"]} for name, stage in done.items()],
-        "seconds": sum(stage["seconds"] for stage in done.values()),
-        "peak_memory_bytes": max(stage["peak_memory_bytes"] for stage in done.values()),
-        "corpus": done[CORPUS]["counts"],
-        "models": {
-            "image_tokenizer_parameters": done[IMAGE]["parameters"],
-            "codebook_size": budget.image.codebook_size,
-            "factor": budget.image.factor,
-            "text_pieces": done[TEXT]["pieces"],
-            "lm_parameters": done[LM]["parameters"],
-            "vocab_size": done[TOKENS]["vocab_size"],
-        },
-        "drawing": {"named": drawing["named"], "items": drawing["items"]},
-        **{name: _without_rows(value) for name, value in figures.items()},
-    }
-
-
-def _without_rows(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: _without_rows(item) for key, item in value.items() if key != "rows"}

@@ -7,9 +7,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from ...eval.items import Item, ocr_suite
+from ...eval.items import Item
 from ...eval.metrics.ocr import Reader, readers
-from ...eval.tasks.reconstruction import evaluate_reconstruction, flat_figures
+from ...eval.suites import ocr_suite
+from ...eval.tasks.reconstruction import flat_figures, measure
 from .ema import averaged
 from .module import ImageTokenizerTraining
 
@@ -54,7 +55,7 @@ class Bench(Callback):
         if not self._items:
             return
         with averaged(trainer, pl_module):
-            figures = evaluate_reconstruction(pl_module.net, self._items, self._readers)
+            figures = measure(pl_module.net, self._items, self._readers).figures
         values = {f"bench/{name}": value for name, value in flat_figures(figures).items()}
         for logger in trainer.loggers:
             logger.log_metrics(values, step - 1)  # the row of Lightning's own figures of this step

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ...fusion_lm.model import Block, FusionLM, FusionLMConfig, initialise
+from ...fusion_lm.layers import Block, initialize
+from ...fusion_lm.model import FusionLM, FusionLMConfig
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.same_tokens import same_tokens
 from ...tokenizers.tensor_files import TensorFiles
@@ -35,18 +36,21 @@ def shell(config: FusionLMConfig) -> FusionLM:
 
 @torch.no_grad()
 def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
-    """Begin the image codes' rows of embedding and lm_head with a random projection of the codebook.
+    """Begin the rows of codes in embedding and lm_head with a random projection of their codebook.
 
     Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbours.
     """
-    codebook = tokenizer.image.codebook.float()  # (n * K, latent_dim)
-    centred = codebook - codebook.mean(dim=0)
-    projection = torch.randn(codebook.shape[1], net.config.width) / codebook.shape[1] ** 0.5
-    rows = (centred / centred.std()) @ projection  # (n * K, C), entries of variance 1
-    tokens = tokenizer.vocab.image_ids_to_tokens(torch.arange(len(codebook)))
-    net.embedding.weight[tokens] = 0.1 * rows
-    if not net.config.tie_embeddings:
-        net.lm_head.weight[tokens] = 0.02 * rows
+    for name, codec in tokenizer.codecs.items():
+        codebook = getattr(codec, "codebook", None)  # (n * K, latent_dim)
+        if codebook is None:
+            continue
+        centered = codebook.float() - codebook.float().mean(dim=0)
+        projection = torch.randn(codebook.shape[1], net.config.width) / codebook.shape[1] ** 0.5
+        rows = (centered / centered.std()) @ projection  # (n * K, C), entries of variance 1
+        tokens = tokenizer.vocab.ids_to_tokens(name, torch.arange(len(codebook)))
+        net.embedding.weight[tokens] = 0.1 * rows
+        if not net.config.tie_embeddings:
+            net.lm_head.weight[tokens] = 0.02 * rows
 
 
 @torch.no_grad()
@@ -68,14 +72,14 @@ def fill(net: FusionLM, device: torch.device, parts: Iterator[tuple[str, Tensor]
 def drawn(config: FusionLMConfig, tokenizer: DocumentTokenizer | None) -> Iterator[tuple[str, Tensor]]:
     """New weights, in their order; with a tokenizer, image codes' rows as by ``start_from_codebook``."""
     ends = FusionLM(replace(config, n_layers=1))
-    initialise(ends, config.n_layers)
+    initialize(ends, config.n_layers)
     if tokenizer is not None:
         start_from_codebook(ends, tokenizer)
     yield from ends.named_parameters()
     del ends
     for layer in range(1, config.n_layers):
-        block = Block(config, layer)
-        initialise(block, config.n_layers)
+        block = Block(config.layer, layer)
+        initialize(block, config.n_layers)
         for name, value in block.named_parameters():
             yield f"blocks.{layer}.{name}", value
 

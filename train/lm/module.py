@@ -12,7 +12,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from ...eval.metrics.bits import Rates
 from ...fusion_lm.folder import save_model
-from ...fusion_lm.loss import IGNORE, MODALITIES, LossTerms
+from ...fusion_lm.inputs import Inputs
+from ...fusion_lm.loss import IGNORE, LossTerms
 from ...fusion_lm.model import FusionLM, FusionLMConfig, upgrade
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.vocab import SharedVocab
@@ -25,6 +26,8 @@ from .first_weights import drawn, fill, shell, start_from_codebook, stored
 from .lora import Part, adapt, merged, trained_names
 from .muon import muon
 from .resize_vocab import load_grown
+
+NAMES = ("structure", "text", "image")
 
 
 class Targets(NamedTuple):
@@ -65,7 +68,7 @@ def drop_conditions(
     :returns: tokens and documents (B, T).
     """
     same = torch.zeros_like(dropped)
-    same[:, :-1] = (documents[:, 1:] == documents[:, :-1]) & (tokens[:, 1:] == vocab.begin_image)
+    same[:, :-1] = (documents[:, 1:] == documents[:, :-1]) & vocab.is_begin(tokens[:, 1:])
     dropped = dropped & same & (tokens != vocab.bos)
     border = documents.diff(dim=1, prepend=documents[:, :1]) != 0
     return tokens.masked_fill(dropped, vocab.bos), (border | dropped).cumsum(dim=1)
@@ -76,7 +79,7 @@ class FusionLMTraining(LoggedTraining):
 
     may_differ = ("tokenizer", "compile", "activation_checkpointing", "build_in_shards")
     """Settings that a run may go on with when they changed: they do not change what is learned."""
-    shown = ("loss", *MODALITIES)
+    shown = ("loss", *NAMES)
     net: FusionLM
     modality_weights: Tensor
 
@@ -243,9 +246,9 @@ class FusionLMTraining(LoggedTraining):
                 f"{length} tokens: give at least as many"
             )
 
-    def forward(self, tokens: Tensor, **kwargs: Any) -> Any:
+    def forward(self, inputs: Inputs | Tensor, **kwargs: Any) -> Any:
         """``FusionLM.forward``."""
-        return self.net(tokens, **kwargs)
+        return self.net(inputs, **kwargs)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Windows -> cross-entropy plus weighted z-loss (scalar)."""
@@ -387,10 +390,9 @@ class FusionLMTraining(LoggedTraining):
         if targets is None:
             targets = targets_of(batch["tokens"], batch["documents"], self.vocab, batch.get("learned"))
         terms = self(
-            batch["tokens"],
-            documents=batch["documents"],
+            Inputs(batch["tokens"], batch["documents"]),
             targets=targets.tokens,
-            modality=targets.modality,
+            modalities=self.vocab.table(targets.tokens.device),
             **more,
         )
         assert isinstance(terms, LossTerms)
@@ -399,8 +401,7 @@ class FusionLMTraining(LoggedTraining):
     def _measure(self, batch: dict[str, Tensor]) -> None:
         self._check_trained()
         targets = targets_of(batch["tokens"], batch["documents"], self.vocab, batch.get("learned"))
-        vocab_modality = self.vocab.modality(torch.arange(self.vocab.size, device=targets.tokens.device))
-        terms = self._terms(batch, targets, vocab_modality=vocab_modality)
+        terms = self._terms(batch, targets, statistics=True)
         self._add(self.validation_means, terms)
         self.rates.add(terms, targets.tokens)
 
@@ -409,7 +410,7 @@ class FusionLMTraining(LoggedTraining):
         total = terms.counts.sum()
         means.add("loss", terms.cross_entropy, total)
         means.add("z", terms.z, total)
-        for name, mean, count in zip(MODALITIES, terms.by_modality, terms.counts):
+        for name, mean, count in zip(terms.names, terms.by_modality, terms.counts):
             means.add(name, mean, count)
 
     def _check_trained(self) -> None:
@@ -438,10 +439,10 @@ def is_sharded(net: FusionLM) -> bool:
 
 def check_modality_weights(weights: tuple[float, float, float]) -> None:
     """Raises ValueError for weights that give no mean."""
-    if len(weights) != len(MODALITIES) or min(weights) < 0 or not sum(weights) > 0:
+    if len(weights) != len(NAMES) or min(weights) < 0 or not sum(weights) > 0:
         raise ValueError(
-            f"modality_weights must be {len(MODALITIES)} numbers, none negative and not all 0, "
-            f"for {', '.join(MODALITIES)}; got {list(weights)}"
+            f"modality_weights must be {len(NAMES)} numbers, none negative and not all 0, "
+            f"for {', '.join(NAMES)}; got {list(weights)}"
         )
 
 

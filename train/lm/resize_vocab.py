@@ -7,7 +7,14 @@ import torch
 
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
-from ...tokenizers.same_tokens import kept_codes, kept_tokens, same_tokens, text_tokens
+from ...tokenizers.same_tokens import (
+    kept_codes,
+    kept_tokens,
+    number_tokens,
+    same_tokens,
+    shared_names,
+    text_tokens,
+)
 
 
 def load_grown(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
@@ -60,18 +67,19 @@ def first_rows(old: DocumentTokenizer, new: DocumentTokenizer) -> dict[int, list
         except ValueError:  # a byte is no text by itself
             continue
         if ids:
-            rows[token] = old.vocab.text_to_tokens(torch.tensor(ids)).tolist()
-    if new.vocab.grid is not None and old.vocab.grid is not None:
-        last = old.vocab.grid.start + old.vocab.grid.count - 1
-        for number in range(old.vocab.grid.count, new.vocab.grid.count):
-            rows[new.vocab.grid.start + number] = [last]
-    ids = kept_codes(old, new)
-    if len(ids):
-        missing = torch.ones(len(new.image.codebook), dtype=torch.bool)
-        missing[ids[:, 0]] = False
-        here, codes = new.image.codebook.float(), missing.nonzero().flatten()
-        nearest = ids[torch.cdist(here[codes], here[ids[:, 0]]).argmin(dim=1), 1]
-        tokens = new.vocab.image_ids_to_tokens(codes).tolist()
-        begun = old.vocab.image_ids_to_tokens(nearest).tolist()
-        rows |= {token: [first] for token, first in zip(tokens, begun)}
+            rows[token] = old.vocab.to_tokens("text", torch.tensor(ids)).tolist()
+    for name in shared_names(old, new):
+        before, after = number_tokens(old.vocab, name), number_tokens(new.vocab, name)
+        if before:
+            rows |= {token: [before[-1]] for token in after[len(before) :]}
+        ids = kept_codes(old, new, name)
+        codebook = getattr(new.codecs[name], "codebook", None)
+        if len(ids) and codebook is not None:
+            missing = torch.ones(len(codebook), dtype=torch.bool)
+            missing[ids[:, 0]] = False
+            here, codes = codebook.float(), missing.nonzero().flatten()
+            nearest = ids[torch.cdist(here[codes], here[ids[:, 0]]).argmin(dim=1), 1]
+            tokens = new.vocab.ids_to_tokens(name, codes).tolist()
+            begun = old.vocab.ids_to_tokens(name, nearest).tolist()
+            rows |= {token: [first] for token, first in zip(tokens, begun)}
     return rows

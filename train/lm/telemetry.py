@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ...fusion_lm.loss import MODALITIES, LossTerms
-from ...fusion_lm.model import Attention, FusionLM
-from ...tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from ...fusion_lm.inputs import Inputs
+from ...fusion_lm.layers import Attention
+from ...fusion_lm.loss import LossTerms
+from ...fusion_lm.model import FusionLM
+from ...tokenizers.modality import ModalityTable
+from ...tokenizers.vocab import SharedVocab
 from ..loop.meters import Means
 from .module import targets_of
 
@@ -54,15 +57,14 @@ def observe(
 ) -> Observation:
     """One more forward of packed windows, tokens and documents (R, T), without dropout and not compiled."""
     targets = targets_of(tokens, documents, vocab, learned)
-    vocab_modality = vocab.modality(torch.arange(vocab.size, device=tokens.device))
     used = tokens != vocab.pad
     norms: dict[str, Tensor] = {}
     logits: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def before_attention(attention: Attention, arguments: tuple[Any, ...]) -> None:
-        x, positions, _ = arguments
-        q, k, _ = attention.queries_keys_values(x, positions)
+        x, context, _ = arguments
+        q, k, _ = attention.queries_keys_values(x, context)
         logits[attention.layer] = max_attention_logit(q, k, documents, used)
 
     @torch.no_grad()
@@ -75,11 +77,10 @@ def observe(
         hooks.append(net.norm.register_forward_pre_hook(before_last_norm))
         try:
             terms = net(
-                tokens,
-                documents=documents,
+                Inputs(tokens, documents),
                 targets=targets.tokens,
-                modality=targets.modality,
-                vocab_modality=vocab_modality,
+                modalities=vocab.table(tokens.device),
+                statistics=True,
             )
         finally:
             for hook in hooks:
@@ -142,11 +143,11 @@ def gradient_cosine(net: FusionLM, terms: LossTerms) -> Tensor:
     with _set_aside(net):  # activation checkpointing computes the blocks again
         text, image = (
             torch.autograd.grad(
-                terms.nll_sums[modality] / terms.counts[modality].clamp(min=1),
+                terms.of(terms.nll_sums, name) / terms.of(terms.counts, name).clamp(min=1),
                 weights,
-                retain_graph=modality == TEXT,
+                retain_graph=name == "text",
             )
-            for modality in (TEXT, IMAGE)
+            for name in ("text", "image")
         )
 
     def dot(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
@@ -155,10 +156,10 @@ def gradient_cosine(net: FusionLM, terms: LossTerms) -> Tensor:
     return dot(text, image) / (dot(text, text) * dot(image, image)).sqrt()
 
 
-def row_norms(weight: Tensor, modality: Tensor) -> Tensor:
-    """Mean L2 norm of the rows of ``weight`` (V, C) of each modality (3,); ``modality`` (V,) is the rows'."""
+def row_norms(weight: Tensor, table: ModalityTable) -> Tensor:
+    """Mean L2 norm of the rows of ``weight`` (V, C) of each modality (G,)."""
     norms = torch.linalg.vector_norm(weight.detach(), dim=1, dtype=torch.float32)
-    one_hot = F.one_hot(modality, len(MODALITIES)).float()
+    one_hot = F.one_hot(table.of_token, len(table.names)).float()
     return (_whole(norms) @ one_hot) / one_hot.sum(0)
 
 
@@ -304,15 +305,16 @@ class Telemetry(Callback):
             with trainer.precision_plugin.forward_context():
                 seen = observe(net, tokens, rows["documents"], vocab, rows.get("learned"))
             if self.gradient_cosine:
-                both = seen.terms.counts[[TEXT, IMAGE]].min() > 0
+                counts = seen.terms.counts
+                both = (seen.terms.of(counts, "text") > 0) & (seen.terms.of(counts, "image") > 0)
                 self._means.add("gradient_cosine", gradient_cosine(net, seen.terms), both)
         self._add(seen, vocab.modality(tokens), tokens != vocab.pad)
         largest = trainer.strategy.reduce(seen.attention_logits, reduce_op="max")
         self._means.add("attention_logit", largest.amax())
         for layer, logit in enumerate(largest):
             self._means.add(f"attention_logit/layer_{layer:02d}", logit)
-        norms = row_norms(net.lm_head.weight, vocab.modality(torch.arange(vocab.size, device=tokens.device)))
-        for name, norm in zip(MODALITIES, norms):
+        norms = row_norms(net.lm_head.weight, vocab.table(tokens.device))
+        for name, norm in zip(vocab.names, norms):
             self._means.add(f"row_norm/{name}", norm)
         self._before = WeightsBefore(net)
 
@@ -324,7 +326,7 @@ class Telemetry(Callback):
         self._means.add("log_z", terms.log_z, total)
         norms, leakage = seen.output_norms * used, terms.by_modality - terms.in_modality
         self._means.add("output_norm", norms.sum() / used.sum(), used.sum())
-        for i, name in enumerate(MODALITIES):
+        for i, name in enumerate(terms.names):
             for figure, values in (
                 ("loss", terms.by_modality),
                 ("entropy", terms.entropy),

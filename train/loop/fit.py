@@ -83,7 +83,7 @@ def fit(
     """Train, or go on training, in ``run_folder``.
 
     :param clip: largest norm of the gradient.
-    :param log_every: steps between two rows of RUN/metrics.csv (read with ``logs.read_metrics``).
+    :param log_every: steps between two rows of RUN/metrics.csv (see ``eval.report.curves.read_metrics``).
     :param validate_every: steps between two validations; None: at the end only.
     :param checkpoint_seconds: between two checkpoints; ``checkpoint_steps`` counts steps instead.
     :param precision: Lightning's; None takes what is fast on this CPU.

@@ -94,16 +94,6 @@ class CsvLog(Logger):
         write_text(self.path, text.getvalue())
 
 
-def read_metrics(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """The curves of a run: metric -> (step, value) pairs in order; empty when nothing was logged yet."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for row in _rows(Path(folder) / FILE):
-        step = int(float(row.pop("step")))
-        for name, value in row.items():
-            curves.setdefault(name, []).append((step, float(value)))
-    return curves
-
-
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from ...eval.report.canvas import enlarged, line, picture_sheet
 from ...fusion_lm.generate import generate
-from ...fusion_lm.grammar import Next
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer
@@ -24,57 +24,17 @@ from ..image.ema import averaged
 from ..image.module import ImageTokenizerTraining
 from ..lm.module import FusionLMTraining
 
-GREY = (222, 222, 222)
-GAP = 4
-
-
-def picture_sheet(cells: Sequence[Sequence[Image.Image]], width: int = 960, enlarge: int = 2) -> Image.Image:
-    """Cells, each a column of pictures from top to bottom, side by side in lines of at most ``width`` px."""
-    columns = [_stack(cell, enlarge) for cell in cells]
-    lines: list[list[Image.Image]] = [[]]
-    for column in columns:
-        if lines[-1] and sum(c.width + GAP for c in lines[-1]) + column.width > width:
-            lines.append([])
-        lines[-1].append(column)
-    heights = [max((c.height for c in line), default=0) + 2 * GAP for line in lines]
-    full = max(sum(c.width + GAP for c in line) + GAP for line in lines)
-    sheet = Image.new("RGB", (full, sum(heights) + GAP), GREY)
-    y = GAP
-    for line, height in zip(lines, heights):
-        x = GAP
-        for column in line:
-            sheet.paste(column, (x, y))
-            x += column.width + GAP
-        y += height
-    return sheet
-
-
-def _stack(pictures: Sequence[Image.Image], enlarge: int) -> Image.Image:
-    sized = [p.resize((p.width * enlarge, p.height * enlarge), Image.Resampling.NEAREST) for p in pictures]
-    column = Image.new("RGB", (max(p.width for p in sized), sum(p.height for p in sized)), GREY)
-    y = 0
-    for picture in sized:
-        column.paste(picture, (0, y))
-        y += picture.height
-    return column
-
 
 def document_picture(segments: Sequence[str | Tensor], width: int = 900) -> Image.Image:
-    """A document on one strip: its texts in type and its images (3, H, W), enlarged twice, in order."""
-    font = ImageFont.load_default(14)
+    """A document as a picture: its texts in type and its images (3, H, W), enlarged twice, in order."""
     parts: list[Image.Image] = []
     for segment in segments:
         if isinstance(segment, Tensor):
-            image = to_pil(segment)
-            parts.append(image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST))
-            continue
-        text = "".join(c if c.isprintable() else " " for c in segment)[:200]
-        strip = Image.new("RGB", (max(1, int(font.getlength(text)) + 8), 22), "white")
-        ImageDraw.Draw(strip).text((4, 2), text, fill="black", font=font)
-        parts.append(strip)
-    if not parts:
-        parts.append(Image.new("RGB", (60, 22), "white"))
-    return picture_sheet([[part] for part in parts], width=width, enlarge=1)
+            parts.append(enlarged(to_pil(segment), 2))
+        else:
+            text = "".join(c if c.isprintable() else " " for c in segment)[:200]
+            parts.append(line([(text, "black")], 14))
+    return picture_sheet([[part] for part in parts or [line([("", "black")], 14)]], width=width, enlarge=1)
 
 
 class Reconstructions(Callback):
@@ -147,7 +107,7 @@ class Samples(Callback):
             seed: Of the draws, the same on every sheet.
         """
         self.every, self.count, self.prompts = every, count, list(prompts or [])
-        self.then: Next = then
+        self.then = then
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self.sampling = Sampling(temperature=temperature, top_p=top_p)
         self._tokenizer: DocumentTokenizer | None = None
@@ -188,15 +148,14 @@ class Samples(Callback):
         vocab, context = training.vocab, training.config.context_length
         options: dict[str, Any] = {
             "max_new_tokens": min(self.max_new_tokens, context - 1),
-            "text": self.sampling,
-            "image": self.sampling,
+            "sampling": self.sampling,
             "seed": self.seed,
         }
         results = []
         if self.count:
             free = [torch.tensor([vocab.bos])] * self.count
             results += generate(net, vocab, free, **options)
-        prompts = [self._tokenizer.encode([text], eos=False) for text in self.prompts]
+        prompts = [self._tokenizer.encode([text], eos=False).tokens for text in self.prompts]
         if fitting := [p for p in prompts if len(p) < context - 8]:
             try:
                 results += generate(net, vocab, fitting, then=self.then, **options)

@@ -16,7 +16,7 @@ import torch
 
 from earlyfusion.data.render.openmoji import concepts, render_drawing
 from earlyfusion.data.render.words import held_out_fonts
-from earlyfusion.eval.items import word_suite
+from earlyfusion.eval.suites import word_suite
 from earlyfusion.tokenizers.documents import TOKENIZER
 from earlyfusion.tokenizers.image import ImageTokenizer
 from earlyfusion.tokenizers.pixels import cover, fit, to_tensor

@@ -28,10 +28,11 @@ from earlyfusion.data.render.split import DRAW, demo_concepts, demo_words, sente
 from earlyfusion.eval.tasks.naming import SIDE, nearest_of
 from earlyfusion.eval.tasks.writing import draw_codes
 from earlyfusion.fusion_lm.folder import Model, load_model
-from earlyfusion.fusion_lm.generate import Guidance, generate
+from earlyfusion.fusion_lm.generate import generate
+from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.infill import infill
 from earlyfusion.fusion_lm.sampling import Sampling, draw, filter_logits, uniforms
-from earlyfusion.tokenizers.documents import ImagePart, split
+from earlyfusion.tokenizers.documents import split
 from earlyfusion.tokenizers.hub import PRETRAINED
 
 HERE = Path(__file__).parent
@@ -103,14 +104,15 @@ def drawn(model: Model, names: Sequence[str], sampling: Sampling, **options: Any
     pictures: list[Image.Image | None] = []
     for start in range(0, len(names), BATCH):
         prompts = [
-            tokenizer.encode([sentence(DRAW, name)], eos=False) for name in names[start : start + BATCH]
+            tokenizer.encode([sentence(DRAW, name)], eos=False).tokens
+            for name in names[start : start + BATCH]
         ]
         results = generate(
-            lm, tokenizer.vocab, prompts, max_new_tokens=80, image=sampling, then="image", max_images=1,
-            stop_after_image=True, seed=1000 * start, **options,
+            lm, tokenizer.vocab, prompts, max_new_tokens=80, image=sampling, then="image", max_blocks=1,
+            stop_after="image", seed=1000 * start, **options,
         )  # fmt: skip
         parts = [split(r.tokens[r.prompt_length :], tokenizer.vocab, partial="drop") for r in results]
-        codes = [next((part.codes for part in some if isinstance(part, ImagePart)), None) for some in parts]
+        codes = [next((part.values for part in some if part.kind == "image"), None) for some in parts]
         pictures += draw_codes(tokenizer.image, codes)
     return share_nearest(names, pictures)
 
@@ -124,7 +126,7 @@ def infilled(model: Model, names: Sequence[str], box: tuple[float, ...], candida
     for number, name in enumerate(names):
         picture = by_name[name]
         made = infill(
-            model, [sentence(DRAW, name), picture], box, candidates=candidates, image=Sampling(),
+            model, [sentence(DRAW, name), picture], box, candidates=candidates,
             seed=1000 * number,
         )  # fmt: skip
         pictures.append(made[0].image)
@@ -166,12 +168,14 @@ def _jacobi(
 ) -> tuple[list[int], int]:
     lm, tokenizer = model
     vocab = tokenizer.vocab
-    assert vocab.grid is not None
+    assert vocab.layout("image").numbers is not None
     allowed = vocab.mask("image", 0)
     count = grid[0] * grid[1]
     numbers = uniforms([seed], count)[0]
-    sizes = [vocab.grid.start + side - 1 for side in grid]
-    head = torch.cat([tokenizer.encode([prompt], eos=False), torch.tensor([vocab.begin_image, *sizes])])
+    sizes = [vocab.layout("image").numbers.start + side - 1 for side in grid]
+    head = torch.cat(
+        [tokenizer.encode([prompt], eos=False).tokens, torch.tensor([vocab.layout("image").begin, *sizes])]
+    )
     kept: list[int] = []
     guess: list[int] = []
     passes = 0

@@ -145,10 +145,11 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
 def write_documents(folder: Path, count: int, old: bool, seed: int) -> None:
     """Documents of the new things, and, with ``old``, as many of all kinds that the model knows."""
     from earlyfusion.data.render.split import demo_concepts, demo_words
-    from earlyfusion.train.demo.budget import LONG
-    from earlyfusion.train.demo.corpus import Corpus, document_set
+    from earlyfusion.train.demo.budget import CONFIGS, load_budget
+    from earlyfusion.train.demo.corpus import Corpus
+    from earlyfusion.train.demo.corpus_files import document_set
 
-    alike = replace(LONG.corpus, naming_documents=None)  # as many as drawing ones
+    alike = replace(load_budget(CONFIGS / "long").corpus, naming_documents=None)  # as many as drawing ones
     config = replace(alike, picture_documents=count, interleaved=0, typed=0)
     corpus = Corpus(config, seed)
     corpus.concepts = demo_concepts().held_out
@@ -167,12 +168,12 @@ def abilities(folder: Path, words: int) -> dict[str, float]:
     """What the model in ``folder`` names, draws and reads rightly, in shares."""
     from earlyfusion.data.render.split import demo_concepts
     from earlyfusion.data.render.words import train_fonts
-    from earlyfusion.eval.items import word_suite
+    from earlyfusion.eval.suites import word_suite
     from earlyfusion.eval.tasks.drawing import evaluate_drawing
     from earlyfusion.eval.tasks.naming import HELD_OUT, KNOWN, evaluate_naming, naming_items
     from earlyfusion.eval.tasks.reading import evaluate_reading
     from earlyfusion.fusion_lm.folder import load_model
-    from earlyfusion.train.demo.budget import LONG
+    from earlyfusion.train.demo.budget import CONFIGS, load_budget
 
     model, tokenizer = load_model(folder)
     things = demo_concepts()
@@ -181,7 +182,8 @@ def abilities(folder: Path, words: int) -> dict[str, float]:
         kind: evaluate_drawing(model, tokenizer, some)[0]["nearest"]
         for kind, some in (("new", things.held_out), ("old", things.train))
     }
-    items = [i for i in word_suite(0, fonts=train_fonts(), heights=LONG.corpus.heights) if i.kind == "word"]
+    heights = load_budget(CONFIGS / "long").corpus.heights
+    items = [i for i in word_suite(0, fonts=train_fonts(), heights=heights) if i.kind == "word"]
     reading = evaluate_reading(model, tokenizer, items[:words])
     return {
         "names new": round(naming[HELD_OUT]["exact_match"], 4),

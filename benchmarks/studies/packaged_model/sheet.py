@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from earlyfusion.data.render.split import DRAW, demo_concepts, demo_words, sentence
 from earlyfusion.data.render.words import train_fonts
 from earlyfusion.fusion_lm.folder import load_model
-from earlyfusion.fusion_lm.generate import Guidance
+from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.fusion_lm.stream import sample
 
@@ -31,20 +31,20 @@ def main() -> None:
     drawn = sample(
         model,
         [[sentence(DRAW, name)] for name in names],
-        image=Sampling(temperature=0.4),
+        sampling={"image": Sampling(temperature=0.4)},
         then="image",
-        stop_after_image=True,
+        stop_after="image",
     )
     words = random.Random(0).sample(sorted(demo_words().held_out), WORD_COLUMNS * WORD_ROWS)
     written = sample(
         model,
         [[word] for word in words],
-        image=Sampling(temperature=0.5),
+        sampling={"image": Sampling(temperature=0.5)},
         guidance=Guidance(2.0),
         best_of=8,
         best_by="both",
         then="image",
-        stop_after_image=True,
+        stop_after="image",
     )
     sheet = Image.new("RGB", (COLUMNS * WIDTH, ROWS * HEIGHT + WORD_ROWS * WORD_HEIGHT), "white")
     face = ImageFont.truetype(train_fonts()[0].path, 8)

@@ -16,9 +16,10 @@ from streams import Packed, windows
 from torch import Tensor
 
 from earlyfusion.data.loader import shuffled_batches
-from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
+from earlyfusion.fusion_lm.inputs import Inputs
+from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import targets_of, weighted_mean
 from earlyfusion.train.lm.telemetry import observe, row_norms
 from earlyfusion.train.loop.schedule import adamw, clip, lr_factor
@@ -56,15 +57,17 @@ def train(cell: Cell, data: Path, steps: int, batch: int, precision: str, series
         tokens, documents = packed.tokens[chosen].to(device), packed.documents[chosen].to(device)
         targets = targets_of(tokens, documents, vocab)
         with autocast:
-            terms = net(tokens, documents, targets.tokens, targets.modality, **more)
+            terms = net(
+                Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table(device), **more
+            )
         assert isinstance(terms, LossTerms)
         return terms
 
-    def validate(kinds: Tensor | None = None) -> dict[str, float]:
+    def validate(statistics: bool = False) -> dict[str, float]:
         net.eval()
         places = torch.arange(min(VALIDATION, len(held_out.tokens)))
         with torch.no_grad():
-            found = [terms_of(held_out, some, vocab_modality=kinds) for some in places.split(4 * batch)]
+            found = [terms_of(held_out, some, statistics=statistics) for some in places.split(4 * batch)]
         net.train()
         return _mean_of(found, weights)
 
@@ -94,13 +97,12 @@ def train(cell: Cell, data: Path, steps: int, batch: int, precision: str, series
         highest = max(highest, norm)
         if len(losses) % every == 0:
             rows[-1] |= {"loss": sum(losses[-every:]) / every, "grad_norm": norm, "lr": group["lr"]}
-            rows[-1] |= {f"loss_{n}": float(v) for n, v in zip(MODALITIES, terms.by_modality)}
+            rows[-1] |= {f"loss_{n}": float(v) for n, v in zip(terms.names, terms.by_modality)}
         if len(losses) == steps // 2:
             middle = validate()
     rows.append({"step": len(losses), **_probe(net, held_out, vocab, autocast)})
     _write(rows, series)
-    kinds = vocab.modality(torch.arange(vocab.size, device=device))
-    ended = {"loss": math.nan} if trouble else validate(kinds)
+    ended = {"loss": math.nan} if trouble else validate(statistics=True)
     diverged, reason = divergence(losses, started["loss"], trouble)
     last = {name: value for name, value in rows[-1].items() if not name.startswith(("step", "loss", "lr"))}
     return {
@@ -143,13 +145,13 @@ def _mean_of(found: list[LossTerms], weights: Tensor) -> dict[str, float]:
     total = counts.sum(0)
     sums = torch.stack([terms.nll_sums for terms in found]).double().sum(0)
     out = {"loss": float((weights * sums).sum() / (weights * total).sum())}
-    out |= {name: float(value) for name, value in zip(MODALITIES, sums / total)}
+    out |= {name: float(value) for name, value in zip(found[0].names, sums / total)}
     entropies = [terms.entropy for terms in found if terms.entropy is not None]
     within = [terms.in_modality for terms in found if terms.in_modality is not None]
     for suffix, values in (("entropy", entropies), ("within", within)):
         if values:
             means = (torch.stack(values).double() * counts).nan_to_num(0).sum(0) / total
-            out |= {f"{name}_{suffix}": float(value) for name, value in zip(MODALITIES, means)}
+            out |= {f"{name}_{suffix}": float(value) for name, value in zip(found[0].names, means)}
     return out
 
 
@@ -169,8 +171,9 @@ def _probe(net: FusionLM, packed: Packed, vocab: SharedVocab, autocast: Any) -> 
     used, kinds = tokens != vocab.pad, vocab.modality(tokens)
     out = {"attention_logit": max(largest), "log_z": float(seen.terms.log_z)}
     out["output_norm"] = float(seen.output_norms[used].mean())
-    rows = row_norms(net.lm_head.weight, vocab.modality(torch.arange(vocab.size, device=device)))
-    for name, kind in (("text", TEXT), ("image", IMAGE)):
+    rows = row_norms(net.lm_head.weight, vocab.table(device))
+    for name in ("text", "image"):
+        kind = vocab.names.index(name)
         out[f"output_norm_{name}"] = float(seen.output_norms[used & (kinds == kind)].mean())
         out[f"row_norm_{name}"] = float(rows[kind])
     return out | {f"attention_logit_{layer}": logit for layer, logit in enumerate(largest)}

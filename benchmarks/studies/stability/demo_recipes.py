@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,29 +69,35 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
 
     from earlyfusion.eval.items import Word, images_from_folder
     from earlyfusion.eval.metrics.ocr import readers
+    from earlyfusion.eval.report.curves import read_metrics
     from earlyfusion.eval.tasks.reading import evaluate_reading
     from earlyfusion.eval.tasks.writing import evaluate_writing
     from earlyfusion.fusion_lm.folder import load_model
-    from earlyfusion.train.demo.budget import FULL
-    from earlyfusion.train.demo.corpus import NEW_FONTS, WORDS
-    from earlyfusion.train.demo.stages import READERS
+    from earlyfusion.fusion_lm.model import FusionLMConfig
+    from earlyfusion.train.demo.budget import CONFIGS, LM, settings
+    from earlyfusion.train.demo.corpus_files import NEW_FONTS, WORDS
+    from earlyfusion.train.demo.stages import READER
     from earlyfusion.train.lm.data import TokenData
     from earlyfusion.train.lm.module import FusionLMTraining
     from earlyfusion.train.loop.fit import fit_lm
-    from earlyfusion.train.loop.logs import read_metrics
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     chosen = RECIPES[recipe]
+    full = settings(CONFIGS / "full" / LM)
     training = FusionLMTraining(
-        tokenizer=str(demo / "tokens"),
-        config=replace(FULL.lm, **chosen.config),
-        **{**FULL.lm_training, "z_loss_weight": chosen.z_loss_weight},
+        **{
+            **full["model"],
+            "max_steps": full["trainer"]["max_steps"],
+            "tokenizer": str(demo / "tokens"),
+            "config": FusionLMConfig(**{**full["model"]["config"], **chosen.config}),
+            "z_loss_weight": chosen.z_loss_weight,
+        }
     )
     folder = out / f"{recipe.replace(' ', '-')}-{seed}"
     made = fit_lm(
         training,
-        TokenData(str(demo / "tokens"), batch_size=FULL.lm_batch_size, seed=seed),
+        TokenData(str(demo / "tokens"), batch_size=full["data"]["batch_size"], seed=seed),
         folder,
         seed=seed,
         log_every=33,
@@ -110,7 +115,7 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
         kinds = evaluate_reading(model, tokenizer, some)["by_kind"]
         found |= {f"reading_{name}_{kind}": scores["exact_match"] for kind, scores in kinds.items()}
     asked = [Word(item.text or "", item.kind) for item in items[WORDS]]
-    written = evaluate_writing(model, tokenizer, asked, readers(READERS), sampling=FULL.writing, seed=seed)
+    written = evaluate_writing(model, tokenizer, asked, readers([READER]), seed=seed)
     found |= {f"writing_{kind}": scores["exact_match"] for kind, scores in written["by_kind"].items()}
     return found
 

@@ -88,16 +88,16 @@ def prepared(data: Path | None, out: Path) -> Path:
         return folder
     if data is not None:
         raise FileNotFoundError(f"{folder / RECORD} not found: --data is what `earlyfusion prepare` wrote")
-    from earlyfusion.train.demo.budget import FULL
-    from earlyfusion.train.demo.run import stages
+    from earlyfusion.cli.main import run_command
+    from earlyfusion.train.demo.budget import CONFIGS
+    from earlyfusion.train.demo.stages import Run, stages
 
-    demo = stages.Run(out / "demo", 0, FULL, {}, {})
-    if not demo.data.is_dir():
-        stages.corpus(demo)
-    if not (demo.folder / "text-tokenizer").is_dir():
-        stages.text_tokenizer(demo)
-    stages.image_tokenizer(demo)  # goes on where it stopped, or returns at once
-    stages.tokens(demo)
+    demo = Run(out / "demo", 0, CONFIGS / "full")
+    for stage in stages(demo)[:4]:
+        if stage.name != "image tokenizer" and all((demo.folder / name).exists() for name in stage.outputs):
+            continue  # the training resumes where it stopped, or ends at once
+        for step in stage.steps:
+            step(demo) if callable(step) else run_command(step)
     return folder
 
 

@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from earlyfusion.train.loop.logs import read_metrics
+from earlyfusion.eval.report.curves import read_metrics
 
 PANELS = {
     "PSNR of a batch, dB": ("train/psnr",),

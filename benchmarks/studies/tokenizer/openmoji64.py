@@ -28,7 +28,8 @@ import yaml
 
 from earlyfusion.data.render.openmoji import Concept, ConceptSplit, concepts, render_drawing, split_concepts
 from earlyfusion.data.render.split import demo_concepts
-from earlyfusion.eval.items import Item, openmoji_suite
+from earlyfusion.eval.items import Item
+from earlyfusion.eval.suites import openmoji_suite
 from earlyfusion.tokenizers.files import atomic_folder, write_json
 
 HERE = Path(__file__).parent
@@ -62,7 +63,8 @@ def drawings(some: Sequence[Concept]) -> list[str]:
 
 def write_pictures(folder: Path) -> None:
     """``folder``/train and ``folder``/validation, data sets of ``save_to_disk``, whole or not at all."""
-    from earlyfusion.train.demo.corpus import image_set, png
+    from earlyfusion.train.demo.corpus import png
+    from earlyfusion.train.demo.corpus_files import image_set
 
     split = picture_concepts()
     with atomic_folder(folder) as new:
@@ -133,7 +135,7 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
     """The figures of the suite and of training pictures, and the suite's samples for the eye."""
-    from earlyfusion.cli.evaluate import WITHOUT_TEXT
+    from earlyfusion.cli.evaluate_reconstruction import WITHOUT_TEXT
     from earlyfusion.eval.tasks import reconstruction
     from earlyfusion.tokenizers.image import ImageTokenizer
 
@@ -142,7 +144,7 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], lis
     figures = found.figures
     figures["not_measured"] |= {"text": WITHOUT_TEXT}
     figures["data"] = "OpenMoji, held-out concepts, seed 0"
-    each = [sample.psnr for sample in found.samples if sample.psnr is not None]
+    each = [one.psnr for one in found.results if one.psnr is not None]
     figures["psnr_of_each"] = {
         "mean": statistics.fmean(each),
         "standard_error": statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else None,
@@ -150,10 +152,10 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], lis
     trained = drawings(picture_concepts().train)
     some = random.Random(0).sample(trained, min(TRAINING_PICTURES, len(trained)))
     seen = [Item(render_drawing(drawing, SIZE)) for drawing in some]
-    again = reconstruction.evaluate_reconstruction(tokenizer, seen)
+    again = reconstruction.measure(tokenizer, seen).figures
     names = ("images", "psnr", "ssim", "l1", "mse", "codebook_usage", "perplexity")
     figures["training_pictures"] = {name: again[name] for name in names}
-    return figures, found.samples
+    return figures, found.results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,8 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tune_malloc()
     import torch
 
+    from earlyfusion.eval.report.reconstruction_sheet import check_sheet, write_sheet
     from earlyfusion.eval.report.reconstruction_table import table
-    from earlyfusion.eval.report.sheet import check_sheet, write_sheet
 
     check_sheet(args.sheet)
     if args.threads:

@@ -259,15 +259,15 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
     from datasets import load_from_disk
 
     from earlyfusion.data.strips import Strips
-    from earlyfusion.eval.items import ocr_suite
     from earlyfusion.eval.metrics.ocr import READERS
     from earlyfusion.eval.metrics.text import cer
-    from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction, reconstruct_pictures
+    from earlyfusion.eval.suites import ocr_suite
+    from earlyfusion.eval.tasks.reconstruction import measure, reconstruct_pictures
     from earlyfusion.train.image.recognizer import Recogniser
 
     items = ocr_suite(TEST_SEED, KINDS, TEST_PER_KIND)
     readers = [READERS[name](threads=1) for name in ("rapidocr", "tesseract")]
-    figures = evaluate_reconstruction(tokenizer, items, readers)
+    figures = measure(tokenizer, items, readers).figures
     row = {n: round(figures[n], 4) for n in ("psnr", "ssim", "codebook_usage", "perplexity")}
     row |= read_by(figures["ocr_by_reader"], "reconstruction")
     judge = Recogniser.load(out / "recogniser-1/model")
@@ -287,15 +287,15 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
 
 def add_ceilings(out: Path) -> None:
     """Rows for JPEG, WebP and downscaling of as many bits as a reference cell's codes, and the original."""
-    from earlyfusion.eval.items import ocr_suite
     from earlyfusion.eval.metrics.ocr import READERS
-    from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction
+    from earlyfusion.eval.suites import ocr_suite
+    from earlyfusion.eval.tasks.reconstruction import measure
     from earlyfusion.tokenizers.image import ImageTokenizer
 
     tokenizer = ImageTokenizer.load(folder_of(out, "ours, seed 0") / "model")
     items = ocr_suite(TEST_SEED, KINDS, TEST_PER_KIND)
     readers = [READERS[name](threads=1) for name in ("rapidocr", "tesseract")]
-    figures = evaluate_reconstruction(tokenizer, items, readers, ceilings=True)
+    figures = measure(tokenizer, items, readers, ceilings=True).figures
     for name, found in figures["ceilings"].items():
         row = {"part": "ceiling", "name": f"{name} @ {tokenizer.bits_per_pixel:.2f}", "seed": 0}
         row["bits_per_pixel"] = round(found["bits_per_pixel"], 4)

@@ -9,7 +9,7 @@ from PIL import Image
 from earlyfusion.cli.main import main
 from earlyfusion.data.render.text_images import TextImagesConfig, write_text_images
 from earlyfusion.data.sources import load_source, undecoded
-from earlyfusion.eval.items import ocr_suite
+from earlyfusion.eval.suites import ocr_suite
 from earlyfusion.train.image.data import ImageData
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from earlyfusion.eval.metrics.bits import Rates, text_bytes
+from earlyfusion.eval.metrics.bits import Rates, Unit, text_bytes
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
-from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
+from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import targets_of
 
 TEXTS = (
@@ -26,8 +27,10 @@ TEXTS = (
     "Ünïcödé, naïve, \u0301e, 苹果, яблоко, 🍎🏳️‍🌈",
     "\u2581 is how spaces are spelled, <0x41> a byte, \u2585 an unknown one",
 )
+NAMES = ("structure", "text", "image")
 PIXELS = 64
 """Of a code of the tests' image tokenizer, 8 x 8."""
+UNITS = {"image": Unit("bits_per_pixel", PIXELS)}
 
 
 def test_the_bytes_of_tokens_add_up_to_those_of_the_text(text_tokenizer: TextTokenizer, vocab: SharedVocab):
@@ -36,7 +39,7 @@ def test_the_bytes_of_tokens_add_up_to_those_of_the_text(text_tokenizer: TextTok
     rng = random.Random(0)
     characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for text in (*TEXTS, *("".join(rng.choices(characters, k=20)) for _ in range(50))):
-        tokens = vocab.text_to_tokens(torch.tensor(text_tokenizer.encode(text), dtype=torch.int64))
+        tokens = vocab.to_tokens("text", torch.tensor(text_tokenizer.encode(text), dtype=torch.int64))
         assert int(lengths[tokens].sum()) == len(text.encode())
     is_text = vocab.is_text(torch.arange(vocab.size))
     assert (lengths[is_text] > 0).all() and (lengths[~is_text] == 0).all()
@@ -48,8 +51,8 @@ def windows(vocab: SharedVocab, text: TextTokenizer, rows: int) -> tuple[Tensor,
     tokens, documents = torch.full((rows, 64), vocab.pad), torch.full((rows, 64), 9)
     for row in range(rows):
         ids = torch.tensor(text.encode(TEXTS[4][: 8 + 2 * row] + "apple and"))
-        slots = (n,) if (n := vocab.codes_per_position) > 1 else ()
-        codes = torch.randint(vocab.codebook_size, (2, 3, *slots))
+        slots = (n,) if (n := vocab["image"].slots) > 1 else ()
+        codes = torch.randint(vocab["image"].codebook_size, (2, 3, *slots))
         document = interleave([("text", ids), ("image", codes)], vocab)
         tokens[row, : len(document)], documents[row, : len(document)] = document, 0
     return tokens, documents
@@ -62,7 +65,7 @@ def terms_of(
     targets = targets_of(tokens, documents, vocab)
     with torch.no_grad():
         terms = net(
-            tokens, documents, targets.tokens, targets.modality, vocab.modality(torch.arange(vocab.size))
+            Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table(), statistics=True
         )
     assert isinstance(terms, LossTerms)
     return terms, targets.tokens
@@ -85,8 +88,8 @@ def net(vocab: SharedVocab) -> FusionLM:
 
 def test_figures_are_those_of_all_tokens(net: FusionLM, vocab: SharedVocab, text_tokenizer: TextTokenizer):
     tokens, documents = windows(vocab, text_tokenizer, 5)
-    nats: dict[int, list[float]] = {0: [], 1: [], 2: []}
-    inner: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    nats: dict[str, list[float]] = {name: [] for name in NAMES}
+    inner: dict[str, list[float]] = {name: [] for name in NAMES}
     n_bytes = 0
     modality = vocab.modality(torch.arange(vocab.size))
     for row in tokens:
@@ -96,21 +99,22 @@ def test_figures_are_those_of_all_tokens(net: FusionLM, vocab: SharedVocab, text
         assert isinstance(logits, Tensor)
         for p, target in zip(logits[0].double().softmax(-1), document[1:]):
             own = int(modality[target])
-            nats[own].append(-math.log(p[target]))
-            inner[own].append(-math.log(p[target] / p[modality == own].sum()))
-        ids = vocab.tokens_to_text(document[vocab.is_text(document)])
+            name = NAMES[own]
+            nats[name].append(-math.log(p[target]))
+            inner[name].append(-math.log(p[target] / p[modality == own].sum()))
+        ids = vocab.to_codes("text", document[vocab.is_text(document)])
         n_bytes += len(text_tokenizer.decode(ids.tolist()).encode())
-    rates = Rates(text_bytes(text_tokenizer, vocab), PIXELS)
+    rates = Rates(NAMES, text_bytes(text_tokenizer, vocab), UNITS)
     for part in (slice(0, 1), slice(1, 5)):  # batches of unequal sizes
         rates.add(*terms_of(net, vocab, tokens[part], documents[part]))
     figures = rates.read()
     expected = {
-        "bits_per_byte": sum(nats[TEXT]) / math.log(2) / n_bytes,
-        "bits_per_pixel": sum(nats[IMAGE]) / math.log(2) / (5 * 6 * PIXELS),
+        "bits_per_byte": sum(nats["text"]) / math.log(2) / n_bytes,
+        "bits_per_pixel": sum(nats["image"]) / math.log(2) / (5 * 6 * PIXELS),
     }
-    for i, name in enumerate(("structure", "text", "image")):
-        expected[f"perplexity/{name}"] = math.exp(sum(nats[i]) / len(nats[i]))
-        expected[f"in_modality_perplexity/{name}"] = math.exp(sum(inner[i]) / len(inner[i]))
+    for name in NAMES:
+        expected[f"perplexity/{name}"] = math.exp(sum(nats[name]) / len(nats[name]))
+        expected[f"in_modality_perplexity/{name}"] = math.exp(sum(inner[name]) / len(inner[name]))
     assert figures == pytest.approx(expected, rel=1e-4)
     assert figures["in_modality_perplexity/image"] < 0.9 * figures["perplexity/image"]
     assert rates.read() == {}  # begun again
@@ -124,7 +128,7 @@ def test_a_model_that_knows_nothing(text_tokenizer: TextTokenizer, tmp_path: Pat
     )
     image = ImageTokenizer(config).eval()
     vocab = SharedVocab.build(text=text_tokenizer, codebook_size=16, codes_per_position=n)
-    DocumentTokenizer(text_tokenizer, image, vocab).save(tmp_path)
+    DocumentTokenizer(vocab, text=text_tokenizer, image=image).save(tmp_path)
     state = torch.get_rng_state()
     rates = Rates.load(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
@@ -132,24 +136,24 @@ def test_a_model_that_knows_nothing(text_tokenizer: TextTokenizer, tmp_path: Pat
     torch.nn.init.zeros_(net.lm_head.weight)
     rates.add(*terms_of(net, vocab, *windows(vocab, text_tokenizer, 3)))
     figures = rates.read()
-    for name in ("structure", "text", "image"):
+    for name in NAMES:
         assert figures[f"perplexity/{name}"] == pytest.approx(vocab.size, rel=1e-5)
     assert figures["in_modality_perplexity/image"] == pytest.approx(16 * n, rel=1e-5)
-    share = math.log(vocab.size) / math.log(vocab.codebook_size)
+    share = math.log(vocab.size) / math.log(vocab["image"].codebook_size)
     assert figures["bits_per_pixel"] == pytest.approx(image.bits_per_pixel * share, rel=1e-5)
 
 
 def test_what_is_missing_has_no_figures(net: FusionLM, vocab: SharedVocab, text_tokenizer: TextTokenizer):
     tokens, documents = windows(vocab, text_tokenizer, 2)
     tokens, documents = tokens[:, :6], documents[:, :6]
-    assert not vocab.is_image(tokens).any()
-    rates = Rates(text_bytes(text_tokenizer, vocab), PIXELS)
+    assert not vocab.is_("image", tokens).any()
+    rates = Rates(NAMES, text_bytes(text_tokenizer, vocab), UNITS)
     assert rates.read() == {}
     rates.add(*terms_of(net, vocab, tokens, documents))
     figures = rates.read()
     assert set(figures) == {"bits_per_byte", "perplexity/text", "in_modality_perplexity/text"}
     terms, targets = terms_of(net, vocab, tokens, documents)
-    with pytest.raises(ValueError, match="give the forward vocab_modality"):
+    with pytest.raises(ValueError, match="in_modality.*statistics=True"):
         rates.add(terms._replace(in_modality=None), targets)
 
 
@@ -167,7 +171,7 @@ class TwoRanks:
 def test_ranks_add_up(net: FusionLM, vocab: SharedVocab, text_tokenizer: TextTokenizer):
     tokens, documents = windows(vocab, text_tokenizer, 5)
     lengths = text_bytes(text_tokenizer, vocab)
-    together, first, second = (Rates(lengths, PIXELS) for _ in range(3))
+    together, first, second = (Rates(NAMES, lengths, UNITS) for _ in range(3))
     together.add(*terms_of(net, vocab, tokens, documents))
     first.add(*terms_of(net, vocab, tokens[:2], documents[:2]))
     second.add(*terms_of(net, vocab, tokens[2:], documents[2:]))
@@ -176,25 +180,37 @@ def test_ranks_add_up(net: FusionLM, vocab: SharedVocab, text_tokenizer: TextTok
     assert first.read() == pytest.approx(together.read(), rel=1e-5)
 
 
+def summed(names: tuple[str, ...], nats: list[float], counts: list[int]) -> LossTerms:
+    """Loss terms with these sums by modality; the others do not matter."""
+    nothing, sums, numbers = torch.zeros(()), torch.tensor(nats), torch.tensor(counts)
+    means = {"by_modality": sums / numbers, "in_modality": sums / numbers}
+    return LossTerms(
+        names, nothing, nothing, nll_sums=sums, counts=numbers, log_z=nothing, nll=nothing, **means
+    )
+
+
 def test_a_large_set_is_counted_exactly(vocab: SharedVocab, text_tokenizer: TextTokenizer):
-    """float32 would stop to count at 2^24."""
-    rates = Rates(text_bytes(text_tokenizer, vocab), PIXELS)
-    nothing = torch.zeros(())
+    """float32 stops counting at 2^24."""
+    rates = Rates(NAMES, text_bytes(text_tokenizer, vocab), UNITS)
     for count, nats in ((2**24, 2.0**24), (1, 1000.0), (1, 1000.0), (1, 1000.0)):
-        terms = LossTerms(
-            cross_entropy=nothing,
-            z=nothing,
-            nll_sums=torch.tensor([0.0, 0.0, nats]),
-            by_modality=nothing,
-            counts=torch.tensor([0, 0, count]),
-            log_z=nothing,
-            nll=nothing,
-            entropy=nothing,
-            in_modality=torch.tensor([math.nan, math.nan, nats / count]),
-        )
-        rates.add(terms, torch.full((1, 1), -100))
+        rates.add(summed(NAMES, [0.0, 0.0, nats], [0, 0, count]), torch.full((1, 1), -100))
     figures = rates.read()
     mean = (2**24 + 3000) / (2**24 + 3)
     assert figures["perplexity/image"] == pytest.approx(math.exp(mean), rel=1e-12)
     assert figures["in_modality_perplexity/image"] == pytest.approx(math.exp(mean), rel=1e-12)
     assert figures["bits_per_pixel"] == pytest.approx(mean / math.log(2) / PIXELS, rel=1e-12)
+
+
+def test_another_modality_has_bits_per_position(vocab: SharedVocab, text_tokenizer: TextTokenizer):
+    """Four codes at each position of audio; modalities in any order."""
+    units = {**UNITS, "audio": Unit("bits_per_position/audio", 1 / 4)}
+    rates = Rates(("structure", "audio", "text", "image"), text_bytes(text_tokenizer, vocab), units)
+    word = vocab.to_tokens("text", torch.tensor(text_tokenizer.encode("apple")))[None]
+    counts = [5, 24, word.numel(), 6]
+    rates.add(summed(rates.names, [1.0, 12.0, 3.0, 9.0], counts), word)
+    figures = rates.read()
+    assert figures["bits_per_position/audio"] == pytest.approx(12 / math.log(2) / 6)
+    assert figures["bits_per_pixel"] == pytest.approx(9 / math.log(2) / (6 * PIXELS))
+    assert figures["bits_per_byte"] == pytest.approx(3 / math.log(2) / 5)
+    assert figures["perplexity/audio"] == pytest.approx(math.exp(12 / 24))
+    assert len(figures) == 3 + 2 * 4

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from earlyfusion.eval.metrics import ceilings
-from earlyfusion.eval.metrics.ceilings import downscale, is_grey, jpeg
+from earlyfusion.eval.metrics.ceilings import downscale, is_gray, jpeg
 
 
-def word(width: int = 128, height: int = 32, colour="black") -> Image.Image:
+def word(width: int = 128, height: int = 32, color="black") -> Image.Image:
     image = Image.new("RGB", (width, height), "white")
     ImageDraw.Draw(image).text(
-        (4, height // 2), "Saturn", fill=colour, font=ImageFont.load_default(20), anchor="lm"
+        (4, height // 2), "Saturn", fill=color, font=ImageFont.load_default(20), anchor="lm"
     )
     return image
 
@@ -24,8 +24,8 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 
 @pytest.mark.parametrize("colour", ["black", "red"])
 @pytest.mark.parametrize("name", list(ceilings.ceilings()))
-def test_no_more_bits_than_given_and_more_bits_are_no_worse(name, colour):
-    image, make = word(colour=colour), ceilings.ceilings()[name]
+def test_no_more_bits_than_given_and_more_bits_are_no_worse(name, color):
+    image, make = word(color=color), ceilings.ceilings()[name]
     quality = []
     for bits in (40, 200, 640, 2560, 10_000):
         made = make(image, bits)
@@ -39,9 +39,9 @@ def test_no_more_bits_than_given_and_more_bits_are_no_worse(name, colour):
 
 
 def test_downscaling_counts_8_bits_of_a_grey_pixel_and_24_of_another():
-    assert is_grey(word()) and not is_grey(word(colour="red"))
-    grey, red = (downscale(image, 640) for image in (word(), word(colour="red")))
-    assert grey.bits == 640  # 20 x 4
+    assert is_gray(word()) and not is_gray(word(color="red"))
+    gray, red = (downscale(image, 640) for image in (word(), word(color="red")))
+    assert gray.bits == 640  # 20 x 4
     assert 24 * 20 <= red.bits <= 640 and red.bits % 24 == 0
     whole = downscale(word(16, 16), 16 * 16 * 24)
     assert whole.image.tobytes() == word(16, 16).tobytes() and whole.bits == 16 * 16 * 8
@@ -74,7 +74,7 @@ def test_the_best_jpeg_is_scaled_down_where_bits_are_few():
 
 
 def test_what_nothing_buys_is_the_mean_colour():
-    image = word(colour="red")
+    image = word(color="red")
     for make in ceilings.ceilings().values():
         made = make(image, 5)
         assert (made.bits, made.fits) == (0, False)

@@ -138,7 +138,7 @@ def test_pictures_are_in_the_page_and_enlarged(photo):
     assert data and 'width="144" height="96"' in tag and "&quot;photo&quot;" in tag
     with Image.open(io.BytesIO(base64.b64decode(data[1]))) as image:
         assert image.convert("RGB").tobytes() == photo.tobytes()
-    assert len(html.data_uri(Image.new("RGB", (64, 16), "white"))) < 150  # grey images are stored as grey
+    assert len(html.data_uri(Image.new("RGB", (64, 16), "white"))) < 150  # gray images are stored as gray
 
 
 def test_parts_escape_what_they_are_given(photo):
@@ -148,7 +148,7 @@ def test_parts_escape_what_they_are_given(photo):
         html.table(["<i>"], [["<i>"]], "<i>"),
         html.pairs([("<i>", "<i>")]),
         html.cards([Card("<i>", "<i>", "<i>")]),
-        html.token_strip([html.Cell("text", "<i>")]),
+        html.token_strip([html.TokenCell("text", "<i>")]),
         html.section("<i>"),
     ):
         assert "&lt;i&gt;" in piece

@@ -28,7 +28,7 @@ def test_every_token_says_what_it_is_and_where(text_tokenizer: TextTokenizer, sc
     config = ImageTokenizerConfig(
         stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4, groups=slots
     )
-    tokenizer = DocumentTokenizer(text_tokenizer, ImageTokenizer(config), vocab)
+    tokenizer = DocumentTokenizer(vocab, text=text_tokenizer, image=ImageTokenizer(config))
     codes = torch.arange(2 * 3 * slots).view(2, 3, *([slots] if slots > 1 else []))
     ids = torch.tensor(text_tokenizer.encode("A red apple."))
     tokens = interleave([("image", codes), ("text", ids), ("image", codes + 1)], vocab)
@@ -40,7 +40,7 @@ def test_every_token_says_what_it_is_and_where(text_tokenizer: TextTokenizer, sc
         *("begin_image", "2", "3", "end_image", "eos"),
     ]
     for image, shift in ((0, 0), (1, 1)):
-        mine = [token for token in found if token.image == image]
+        mine = [token for token in found if token.block == image]
         assert len(mine) == 6 * slots
         for slot in range(slots):
             for token in mine[slot::slots]:

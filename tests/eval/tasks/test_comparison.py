@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from earlyfusion.eval.items import Item, ocr_suite
+from earlyfusion.eval.items import Item
+from earlyfusion.eval.suites import ocr_suite
 from earlyfusion.eval.tasks.comparison import compare, page_reader
 from earlyfusion.eval.tasks.reconstruction import measure
 from earlyfusion.tokenizers.image import ImageTokenizer
@@ -20,7 +21,7 @@ def test_figures_are_those_of_the_measurement(image_tokenizer: ImageTokenizer, p
             key: pytest.approx(expected[key]) for key in ("psnr", "ssim", "l1")
         }
         assert one.figures["bits_per_pixel"] == 5 / 64 and one.figures["tokens"] == 4 * 6
-        assert one.sample.readings == [] and one.sample.original.size == photo.size
+        assert one.result.readings == [] and one.result.original.size == photo.size
 
 
 def test_the_lines_of_a_page_are_found_and_read_before_and_after(image_tokenizer: ImageTokenizer):
@@ -32,9 +33,9 @@ def test_the_lines_of_a_page_are_found_and_read_before_and_after(image_tokenizer
     assert len(boxes) > 8 and boxes == sorted(boxes, key=lambda box: (box[1], box[0]))
     assert all(0 <= left < right <= 256 and 0 <= top < bottom <= 256 for left, top, right, bottom in boxes)
     [one] = compare(receipt.image, {"untrained": image_tokenizer}, reader)
-    before = [read["rapidocr"][0] for _, read in one.sample.readings]
+    before = [read["rapidocr"][0] for _, read in one.result.readings]
     assert "RECEIPT" in before and len(before) > 8
-    after = [read["rapidocr"][1] for _, read in one.sample.readings]
+    after = [read["rapidocr"][1] for _, read in one.result.readings]
     assert sum(a == b for a, b in zip(before, after)) <= 2  # it was never trained
 
 
@@ -59,4 +60,4 @@ def test_a_picture_without_text_has_no_lines(image_tokenizer: ImageTokenizer):
     blank = Image.new("RGB", (256, 256), "white")
     assert reader.find(blank) == []
     [one] = compare(blank, {"a": image_tokenizer}, reader)
-    assert one.sample.readings == []
+    assert one.result.readings == []

@@ -17,7 +17,6 @@ from earlyfusion.eval.metrics.pixels import ssim
 from earlyfusion.eval.report.reconstruction_table import table
 from earlyfusion.eval.tasks import reconstruction
 from earlyfusion.eval.tasks.reconstruction import (
-    evaluate_reconstruction,
     flat_figures,
     measure,
     reconstruct_pictures,
@@ -78,7 +77,7 @@ ITEMS = [word_item("one"), word_item("three"), word_item("xq", 14.0, "random"), 
 
 
 def test_identity_is_lossless_and_scores_what_the_original_scores():
-    result = evaluate_reconstruction(fake_tokenizer(), ITEMS, [FakeReader(ITEMS, wrong=("word",))])
+    result = measure(fake_tokenizer(), ITEMS, [FakeReader(ITEMS, wrong=("word",))]).figures
     assert (result["l1"], result["mse"], result["ssim"]) == (0, 0, pytest.approx(1))
     assert result["psnr"] is None  # infinite
     assert result["ocr"]["reconstruction"] == result["ocr"]["original"]
@@ -92,14 +91,14 @@ def test_identity_is_lossless_and_scores_what_the_original_scores():
 
 
 def test_a_blank_reconstruction_scores_zero():
-    result = evaluate_reconstruction(fake_tokenizer(torch.ones_like), ITEMS, [FakeReader(ITEMS)])
+    result = measure(fake_tokenizer(torch.ones_like), ITEMS, [FakeReader(ITEMS)]).figures
     assert result["ocr"]["reconstruction"] == {"t_acc": 0, "t_ned": 0, "exact_match": 0, "cer": 1}
     assert result["ocr"]["original"]["exact_match"] == 1
     assert result["psnr"] < 20 and result["ssim"] < 0.9
 
 
 def test_scores_by_text_size_and_kind():
-    scores = evaluate_reconstruction(fake_tokenizer(), ITEMS, [FakeReader(ITEMS, wrong=("word",))])
+    scores = measure(fake_tokenizer(), ITEMS, [FakeReader(ITEMS, wrong=("word",))]).figures
     by_reader = scores["ocr_by_reader"]["fake"]
     assert by_reader["version"] == "1"
     rows = by_reader["by_text_size"]["bins"]
@@ -116,7 +115,7 @@ def test_scores_by_text_size_and_kind():
 def test_pixel_metrics_equal_plain_torch():
     noise = torch.Generator().manual_seed(0)
     items = [Item(to_pil(torch.rand(3, 16, w, generator=noise) * 2 - 1)) for w in (16, 32, 32, 48)]
-    result = evaluate_reconstruction(fake_tokenizer(lambda x: x * 1.5 + 0.1), items, batch_size=1)
+    result = measure(fake_tokenizer(lambda x: x * 1.5 + 0.1), items, batch_size=1).figures
     originals = torch.cat([to_tensor(item.image).flatten() for item in items])
     got = ((originals * 1.5 + 0.1).clamp(-1, 1) + 1) / 2  # what leaves the range is cut off
     difference = got - (originals + 1) / 2
@@ -127,7 +126,7 @@ def test_pixel_metrics_equal_plain_torch():
 
 
 def test_several_codes_at_a_position_cost_several_times_the_bits():
-    one, three = (evaluate_reconstruction(fake_tokenizer(n=n), ITEMS[:1]) for n in (1, 3))
+    one, three = (measure(fake_tokenizer(n=n), ITEMS[:1]).figures for n in (1, 3))
     assert (one["codes_per_position"], three["codes_per_position"]) == (1, 3)
     assert (one["tokens_per_image"], three["tokens_per_image"]) == (16, 48)
     assert three["bits_per_pixel"] == 3 * one["bits_per_pixel"] == pytest.approx(3 * 4 * 16 / (64 * 16))
@@ -138,7 +137,7 @@ def test_several_codes_at_a_position_cost_several_times_the_bits():
 
 def test_codes_are_counted_over_the_whole_set():
     items = [Item(Image.new("RGB", size)) for size in ((8, 8), (32, 8), (16, 8))]
-    result = evaluate_reconstruction(fake_tokenizer(), items)
+    result = measure(fake_tokenizer(), items).figures
     # Codes 0; 0 1 2 3; 0 1: four of 16, three times, twice, once, once.
     assert result["codebook_usage"] == 4 / 16
     share = torch.tensor([3, 2, 1, 1]) / 7
@@ -152,7 +151,7 @@ def test_batching_by_size_changes_nothing(image_tokenizer, photo):
     pictures = [photo.resize(size) for size in ((16, 16), (32, 16), (16, 16), (16, 32), (32, 16))]
     batches = []
     together = reconstruct_pictures(
-        image_tokenizer, pictures, batch_size=2, batch=lambda some, *_: batches.append(some)
+        image_tokenizer, pictures, batch_size=2, on_batch=lambda some, *_: batches.append(some)
     )
     assert sorted(batches) == [[0, 2], [1, 4], [3]]
     for picture, got in zip(pictures, together):
@@ -166,10 +165,10 @@ def test_a_page_too_large_for_a_batch_goes_in_tiles(photo, monkeypatch):
     tokenizer = ImageTokenizer(config).eval()
     page = photo.resize((160, 96))
     seen = []
-    (whole,) = reconstruct_pictures(tokenizer, [page], batch=lambda _, x, y, codes: seen.append(codes))
+    (whole,) = reconstruct_pictures(tokenizer, [page], on_batch=lambda _, x, y, codes: seen.append(codes))
     monkeypatch.setattr(reconstruction, "BATCH_PIXELS", 96 * 96)
     monkeypatch.setattr(reconstruction, "encode_tiled", partial(encode_tiled, tile=96))
-    (tiled,) = reconstruct_pictures(tokenizer, [page], batch=lambda _, x, y, codes: seen.append(codes))
+    (tiled,) = reconstruct_pictures(tokenizer, [page], on_batch=lambda _, x, y, codes: seen.append(codes))
     assert torch.equal(*seen)
     assert (to_tensor(tiled) - to_tensor(whole)).abs().max() < 0.02  # one step of 255
 
@@ -177,7 +176,7 @@ def test_a_page_too_large_for_a_batch_goes_in_tiles(photo, monkeypatch):
 def test_a_real_tokenizer_takes_images_of_any_size(image_tokenizer, photo):
     items = [Item(photo.resize(size)) for size in ((16, 16), (30, 21), (3, 3), (200, 9))]
     done = []
-    result = evaluate_reconstruction(image_tokenizer, items, progress=lambda *step: done.append(step))
+    result = measure(image_tokenizer, items, progress=lambda *step: done.append(step)).figures
     assert done[-1] == ("image tokenizer", 4, 4)
     assert result["bits_per_pixel"] == pytest.approx(math.log2(32) / 64)
     assert 0 < result["codebook_usage"] <= 1 <= result["perplexity"] <= 32
@@ -235,7 +234,7 @@ def test_a_text_takes_up_its_ink(photo):
 
 def test_no_images_is_an_error(image_tokenizer):
     with pytest.raises(ValueError, match="no images"):
-        evaluate_reconstruction(image_tokenizer, [])
+        measure(image_tokenizer, [])
 
 
 def page_item(texts=("one", "three", "xq")) -> Item:
@@ -257,7 +256,7 @@ def test_boxes_are_read_one_by_one_with_a_margin():
     assert texts[1].relative_size == pytest.approx(30 / 5 / 160)
     assert (texts[1].pixels, texts[1].glyph_height) == (12, 10)
     reader = FakeReader([Item(text.picture(item.image), text.text) for text in texts])
-    scores = evaluate_reconstruction(fake_tokenizer(), [item], [reader])["ocr_by_reader"]["fake"]
+    scores = measure(fake_tokenizer(), [item], [reader]).figures["ocr_by_reader"]["fake"]
     assert (scores["items"], scores["counted"]) == (3, 3)
     assert [row["bin"] for row in scores["by_glyph_height"]["bins"]] == ["[10, 12)"]
     assert scores["by_kind"]["page"]["reconstruction"]["t_acc"] == 1
@@ -288,7 +287,7 @@ def test_boxes_outside_the_image_and_without_a_text_are_left_out():
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_ceilings_stand_beside_with_the_same_scores_and_no_more_bits(n):
-    result = evaluate_reconstruction(fake_tokenizer(n=n), ITEMS, [FakeReader(ITEMS)], ceilings=True)
+    result = measure(fake_tokenizer(n=n), ITEMS, [FakeReader(ITEMS)], ceilings=True).figures
     assert {"downscale", "jpeg"} <= set(result["ceilings"])
     for row in result["ceilings"].values():
         assert 0 <= row["bits_per_pixel"] <= result["bits_per_pixel"]
@@ -299,12 +298,12 @@ def test_ceilings_stand_beside_with_the_same_scores_and_no_more_bits(n):
 
 
 def test_the_headline_for_a_log():
-    result = evaluate_reconstruction(fake_tokenizer(torch.ones_like), ITEMS, [FakeReader(ITEMS)])
+    result = measure(fake_tokenizer(torch.ones_like), ITEMS, [FakeReader(ITEMS)]).figures
     flat = flat_figures(result)
     assert flat["fake/t_acc"] == 0 and flat["fake/cer"] == 1
     assert flat["psnr"] == result["psnr"] and flat["codebook_usage"] == 0.5
     assert "lpips" not in flat and all(isinstance(value, float) for value in flat.values())
-    assert "psnr" not in flat_figures(evaluate_reconstruction(fake_tokenizer(), ITEMS))  # infinite
+    assert "psnr" not in flat_figures(measure(fake_tokenizer(), ITEMS).figures)  # infinite
 
 
 class SquaredDistance(nn.Module):
@@ -331,22 +330,22 @@ def test_lpips_and_rfid_of_every_row_where_there_are_weights():
     noise = torch.Generator().manual_seed(0)
     items = [Item(to_pil(torch.rand(3, 16, w, generator=noise) * 2 - 1)) for w in (16, 32, 32, 48)]
     for _ in range(2):  # the second time it has forgotten the first
-        same = evaluate_reconstruction(fake_tokenizer(), items, perceptual=extra)
+        same = measure(fake_tokenizer(), items, perceptual=extra).figures
         assert same["not_measured"] == {} and same["lpips"] == 0
         assert same["rfid"] == pytest.approx(0, abs=1e-4)
-    other = evaluate_reconstruction(
+    other = measure(
         fake_tokenizer(lambda x: (x * 4).clamp(-1, 1)), items, perceptual=extra, ceilings=True
-    )
+    ).figures
     for row in (other, *other["ceilings"].values()):
         assert row["lpips"] > 0.01 and row["rfid"] > 0.001
-    nothing = evaluate_reconstruction(fake_tokenizer(), items)
+    nothing = measure(fake_tokenizer(), items).figures
     assert nothing["lpips"] is None and nothing["rfid"] is None
     assert all("no weights were given" in nothing["not_measured"][name] for name in ("lpips", "rfid"))
 
 
 def test_samples_for_the_eye():
     measured = measure(fake_tokenizer(), ITEMS, [FakeReader(ITEMS, wrong=("word",))], ceilings=True)
-    first, last = measured.samples[0], measured.samples[-1]
+    first, last = measured.results[0], measured.results[-1]
     assert first.readings == [("one", {"fake": ("one", "one")})] and first.t_ned("fake") == 1
     assert last.t_ned("fake") is None  # not read in the original
     assert first.psnr is None and first.reconstruction.tobytes() == ITEMS[0].image.tobytes()
@@ -355,7 +354,7 @@ def test_samples_for_the_eye():
 
 def test_the_table_prints_every_figure():
     items = [*ITEMS, Item(ITEMS[0].image, "odd", 12.0, "[red]odd")]
-    result = evaluate_reconstruction(fake_tokenizer(torch.ones_like), items, [FakeReader(items)])
+    result = measure(fake_tokenizer(torch.ones_like), items, [FakeReader(items)]).figures
     console = Console(width=200)
     with console.capture() as printed:
         console.print(table(result))

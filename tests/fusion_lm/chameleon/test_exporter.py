@@ -49,7 +49,7 @@ def model_of(text: TextTokenizer, image: ImageTokenizerConfig = IMAGE, **vocab_f
         with torch.no_grad():
             for parameter in lm.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    return Model(lm, DocumentTokenizer(text, images, vocab))
+    return Model(lm, DocumentTokenizer(vocab, text=text, image=images))
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def test_transformers_says_the_same(exported) -> None:
     model, folder = exported
     theirs: Any = transformers.ChameleonForConditionalGeneration.from_pretrained(folder)
     vocab, image = model.tokenizer.vocab, picture()
-    tokens = model.tokenizer.encode(["A red apple:", image, " and"], eos=False)
+    tokens = model.tokenizer.encode(["A red apple:", image, " and"], eos=False).tokens
     codes = theirs.model.get_image_tokens(to_tensor(image)[None])[0]
-    start = int((tokens == vocab.begin_image).nonzero()) + 1
+    start = int((tokens == vocab.layout("image").begin).nonzero()) + 1
     assert tokens[start : start + len(codes)].tolist() == codes.tolist()
     hidden = theirs.model(tokens[None]).last_hidden_state
     logits, found = model.lm(tokens[None]), torch.nn.functional.linear(hidden, theirs.lm_head.weight)
@@ -98,12 +98,12 @@ def test_its_processor_makes_our_tokens(exported) -> None:
     made = processor(
         images=image, text="A red apple:<image> and", return_tensors="pt", return_for_text_completion=True
     )
-    ours = model.tokenizer.encode(["A red apple:", image, " and"], eos=False)
+    ours = model.tokenizer.encode(["A red apple:", image, " and"], eos=False).tokens
     placeholder = processor.image_token_id
     inside = made["input_ids"][0] == placeholder
     text = made["input_ids"][0].tolist()
     expected = [
-        placeholder if t in model.tokenizer.vocab.codes_to_tokens(torch.arange(CODES)) else t
+        placeholder if t in model.tokenizer.vocab.to_tokens("image", torch.arange(CODES)) else t
         for t in ours.tolist()
     ]
     assert int(inside.sum()) == GRID**2
@@ -142,7 +142,7 @@ def test_the_text_tokenizer_gives_the_same_ids(exported) -> None:
     written = strings(10_000, 5)
     for one, encoded in zip(written, theirs.encode_batch(written, add_special_tokens=False), strict=True):
         ids = torch.tensor(text.encode(one), dtype=torch.int64)
-        assert encoded.ids == vocab.text_to_tokens(ids).tolist(), ascii(one)
+        assert encoded.ids == vocab.to_tokens("text", ids).tolist(), ascii(one)
         assert theirs.decode(encoded.ids, skip_special_tokens=False) == one
 
 
@@ -153,8 +153,8 @@ def test_it_comes_back(exported, tmp_path) -> None:
     assert main(["import", "chameleon", str(folder), "--out", str(tmp_path / "again")]) == 0
     again = load_model(tmp_path / "again")
     image = picture()
-    tokens = model.tokenizer.encode(["A red apple:", image])
-    assert torch.equal(again.tokenizer.encode(["A red apple:", image]), tokens)
+    tokens = model.tokenizer.encode(["A red apple:", image]).tokens
+    assert torch.equal(again.tokenizer.encode(["A red apple:", image]).tokens, tokens)
     logits, others = model.lm(tokens[None]), again.lm(tokens[None])
     assert isinstance(logits, Tensor) and isinstance(others, Tensor)
     torch.testing.assert_close(others[..., : model.tokenizer.vocab.size], logits, atol=1e-5, rtol=1e-5)
@@ -224,7 +224,7 @@ def test_a_preset_that_was_trained_comes_out(text_tokenizer, documents: Path, tm
     assert main(["export", "chameleon", str(run / "model"), "--out", str(tmp_path / "hf")]) == 0
     model = load_model(run / "model")
     theirs: Any = transformers.ChameleonForConditionalGeneration.from_pretrained(tmp_path / "hf")
-    prompt = model.tokenizer.encode(["The cat", picture(), " sees"], eos=False)
+    prompt = model.tokenizer.encode(["The cat", picture(), " sees"], eos=False).tokens
     with torch.no_grad():
         hidden = theirs.model(prompt[None]).last_hidden_state
         found = torch.nn.functional.linear(hidden, theirs.lm_head.weight)[..., : model.tokenizer.vocab.size]

@@ -19,7 +19,7 @@ from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.stream import sample
 from earlyfusion.tokenizers.bpe import BpeTokenizer
-from earlyfusion.tokenizers.documents import DocumentTokenizer, ImagePart, split
+from earlyfusion.tokenizers.documents import DocumentTokenizer, split
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.pixels import cover, load_image, to_tensor
 from earlyfusion.tokenizers.weights import load_network
@@ -111,11 +111,11 @@ def test_a_folder_of_transformers_becomes_a_model(theirs, tmp_path, capsys) -> N
     assert "BPE, " in told and "no decoder" in told and "every image 8 x 8 codes" in told
     vocab, tokenizer = model.tokenizer.vocab, model.tokenizer
     image = picture()
-    tokens = tokenizer.encode(["A red apple.", image, " and"], eos=False)
+    tokens = tokenizer.encode(["A red apple.", image, " and"], eos=False).tokens
     codes = other.model.get_image_tokens(to_tensor(image)[None])[0]
-    start = int((tokens == vocab.begin_image).nonzero()) + 1
+    start = int((tokens == vocab.layout("image").begin).nonzero()) + 1
     assert tokens[start : start + len(codes)].tolist() == codes.tolist()
-    assert tokens[0] == 0 and tokens[start + len(codes)] == vocab.end_image
+    assert tokens[0] == 0 and tokens[start + len(codes)] == vocab.layout("image").end
     logits = model.lm(tokens[None])
     assert isinstance(logits, Tensor)
     found = torch.nn.functional.linear(other.model(tokens[None]).last_hidden_state, other.lm_head.weight)
@@ -124,7 +124,7 @@ def test_a_folder_of_transformers_becomes_a_model(theirs, tmp_path, capsys) -> N
         tokenizer.image.decode(torch.zeros(1, 4, 4, dtype=torch.int64))
     assert tokenizer.text.decode(tokenizer.text.encode(TEXTS[2])) == TEXTS[2]
     for written in (["A red", image], [image]):
-        (document,) = sample(model, [written], max_new_tokens=8, max_images=0)
+        (document,) = sample(model, [written], max_new_tokens=8, max_blocks=0)
         assert all(isinstance(part, str) for part in document)
 
 
@@ -132,13 +132,13 @@ def test_images_are_cut_to_the_one_size(theirs, tmp_path) -> None:
     model = imported(theirs[1], tmp_path / "out")
     wide = Image.new("RGB", (3 * SIDE, 2 * SIDE), "red")
     wide.paste(picture(SIDE, SIDE), (SIDE, SIDE // 2))
-    (part,) = split(model.tokenizer.encode([wide]), model.tokenizer.vocab)
-    assert isinstance(part, ImagePart) and part.codes.shape == (SIDE // 4, SIDE // 4)
+    (part,) = split(model.tokenizer.encode([wide]).tokens, model.tokenizer.vocab)
+    assert part.kind == "image" and part.values.shape == (SIDE // 4, SIDE // 4)
     middle = wide.resize((3 * SIDE // 2, SIDE), Image.Resampling.LANCZOS).crop(
         (SIDE // 4, 0, SIDE // 4 + SIDE, SIDE)
     )
-    (same,) = split(model.tokenizer.encode([middle]), model.tokenizer.vocab)
-    assert torch.equal(part.codes, same[1])
+    (same,) = split(model.tokenizer.encode([middle]).tokens, model.tokenizer.vocab)
+    assert torch.equal(part.values, same[1])
 
 
 def vqgan_of(folder: Path, path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_checkpoint_gives_the_decoder(theirs, tmp_path, capsys) -> None:
     vqgan_of(tmp_path / "blind", tmp_path / "vqgan.ckpt")
     model = imported(theirs[1], tmp_path / "out", "--vqgan", str(tmp_path / "vqgan.ckpt"))
     assert "no VQ decoder" not in capsys.readouterr().out.splitlines()[-1]
-    (document,) = sample(model, [["A"]], then="image", stop_after_image=True, max_new_tokens=100)
+    (document,) = sample(model, [["A"]], then="image", stop_after="image", max_new_tokens=100)
     assert isinstance(document[0], Image.Image) and document[0].size == (SIDE, SIDE)
     state = torch.load(tmp_path / "vqgan.ckpt", weights_only=True)
     state["state_dict"]["quantize.embedding.weight"][0] += 1
@@ -230,7 +230,7 @@ def test_metas_folder_becomes_a_model(meta: Path, tmp_path) -> None:
     assert torch.equal(
         state["blocks.1.attention.out.weight"][:, 16:], shard["layers.1.attention.wo.weight"].float()
     )
-    (document,) = sample(model, [["A red"]], max_new_tokens=8, max_images=0)
+    (document,) = sample(model, [["A red"]], max_new_tokens=8, max_blocks=0)
     assert isinstance(document, list)
 
 
@@ -362,7 +362,7 @@ def test_a_tokenizer_with_such_a_text_is_saved_and_loaded(theirs, tmp_path) -> N
     model.tokenizer.save(tmp_path / "again")
     again = DocumentTokenizer.load(tmp_path / "again")
     assert again.vocab == model.tokenizer.vocab
-    assert again.encode(["A red apple."]).tolist() == model.tokenizer.encode(["A red apple."]).tolist()
+    assert again.encode(["A red apple."]).tolist() == model.tokenizer.encode(["A red apple."]).tokens.tolist()
 
 
 # preprocessing: of photographs of all proportions, against what each side does
@@ -406,5 +406,5 @@ def test_an_imported_model_keeps_its_preprocessing(theirs, tmp_path) -> None:
     image = picture()
     pixels = to_tensor(image, "hf")
     codes = theirs[0].model.get_image_tokens(pixels[None])[0]
-    tokens = model.tokenizer.encode([image], eos=False)
+    tokens = model.tokenizer.encode([image], eos=False).tokens
     assert tokens[2:-1].tolist() == codes.tolist()

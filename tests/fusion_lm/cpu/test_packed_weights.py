@@ -1,7 +1,5 @@
 """Weights laid out for generation: the same model, as far as their bits go."""
 
-import re
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,7 +73,7 @@ def test_float16_is_taken_where_it_loses_nothing(build, tokens: Tensor) -> None:
     assert isinstance(whole.get_submodule("blocks.0.ffn.down"), PackedLinear)
     elsewhere = for_generation(build().half().to("meta"), "auto")  # float16 products would overflow
     assert {p.dtype for p in elsewhere.parameters()} == {torch.float32}
-    with pytest.raises(ValueError, match="float16 weights are for CPUs"):
+    with pytest.raises(ValueError, match="weights.*float16.*bfloat16 or auto"):
         for_generation(elsewhere, "float16")
 
 
@@ -112,13 +110,32 @@ def test_a_folder_is_loaded_with_the_weights_that_are_asked_for(model_folder) ->
         sizes[weights] = sum(t.numel() * t.element_size() for t in lm.state_dict().values())
         assert lm.training is False
     assert sizes["bfloat16"] == sizes[None] / 2 and sizes["int8"] < sizes[None]
-    known = "weights are 'int4', expected one of auto, float32, float16, bfloat16, int8"
-    with pytest.raises(ValueError, match=re.escape(known)):
+    with pytest.raises(ValueError, match="weights.*auto, float32, float16, bfloat16, int8.*'int4'"):
         load_model(model_folder, weights="int4")  # type: ignore[arg-type]
 
 
-def test_such_a_model_is_not_saved(build, tmp_path) -> None:
-    for weights in ("float32", "float16", "int8"):
-        with pytest.raises(ValueError, match="laid out for generation alone"):
-            for_generation(build(), weights).save(tmp_path / weights)
-        assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+def test_a_packed_model_has_no_file_and_no_loss(build, tokens: Tensor, weights, tmp_path) -> None:
+    packed = for_generation(build(), weights)
+    assert packed.packed
+    with pytest.raises(ValueError, match="packed for generation"):
+        packed.save(tmp_path / weights)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="targets.*packed for generation"):
+        packed(tokens, targets=tokens)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_the_model_itself_stays_as_it_is(build, tokens: Tensor, weights, tied: bool) -> None:
+    model = build(n_kv_heads=2, tie_embeddings=tied).half().float().train()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    expected = logits_of(model, tokens)
+    changed = for_generation(model, weights)
+    assert changed is not model and model.training and not changed.training and not model.packed
+    assert {name: p.dtype for name, p in model.named_parameters()} == dict.fromkeys(before, torch.float32)
+    assert all(p.requires_grad and torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert torch.equal(logits_of(model, tokens), expected)
+    assert not any(p.requires_grad for p in changed.parameters())
+    if weights in ("auto", "float32", "float16"):  # what did not change is not copied
+        assert changed.embedding.weight.data_ptr() == model.embedding.weight.data_ptr()

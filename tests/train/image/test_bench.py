@@ -10,14 +10,14 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from earlyfusion.eval.items import Item
-from earlyfusion.eval.tasks.reconstruction import evaluate_reconstruction
+from earlyfusion.eval.report.curves import read_metrics
+from earlyfusion.eval.tasks.reconstruction import measure
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image import bench
 from earlyfusion.train.image.bench import Bench
 from earlyfusion.train.image.data import ImageData
 from earlyfusion.train.image.module import ImageTokenizerTraining
 from earlyfusion.train.loop.fit import fit_image_tokenizer
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4)
 STEPS, AUTOENCODER = 12, 4
@@ -76,7 +76,7 @@ def test_its_figures_are_those_of_the_command(
     assert [value for _, value in curves["bench/kind/t_acc"]] == [1, 1]
     assert [value for _, value in curves["bench/strict/t_acc"]] == [0, 0]
     assert [value for _, value in curves["bench/strict/cer"]] == [1, 1]
-    expected = evaluate_reconstruction(ImageTokenizer.load(folder), items, judges)
+    expected = measure(ImageTokenizer.load(folder), items, judges).figures
     for name in ("psnr", "ssim", "codebook_usage", "perplexity"):
         assert curves[f"bench/{name}"][-1][1] == pytest.approx(expected[name], rel=1e-5), name
 
@@ -90,14 +90,14 @@ def test_it_looks_at_the_averaged_weights(
 
     def look(net: ImageTokenizer, items: list[Item], readers: list[Knowing]) -> dict[str, Any]:
         seen.append(net.last_layer.detach().clone())
-        return evaluate_reconstruction(net, items, readers)
+        return measure(net, items, readers)
 
     class Raw(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
             if trainer.global_step % 4 == 0 and pl_module.codebook_ready:
                 raw.append(pl_module.net.last_layer.detach().clone())
 
-    monkeypatch.setattr(bench, "evaluate_reconstruction", look)
+    monkeypatch.setattr(bench, "measure", look)
     train(image_folder, tmp_path, Bench(every=4), Raw(), ema_decay=ema_decay)
     assert len(seen) == len(raw) == 2
     assert [torch.equal(*pair) for pair in zip(seen, raw)] == [not ema_decay] * 2

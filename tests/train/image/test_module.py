@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from earlyfusion.data.images import ImageBatch
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image.adversary import AdversaryConfig
 from earlyfusion.train.image.data import ImageData
 from earlyfusion.train.image.module import ImageTokenizerTraining, psnr
 from earlyfusion.train.image.recognizer import Recogniser, RecogniserConfig
 from earlyfusion.train.loop.fit import fit_image_tokenizer
-from earlyfusion.train.loop.logs import read_metrics
 from earlyfusion.train.loop.schedule import warmup_stable_decay
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4)

@@ -14,11 +14,11 @@ from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
 from earlyfusion.data.strips import Strips, TextBatch
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.train.image.data import TextBoxData
 from earlyfusion.train.image.recognizer import BLANK, Recogniser, RecogniserConfig, degrade
 from earlyfusion.train.image.recognizer_training import RecogniserTraining
 from earlyfusion.train.loop.fit import fit
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = RecogniserConfig(channels=(8, 12, 16), characters="abcde")
 FEATURES = Features(

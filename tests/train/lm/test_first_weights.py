@@ -43,7 +43,7 @@ def test_drawn_weights_are_spread_as_those_that_are_made_at_once(
             assert float(other.detach().std()) == pytest.approx(float(one.detach().std()), rel=0.1), name
             assert not torch.equal(one, other), name
     fill(parts, CPU, drawn(config, document_tokenizer))
-    tokens = document_tokenizer.vocab.image_ids_to_tokens(torch.arange(32))
+    tokens = document_tokenizer.vocab.ids_to_tokens("image", torch.arange(32))
     assert float(parts.lm_head.weight[tokens].detach().std()) == pytest.approx(0.02, rel=0.2)
     tokens = torch.randint(0, config.vocab_size, (2, 9))
     assert parts(tokens).isfinite().all()
@@ -71,7 +71,7 @@ def test_what_cannot_be_made_in_parts_is_told(
     save_model(tmp_path / "model", FusionLM(config), document_tokenizer)
     text = TextTokenizer.train(["Other words than those."] * 30, vocab_size=300, threads=1)
     vocab = SharedVocab.build(text=text, codebook_size=32, max_grid=16)
-    DocumentTokenizer(text, document_tokenizer.image, vocab).save(tmp_path / "other")
+    DocumentTokenizer(vocab, text=text, image=document_tokenizer.image).save(tmp_path / "other")
     with pytest.raises(ValueError, match="another tokenizer"):
         next(stored(tmp_path / "model", config, tmp_path / "other"))
     with pytest.raises(ValueError, match="not of lora"):

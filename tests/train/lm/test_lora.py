@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from earlyfusion.cli.main import main
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer
@@ -16,7 +17,6 @@ from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.lora import LoRALinear, adapt, merged, trained_names
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48, dropout=0.1

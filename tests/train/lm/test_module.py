@@ -8,12 +8,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining, targets_of
 from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.logs import read_metrics
 from earlyfusion.train.loop.pictures import Samples
 from earlyfusion.train.loop.schedule import adamw
 
@@ -49,7 +49,7 @@ def train(prepared: Path, run: Path, *callbacks: Callback, module: Any = None, *
 
 
 def test_targets_are_the_next_tokens_of_the_same_document(vocab):
-    t = int(vocab.text[0].token)
+    t = int(vocab["text"].ranges[0].token)
     tokens = torch.tensor([[vocab.bos, t, vocab.eos, vocab.bos, t + 1, vocab.eos, vocab.pad, vocab.pad]])
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])
     targets = targets_of(tokens, documents, vocab)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining, drop_conditions, targets_of, weighted_mean
 from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48)
 STEPS = 6
@@ -139,7 +139,13 @@ def test_accumulated_batches_are_one_large_batch(prepared: Path):
 def test_a_dropped_condition_makes_an_image_a_document(prepared: Path):
     """What the image follows becomes its bos, in a document of its own."""
     vocab = training(prepared).vocab
-    bos, begin, end, eos, text = vocab.bos, vocab.begin_image, vocab.end_image, vocab.eos, vocab.text[0].token
+    bos, begin, end, eos, text = (
+        vocab.bos,
+        vocab.layout("image").begin,
+        vocab.layout("image").end,
+        vocab.eos,
+        vocab["text"].ranges[0].token,
+    )
     rows = [bos, text, text, begin, end, text, begin, end, eos, bos, begin, end, eos, bos, text]
     tokens, documents = torch.tensor([rows]), torch.tensor([[4] * 9 + [5] * 4 + [6] * 2])
     everything = torch.ones_like(tokens, dtype=torch.bool)

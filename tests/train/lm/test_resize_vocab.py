@@ -22,7 +22,7 @@ CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_s
 def tokenizer(sentences: list[str], size: int, image: ImageTokenizer, grid: int, **more) -> DocumentTokenizer:
     text = TextTokenizer.train(sentences, vocab_size=size, threads=1)
     vocab = SharedVocab.build(text=text, codebook_size=image.codebook_size, max_grid=grid, **more)
-    return DocumentTokenizer(text, image, vocab)
+    return DocumentTokenizer(vocab, text=text, image=image)
 
 
 @pytest.fixture
@@ -78,20 +78,28 @@ def test_documents_of_the_old_tokens_have_the_old_logits(old, new, tied: bool):
 
 def test_what_means_the_same(old: DocumentTokenizer, new: DocumentTokenizer):
     kept = kept_tokens(old, new)
-    assert [kept[token] for token in (new.vocab.bos, new.vocab.eos, new.vocab.begin_image)] == [0, 1, 3]
-    assert new.vocab.grid is not None and old.vocab.grid is not None and new.vocab.sep is not None
+    assert [kept[token] for token in (new.vocab.bos, new.vocab.eos, new.vocab.layout("image").begin)] == [
+        0,
+        1,
+        3,
+    ]
+    assert (
+        new.vocab.layout("image").numbers is not None
+        and old.vocab.layout("image").numbers is not None
+        and new.vocab.sep is not None
+    )
     assert kept[new.vocab.sep] == -1
-    grid = new.vocab.grid.start
+    grid = new.vocab.layout("image").numbers.start
     assert (kept[grid : grid + 12] >= 0).tolist() == [True] * 8 + [False] * 4
     before = {old.text.id_to_piece(i) for i in range(old.text.vocab_size)}
     shared = [i for i in new.text.encode("The cat sees") if new.text.id_to_piece(i) in before]
     for i in shared:
-        token = kept[new.vocab.text_to_tokens(torch.tensor([i]))]
-        piece = old.text.id_to_piece(int(old.vocab.tokens_to_text(token)))
+        token = kept[new.vocab.to_tokens("text", torch.tensor([i]))]
+        piece = old.text.id_to_piece(int(old.vocab.to_codes("text", token)))
         assert piece == new.text.id_to_piece(i)
     assert shared
-    codes = kept[new.vocab.image_ids_to_tokens(torch.arange(64))]
-    assert (codes[:32] == old.vocab.image_ids_to_tokens(torch.arange(32))).all()
+    codes = kept[new.vocab.ids_to_tokens("image", torch.arange(64))]
+    assert (codes[:32] == old.vocab.ids_to_tokens("image", torch.arange(32))).all()
     assert (codes[32:] == -1).all()
 
 
@@ -104,16 +112,16 @@ def test_new_pieces_begin_with_the_mean_of_their_old_ones(old: DocumentTokenizer
         word = new.text.piece_bytes(i)
         if i in new.text.structural_ids or len(word) < 2:
             continue
-        token = new.vocab.text_to_tokens(torch.tensor([i]))
+        token = new.vocab.to_tokens("text", torch.tensor([i]))
         if kept[token] == -1:
             ids = torch.tensor(old.text.encode(word.decode()))
-            rows = net.embedding.weight[old.vocab.text_to_tokens(ids)]
+            rows = net.embedding.weight[old.vocab.to_tokens("text", ids)]
             torch.testing.assert_close(larger.embedding.weight[token[0]], rows.mean(dim=0))
             found += 1
     assert found > 3
-    code = new.vocab.image_ids_to_tokens(torch.tensor([40]))
+    code = new.vocab.ids_to_tokens("image", torch.tensor([40]))
     nearest = (new.image.codebook[:32] - new.image.codebook[40]).square().sum(1).argmin()
-    row = net.embedding.weight[old.vocab.image_ids_to_tokens(nearest[None])]
+    row = net.embedding.weight[old.vocab.ids_to_tokens("image", nearest[None])]
     torch.testing.assert_close(larger.embedding.weight[code], row)
 
 
@@ -123,14 +131,14 @@ def test_another_decoder_is_no_other_tokenizer(old: DocumentTokenizer, tmp_path:
     larger = ImageTokenizer(replace(CONFIG, decoder_channels=(16, 24))).eval()
     state = {k: v for k, v in old.image.state_dict().items() if not k.startswith("decoder.")}
     larger.load_state_dict({**larger.state_dict(), **state})
-    DocumentTokenizer(old.text, larger, old.vocab).save(tmp_path / "tokenizer")
+    DocumentTokenizer(old.vocab, text=old.text, image=larger).save(tmp_path / "tokenizer")
     assert same_tokens(tmp_path / "tokenizer", tmp_path / "model" / "tokenizer")
     module = FusionLMTraining(str(tmp_path / "tokenizer"), init_from=str(tmp_path / "model"), max_steps=1)
     assert capsys.readouterr().out == ""
     for name, weight in net.state_dict().items():
         assert torch.equal(module.net.state_dict()[name], weight)
     turned = replace(old.vocab, scan="columns")  # the same numbers, read in another order
-    DocumentTokenizer(old.text, old.image, turned).save(tmp_path / "turned")
+    DocumentTokenizer(turned, text=old.text, image=old.image).save(tmp_path / "turned")
     assert not same_tokens(tmp_path / "turned", tmp_path / "model" / "tokenizer")
 
 
@@ -153,5 +161,5 @@ def test_a_training_begins_with_the_weights_of_another_vocabulary(old, new, tmp_
     torch.testing.assert_close(half_rows, whole_rows, atol=1e-3, rtol=1e-3)
     # Of another image tokenizer of the same size no code means what it meant.
     torch.manual_seed(7)
-    other = DocumentTokenizer(old.text, ImageTokenizer(CONFIG).eval(), old.vocab)
+    other = DocumentTokenizer(old.vocab, text=old.text, image=ImageTokenizer(CONFIG).eval())
     assert int((kept_tokens(old, other) >= 0).sum()) == old.vocab.size - 32

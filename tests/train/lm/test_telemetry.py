@@ -18,7 +18,9 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
-from earlyfusion.fusion_lm.loss import MODALITIES, LossTerms
+from earlyfusion.eval.report.curves import read_metrics
+from earlyfusion.fusion_lm.inputs import Inputs
+from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining, targets_of
@@ -30,7 +32,7 @@ from earlyfusion.train.lm.telemetry import (
     row_norms,
 )
 from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.logs import CsvLog, read_metrics
+from earlyfusion.train.loop.logs import CsvLog
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=4, n_kv_heads=2, ffn_width=48, dropout=0.1
@@ -156,7 +158,6 @@ def test_what_is_logged(prepared: Path, tmp_path: Path, vocab, accumulate: int):
     logged = {n.removeprefix("telemetry/"): c for n, c in curves.items() if n.startswith("telemetry/")}
     assert {tuple(step for step, _ in curve) for curve in logged.values()} == {(EVERY - 1, STEPS - 1)}
     net = FusionLM(replace(CONFIG, vocab_size=vocab.size))
-    vocab_modality = vocab.modality(torch.arange(vocab.size))
     for number, step in enumerate((EVERY - 1, STEPS - 1)):
         net.load_state_dict(watch.weights[step])
         tokens, documents = (watch.batches[step][name][:2] for name in ("tokens", "documents"))
@@ -173,7 +174,7 @@ def test_what_is_logged(prepared: Path, tmp_path: Path, vocab, accumulate: int):
             "gradient_norm": watch.norms[step],
             "gradient_cosine": gradient_cosine(net, terms).detach(),
         }
-        for i, name in enumerate(MODALITIES):
+        for i, name in enumerate(vocab.names):
             here = used & (vocab.modality(tokens) == i)
             expected |= {
                 f"loss/{name}": terms.by_modality[i],
@@ -181,7 +182,7 @@ def test_what_is_logged(prepared: Path, tmp_path: Path, vocab, accumulate: int):
                 f"in_modality/{name}": terms.in_modality[i],
                 f"leakage/{name}": terms.by_modality[i] - terms.in_modality[i],
                 f"output_norm/{name}": seen.output_norms[here].mean(),
-                f"row_norm/{name}": row_norms(net.lm_head.weight, vocab_modality)[i],
+                f"row_norm/{name}": row_norms(net.lm_head.weight, vocab.table())[i],
             }
         before = WeightsBefore(net)
         after = watch.weights[step + 1] if step + 1 < STEPS else watch.end["weights"]
@@ -224,7 +225,7 @@ def test_the_figures_of_a_run_that_goes_on(prepared: Path, tmp_path: Path):
 
 def test_a_modality_that_is_missing_has_no_figures(vocab, prepared: Path):
     module = training(prepared)
-    ids = torch.arange(vocab.text[0].token, vocab.text[0].token + 20)
+    ids = torch.arange(vocab["text"].ranges[0].token, vocab["text"].ranges[0].token + 20)
     tokens = torch.cat([ids, torch.full((9,), vocab.pad)])[None]
     batch = {"tokens": tokens, "documents": (tokens == vocab.pad).long()}
     figures: dict[str, float] = {}
@@ -276,6 +277,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.fsdp import fully_shard
 
+from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import targets_of
@@ -308,7 +310,7 @@ for on in (True, False):
     module = SimpleNamespace(net=net, vocab=vocab, grad_norm=None)
     telemetry = Telemetry(every=int(on))
     for step in range(3):
-        loss = net(tokens, documents, targets.tokens, targets.modality).cross_entropy
+        loss = net(Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table()).cross_entropy
         losses[on].append(float(loss))
         optimizer.zero_grad()
         loss.backward()
@@ -347,10 +349,9 @@ def test_ranks_with_sharded_weights_have_the_figures_of_one_process(network, win
         optimizer.zero_grad()
         for half in (slice(0, 2), slice(2, 4)):
             terms = net(
-                tokens[half],
-                documents=documents[half],
+                Inputs(tokens[half], documents[half]),
                 targets=targets.tokens[half],
-                modality=targets.modality[half],
+                modalities=vocab.table(),
             )
             assert isinstance(terms, LossTerms)
             (terms.cross_entropy / 2).backward()

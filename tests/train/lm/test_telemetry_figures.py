@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from earlyfusion.tokenizers.vocab import IMAGE, TEXT, SharedVocab
-from earlyfusion.train.lm.module import targets_of, telemetry
+from earlyfusion.fusion_lm.inputs import Inputs
+from earlyfusion.tokenizers.vocab import SharedVocab
+from earlyfusion.train.lm import telemetry
+from earlyfusion.train.lm.module import targets_of
 from earlyfusion.train.lm.telemetry import (
     WeightsBefore,
     gradient_cosine,
@@ -43,18 +45,18 @@ def test_figures_are_those_of_the_documents_one_by_one(network, windows, vocab, 
     log_z = []
     with torch.no_grad():
         for document in each_document(tokens, documents, vocab):
-            positions = net._positions(document[None], None, None)
+            context = net._context(Inputs(document[None]))
             x = net.embedding(document[None])
             blocks: Any = net.blocks
             for layer, block in enumerate(blocks):
                 inside = x if block.reordered else block.attention_norm(x)
-                q, k, _ = block.attention.queries_keys_values(inside, positions)
+                q, k, _ = block.attention.queries_keys_values(inside, context)
                 for head in range(4):
                     for i in range(len(document)):
                         for j in range(i + 1):
                             logit = q[0, head, i] @ k[0, head // 2, j] / 8**0.5
                             largest[layer] = max(largest[layer], logit)
-                x = block(x, positions, None)
+                x = block(x, context)
             norms += x[0].square().sum(-1).sqrt().tolist()
             logits = net.lm_head(net.norm(x))[0]
             for row, target in zip(logits, document[1:]):
@@ -108,7 +110,7 @@ def test_attention_logits_come_in_parts(monkeypatch: pytest.MonkeyPatch):
 def test_a_row_has_the_norm_of_its_modality(vocab):
     weight = torch.randn(vocab.size, 8)
     modality = vocab.modality(torch.arange(vocab.size))
-    norms = row_norms(weight, modality)
+    norms = row_norms(weight, vocab.table())
     for i in range(3):
         expected = [float(row.square().sum().sqrt()) for row, m in zip(weight, modality) if m == i]
         assert float(norms[i]) == pytest.approx(np.mean(expected), rel=1e-5)
@@ -123,10 +125,10 @@ def test_the_cosine_is_that_of_the_two_gradients(network, windows, vocab):
     net.eval()
     targets = targets_of(tokens, documents, vocab)
     gradients = []
-    for modality in (TEXT, IMAGE):
+    for modality in (1, 2):
         net.zero_grad()
         only = torch.where(targets.modality == modality, targets.tokens, -100)
-        logits = net(tokens, documents=documents)
+        logits = net(Inputs(tokens, documents))
         F.cross_entropy(logits.flatten(0, 1), only.flatten()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in blocks if p.grad is not None]))
     expected = F.cosine_similarity(*gradients, dim=0)

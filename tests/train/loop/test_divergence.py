@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.muon import muon
 from earlyfusion.train.loop.divergence import Diverged, Divergence, Figures, clip_or_skip, skipped_steps
 from earlyfusion.train.loop.fit import fit, fit_lm
-from earlyfusion.train.loop.logs import read_metrics
 from earlyfusion.train.loop.schedule import adamw
 
 CONFIG = FusionLMConfig(

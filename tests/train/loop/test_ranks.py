@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from earlyfusion.train.loop.logs import read_metrics
+from earlyfusion.eval.report.curves import read_metrics
 
 SCRIPT = """
 import json

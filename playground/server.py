@@ -1,0 +1,111 @@
+"""Serving the page: its address, its style and script, and what Gradio must not do."""
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+from gradio import processing_utils
+from gradio.state_holder import SessionState
+from gradio.themes import Default
+from starlette.middleware import Middleware
+
+from ..eval.report.html_style import DARK, LIGHT, PARTS
+from .limits import Gate, Refused
+
+HERE = Path(__file__).parent
+
+
+def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = True) -> str:
+    """Serve a page until Ctrl+C.
+
+    Gradio's folder of temporary files is removed at the end; nothing that visitors send is written to it.
+
+    Args:
+        make: Builds the page.
+        host: Name or address to listen on.
+        port: Port to listen on.
+        block: False returns at once, while the page is served.
+
+    Returns:
+        The address of the page.
+
+    Raises:
+        OSError: The port is taken, or the host is not an address of this machine.
+    """
+    check_port(host, port)
+    folder = tempfile.mkdtemp(prefix="earlyfusion-playground-")
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    loopback = host in ("127.0.0.1", "localhost", "::1")
+    names = frozenset({"127.0.0.1", "localhost", "[::1]"}) if loopback else None
+    _close_gradio()
+    try:
+        page = make()
+        _, address, _ = page.launch(
+            server_name=f"[{host}]" if ":" in host else host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            footer_links=["api"],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            state_session_capacity=1000,
+            show_error=True,
+            theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            head=_head(),
+            app_kwargs={"middleware": [Middleware(Gate, hosts=names)]},
+        )
+        if block:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl+C, which shuts down cleanly
+            print(f"earlyfusion playground at {address}  (press Ctrl+C to stop)", flush=True)
+            page.block_thread()
+        return address
+    finally:
+        if block:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _close_gradio() -> None:
+    """Turn off two things that Gradio does with all input, and that this page does not need.
+
+    It fetches the address in anything that looks like one of its files, and it keeps all values of a page as
+    long as it remembers the page.
+    """
+
+    async def fetch(url: str, cache_dir: str) -> str:
+        raise Refused(f"addresses are not opened: {url[:80]}")
+
+    processing_utils.async_ssrf_protected_download = fetch
+    SessionState._update_value_in_config = lambda self, key, value: None
+
+
+def check_port(host: str, port: int) -> None:
+    """Check that a server can listen there.
+
+    Raises:
+        OSError: It cannot; the message says what to do.
+    """
+    try:
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        raise OSError(
+            f"cannot serve at {host}, port {port} ({error.strerror}): choose another --host or --port"
+        ) from None
+
+
+def _head() -> str:
+    """The page's own style and script; colors follow Gradio's light and dark themes."""
+    own = (HERE / "page.css").read_text(encoding="utf-8")
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    scoped = f".ef {{ {LIGHT} {PARTS} }} .dark .ef {{ {DARK} }} {own}"
+    return f"<style>{scoped}</style><script>{script}</script>"

@@ -1,0 +1,28 @@
+"""The commands whose options Lightning reads."""
+
+import pytest
+
+from earlyfusion.cli import training
+from earlyfusion.cli.main import build_parser, main
+from earlyfusion.train.loop import cli
+
+LINES = [
+    ["--config", "x.yaml", "--data.path=tokens"],
+    ["--help"],
+    ["--data.train", "a b", "--", "-1"],
+    [],
+]
+
+
+@pytest.mark.parametrize("given", LINES)
+def test_all_that_follows_the_stage_is_for_lightning(given):
+    args, rest = build_parser().parse_known_args(["image-tokenizer", "fit", *given])
+    assert (args.run, args.command, args.subcommand) == (training.run, "image-tokenizer", "fit")
+    assert args.arguments == given and rest == []
+
+
+def test_a_training_gives_its_exit_code(monkeypatch):
+    called = []
+    monkeypatch.setattr(cli, "run", lambda *args: called.append(args) or 3)
+    assert main(["lm", "validate", "--config", "x"]) == 3
+    assert called == [("lm", ["validate", "--config", "x"])]

