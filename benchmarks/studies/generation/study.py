@@ -108,8 +108,8 @@ def drawn(model: Model, names: Sequence[str], sampling: Sampling, **options: Any
             for name in names[start : start + BATCH]
         ]
         results = generate(
-            lm, tokenizer.vocab, prompts, max_new_tokens=80, sampling={"image": sampling}, then="image", max_blocks=1,
-            stop_after="image", seed=1000 * start, **options,
+            lm, tokenizer.vocab, prompts, max_new_tokens=80, sampling={"image": sampling}, then="image",
+            max_blocks=1, stop_after="image", seed=1000 * start, **options,
         )  # fmt: skip
         parts = [split(r.tokens[r.prompt_length :], tokenizer.vocab, partial="drop") for r in results]
         codes = [next((part.values for part in some if part.kind == "image"), None) for some in parts]

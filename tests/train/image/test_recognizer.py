@@ -108,7 +108,7 @@ def test_a_folder_gives_the_same_network_back(tmp_path: Path) -> None:
     config = tmp_path / "recogniser" / "config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "kind": "image_tokenizer"}))
-    with pytest.raises(ValueError, match="is of kind 'image_tokenizer', expected 'recogniser'"):
+    with pytest.raises(ValueError, match=r"kind.*'image_tokenizer'.*'recogniser'"):
         Recogniser.load(tmp_path / "recogniser")
     with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
         Recogniser.load(tmp_path / "nowhere")
