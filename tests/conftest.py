@@ -192,7 +192,7 @@ def prepared(
     config = PrepareConfig(
         str(documents), str(out), str(text), str(image), context_length=64, validation_share=0.2, max_grid=16
     )
-    prepare(config, report=lambda *_: None)
+    prepare(config, lambda *_: None)
     return out
 
 

@@ -34,7 +34,7 @@ import yaml
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.files import write_json
-from earlyfusion.train.loop.schedule import adamw
+from earlyfusion.train.loop.optim import adamw
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 PRESETS = {"lm_small": 16_384, "lm": 16_384, "lm_chameleon7b": 65_536}

@@ -40,8 +40,13 @@ from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.demo.budget import CONFIGS, IMAGE_TOKENIZER, LM, PREPARE, settings
+<<<<<<< HEAD
 from earlyfusion.train.lm.module import targets_of
 from earlyfusion.train.loop.schedule import adamw, clip
+=======
+from earlyfusion.train.lm.targets import targets_of
+from earlyfusion.train.loop.optim import adamw, clip
+>>>>>>> 86185062d7b720219ae669325d527f2069adf20d
 
 PIECES = 340
 """Of the demo's text tokenizer."""
@@ -194,7 +199,7 @@ def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], 
     def step() -> int:
         lm.train()
         with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-            terms = lm(Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table())
+            terms = lm(Inputs(tokens, documents), targets=targets, modalities=vocab.table())
         assert isinstance(terms, LossTerms)
         optimizer.zero_grad()
         (terms.cross_entropy + 1e-4 * terms.z).backward()

@@ -41,8 +41,9 @@ from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.settings import LMSettings
 from earlyfusion.train.lm.telemetry import Telemetry
-from earlyfusion.train.loop.fit import loggers, quiet
+from earlyfusion.train.loop.trainer import loggers, quiet
 
 SIZES = {
     "tiny": FusionLMConfig(0, 64, n_layers=2, width=32, n_heads=2, n_kv_heads=2, ffn_width=48),
@@ -142,7 +143,9 @@ def measure(gradient_cosine: bool, args: argparse.Namespace) -> dict[str, Any]:
         text = TextTokenizer.train([__doc__ or ""] * 9, vocab_size=400, threads=1)
         vocab = SharedVocab.build(text=text, codebook_size=IMAGE.codebook_size)
         DocumentTokenizer(vocab, text=text, image=ImageTokenizer(IMAGE)).save(folder)
-        training = FusionLMTraining(folder, config, lr=1e-4, max_steps=steps, compile=args.compile)
+        training = FusionLMTraining(
+            LMSettings(tokenizer=folder, config=config, lr=1e-4, max_steps=steps, compile=args.compile)
+        )
         tokens, documents = windows(vocab, args.windows, config.context_length)
         batches: Any = [{"tokens": tokens, "documents": documents}] * steps
         data = DataLoader(batches, batch_size=None)

@@ -44,7 +44,12 @@ from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.hub import PRETRAINED
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
+<<<<<<< HEAD
 from earlyfusion.train.loop.fit import fit_lm
+=======
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.loop.fit import fit
+>>>>>>> 86185062d7b720219ae669325d527f2069adf20d
 
 
 def resident() -> float:
@@ -133,9 +138,11 @@ def beside_the_training(work: Path, runs: int) -> dict[str, Any]:
         while time.perf_counter() - began < 3:
             tokens += sum(batch["tokens"].numel() for batch in loader)
         loader_speed.append(tokens / (time.perf_counter() - began))
-        training = FusionLMTraining(str(out), init_from=str(PRETRAINED), max_steps=24, warmup_steps=2)
+        training = FusionLMTraining(
+            LMSettings(tokenizer=str(out), init_from=str(PRETRAINED), max_steps=24, warmup_steps=2)
+        )
         options: dict[str, Any] = {"log_every": 8, "checkpoint_seconds": 1000, "validate_every": 24}
-        fit_lm(training, data, work / f"fit-{run}", progress=False, tensorboard=False, **options)
+        fit(training, data, work / f"fit-{run}", progress=False, tensorboard=False, **options)
         training_speed.append(read_metrics(work / f"fit-{run}")["train/tokens_per_second"][-1][1])
     ratios = [a / b for a, b in zip(loader_speed, training_speed)]
     return {"loader": spread(loader_speed), "training": spread(training_speed), "ratio": spread(ratios)}

@@ -44,7 +44,7 @@ import torch
 from machine import commit, processor
 from torch import Tensor, nn
 
-from earlyfusion.data.packing import pack
+from earlyfusion.data.packing import Document, pack
 from earlyfusion.data.windows import Windows
 from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import IGNORE
@@ -376,7 +376,7 @@ def packed(
     documents: list[np.ndarray], length: int, windows: int, steps: int, rng: np.random.Generator
 ) -> list[Batch]:
     """Ours: windows of several documents."""
-    every = list(pack(documents, length, PAD, rng))
+    every = list(pack(map(Document, documents), length, PAD, rng))
     made = []
     for first in range(0, steps * windows, windows):
         rows = [every[(first + n) % len(every)] for n in range(windows)]

@@ -12,7 +12,11 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 
+<<<<<<< HEAD
 from earlyfusion.data.packing import pack
+=======
+from earlyfusion.data.packing import Document, pack
+>>>>>>> 86185062d7b720219ae669325d527f2069adf20d
 from earlyfusion.tokenizers.documents import DocumentTokenizer, Part, interleave, split
 from earlyfusion.tokenizers.files import write_json
 
@@ -39,7 +43,7 @@ def data(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Path:
             image = Part("image", torch.from_numpy(rng.integers(vocab["image"].codebook_size, size=(2, 2))))
             parts = [Part("text", ids), image][:: rng.choice([-1, 1])]
             documents.append(interleave(parts, vocab).numpy().astype(np.int32))
-        windows = list(pack(documents, LENGTH, vocab.pad, rng))
+        windows = list(pack(map(Document, documents), LENGTH, vocab.pad, rng))
         rows = {
             name: [getattr(window, name).tolist() for window in windows] for name in ("tokens", "documents")
         }

@@ -104,7 +104,8 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
     from earlyfusion.fusion_lm.model import FusionLM
     from earlyfusion.train.lm.data import TokenData
     from earlyfusion.train.lm.module import FusionLMTraining
-    from earlyfusion.train.loop.fit import fit_lm
+    from earlyfusion.train.lm.settings import LMSettings
+    from earlyfusion.train.loop.fit import fit
 
     settings = dict(METHODS[method])
     work = args.out / f"{method.replace(' ', '')}-{seed}"
@@ -122,15 +123,17 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
     )
     torch.manual_seed(seed)
     training = FusionLMTraining(
-        str(work / "tokens"),
-        init_from=str(args.model),
-        max_steps=args.steps,
-        warmup_steps=20,
-        decay_fraction=0.6,
-        weight_decay=0.0,
-        **settings,
+        LMSettings(
+            tokenizer=str(work / "tokens"),
+            init_from=str(args.model),
+            max_steps=args.steps,
+            warmup_steps=20,
+            decay_fraction=0.6,
+            weight_decay=0.0,
+            **settings,
+        )
     )
-    made = fit_lm(
+    made = fit(
         training,
         TokenData(str(work / "tokens"), batch_size=args.batch_size, seed=seed),
         work / "run",

@@ -24,7 +24,8 @@ from earlyfusion.data.prepare import prepare  # noqa: E402
 from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
 from earlyfusion.train.lm.data import TokenData  # noqa: E402
 from earlyfusion.train.lm.module import FusionLMTraining  # noqa: E402
-from earlyfusion.train.loop.fit import fit_lm  # noqa: E402
+from earlyfusion.train.lm.settings import LMSettings  # noqa: E402
+from earlyfusion.train.loop.fit import fit  # noqa: E402
 
 STEPS = 7_000
 
@@ -65,18 +66,20 @@ def main() -> None:
     lightning.seed_everything(0)
     data = TokenData(str(tokens), batch_size=8, mixture={str(args.run / "tokens"): 0.5}, seed=1)
     training = FusionLMTraining(
-        str(tokens),
-        init_from=str(model),
-        lr=3e-3,
-        muon_lr=0.015,
-        weight_decay=0.05,
-        warmup_steps=100,
-        max_steps=STEPS,
-        decay_fraction=0.7,
-        condition_dropout=0.1,
+        LMSettings(
+            tokenizer=str(tokens),
+            init_from=str(model),
+            lr=3e-3,
+            muon_lr=0.015,
+            weight_decay=0.05,
+            warmup_steps=100,
+            max_steps=STEPS,
+            decay_fraction=0.7,
+            condition_dropout=0.1,
+        )
     )
     options = {"validate_every": 700, "checkpoint_seconds": 120, "log_every": 50, "tensorboard": False}
-    print(fit_lm(training, data, args.out / "run", **options))
+    print(fit(training, data, args.out / "run", **options))
 
 
 if __name__ == "__main__":

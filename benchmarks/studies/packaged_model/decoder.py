@@ -24,7 +24,8 @@ import torch  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer  # noqa: E402
 from earlyfusion.train.image.data import ImageData  # noqa: E402
 from earlyfusion.train.image.module import ImageTokenizerTraining  # noqa: E402
-from earlyfusion.train.loop.fit import fit_image_tokenizer  # noqa: E402
+from earlyfusion.train.image.settings import ImageTokenizerSettings  # noqa: E402
+from earlyfusion.train.loop.fit import fit  # noqa: E402
 
 STEPS = 12_000
 
@@ -41,15 +42,17 @@ def main() -> None:
     config = replace(ImageTokenizer.load(before).config, decoder_channels=(128, 192), decoder_res_blocks=2)
     lightning.seed_everything(0)
     training = ImageTokenizerTraining(
-        config=config,
-        lr=3e-3,
-        warmup_steps=100,
-        max_steps=STEPS,
-        decay_fraction=0.6,
-        chroma_weight=3.0,
-        text_weight=3.0,
-        init_from=str(before),
-        trained_part="decoder",
+        ImageTokenizerSettings(
+            config=config,
+            lr=3e-3,
+            warmup_steps=100,
+            max_steps=STEPS,
+            decay_fraction=0.6,
+            chroma_weight=3.0,
+            text_weight=3.0,
+            init_from=str(before),
+            trained_part="decoder",
+        )
     )
     images = args.run / "data" / "images"
     data = ImageData(
@@ -60,7 +63,7 @@ def main() -> None:
         seed=1,
     )
     options = {"validate_every": 3_000, "checkpoint_seconds": 60, "log_every": 50, "tensorboard": False}
-    print(fit_image_tokenizer(training, data, args.out, seed=0, **options))
+    print(fit(training, data, args.out, seed=0, **options))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from earlyfusion.data import prepare, shards  # noqa: E402
 from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig  # noqa: E402
 from earlyfusion.tokenizers.text import TextTokenizer  # noqa: E402
-from earlyfusion.train.loop import callbacks  # noqa: E402
+from earlyfusion.train.loop import checkpoints  # noqa: E402
 from earlyfusion.train.loop import cli as lightning_cli  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -308,8 +308,8 @@ def main() -> None:
     done = [row for row in done if int(row["seed"]) == args.seed]
     tell(shards._Shard, "write")
     tell(prepare, "_collect")
-    tell(callbacks.Checkpoints, "_save_checkpoint")
-    tell(callbacks.ModelFolder, "_write")
+    tell(checkpoints.Checkpoints, "_save_checkpoint")
+    tell(checkpoints.ModelFolder, "_write")
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         work = Path(name)
         set_up(work)

@@ -20,9 +20,10 @@ from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.lm.module import targets_of, weighted_mean
+from earlyfusion.train.lm.targets import targets_of, weighted_mean
 from earlyfusion.train.lm.telemetry import observe, row_norms
-from earlyfusion.train.loop.schedule import adamw, clip, lr_factor
+from earlyfusion.train.loop.optim import adamw, clip
+from earlyfusion.train.loop.schedule import lr_factor
 
 POINTS = 50
 """Rows of a cell's time series."""
@@ -57,9 +58,7 @@ def train(cell: Cell, data: Path, steps: int, batch: int, precision: str, series
         tokens, documents = packed.tokens[chosen].to(device), packed.documents[chosen].to(device)
         targets = targets_of(tokens, documents, vocab)
         with autocast:
-            terms = net(
-                Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table(device), **more
-            )
+            terms = net(Inputs(tokens, documents), targets=targets, modalities=vocab.table(device), **more)
         assert isinstance(terms, LossTerms)
         return terms
 

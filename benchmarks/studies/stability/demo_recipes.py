@@ -79,23 +79,26 @@ def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
     from earlyfusion.train.demo.stages import READER
     from earlyfusion.train.lm.data import TokenData
     from earlyfusion.train.lm.module import FusionLMTraining
-    from earlyfusion.train.loop.fit import fit_lm
+    from earlyfusion.train.lm.settings import LMSettings
+    from earlyfusion.train.loop.fit import fit
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     chosen = RECIPES[recipe]
     full = settings(CONFIGS / "full" / LM)
     training = FusionLMTraining(
-        **{
-            **full["model"],
-            "max_steps": full["trainer"]["max_steps"],
-            "tokenizer": str(demo / "tokens"),
-            "config": FusionLMConfig(**{**full["model"]["config"], **chosen.config}),
-            "z_loss_weight": chosen.z_loss_weight,
-        }
+        LMSettings(
+            **{
+                **full["model"],
+                "max_steps": full["trainer"]["max_steps"],
+                "tokenizer": str(demo / "tokens"),
+                "config": FusionLMConfig(**{**full["model"]["config"], **chosen.config}),
+                "z_loss_weight": chosen.z_loss_weight,
+            }
+        )
     )
     folder = out / f"{recipe.replace(' ', '-')}-{seed}"
-    made = fit_lm(
+    made = fit(
         training,
         TokenData(str(demo / "tokens"), batch_size=full["data"]["batch_size"], seed=seed),
         folder,

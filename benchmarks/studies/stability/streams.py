@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earlyfusion.data.packing import pack
+from earlyfusion.data.packing import Document, pack
 from earlyfusion.data.windows import Windows
 from earlyfusion.tokenizers.documents import interleave, split
 from earlyfusion.tokenizers.vocab import SharedVocab
@@ -35,10 +35,12 @@ def windows(data: Path, part: str, kind: str | None) -> Packed:
         return Packed(batch["tokens"], batch["documents"])
     vocab = SharedVocab.load(data / "tokenizer")
     documents = _of_one_kind(Packed(batch["tokens"], batch["documents"]), vocab, kind)
-    packed = list(pack(documents, stored.context_length, vocab.pad, np.random.default_rng(0)))
+    packed = list(pack(map(Document, documents), stored.context_length, vocab.pad, np.random.default_rng(0)))
     if not packed:
         raise ValueError(f"{data / part} has no document with a segment of kind {kind}")
-    tokens, numbers = (torch.from_numpy(np.stack(rows)).long() for rows in zip(*packed, strict=True))
+    tokens, numbers = (
+        torch.from_numpy(np.stack(rows)).long() for rows in list(zip(*packed, strict=True))[:2]
+    )
     return Packed(tokens, numbers)
 
 

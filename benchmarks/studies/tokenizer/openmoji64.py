@@ -40,7 +40,7 @@ TRAINING_PICTURES = 300
 """Training pictures that are measured too: how much better those are that it was trained on."""
 SETTINGS: dict[str, Any] = {
     "lr": 1e-3,
-    "quantised_lr": 1.5e-3,
+    "quantized_lr": 1.5e-3,
     "decay_fraction": 0.5,
     "latent_noise": 0.15,
     "kmeans_images": 4096,
@@ -89,13 +89,16 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
     from earlyfusion.train.image.data import ImageData
     from earlyfusion.train.image.module import ImageTokenizerTraining
-    from earlyfusion.train.loop.fit import fit_image_tokenizer
+    from earlyfusion.train.image.settings import ImageTokenizerSettings
+    from earlyfusion.train.loop.fit import fit
 
     torch.manual_seed(args.seed)
     schedule = {"warmup_steps": min(100, args.steps // 10), "autoencoder_steps": args.steps // 5}
     config = network(args.codebook_size)
     training = ImageTokenizerTraining(
-        config, max_steps=args.steps, seed=args.seed, **{**SETTINGS, **schedule}
+        ImageTokenizerSettings(
+            config=config, max_steps=args.steps, seed=args.seed, **{**SETTINGS, **schedule}
+        )
     )
     data = ImageData(
         str(args.out / "pictures/train"),
@@ -107,7 +110,7 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     run = args.out / "run"
     resumed = run.exists()
     began, cpu = time.monotonic(), time.process_time()
-    folder = fit_image_tokenizer(
+    folder = fit(
         training,
         data,
         run,

@@ -71,7 +71,7 @@ OURS: dict[str, Any] = {
     "codebook_decay": 0.99,
     "codebook_dim": 8,
 }
-WARM: dict[str, Any] = {"autoencoder_share": 0.2, "quantised_lr": 3e-3}
+WARM: dict[str, Any] = {"autoencoder_share": 0.2, "quantized_lr": 3e-3}
 """First a plain autoencoder, then k-means makes the codebook."""
 RECIPE: dict[str, Any] = {**WARM, "crop": (32, 64), "latent_noise": 0.15, "text_weight": 0.7}
 
@@ -92,7 +92,7 @@ def cells() -> list[Cell]:
     add("leader", "plain lr 2e-03", PLAIN, {"lr": 2e-3}, 1, 2)  # the best of its trials by select_cer
     add("leader", "ours", OURS, RECIPE, 0, 1, 2)
     for lr in (1e-3, 4e-3):
-        add("trial ours", f"ours lr {lr:.0e}", OURS, {**RECIPE, "lr": lr, "quantised_lr": 1.5 * lr})
+        add("trial ours", f"ours lr {lr:.0e}", OURS, {**RECIPE, "lr": lr, "quantized_lr": 1.5 * lr})
     add("trial ours", "ours decay .95", {**OURS, "codebook_decay": 0.95}, RECIPE)
     add("trial ours", "ours dim 16", {**OURS, "codebook_dim": 16}, RECIPE)
     add("trial ours", "ours learnable vq", {**OURS, "quantizer": "vq", "learnable_codebook": True}, RECIPE)
@@ -145,13 +145,13 @@ def prepare(out: Path) -> None:
         subprocess.run(
             [*run, "text-images", *options, "--type-sizes", "10-28", "--out", str(out / "text")], check=True
         )
-    config = HERE.parents[2] / "train/configs/recogniser.yaml"
+    config = HERE.parents[1] / "train/configs/recognizer.yaml"
     for seed in (0, 1):
         folder = out / f"recogniser-{seed}"
         if not (folder / "model").is_dir():
             subprocess.run(
                 [
-                    *[*run, "recogniser", "fit", "--config", str(config), f"--data.train={out / 'text'}"],
+                    *[*run, "recognizer", "fit", "--config", str(config), f"--data.train={out / 'text'}"],
                     *[f"--data.validation={out / 'text/validation'}", f"--seed_everything={seed}"],
                     *[f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"],
                     f"--trainer.max_steps={RECOGNISER_STEPS}",
@@ -171,7 +171,8 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     from earlyfusion.train.image.adversary import AdversaryConfig
     from earlyfusion.train.image.data import ImageData
     from earlyfusion.train.image.module import ImageTokenizerTraining
-    from earlyfusion.train.loop.fit import fit_image_tokenizer
+    from earlyfusion.train.image.settings import ImageTokenizerSettings
+    from earlyfusion.train.loop.fit import fit
 
     torch.set_num_threads(1)
     torch.manual_seed(cell.seed)
@@ -180,14 +181,18 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     share, crop = settings.pop("autoencoder_share", 0.0), settings.pop("crop", None)
     settings = {"text_weight": 0.0, "latent_noise": 0.0, **settings}
     if settings["text_weight"]:
-        settings["recogniser"] = str(out / "recogniser-0/model")
+        settings["recognizer"] = str(out / "recogniser-0/model")
     against = settings.pop("adversary_weight", 0.0)
     small = AdversaryConfig(weight=against, start=0, warmup=0, channels=32, layers=2)
-    probe = ImageTokenizerTraining(config, max_steps=1, autoencoder_steps=0, adversary=small, **settings)
+    probe = ImageTokenizerTraining(
+        ImageTokenizerSettings(config=config, max_steps=1, autoencoder_steps=0, adversary=small, **settings)
+    )
     steps = round(budget / operations_of_a_step(probe, share_of_adversary=0.5))
     settings["adversary"] = replace(small, start=steps // 2, warmup=steps // 10)
     training = ImageTokenizerTraining(
-        config, max_steps=steps, autoencoder_steps=round(share * steps), **settings
+        ImageTokenizerSettings(
+            config=config, max_steps=steps, autoencoder_steps=round(share * steps), **settings
+        )
     )
     data = ImageData(
         str(out / "text"),
@@ -199,7 +204,7 @@ def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
     )
     folder = folder_of(out, cell.key)
     began, cpu = time.monotonic(), time.process_time()
-    model = fit_image_tokenizer(training, data, folder, seed=cell.seed, tensorboard=False, progress=False)
+    model = fit(training, data, folder, seed=cell.seed, tensorboard=False, progress=False)
     used = time.process_time() - cpu
     tokenizer = ImageTokenizer.load(model)
     row = {
@@ -263,14 +268,14 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
     from earlyfusion.eval.metrics.text import cer
     from earlyfusion.eval.suites import ocr_suite
     from earlyfusion.eval.tasks.reconstruction import measure, reconstruct_pictures
-    from earlyfusion.train.image.recognizer import Recogniser
+    from earlyfusion.train.image.recognizer import Recognizer
 
     items = ocr_suite(TEST_SEED, KINDS, TEST_PER_KIND)
     readers = [READERS[name](threads=1) for name in ("rapidocr", "tesseract")]
     figures = measure(tokenizer, items, readers).figures
     row = {n: round(figures[n], 4) for n in ("psnr", "ssim", "codebook_usage", "perplexity")}
     row |= read_by(figures["ocr_by_reader"], "reconstruction")
-    judge = Recogniser.load(out / "recogniser-1/model")
+    judge = Recognizer.load(out / "recogniser-1/model")
     rows: Any = load_from_disk(str(out / "text"))["validation"].select(range(400))
     pictures = [row["image"].convert("RGB") for row in rows]
     strips = Strips.around(
@@ -417,9 +422,12 @@ def main() -> None:
     if args.command == "budget":
         from earlyfusion.tokenizers.image import ImageTokenizerConfig
         from earlyfusion.train.image.module import ImageTokenizerTraining
+        from earlyfusion.train.image.settings import ImageTokenizerSettings
 
         probe = ImageTokenizerTraining(
-            ImageTokenizerConfig(**{**NETWORK, **cell.config}), max_steps=1, autoencoder_steps=0
+            ImageTokenizerSettings(
+                config=ImageTokenizerConfig(**{**NETWORK, **cell.config}), max_steps=1, autoencoder_steps=0
+            )
         )
         budget_file.write_text(json.dumps(STEPS * operations_of_a_step(probe)))
         return
