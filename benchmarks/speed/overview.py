@@ -40,13 +40,8 @@ from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.demo.budget import CONFIGS, IMAGE_TOKENIZER, LM, PREPARE, settings
-<<<<<<< HEAD
-from earlyfusion.train.lm.module import targets_of
-from earlyfusion.train.loop.schedule import adamw, clip
-=======
 from earlyfusion.train.lm.targets import targets_of
 from earlyfusion.train.loop.optim import adamw, clip
->>>>>>> 86185062d7b720219ae669325d527f2069adf20d
 
 PIECES = 340
 """Of the demo's text tokenizer."""

@@ -44,12 +44,8 @@ from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.hub import PRETRAINED
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
-<<<<<<< HEAD
-from earlyfusion.train.loop.fit import fit_lm
-=======
 from earlyfusion.train.lm.settings import LMSettings
 from earlyfusion.train.loop.fit import fit
->>>>>>> 86185062d7b720219ae669325d527f2069adf20d
 
 
 def resident() -> float:

@@ -74,15 +74,6 @@ def _check(tokenizer: DocumentTokenizer) -> int:
     """
     vocab, image = tokenizer.vocab, tokenizer.image.config
     layout = vocab.layout("image")
-<<<<<<< HEAD
-    shape = layout.shape
-    if vocab.names[1:] != ("text", "image"):
-        raise ValueError(f"{MISFIT}modalities are {', '.join(vocab.names[1:])}; it has text, image")
-    if shape is None:
-        raise ValueError(f"{MISFIT}images have several sizes; it has one (fixed_grid)")
-    if shape[0] != shape[1]:
-        raise ValueError(f"{MISFIT}images have {shape[0]} x {shape[1]} codes; it has squares")
-=======
     grid = layout.shape
     if vocab.names[1:] != ("text", "image"):
         raise ValueError(f"{MISFIT}modalities are {', '.join(vocab.names[1:])}; it has text and images")
@@ -90,7 +81,6 @@ def _check(tokenizer: DocumentTokenizer) -> int:
         raise ValueError(f"{MISFIT}images have several sizes; it has one (fixed_grid)")
     if grid[0] != grid[1]:
         raise ValueError(f"{MISFIT}images have {grid[0]} x {grid[1]} codes; it has squares")
->>>>>>> 86185062d7b720219ae669325d527f2069adf20d
     if not layout.raster:
         raise ValueError(f"{MISFIT}scan is {layout.scan!r}; it has 'rows'")
     if layout.slots != 1:
@@ -107,11 +97,7 @@ def _check(tokenizer: DocumentTokenizer) -> int:
         raise ValueError(f"{MISFIT}channels are {image.channels}; it has multiples of the first")
     if (image.decoder_widths, image.decoder_blocks) != (image.channels, image.res_blocks):
         raise ValueError(f"{MISFIT}the decoder has other channels or res_blocks than the encoder")
-<<<<<<< HEAD
-    return shape[0]
-=======
     return grid[0]
->>>>>>> 86185062d7b720219ae669325d527f2069adf20d
 
 
 def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str, Any]]:

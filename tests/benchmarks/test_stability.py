@@ -12,11 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 
-<<<<<<< HEAD
-from earlyfusion.data.packing import pack
-=======
 from earlyfusion.data.packing import Document, pack
->>>>>>> 86185062d7b720219ae669325d527f2069adf20d
 from earlyfusion.tokenizers.documents import DocumentTokenizer, Part, interleave, split
 from earlyfusion.tokenizers.files import write_json
 

@@ -107,17 +107,10 @@ def test_a_folder_gives_the_same_network_back(tmp_path: Path) -> None:
     config = tmp_path / "recognizer" / "config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "kind": "image_tokenizer"}))
-<<<<<<< HEAD
-    with pytest.raises(ValueError, match=r"kind.*'image_tokenizer'.*'recogniser'"):
-        Recogniser.load(tmp_path / "recogniser")
-    with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
-        Recogniser.load(tmp_path / "nowhere")
-=======
     with pytest.raises(ValueError, match="kind 'image_tokenizer'.*'recognizer'"):
         Recognizer.load(tmp_path / "recognizer")
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         Recognizer.load(tmp_path / "nowhere")
->>>>>>> 86185062d7b720219ae669325d527f2069adf20d
 
 
 @pytest.mark.parametrize(
