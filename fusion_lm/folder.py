@@ -1,9 +1,10 @@
-"""A model is a folder: the transformer's two files, and ``tokenizer/`` with everything it needs to speak."""
+"""A model is a folder: the transformer's two files, and ``tokenizer/`` with everything around it."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ..tokenizers.files import atomic_folder
@@ -14,16 +15,17 @@ from .model import FusionLM
 
 
 class Model(NamedTuple):
-    """What a model folder holds."""
+    """The contents of a model folder."""
 
     lm: FusionLM
     tokenizer: DocumentTokenizer
 
 
 def save_model(folder: str | Path, lm: FusionLM, tokenizer: DocumentTokenizer) -> None:
-    """Write the model folder, whole or not at all.
+    """Write a model folder, whole or not at all.
 
-    :raises ValueError: the vocabulary does not fit the transformer.
+    Raises:
+        ValueError: The vocabulary does not fit the transformer, or its weights are packed for generation.
     """
     _check(lm, tokenizer, "the model")
     with atomic_folder(folder) as new:
@@ -36,30 +38,35 @@ def load_model(
 ) -> Model:
     """Read a model folder, in evaluation mode.
 
-    :param folder: the folder, or the name of a model on the Hugging Face Hub (owner/name); without one, the
-        small model that comes with the package.
-    :param device: on a CPU weights in float16 become float32, which is what CPUs are fast at.
-    :param weights: how the transformer's are laid out, for generation alone (see ``decoding_weights``); None
-        leaves them as they are in the file.
-    :raises FileNotFoundError: the folder or one of its files is missing.
-    :raises ValueError: a file is broken, vocabulary and transformer do not fit together, or there are no such
-        weights.
+    Args:
+        folder: The folder, or the name of a model on the Hugging Face Hub (owner/name). The default is the
+            small model that comes with the package.
+        device: On CPUs, weights in float16 become float32, which CPUs compute faster.
+        weights: Layout of the transformer's weights, for generation only (``cpu/packed_weights.py``); None
+            keeps them as they are in the file.
+
+    Raises:
+        FileNotFoundError: The folder or one of its files is missing.
+        ValueError: A file is broken, vocabulary and transformer do not fit together, or ``weights`` is
+            unknown.
     """
     folder = local_folder(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no model folder: there is no such folder")
+        raise FileNotFoundError(f"model folder not found: {folder}")
     lm = FusionLM.load(folder).to(device)
     if lm.embedding.weight.dtype == torch.float16 and torch.device(device).type == "cpu":
         lm = lm.float()  # float16 saves space in files, and is slow on CPUs
     tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
     _check(lm, tokenizer, str(folder))
-    tokenizer.image.to(device)
+    for codec in tokenizer.codecs.values():
+        if isinstance(codec, nn.Module):
+            codec.to(device)
     return Model(lm if weights is None else for_generation(lm, weights), tokenizer)
 
 
 def _check(lm: FusionLM, tokenizer: DocumentTokenizer, name: str) -> None:
     if lm.config.vocab_size != tokenizer.vocab.size:
         raise ValueError(
-            f"{name}: the transformer has {lm.config.vocab_size} tokens, its tokenizer's vocabulary "
-            f"{tokenizer.vocab.size}: these two were not trained together"
+            f"{name}: the transformer has {lm.config.vocab_size} tokens, the vocabulary of its tokenizer "
+            f"{tokenizer.vocab.size}: they were not trained together"
         )
