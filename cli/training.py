@@ -6,9 +6,9 @@ are only their names and help, which the registry of what can be trained holds.
 
 import argparse
 from argparse import Namespace
-from typing import Any, cast
+from typing import Any
 
-from .lightning_help import TRAINABLES
+from ..train.loop.trainables import TRAINABLES
 from .terminal import add_command, add_group
 
 
@@ -28,8 +28,6 @@ def run(args: Namespace) -> int:
     from ..train.loop.process import tune_malloc
 
     tune_malloc()  # before torch is imported
-    from ..train.loop.cli import Kind
     from ..train.loop.cli import run as train
 
-    kind = {"recognizer": "recogniser"}.get(args.command, args.command)
-    return train(cast(Kind, kind), [args.subcommand, *args.arguments])
+    return train(args.command, [args.subcommand, *args.arguments])

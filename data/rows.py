@@ -36,7 +36,7 @@ def documents_of(
     if shape == "parallel":
         images, texts = (value if isinstance(value, list) else [] for value in (row["images"], row["texts"]))
         if images and texts and len(images) != len(texts):
-            raise Unusable("row whose images and texts are not parallel")
+            raise Unusable("images and texts are not parallel")
         pairs = zip_longest(raw_images(images, folder), texts)
         return _kept([segment for pair in pairs for segment in pair])
     [column] = SHAPES[shape]
@@ -48,7 +48,7 @@ def _strings(value: Any) -> list[str]:
     """A text, or a list of them."""
     values = value if isinstance(value, list) else [value]
     if wrong := [v for v in values if not isinstance(v, str) and v is not None]:
-        raise Unusable("text that is none", repr(wrong[0]))
+        raise Unusable("not a string", repr(wrong[0]))
     return [v for v in values if v]
 
 
@@ -65,13 +65,13 @@ Pair = tuple[list[RawImage], list[str]]
 def _placed(texts: Any, places: Any, folder: Path | None) -> list[Pair]:
     """MMC4 (arXiv:2304.06939): each image belongs to the sentence of its ``matched_text_index``."""
     if not isinstance(texts, list) or not isinstance(places, list | None):
-        raise Unusable("text_list or image_info that is no list")
+        raise Unusable("text_list or image_info is not a list")
     spaced = [f" {text}" if number and isinstance(text, str) else text for number, text in enumerate(texts)]
     found: list[Pair] = [([], _strings(text)) for text in spaced]
     for place in places or []:
         number = place.get("matched_text_index") if isinstance(place, dict) else None
         if type(number) is not int or not 0 <= number < len(texts):
-            raise Unusable("image_info whose matched_text_index is not that of a text")
+            raise Unusable("invalid matched_text_index in image_info")
         value = place.get("image") or place.get("image_name")
         found[number][0].extend(image for image in raw_images(value, folder) if image is not None)
     return found

@@ -264,7 +264,7 @@ def raw_images(value: Any, folder: Path | None = None) -> list[RawImage | None]:
             return [RawImage(data, path if isinstance(path, str) else None)]
         if data is None and isinstance(path, str) and path:
             return [RawImage(None, _inside(path, folder))]
-    raise Unusable("image that is none", repr(value)[:200])
+    raise Unusable("not an image", repr(value)[:200])
 
 
 def _inside(path: str, folder: Path | None) -> str:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ..tokenizers.files import atomic_folder
@@ -25,7 +24,7 @@ def save_model(folder: str | Path, lm: FusionLM, tokenizer: DocumentTokenizer) -
     """Write a model folder, whole or not at all.
 
     Raises:
-        ValueError: The vocabulary does not fit the transformer, or its weights are packed for generation.
+        ValueError: The vocabulary does not fit the transformer.
     """
     _check(lm, tokenizer, "the model")
     with atomic_folder(folder) as new:
@@ -39,16 +38,16 @@ def load_model(
     """Read a model folder, in evaluation mode.
 
     Args:
-        folder: The folder, or the name of a model on the Hugging Face Hub (owner/name). The default is the
-            small model that comes with the package.
-        device: On CPUs, weights in float16 become float32, which CPUs compute faster.
-        weights: Layout of the transformer's weights, for generation only (``cpu/packed_weights.py``); None
-            keeps them as they are in the file.
+        folder: The folder, or the name of a model on the Hugging Face Hub (owner/name); by default, the small
+            model that comes with the package.
+        device: On a CPU, weights in float16 become float32, which is faster there.
+        weights: How the transformer's are laid out for generation alone (``cpu/packed_weights.py``); None
+            leaves them as they are in the file.
 
     Raises:
         FileNotFoundError: The folder or one of its files is missing.
-        ValueError: A file is broken, vocabulary and transformer do not fit together, or ``weights`` is
-            unknown.
+        ValueError: A file is damaged, vocabulary and transformer do not fit together, or ``weights`` is
+            invalid.
     """
     folder = local_folder(folder)
     if not folder.is_dir():
@@ -58,9 +57,7 @@ def load_model(
         lm = lm.float()  # float16 saves space in files, and is slow on CPUs
     tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
     _check(lm, tokenizer, str(folder))
-    for codec in tokenizer.codecs.values():
-        if isinstance(codec, nn.Module):
-            codec.to(device)
+    tokenizer.to(device)
     return Model(lm if weights is None else for_generation(lm, weights), tokenizer)
 
 

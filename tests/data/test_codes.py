@@ -115,7 +115,7 @@ def test_several_codes_per_position_and_large_pages_in_tiles(photo, tmp_path):
             stem=4, channels=(8, 16), res_blocks=1, norm="layer", codebook_size=300, codebook_dim=4, groups=2
         )
         tokenizer = ImageTokenizer(config).eval()
-        tokenizer.initialise_codebook(
+        tokenizer.initialize_codebook(
             tokenizer.latents(torch.rand(16, 3, 64, 64) * 2 - 1).movedim(1, -1).flatten(0, 2)
         )
     page = photo.resize((413, 290))

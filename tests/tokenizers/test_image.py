@@ -28,7 +28,7 @@ def build(*, ready: bool = True, **fields) -> ImageTokenizer:
         torch.manual_seed(0)
         tokenizer = ImageTokenizer(ImageTokenizerConfig(**{**settings, **fields})).eval()
         if ready:
-            tokenizer.initialise_codebook(flat(tokenizer, noise(8, 8 * tokenizer.factor, 64, seed=9)))
+            tokenizer.initialize_codebook(flat(tokenizer, noise(8, 8 * tokenizer.factor, 64, seed=9)))
     return tokenizer
 
 
@@ -236,7 +236,7 @@ def test_k_means_makes_a_better_codebook(quantizer: str) -> None:
     unready = error(tokenizer, images)
     tokenizer.quantizer.slots[0]._codebook.initted.fill_(False)
     torch.manual_seed(0)
-    tokenizer.initialise_codebook(flat(tokenizer, images))
+    tokenizer.initialize_codebook(flat(tokenizer, images))
     assert tokenizer.quantizer.slots[0]._codebook.initted
     ready = error(tokenizer, images)
     assert ready < 0.7 * unready
@@ -257,7 +257,7 @@ def test_k_means_is_reproduced_by_its_seed() -> None:
     for seed in (1, 1, 2):
         tokenizer = build(ready=False)
         torch.manual_seed(seed)
-        tokenizer.initialise_codebook(flat(tokenizer, noise(4, 32, 32)))
+        tokenizer.initialize_codebook(flat(tokenizer, noise(4, 32, 32)))
         books.append(tokenizer.codebook.clone())
     assert torch.equal(books[0], books[1]) and not torch.equal(books[0], books[2])
 
@@ -266,7 +266,7 @@ def test_k_means_needs_a_latent_for_each_code() -> None:
     tokenizer = build(ready=False)
     before = tokenizer.codebook.clone()
     with pytest.raises(ValueError, match="k-means needs at least K = 16 latents, got 15"):
-        tokenizer.initialise_codebook(torch.randn(15, 4))
+        tokenizer.initialize_codebook(torch.randn(15, 4))
     assert torch.equal(tokenizer.codebook, before)
 
 
@@ -363,5 +363,5 @@ def test_it_learns_an_image(quantizer: str, photo) -> None:
         loss.backward()
         optimizer.step()
         if step == 19:
-            tokenizer.initialise_codebook(flat(tokenizer, images))
+            tokenizer.initialize_codebook(flat(tokenizer, images))
     assert float((tokenizer.decode(tokenizer.encode(images)) - images).square().mean()) < 0.5 * before

@@ -35,7 +35,7 @@ def build(kind: str = "cosine", **fields: Any) -> ImageTokenizer:
         torch.manual_seed(0)
         tokenizer = ImageTokenizer(ImageTokenizerConfig(**settings)).eval()
         with torch.no_grad():
-            tokenizer.initialise_codebook(tokenizer.latents(noise(8, 64, 64)).movedim(1, -1).flatten(0, 2))
+            tokenizer.initialize_codebook(tokenizer.latents(noise(8, 64, 64)).movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 

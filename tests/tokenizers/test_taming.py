@@ -1,6 +1,4 @@
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
-# pyright: reportMissingImports=false
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -13,19 +11,8 @@ from torch import Tensor
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.taming import load_taming
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "image_tokenizer_speed.py"
 CHANNELS = (32, 32, 64)
 K, WIDTH = 48, 8
-
-
-@pytest.fixture(scope="module")
-def plain() -> ModuleType:
-    """The benchmark, which has taming's network written plainly over a state dict."""
-    spec = importlib.util.spec_from_file_location("image_tokenizer_speed", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def taming_state(*, attention: tuple[int, ...] = (2,), channels: tuple[int, ...] = CHANNELS) -> dict:

@@ -30,7 +30,7 @@ def build(**fields) -> ImageTokenizer:
         torch.manual_seed(0)
         tokenizer = ImageTokenizer(ImageTokenizerConfig(**{**settings, **fields})).eval()
         latents = tokenizer.latents(noise(1, 16 * tokenizer.factor, 16 * tokenizer.factor, seed=9))
-        tokenizer.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+        tokenizer.initialize_codebook(latents.movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 

@@ -1,8 +1,8 @@
 """The adversarial loss: a PatchGAN that looks at patches, with VQGAN's adaptive weight.
 
 PatchGAN: Isola et al., arXiv:1611.07004. Adaptive weight: Esser et al., arXiv:2012.09841, equation 7. The
-discriminator has its own optimiser and steps by hand inside ``training_step``, so that the training keeps one
-optimiser, Lightning's gradient clipping and its count of steps.
+discriminator has its own optimizer and steps by hand inside ``training_step``, so that the training keeps one
+optimizer, Lightning's gradient clipping and its count of steps.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class AdversaryConfig:
     channels: int = 64
     """Width of the discriminator's first layer; every further layer doubles it, up to 8 times."""
     layers: int = 3
-    """Layers that halve height and width: a judgement sees 16, 34, 70 px for 1, 2, 3 of them."""
+    """Layers that halve height and width: a judgment sees 16, 34, 70 px for 1, 2, 3 of them."""
     seed: int = 0
     """Of the discriminator's first weights; the training's random numbers are not touched."""
 
@@ -101,7 +101,7 @@ def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_la
 
 
 class Adversary:
-    """The discriminator with its optimiser, and what the image tokenizer's loss gets from it. Both are there
+    """The discriminator with its optimizer, and what the image tokenizer's loss gets from it. Both are there
     only where the loss has a weight.
 
     In every training step first :meth:`discriminator_step`, then :meth:`generator_loss`: the other way round

@@ -14,6 +14,9 @@ from ...eval.tasks.reconstruction import flat_figures, measure
 from .ema import averaged
 from .module import ImageTokenizerTraining
 
+PER_KIND = 24
+"""Images of each kind."""
+
 
 class Bench(Callback):
     """Logs PSNR, SSIM, codebook usage, and T-ACC, T-NED and CER by every installed OCR engine, as bench/*."""
@@ -22,19 +25,17 @@ class Bench(Callback):
         self,
         every: int = 2000,
         kinds: Sequence[str] = ("word", "random", "line"),
-        per_kind: int = 24,
         seed: int = 0,
     ) -> None:
         """
         Args:
-            every: Steps between two measurements; 0: none at all.
+            every: Steps between two measurements; 0: none.
             kinds: Kinds of images of the built-in suite (`earlyfusion eval reconstruction --suite ocr`).
-            per_kind: Images of each kind.
             seed: Which images: the same ones every time.
         """
-        if every < 0 or per_kind < 1:
-            raise ValueError(f"bench.every must be 0 or more and per_kind positive, got {every}, {per_kind}")
-        self.every, self.kinds, self.per_kind, self.seed = every, tuple(kinds), per_kind, seed
+        if every < 0:
+            raise ValueError(f"bench.every must be 0 or more, got {every}")
+        self.every, self.kinds, self.seed = every, tuple(kinds), seed
         self._items: list[Item] | None = None
         self._readers: list[Reader] = []
         self._measured = 0
@@ -42,7 +43,6 @@ class Bench(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure every so many steps, once there are codes."""
         step = trainer.global_step
         due = self.every and (step % self.every == 0 or step == trainer.max_steps)
         if not due or not trainer.is_global_zero or not isinstance(pl_module, ImageTokenizerTraining):
@@ -62,9 +62,9 @@ class Bench(Callback):
 
     def _prepare(self) -> None:
         try:
-            self._items = ocr_suite(self.seed, self.kinds, self.per_kind)
+            self._items = ocr_suite(self.seed, self.kinds, PER_KIND)
         except ImportError as error:
-            warnings.warn(f"the bench is left out during this training: {error}", stacklevel=2)
+            warnings.warn(f"this training runs without the bench: {error}", stacklevel=2)
             self._items = []
             return
         self._readers = readers()

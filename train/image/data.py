@@ -1,4 +1,4 @@
-"""The data of image-tokenizer and recogniser trainings: batches of one size, shuffled by a seed."""
+"""The data of image-tokenizer and recognizer trainings: batches of one size, shuffled by a seed."""
 
 import math
 from collections.abc import Iterator
@@ -127,9 +127,6 @@ class ImageData(L.LightningDataModule):
         images, groups = self.validation_images, self._validation_groups
         assert images is not None
         return in_order(self, list(groups.values()), [self.batch_size(s) for s in groups], images.batch)
-
-    def test_dataloader(self) -> InOrder:
-        return self.val_dataloader()
 
     def predict_dataloader(self) -> InOrder:
         return self.val_dataloader()

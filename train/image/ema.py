@@ -2,7 +2,7 @@
 
 Lightning's ``EMAWeightAveraging`` does not fit here: it copies the whole LightningModule, validates and saves
 the random initial weights until averaging starts, swaps the buffers too, and forgets the raw weights at the
-end, so that a longer run could not go on from there. In this one only the parameters of ``training.net`` are
+end, so that a longer run could not resume from there. Here only the parameters of ``training.net`` are
 averaged. Buffers, and so a codebook that follows its own moving average, are always the current ones.
 """
 
@@ -30,8 +30,8 @@ def ema_decay(count: int, decay: float) -> float:
 class WeightEMA(Callback):
     """Averages ``training.net``: validation, pictures, checkpoints and the model folder see the average.
 
-    Training goes on with the raw weights, which checkpoints keep too. What else looks at the network during a
-    fit does so within :func:`averaged`.
+    Training continues with the raw weights, which checkpoints keep too. Other callbacks that look at the
+    network during a fit do so within :func:`averaged`.
     """
 
     def __init__(self, decay: float = 0.999, start: int = 0) -> None:
@@ -77,18 +77,16 @@ class WeightEMA(Callback):
         self._count += 1
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """A fit begins anew, or with what ``on_load_checkpoint`` finds."""
         if stage == "fit":
             self._average, self._raw, self._count, self._step = None, None, 0, 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where the network went after the checkpoint was read, the average follows."""
         net: Any = pl_module.net
-        if self._average is not None:
+        if self._average is not None:  # the network may have moved after the checkpoint was read
             self._average = [a.to(p.device) for a, p in zip(self._average, net.parameters(), strict=True)]
 
     def follow(self, trainer: L.Trainer, training: Any) -> None:
-        """Take in the weights of the last step, unless that is done: once a step of the optimiser, however
+        """Take in the weights of the last step, unless that is done: once a step of the optimizer, however
         many batches it accumulates and whichever callback asks first."""
         if not trainer.training or self._raw is not None or self._step >= trainer.global_step:
             return
@@ -99,33 +97,28 @@ class WeightEMA(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """At the latest here."""
         self.follow(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate the average."""
         if self._average is not None and self._raw is None:
             self._enter(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Go on with the raw weights."""
         if self._raw is not None:
             self._leave(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The trained network is the average; the last checkpoint still holds the raw weights too."""
-        if self._average is not None:
+        if self._average is not None:  # it is the result; last.ckpt has the raw weights too
             self._enter(pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Free the memory."""
         self._average = self._raw = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
-        """``state_dict`` gets the average, which is what is loaded where nothing is trained."""
         self.follow(trainer, pl_module)
         if self._average is None:
             return
+        # state_dict gets the average: it is what is loaded if nothing is trained
         net: Any = pl_module.net
         names = [name for name, _ in net.named_parameters()]
         raw = self._raw or [parameter.detach() for parameter in net.parameters()]
@@ -134,7 +127,6 @@ class WeightEMA(Callback):
 
     @torch.no_grad()
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
-        """Put the raw weights back into the network, and the average here."""
         state = checkpoint.get(KEY)
         if state is None or trainer.state.fn != "fit":
             return
@@ -162,8 +154,8 @@ class WeightEMA(Callback):
 
 
 def averaged(trainer: L.Trainer, training: L.LightningModule) -> AbstractContextManager[None]:
-    """Within, ``training.net`` holds its averaged weights, if this fit averages them and has begun to: those
-    of the last step, wherever in the order of the callbacks the one stands that asks.
+    """Within, ``training.net`` holds its averaged weights of the last step, if this fit averages them and has
+    begun to, regardless of the order of the callbacks.
 
     For callbacks that save the network or draw what it makes.
     """

@@ -1,4 +1,4 @@
-"""A small text recogniser, whose features measure how alike two images of text are (the text-aware loss).
+"""A small text recognizer, whose features measure how alike two images of text are (the text-aware loss).
 
 A convolutional network that reads one line at its own size, trained with CTC (Graves et al., 2006) on this
 project's rendered text. What it has learned about letters in its early layers is the "perceptual" distance of
@@ -14,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tokenizers.weights import load_network, save_network
+from ...tokenizers.files import read_json
+from ...tokenizers.weights import CONFIG, load_network, save_network
 
-KIND = "recogniser"
+KIND = "recognizer"
+OLD_KIND = "recogniser"
+"""What folders of earlier versions say."""
 SHIPPED = Path(__file__).parents[2] / "pretrained" / KIND
-"""The recogniser that comes with the package, trained by ``earlyfusion recogniser fit`` on the images of
-``earlyfusion text-images``: benchmarks/tokenizer/README.md has the commands and its figures."""
+"""The recognizer that comes with the package, trained by ``earlyfusion recognizer fit`` on the images of
+``earlyfusion text-images``: benchmarks/studies/tokenizer/README.md has the commands and its figures."""
 CHARACTERS = "".join(map(chr, range(32, 127)))
 """Printable ASCII."""
 BLANK = 0
@@ -27,8 +30,8 @@ BLANK = 0
 
 
 @dataclass(frozen=True)
-class RecogniserConfig:
-    """Hyper-parameters of :class:`Recogniser`."""
+class RecognizerConfig:
+    """Hyper-parameters of :class:`Recognizer`."""
 
     channels: tuple[int, ...] = (48, 96, 128)
     """Width of each of the three stages."""
@@ -43,13 +46,13 @@ class RecogniserConfig:
             raise ValueError(f"characters must be distinct and at least one, got {self.characters!r}")
 
 
-class Recogniser(nn.Module):
-    """Grey strips (N, 1, 32, W), W a multiple of 4 -> log-probabilities of characters, one step per 4 px."""
+class Recognizer(nn.Module):
+    """Gray strips (N, 1, 32, W), W a multiple of 4 -> log-probabilities of characters, one step per 4 px."""
 
     height = 32
     """Pixels of a strip that is read; type of 8 to 28 px stands in it at its own size."""
 
-    def __init__(self, config: RecogniserConfig):
+    def __init__(self, config: RecognizerConfig):
         super().__init__()
         self.config = config
         first, second, third = config.channels
@@ -104,7 +107,14 @@ class Recogniser(nn.Module):
 
         :raises FileNotFoundError: a file is missing.  :raises ValueError: the files do not fit together.
         """
-        return load_network(cls, RecogniserConfig, Path(folder), KIND).eval()
+        return load_network(cls, RecognizerConfig, Path(folder), _kind(Path(folder))).eval()
+
+
+def _kind(folder: Path) -> str:
+    """The kind that ``folder`` is expected to have: that of earlier versions if it says so."""
+    config = folder / CONFIG
+    found = read_json(config, "a recognizer's config").get("kind") if config.is_file() else KIND
+    return OLD_KIND if found == OLD_KIND else KIND
 
 
 def _conv(

@@ -119,8 +119,5 @@ class TokenData(L.LightningDataModule):
             return []
         return in_order(self, [np.arange(windows.length)], [self.batch_size], windows.load)
 
-    def test_dataloader(self) -> InOrder | list:
-        return self.val_dataloader()
-
     def predict_dataloader(self) -> InOrder | list:
         return self.val_dataloader()

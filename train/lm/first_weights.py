@@ -18,7 +18,7 @@ from ...fusion_lm.model import FusionLM, FusionLMConfig
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.same_tokens import same_tokens
 from ...tokenizers.tensor_files import TensorFiles
-from ..loop.schedule import check_config
+from ..loop.resume import check_config
 
 WEIGHTS = "model.safetensors"
 

@@ -9,7 +9,7 @@ of embedding and lm_head that stand for image codes and for what frames them are
 (arXiv:2407.06135) trains such rows of lm_head, and nothing else.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,7 @@ from torch.nn.utils import parametrize
 
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.vocab import SharedVocab
-
-Part = Literal["all", "lora", "image_rows"]
-"""What is trained: everything; low-rank updates and the rows of image tokens; those rows alone."""
+from .settings import Part
 
 
 class LoRALinear(nn.Linear):
@@ -47,7 +45,7 @@ class LoRALinear(nn.Linear):
 
 
 class TrainedRows(nn.Module):
-    """Parametrisation of a frozen matrix (V, C), some rows of which are trained."""
+    """Parametrization of a frozen matrix (V, C), some rows of which are trained."""
 
     places: Tensor
 
@@ -64,9 +62,15 @@ class TrainedRows(nn.Module):
 def adapt(net: FusionLM, part: Part, vocab: SharedVocab, rank: int = 16, alpha: float = 32.0) -> None:
     """Freeze ``net``, in place, but for what ``part`` names and adds.
 
-    :param rank: r of the low-rank updates of all matrices in the blocks.
-    :param alpha: they are scaled by alpha / r.
-    :raises ValueError: there is no such part, or rank or alpha is not positive.
+    Args:
+        net: The transformer.
+        part: What is trained.
+        vocab: Its vocabulary, which says which rows are those of image tokens.
+        rank: r of the low-rank updates of all matrices in the blocks.
+        alpha: The updates are scaled by alpha / r.
+
+    Raises:
+        ValueError: Unknown part, or rank or alpha is not positive.
     """
     if part not in get_args(Part):
         raise ValueError(f"trained_part is {part!r}, expected one of {', '.join(get_args(Part))}")

@@ -1,9 +1,9 @@
-"""Muon for the matrices of the blocks, AdamW for everything else, as one optimiser.
+"""Muon for the matrices of the blocks, AdamW for everything else, as one optimizer.
 
 Muon (Jordan, https://kellerjordan.github.io/posts/muon) takes the momentum of a matrix's gradient and makes
-its singular values alike by a Newton-Schulz iteration. torch.optim.Muon does that in bfloat16 whatever the
+its singular values similar by a Newton-Schulz iteration. torch.optim.Muon does that in bfloat16 whatever the
 device, which processors without bfloat16 instructions compute a hundred times slower than float32, and it
-refuses every other parameter, where Lightning's automatic optimisation takes one optimiser. Hence this one.
+refuses every other parameter, where Lightning's automatic optimization takes one optimizer. Hence this one.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..loop.schedule import weight_decay_groups
+from ..loop.optim import weight_decay_groups
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the iteration, from Jordan's page: steep at 0, singular values end up in about 0.7..1.2."""
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """A matrix (m, n) with the singular vectors of ``matrix`` and singular values near 1."""
     a, b, c = _QUINTIC
     x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        update = orthogonalise(gradient.lerp(momentum, group["momentum"]))  # Nesterov's momentum
+        update = orthogonalize(gradient.lerp(momentum, group["momentum"]))  # Nesterov's momentum
         scale = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
 

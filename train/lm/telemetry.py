@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from ...fusion_lm.inputs import Inputs
 from ...fusion_lm.layers import Attention
 from ...fusion_lm.loss import LossTerms
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.modality import ModalityTable
 from ...tokenizers.vocab import SharedVocab
 from ..loop.meters import Means
-from .module import targets_of
+from .targets import window_loss
 
 SCORES = {"cpu": 2**22, "cuda": 2**26}
 """Attention logits that exist at once, by device."""
@@ -56,7 +55,9 @@ def observe(
     learned: Tensor | None = None,
 ) -> Observation:
     """One more forward of packed windows, tokens and documents (R, T), without dropout and not compiled."""
-    targets = targets_of(tokens, documents, vocab, learned)
+    batch = {"tokens": tokens, "documents": documents}
+    if learned is not None:
+        batch["learned"] = learned
     used = tokens != vocab.pad
     norms: dict[str, Tensor] = {}
     logits: dict[int, Tensor] = {}
@@ -76,16 +77,10 @@ def observe(
         hooks = [attention.register_forward_pre_hook(before_attention) for attention in layers]
         hooks.append(net.norm.register_forward_pre_hook(before_last_norm))
         try:
-            terms = net(
-                Inputs(tokens, documents),
-                targets=targets.tokens,
-                modalities=vocab.table(tokens.device),
-                statistics=True,
-            )
+            terms = window_loss(net, batch, vocab, statistics=True)
         finally:
             for hook in hooks:
                 hook.remove()
-    assert isinstance(terms, LossTerms)
     return Observation(terms, norms["output"], torch.stack([logits[i] for i in range(len(layers))]))
 
 

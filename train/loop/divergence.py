@@ -1,7 +1,7 @@
-"""What a training does when it goes wrong: it leaves out steps whose gradient is not finite, and it stops
-when they come in a row or when the loss stays above its best, with the last good checkpoint kept.
+"""Training that goes wrong: steps whose gradient is not finite are skipped, and the training stops when they
+come in a row or when the loss stays above its best. The last good checkpoint is kept.
 
-How a LightningModule takes part, with two attributes::
+A LightningModule takes part with two attributes::
 
     def training_step(self, batch, batch_idx):
         ...
@@ -11,17 +11,16 @@ How a LightningModule takes part, with two attributes::
         self.grad_norm, self.skipped = clip_or_skip(self.net.parameters(), gradient_clip_val)
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
-from .callbacks import MODEL, Checkpoints, Guard
-from .schedule import clip
+from .resume import MODEL
 
 RECENT = 5
 """Steps of the short average of the loss: checkpoints look at it, since the long one is slow to notice."""
@@ -30,50 +29,32 @@ RECENT = 5
 class Diverged(ValueError):
     """A training that went wrong; the message says how, and what to do.
 
-    It is the settings that do not train: a ValueError, so that the command says it in one line.
+    A ValueError, since the settings are to blame: the command prints it in one line.
     """
-
-
-def clip_or_skip(parameters: Iterable[nn.Parameter], limit: float | None) -> tuple[Tensor, bool]:
-    """Clip gradients to the norm ``limit`` (None or 0: leave them), or drop them all when it is not finite.
-
-    Without gradients AdamW and Muon leave weights, momenta and their counts of steps as they are, and decay
-    nothing. What micro-batches accumulated is dropped as a whole. Not for float16 with a gradient scaler and
-    a fused optimiser, whose gradients are still scaled here, and overflow while the scale is sought.
-
-    :returns: the norm before, and whether the step is left out; to know that, the host waits for the device.
-    """
-    parameters = list(parameters)
-    norm = clip(parameters, limit)
-    skipped = not bool(norm.isfinite())
-    if skipped:
-        for parameter in parameters:
-            parameter.grad = None
-    return norm, skipped
 
 
 @dataclass
 class Figures:
-    """What :class:`Divergence` knows of a run; plain numbers, kept in the checkpoints."""
+    """State of :class:`Divergence`; plain numbers, stored in the checkpoints."""
 
     skipped: int = 0
-    """Steps left out, in all."""
+    """Skipped steps in total."""
     streak: int = 0
-    """Steps left out in a row, up to now."""
+    """Skipped steps in a row, up to now."""
     steps: int = 0
     """Steps in the averages."""
     average: float = 0.0
-    """Of the loss, over all steps at first, then exponential."""
+    """Average of the loss, over all steps at first, then exponential."""
     recent: float = 0.0
     """The same over fewer steps."""
     best: float | None = None
     """The lowest average, at first that of a run's first steps; None before them."""
     best_step: int = 0
     above_since: int | None = None
-    """First step at which the average stood more than the tolerance above its best, and has since."""
+    """First step since which the average has been more than the tolerance above its best."""
 
 
-class Divergence(Guard):
+class Divergence(Callback):
     """Stops a training that diverges, and keeps its last good checkpoint.
 
     The loss, ``last_loss`` of the LightningModule, stays on the device between two looks at it. Several ranks
@@ -90,14 +71,14 @@ class Divergence(Guard):
     ) -> None:
         """
         Args:
-            tolerance: How far the average of the loss may stand above its best, in nats per token. Batches
+            tolerance: How far the average of the loss may rise above its best, in nats per token. Batches
                 of different modalities differ by as much, averages over 50 of them by a tenth of it.
-            patience: Steps for which it may stand further above, then training stops.
-            max_skipped: Steps in a row with a gradient that is not finite, at which training stops; each of
-                them is left out.
+            patience: Steps for which it may be further above before training stops.
+            max_skipped: Steps in a row with a gradient that is not finite at which training stops; each of
+                them is skipped.
             window: Steps of the average (exponential, after as many steps).
-            every: Steps between two looks at the loss where it is not on the CPU, each of which waits for
-                the device; the first ones are looked at one by one.
+            every: Steps between two looks at a loss that is not on the CPU, each of which waits for the
+                device; the first losses are looked at one by one.
         """
         super().__init__()
         if not tolerance > 0:
@@ -116,27 +97,24 @@ class Divergence(Guard):
         """The steps after which it last looked at the loss, and at the step itself."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """A fit begins anew, or with what ``load_state_dict`` finds."""
         self.figures, self._pending = Figures(), None
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, so that the checkpoint opens with ``weights_only=True``."""
         return asdict(self.figures)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
         self.figures = Figures(**state_dict)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Steps count from here."""
         self._looked = self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Once a step of the optimiser, however many batches it accumulates.
+        """Once per step of the optimizer, however many batches it accumulates.
 
-        :raises Diverged: too many steps in a row were left out, or the loss stood too high for too long.
+        Raises:
+            Diverged: Too many steps in a row were skipped, or the loss was too high for too long.
         """
         loss: Tensor | None = getattr(pl_module, "last_loss", None)
         if loss is not None:
@@ -161,7 +139,7 @@ class Divergence(Guard):
             )
 
     def trouble(self, trainer: L.Trainer) -> str:
-        """What is wrong with the run at this step; empty where nothing is. All ranks call it together."""
+        """See the function :func:`trouble`."""
         self._look(trainer)
         if self.figures.streak:
             return f"the gradient was not finite in the last {self.figures.streak} step(s)"
@@ -178,7 +156,7 @@ class Divergence(Guard):
         )
 
     def _add(self, loss: Tensor) -> None:
-        finite = loss.isfinite()  # one that is not belongs to a step that was left out
+        finite = loss.isfinite()  # one that is not belongs to a skipped step
         values = torch.stack([torch.where(finite, loss, 0.0), finite.float()])
         self._pending = values if self._pending is None else self._pending + values
 
@@ -197,7 +175,7 @@ class Divergence(Guard):
         figures.recent += _share(steps, figures.steps, RECENT) * (mean - figures.recent)
         if figures.steps < self.window // 5:
             return
-        # The mean of a few batches may be low by chance: one is what a run begins with, not the best of many.
+        # The mean of a few batches may be low by chance: the first one counts, not the best of many.
         if figures.best is None or (figures.steps >= self.window // 2 and figures.average < figures.best):
             figures.best, figures.best_step = figures.average, self._step
         if figures.average <= figures.best + self.tolerance:
@@ -206,26 +184,34 @@ class Divergence(Guard):
             figures.above_since = self._step
 
 
+def trouble(trainer: Any) -> str:
+    """What is wrong with a run now, as a clause; empty if nothing is, or without a :class:`Divergence`.
+
+    A run in trouble writes no checkpoint. All ranks call it together.
+    """
+    return next((c.trouble(trainer) for c in trainer.callbacks if isinstance(c, Divergence)), "")
+
+
 def skipped_steps(trainer: Any) -> int:
-    """Steps that this run left out so far, for its curves; 0 without a :class:`Divergence`."""
+    """Steps that this run skipped so far, for its curves; 0 without a :class:`Divergence`."""
     return next((c.figures.skipped for c in trainer.callbacks if isinstance(c, Divergence)), 0)
 
 
 def _share(steps: int, seen: int, window: int) -> float:
-    """Of the last ``steps`` of ``seen`` ones in the average: a plain mean, from ``window`` on exponential."""
+    """Weight of the last ``steps`` of ``seen`` in the average: a plain mean, exponential after ``window``."""
     return max(steps / seen, 1 - (1 - 1 / window) ** steps)
 
 
 def _advice(trainer: Any) -> str:
     """The last good checkpoint, and what to try."""
     settings = "a longer warm-up, qk_norm: layer, norm_placement: reordered or a larger z_loss_weight"
-    good = next((c.last_good for c in trainer.callbacks if isinstance(c, Checkpoints)), None)
+    good = next((c.last_good for c in trainer.callbacks if hasattr(c, "last_good")), None)
     if good is None:
         return f"No checkpoint was written yet: train again with a lower lr, {settings}"
     file, step = good
     model = Path(trainer.default_root_dir) / MODEL
     weights = f" (init_from: {model})" if model.is_dir() else ""
     return (
-        f"The last good checkpoint is {file}, of step {step}: go on from its weights in a new run with a "
+        f"The last good checkpoint is {file}, of step {step}: continue from its weights in a new run with a "
         f"lower lr{weights}, or train again with a lower lr, {settings}"
     )

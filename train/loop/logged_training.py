@@ -1,33 +1,62 @@
-"""What the trainings share: curves, and how a run goes on."""
+"""What the trainings share: settings in the checkpoint, curves, and how a run resumes."""
 
-from typing import Any
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Self
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 
 from .meters import Means
-from .schedule import check_resumed, clip
+from .optim import clip
+from .resume import NEW_RUN, check_resumed
+from .settings import TrainingSettings
 
 
 class LoggedTraining(L.LightningModule):
-    """Trains ``self.net`` with one optimiser and logs what ``self.means`` gathers between two log entries.
+    """Trains ``self.net`` with one optimizer and logs what ``self.means`` gathers between two log entries.
 
-    A run that goes on from a checkpoint writes the curves that it would have written.
+    A run that resumes from a checkpoint writes the curves that it would have written without the stop.
     """
 
-    net: nn.Module
+    settings_class: type[TrainingSettings] = TrainingSettings
     may_differ: tuple[str, ...] = ()
-    """Settings that a run may go on with when they changed."""
+    """Settings that may change when a run resumes."""
     shown: tuple[str, ...] = ("loss",)
-    """Figures that stand beside the progress bar."""
+    """Figures beside the progress bar."""
+    net: nn.Module
+    settings: TrainingSettings
 
-    def __init__(self) -> None:
+    def __init__(self, settings: TrainingSettings) -> None:
         super().__init__()
+        self.settings = settings
+        self.save_hyperparameters(settings.stored())
         self.means = Means()
         self.grad_norm: Tensor | None = None
         self.lr_now = 0.0
         """Learning rate of the last step; when it is logged, Lightning has set the next one."""
         self._logged_step = 0
+
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu"
+    ) -> Self:
+        """The training in a checkpoint, with its settings and weights; nothing is unpickled."""
+        checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        training = cls(cls.settings_class.load(checkpoint["hyper_parameters"]))
+        training.on_load_checkpoint(checkpoint)
+        training.load_state_dict(checkpoint["state_dict"], strict=training.strict_loading)
+        return training
+
+    def save_folder(self, folder: str | Path) -> None:
+        """Write what is trained as a folder that everything else loads; all ranks call it."""
+        raise NotImplementedError
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within, ``self.net`` holds averaged weights, if this training averages them."""
+        return nullcontext()
 
     def configure_gradient_clipping(
         self,
@@ -35,12 +64,13 @@ class LoggedTraining(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm, which is logged."""
         self.lr_now = optimizer.param_groups[0]["lr"]
         self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
 
+    # curves
+
     def log_figures(self) -> None:
-        """Log the figures since the last log entry, once a step; ``Curves`` calls it."""
+        """Log the figures since the last log entry, once a step; ``logs.Curves`` calls it."""
         if self.global_step % self._log_every() or self.global_step == self._logged_step:
             return
         self._logged_step = self.global_step
@@ -48,36 +78,18 @@ class LoggedTraining(L.LightningModule):
         if self.grad_norm is not None:
             values["grad_norm"] = float(self.grad_norm)
         values["lr"] = self.lr_now
-        for logger in self.trainer.loggers:  # at once, where self.log would wait for the end of the step
+        for logger in self.trainer.loggers:  # at once: self.log would wait for the end of the step
             logger.log_metrics({f"train/{k}": v for k, v in values.items()}, self.global_step - 1)
         shown = {name: values[name] for name in self.shown if name in values}
         self.log_dict(shown, prog_bar=True, logger=False)
 
     def read_figures(self) -> dict[str, float]:
-        """The figures since they were last read, over all ranks, and start again."""
+        """The figures since they were last read, over all ranks; gathering then starts again."""
         self.means.reduce(self.trainer.strategy)
         return self.means.read()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the curves need to go on: the sums over all ranks, which rank 0 then goes on with."""
-        self.means.reduce(self.trainer.strategy)
-        checkpoint["means"] = self.means.state_dict()
-        if self.global_rank:
-            self.means.clear()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse other settings than the checkpoint's.
-
-        Raises ValueError.
-        """
-        if self._trainer is not None and self.trainer.state.fn == "fit":
-            step = checkpoint["global_step"]
-            check_resumed(checkpoint["hyper_parameters"], self.hparams, step, self.may_differ)
-            self.load_figures(checkpoint)
-            self._logged_step = step
-
     def load_figures(self, checkpoint: dict[str, Any]) -> None:
-        """Go on gathering where the checkpoint was written."""
+        """Continue gathering where the checkpoint was written."""
         self.means.load_state_dict(checkpoint["means"], self.device)
         if self.global_rank:
             self.means.clear()
@@ -85,3 +97,35 @@ class LoggedTraining(L.LightningModule):
     def _log_every(self) -> int:
         trainer: Any = self.trainer
         return trainer.log_every_n_steps
+
+    # checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.means.reduce(self.trainer.strategy)
+        checkpoint["means"] = self.means.state_dict()  # of all ranks: rank 0 then continues with them
+        if self.global_rank:
+            self.means.clear()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            step = checkpoint["global_step"]
+            self.check_resumed(checkpoint["hyper_parameters"], step)
+            self.load_figures(checkpoint)
+            self._logged_step = step
+
+    def check_resumed(self, stored: Mapping[str, Any], step: int) -> None:
+        """Refuse to resume from a checkpoint of this ``step`` with other settings.
+
+        Args:
+            stored: Its hyper-parameters, of this version or an earlier one.
+            step: Its step.
+
+        Raises:
+            ValueError: A setting differs that is not in ``may_differ``.
+        """
+        for name, constant in self.settings_class.removed.items():
+            if (value := stored.get(name, constant)) != constant:
+                raise ValueError(
+                    f"the checkpoint was trained with {name}={value}, now it is always {constant}: {NEW_RUN}"
+                )
+        check_resumed(self.settings_class.upgraded(stored), self.hparams, step, self.may_differ)

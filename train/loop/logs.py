@@ -1,4 +1,4 @@
-"""A table of metrics that survives a stop: ``metrics.csv``, one row per step, continued where it ended."""
+"""``metrics.csv``: one row per step, continued where a stopped run ended."""
 
 import csv
 import io
@@ -7,10 +7,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
 from ...tokenizers.files import write_text
+from .logged_training import LoggedTraining
 
 FILE = "metrics.csv"
 
@@ -28,28 +31,27 @@ class CsvLog(Logger):
 
     @property
     def name(self) -> str:
-        """None of its own: the folder is the run's."""
-        return ""
+        return ""  # the folder is the run's
 
     @property
     def version(self) -> str:
-        """None: a run that goes on is the same run."""
-        return ""
+        return ""  # a run that resumes is the same run
 
     @property
     def save_dir(self) -> str:
-        """The run's folder, where Lightning's CLI puts its config file."""
         return str(self.path.parent)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """They stand in the config file of the run."""
+        """Nothing: the run's config file has them."""
 
     @rank_zero_only
     def begin(self, step: int, row: dict[str, float] | None = None) -> None:
-        """Keep the rows before ``step``, where training begins or goes on; the others are written anew.
+        """Keep the rows before ``step``, where training begins or resumes, and drop the others.
 
-        :param row: the row that a checkpoint holds, which comes in the place of the file's.
+        Args:
+            step: The first step that is not kept.
+            row: The pending row in the checkpoint, which replaces the file's.
         """
         end = row["step"] if row else step
         rows = [kept for kept in _rows(self.path) if float(kept["step"]) < end]
@@ -92,6 +94,37 @@ class CsvLog(Logger):
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.path, text.getvalue())
+
+
+class Curves(Callback):
+    """Logs the figures of the training, and continues the CSV log of a run that resumes.
+
+    Lightning logs after it writes checkpoints, and the CSV log holds a row back until the next one begins:
+    the row of that step is therefore stored in the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._log: CsvLog | None = None
+        self._row: dict[str, float] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._log = next((one for one in trainer.loggers if isinstance(one, CsvLog)), None)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._log is not None:  # drop the rows that will be written again
+            self._log.begin(trainer.global_step, self._row)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if isinstance(pl_module, LoggedTraining):
+            pl_module.log_figures()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"row": {} if self._log is None else dict(self._log.pending)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._row = state_dict["row"]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -1,15 +1,12 @@
-"""Running figures of a training: means between two log entries, and the use of the codebook."""
+"""Means of the figures of a training between two log entries."""
 
 import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
-from torchmetrics import Metric
-
-from ...eval.metrics.codebook import code_counts, perplexity, usage
 
 
 class Means:
-    """Weighted means of named tensors since they were last read; kept in checkpoints, so curves go on."""
+    """Weighted means of named tensors since they were last read; stored in checkpoints, so curves resume."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -23,7 +20,7 @@ class Means:
         self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def read(self) -> dict[str, float]:
-        """The means that have any weight, and start again; the host waits for the device once."""
+        """The means that have any weight; gathering starts again. The host waits for the device once."""
         if not self.sums:
             return {}
         sums, weights = (torch.stack(list(part.values())) for part in (self.sums, self.weights))
@@ -42,38 +39,14 @@ class Means:
         self.sums, self.weights = dict(zip(names, sums)), dict(zip(names, weights))
 
     def clear(self) -> None:
-        """Back to sums of nothing, under the same names."""
+        """Set all sums to 0, under the same names."""
         for part in (self.sums, self.weights):
             part.update({name: torch.zeros_like(value) for name, value in part.items()})
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Tensors only."""
         return {"sums": dict(self.sums), "weights": dict(self.weights)}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]], device: torch.device) -> None:
         """The inverse of ``state_dict``."""
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.weights = {name: value.to(device) for name, value in state["weights"].items()}
-
-
-class CodebookUse(Metric):
-    """How often each code was used: ``usage`` (share of the codes that were used at all) and ``perplexity``
-    (exp of the entropy; over several codes per position the geometric mean of the slots), see
-    :mod:`..eval.codebook`."""
-
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, codebook_size: int, codes_per_position: int = 1) -> None:
-        super().__init__()
-        zeros = torch.zeros(codes_per_position, codebook_size, dtype=torch.int64)
-        self.add_state("counts", zeros, dist_reduce_fx="sum")
-
-    def update(self, codes: Tensor) -> None:
-        """Codes of any shape, with a last axis n where there are several per position."""
-        n, K = self.counts.shape
-        self.counts += code_counts(codes, K, n)
-
-    def compute(self) -> dict[str, Tensor]:
-        """float32; the perplexity is NaN as long as there was no code."""
-        return {"usage": usage(self.counts).float(), "perplexity": perplexity(self.counts).float()}

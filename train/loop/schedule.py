@@ -1,28 +1,26 @@
-"""What both trainings share: the learning rate over the steps, the optimiser's groups, and the refusal to go
-on from a checkpoint with other settings."""
+"""The learning rate over the steps."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 SCHEDULES = ("wsd", "cosine", "exponential")
-"""How the learning rate goes on after the warm-up, see :func:`lr_factor`."""
-NEW_RUN = "start a new run (init_from takes over the weights), or give the old value to go on"
+"""Shapes of the learning rate after the warm-up, see :func:`lr_factor`."""
 
 
 def lr_factor(
     schedule: str, step: int, max_steps: int, warmup_steps: int, decay_fraction: float, final_lr: float
 ) -> float:
-    """Factor of the learning rate at ``step`` (0 is the first) under one of ``SCHEDULES``.
+    """Factor of the learning rate at ``step`` (0 is the first).
 
-    ``decay_fraction`` is that of wsd, which ends at 0; ``final_lr`` is where cosine and exponential end, as a
-    fraction of the peak. All reach their end at ``max_steps``, one step after the last.
+    Args:
+        schedule: One of ``SCHEDULES``.
+        step: The step.
+        max_steps: One step after the last, where every schedule reaches its end.
+        warmup_steps: Steps of the linear warm-up.
+        decay_fraction: Fraction of the steps over which wsd falls to 0.
+        final_lr: Where cosine and exponential end, as a fraction of the peak.
 
-    :raises ValueError: there is no such schedule.
+    Raises:
+        ValueError: Unknown schedule.
     """
     if schedule == "wsd":
         return warmup_stable_decay(step, max_steps, warmup_steps, decay_fraction)
@@ -37,7 +35,7 @@ def warmup_stable_decay(step: int, max_steps: int, warmup_steps: int, decay_frac
     """Linear warm-up, then 1, then linear to 0 over the last ``decay_fraction`` of the steps (Zhai et al.,
     arXiv:2106.04560; Hu et al., arXiv:2404.06395)."""
     warm = _warm(step, warmup_steps)
-    if decay_fraction == 0:  # also at max_steps, where a finished run that is extended goes on
+    if decay_fraction == 0:  # also at max_steps, where an extended run resumes
         return warm
     return warm * min(1.0, max(0.0, max_steps - step) / max(1.0, max_steps * decay_fraction))
 
@@ -71,7 +69,7 @@ def check_schedule(
     schedule: str = "wsd",
     final_lr: float = 0.1,
 ) -> None:
-    """Raises ValueError, naming the field, for settings that no schedule has."""
+    """Raises ValueError with the field and its value if a setting is out of range."""
     if not lr > 0:
         raise ValueError(f"lr must be positive, got {lr}")
     if warmup_steps < 0:
@@ -83,99 +81,6 @@ def check_schedule(
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
     if not 0 <= final_lr <= 1:
-        raise ValueError(f"final_lr is a fraction of lr, between 0 and 1, got {final_lr}")
+        raise ValueError(f"final_lr must lie between 0 and 1 (a fraction of lr), got {final_lr}")
     if schedule == "exponential" and final_lr == 0:
-        raise ValueError("final_lr must be above 0 for schedule=exponential, which never reaches 0: try 0.01")
-
-
-def check_resumed(
-    old: Mapping[str, Any], new: Mapping[str, Any], step: int, free: Iterable[str] = ()
-) -> None:
-    """Refuse to go on from a checkpoint whose settings ``old`` are not ``new``.
-
-    Lightning would silently keep the checkpoint's learning rate. Under wsd ``max_steps`` may change as long
-    as ``step`` lies before the decay of both: up to there they are the same. Under the others every step
-    after the warm-up would have had another learning rate.
-
-    :raises ValueError: a setting differs; the message names it, both values and what to do.
-    """
-    if "schedule" in new:  # checkpoints from before there was a choice
-        old = {"schedule": "wsd", **old}
-    if new.get("trained_part", "all") == "all":  # else the checkpoint lacks what is not trained
-        free = {"init_from", *free}
-    for name in sorted(set(new) & set(old) - set(free)):
-        before, now = _plain(old[name]), _plain(new[name])
-        if before == now:
-            continue
-        if name == "max_steps":
-            schedule = new.get("schedule", "wsd")
-            fraction = float(new.get("decay_fraction", 0))
-            if schedule != "wsd":
-                raise ValueError(
-                    f"the checkpoint was trained with max_steps={before}, now it is {now}, and with "
-                    f"schedule={schedule} every learning rate so far depends on it: {NEW_RUN}"
-                )
-            if step <= min(before, now) * (1 - fraction):
-                continue
-            raise ValueError(
-                f"the checkpoint is at step {step}, where the learning rate of its {before} steps already "
-                f"falls, or that of the {now} steps asked for would: {NEW_RUN}"
-            )
-        if isinstance(before, dict) and isinstance(now, dict):
-            field = next(key for key in [*now, *before] if before.get(key) != now.get(key))
-            name, before, now = f"{name}.{field}", before.get(field), now.get(field)
-        raise ValueError(f"the checkpoint was trained with {name}={before}, now it is {now}: {NEW_RUN}")
-
-
-def check_config(folder: str, found: Any, wanted: Any, free: Iterable[str] = ()) -> None:
-    """Refuse weights (``init_from``) of a network with another config than ``wanted``, but for ``free``.
-
-    :raises ValueError: names the first field that differs.
-    """
-    for name, value in asdict(wanted).items():
-        if name not in free and getattr(found, name) != value:
-            raise ValueError(
-                f"init_from={folder} has config.{name}={getattr(found, name)}, not {value}: give its config"
-            )
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, also in dictionaries: what a checkpoint makes of them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items() if not key.startswith("_")}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def weight_decay_groups(
-    network: nn.Module, parameters: Iterable[nn.Parameter], weight_decay: float
-) -> list[dict[str, Any]]:
-    """Two groups of ``parameters``: matrices, filters and embeddings, which decay (as in GPT-3, Llama and
-    Chameleon), and norms and biases, which do not."""
-    # QK-norm has a gain and a bias per head, (H, D): two axes, and still no matrix.
-    layers = [module for module in network.modules() if "Norm" in type(module).__name__]
-    norms = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
-    groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": weight_decay},
-        {"params": [], "weight_decay": 0.0},
-    ]
-    for parameter in parameters:
-        groups[parameter.ndim < 2 or id(parameter) in norms]["params"].append(parameter)
-    return groups
-
-
-def adamw(
-    network: nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW with the groups of :func:`weight_decay_groups`."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = weight_decay_groups(network, trained, weight_decay)
-    device = next(network.parameters()).device.type
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=device in ("cpu", "cuda"))
-
-
-def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
-    """Clip gradients to the norm ``limit`` (None or 0: leave them); returns the norm before."""
-    parameters = list(parameters)
-    if limit:
-        return nn.utils.clip_grad_norm_(parameters, limit)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        raise ValueError("final_lr is 0, but schedule=exponential never reaches 0: try 0.01")

@@ -1,4 +1,4 @@
-"""A training that is told to stop finishes its step, writes a checkpoint, and goes."""
+"""On SIGINT or SIGTERM: finish the step, save a checkpoint, exit."""
 
 import signal
 import sys
@@ -8,16 +8,16 @@ from typing import Any, NoReturn
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from .callbacks import Checkpoints, validation_follows
+from .checkpoints import Checkpoints, validation_follows
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping(Callback):
-    """On the first SIGINT (Ctrl+C) or SIGTERM (kill, a cluster that wants its machine back) the step is
-    finished and RUN/last.ckpt is written; a second SIGINT stops at once.
+    """On the first SIGINT (Ctrl+C) or SIGTERM (kill, a cluster wants its machine back), finish the step and
+    write RUN/last.ckpt; on a second SIGINT, stop at once.
 
-    A process among several that gets the signal stops all of them, after the same step.
+    If one of several processes gets the signal, all of them stop after the same step.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Stopping(Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen. Lightning's own handler of SIGTERM would stop without a checkpoint."""
+        # Lightning's own handler of SIGTERM would stop without a checkpoint.
         self.received, self._stopping = None, False
         for number in SIGNALS:
             try:
@@ -42,7 +42,6 @@ class Stopping(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop, between two steps."""
         stop = self.received is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
@@ -55,12 +54,11 @@ class Stopping(Callback):
             self._stop(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop, after the validation that belongs to the last step."""
         if self._stopping:
             self._stop(trainer)
 
     def _stop(self, trainer: L.Trainer) -> NoReturn:
-        """Raises KeyboardInterrupt, or SystemExit with 128 and the signal's number, as shells have it."""
+        """Raises KeyboardInterrupt, or SystemExit with 128 plus the signal's number, as shells do."""
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, Checkpoints):
@@ -74,13 +72,11 @@ class Stopping(Callback):
         raise SystemExit(128 + number)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen no more."""
         self._restore()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Listen no more."""
         self._restore()
 
     def _restore(self) -> None:

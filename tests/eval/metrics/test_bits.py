@@ -17,7 +17,7 @@ from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.lm.module import targets_of
+from earlyfusion.train.lm.targets import targets_of
 
 TEXTS = (
     "A red apple.",
@@ -64,11 +64,9 @@ def terms_of(
     """Loss terms and targets."""
     targets = targets_of(tokens, documents, vocab)
     with torch.no_grad():
-        terms = net(
-            Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table(), statistics=True
-        )
+        terms = net(Inputs(tokens, documents), targets=targets, modalities=vocab.table(), statistics=True)
     assert isinstance(terms, LossTerms)
-    return terms, targets.tokens
+    return terms, targets
 
 
 def network(vocab: SharedVocab) -> FusionLM:

@@ -166,7 +166,7 @@ def test_a_whole_step_leaves_the_other_network_alone(precision: torch.dtype):
 
 
 def test_a_generator_learns_from_it():
-    """Under the adversary alone, the judgement of a generator's pictures improves."""
+    """Under the adversary alone, the judgment of a generator's pictures improves."""
     adversary, decoder, images = Adversary(CONFIG), Decoder(), pictures()
     for step in range(20):
         adversary.discriminator_step(images, blurred(images), step)
@@ -227,8 +227,8 @@ def test_the_discriminator_has_the_papers_field_of_view_and_takes_any_size(layer
             module.forward = nn.Identity().forward
     images = torch.zeros(1, 3, 160, 160, requires_grad=True)
     logits = network(images)
-    centre = logits.shape[-1] // 2
-    (gradient,) = torch.autograd.grad(logits[0, 0, centre, centre], images)
+    center = logits.shape[-1] // 2
+    (gradient,) = torch.autograd.grad(logits[0, 0, center, center], images)
     touched = gradient[0].abs().sum((0, 1)).nonzero().flatten()
     assert int(touched[-1] - touched[0]) + 1 == sees
     for height, width in ((8, 8), (16, 24), (32, 128), (17, 31)):
@@ -274,13 +274,13 @@ def test_ranks_learn_the_same_as_one_process_with_both_batches(tmp_path: Path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("weight", -1.0, "adversary.weight must not be negative, got -1.0"),
-        ("start", -1, "adversary.start must not be negative"),
-        ("warmup", -1, "adversary.warmup must not be negative"),
-        ("lr", 0.0, "adversary.lr must be positive, got 0.0"),
-        ("betas", (0.5, 1.0), "adversary.betas must be two numbers"),
-        ("channels", 12, "adversary.channels must be a multiple of 8, got 12"),
-        ("layers", 0, "adversary.layers must be at least 1, got 0"),
+        ("weight", -1.0, "adversary.weight.*-1.0"),
+        ("start", -1, "adversary.start.*-1"),
+        ("warmup", -1, "adversary.warmup.*-1"),
+        ("lr", 0.0, "adversary.lr.*0.0"),
+        ("betas", (0.5, 1.0), "adversary.betas.*1.0"),
+        ("channels", 12, "adversary.channels.*8.*12"),
+        ("layers", 0, "adversary.layers.*0"),
     ],
 )
 def test_settings_that_make_no_sense(field: str, value: Any, message: str):

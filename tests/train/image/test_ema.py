@@ -12,7 +12,8 @@ from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image.data import ImageData
 from earlyfusion.train.image.ema import WeightEMA, averaged, ema_decay
 from earlyfusion.train.image.module import ImageTokenizerTraining
-from earlyfusion.train.loop.fit import fit_image_tokenizer
+from earlyfusion.train.image.settings import ImageTokenizerSettings
+from earlyfusion.train.loop.fit import fit
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4)
 STEPS, START = 18, 6
@@ -58,17 +59,19 @@ def equal(a: list[Tensor], b: list[Tensor]) -> bool:
 def train(images: Path, run: Path, *callbacks: Callback, max_steps: int = STEPS) -> ImageTokenizerTraining:
     torch.manual_seed(0)
     module = ImageTokenizerTraining(
-        CONFIG,
-        lr=2e-3,
-        max_steps=max_steps,
-        warmup_steps=3,
-        autoencoder_steps=START,
-        kmeans_latents=256,
-        decay_fraction=0.0,
+        ImageTokenizerSettings(
+            config=CONFIG,
+            lr=2e-3,
+            max_steps=max_steps,
+            warmup_steps=3,
+            autoencoder_steps=START,
+            kmeans_latents=256,
+            decay_fraction=0.0,
+        )
     )
     data = ImageData(str(images), factor=8, batch_pixels=2048, validation_share=0.2)
     options: dict[str, Any] = {"log_every": 3, "validate_every": 3, "checkpoint_steps": 4}
-    fit_image_tokenizer(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
+    fit(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
     return module
 
 
@@ -208,7 +211,7 @@ def test_a_checkpoint_that_is_written_before_the_average_is_asked_holds_its_step
 
 
 def test_settings_that_make_no_sense():
-    with pytest.raises(ValueError, match="must lie between 0 and 1, got 1"):
+    with pytest.raises(ValueError, match="decay.*1"):
         WeightEMA(1.0)
-    with pytest.raises(ValueError, match="cannot start at step -1"):
+    with pytest.raises(ValueError, match="start.*-1"):
         WeightEMA(0.9, -1)

@@ -14,9 +14,11 @@ from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.train.image.adversary import AdversaryConfig
 from earlyfusion.train.image.data import ImageData
-from earlyfusion.train.image.module import ImageTokenizerTraining, psnr
-from earlyfusion.train.image.recognizer import Recogniser, RecogniserConfig
-from earlyfusion.train.loop.fit import fit_image_tokenizer
+from earlyfusion.train.image.losses import psnr
+from earlyfusion.train.image.module import ImageTokenizerTraining
+from earlyfusion.train.image.recognizer import Recognizer, RecognizerConfig
+from earlyfusion.train.image.settings import ImageTokenizerSettings
+from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.schedule import warmup_stable_decay
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=16, codebook_dim=4)
@@ -42,25 +44,23 @@ def training(**changes: Any) -> ImageTokenizerTraining:
     torch.manual_seed(0)
     settings = {"lr": 2e-3, "max_steps": STEPS, "warmup_steps": 3, "autoencoder_steps": AUTOENCODER}
     settings |= {"config": CONFIG, "kmeans_latents": 256, "text_weight": 0.0}
-    return ImageTokenizerTraining(**{**settings, **changes})
+    return ImageTokenizerTraining(ImageTokenizerSettings(**{**settings, **changes}))
 
 
 def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **options: Any) -> Path:
     data = ImageData(str(images), factor=8, batch_pixels=2048, validation_share=0.2)
     options = {"log_every": 4, "validate_every": 8, "checkpoint_steps": 5, **options}
     module = module or training()
-    return fit_image_tokenizer(
-        module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options
-    )
+    return fit(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
 
 
 @pytest.fixture(scope="module")
-def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an untrained recogniser."""
-    folder = tmp_path_factory.mktemp("recogniser") / "model"
+def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained recognizer."""
+    folder = tmp_path_factory.mktemp("recognizer") / "model"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        Recogniser(RecogniserConfig(channels=(8, 8, 8))).save(folder)
+        Recognizer(RecognizerConfig(channels=(8, 8, 8))).save(folder)
     return folder
 
 
@@ -83,11 +83,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, ima
 
 
 @pytest.mark.parametrize("stop", [12, 17])  # before and after the adversary begins
-def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_images: Path, recogniser: Path):
+def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_images: Path, recognizer: Path):
     """Adversary, average of the weights, noise: what they need is in the checkpoint."""
     adversary = AdversaryConfig(weight=0.5, start=12, warmup=4, channels=8, layers=1)
     settings = {"edge_weight": 0.5, "chroma_weight": 0.5, "text_weight": 0.3, "ema_decay": 0.9}
-    settings |= {"recogniser": str(recogniser), "adversary": adversary, "latent_noise": 0.1}
+    settings |= {"recognizer": str(recognizer), "adversary": adversary, "latent_noise": 0.1}
     straight, first, second = Watch(), Watch(stop), Watch()
     modules = [training(**settings) for _ in range(3)]
     train(text_images, tmp_path / "straight", straight, module=modules[0])
@@ -114,7 +114,7 @@ def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_image
         assert [step for step, _ in curves[f"train/adversary_{name}"]] == [15, 19, 23]
     checkpoint = torch.load(tmp_path / "stopped/last.ckpt", weights_only=True)
     assert set(checkpoint["adversary"]) == {"network", "optimizer"}
-    assert all(name.startswith("net.") for name in checkpoint["state_dict"])  # no recogniser, no adversary
+    assert all(name.startswith("net.") for name in checkpoint["state_dict"])  # no recognizer, no adversary
 
 
 def test_without_an_adversary_a_discriminator_in_the_checkpoint_is_left_out(
@@ -155,14 +155,12 @@ def test_a_finished_run_returns_at_once_and_another_setting_is_refused(tmp_path:
     watch = Watch()
     train(image_folder, tmp_path, watch)
     assert watch.steps == []
-    with pytest.raises(ValueError, match=r"trained with lr=0.002, now it is 0.5: start a new run"):
+    with pytest.raises(ValueError, match=r"lr=0\.002.*0\.5"):
         train(image_folder, tmp_path, module=training(lr=0.5))
-    with pytest.raises(
-        ValueError, match=r"at step 24, where the learning rate of its 24 steps already falls"
-    ):
+    with pytest.raises(ValueError, match="step 24.*max_steps=24.*48"):
         train(image_folder, tmp_path, module=training(max_steps=48))
     (tmp_path / "last.ckpt").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"last.ckpt is no checkpoint of a training"):
+    with pytest.raises(ValueError, match="last.ckpt"):
         train(image_folder, tmp_path)
 
 
@@ -190,9 +188,9 @@ def test_the_codebook_is_made_once_after_the_autoencoder(tmp_path: Path, image_f
     made: list[int] = []
 
     class Counting(ImageTokenizerTraining):
-        def _initialise_codebook(self) -> None:
+        def _initialize_codebook(self) -> None:
             made.append(self.global_step)
-            super()._initialise_codebook()
+            super()._initialize_codebook()
 
     options = {
         "max_steps": STEPS,
@@ -200,7 +198,7 @@ def test_the_codebook_is_made_once_after_the_autoencoder(tmp_path: Path, image_f
         "kmeans_latents": 256,
         "text_weight": 0.0,
     }
-    module = Counting(CONFIG, **options)
+    module = Counting(ImageTokenizerSettings(config=CONFIG, **options))
     train(image_folder, tmp_path, module=module)
     assert made == [AUTOENCODER]
 
@@ -212,12 +210,12 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, image_folder: Path):
     assert torch.equal(before, ImageTokenizer.load(folder).codebook)
     watch = Watch()
     train(image_folder, tmp_path / "second", watch, module=module)
-    assert watch.steps[0][0] == 1  # a fresh optimiser
+    assert watch.steps[0][0] == 1  # a fresh optimizer
     again = training(init_from=str(folder))
     assert again.codebook_ready
     other = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
-    with pytest.raises(ValueError, match="has config.codebook_size=16, not 32"):
-        ImageTokenizerTraining(other, init_from=str(folder))
+    with pytest.raises(ValueError, match="config.codebook_size=16.*32"):
+        ImageTokenizerTraining(ImageTokenizerSettings(config=other, init_from=str(folder)))
 
 
 @pytest.mark.parametrize(
@@ -247,29 +245,29 @@ def test_learning_rate():
     assert factors[0] == pytest.approx(0.1)
     assert factors[9:61] == [1.0] * 52
     assert factors[-1] == pytest.approx(1 / 40)
-    module = training(quantised_lr=1e-3)
-    rates = [2e-3 * module._lr_factor(step) for step in range(STEPS)]
+    module = training(quantized_lr=1e-3)
+    rates = [2e-3 * module.lr_factor(step) for step in range(STEPS)]
     assert rates[2] == pytest.approx(2e-3)
     assert rates[AUTOENCODER] == pytest.approx(1e-3 / 3)  # warm-up again
     assert rates[AUTOENCODER + 3] == pytest.approx(1e-3)
 
 
 def test_settings_that_make_no_sense():
-    with pytest.raises(ValueError, match="lr must be positive, got 0"):
+    with pytest.raises(ValueError, match="lr.*0"):
         training(lr=0)
-    with pytest.raises(ValueError, match="decay_fraction must lie between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match="decay_fraction.*2"):
         training(decay_fraction=2)
-    with pytest.raises(ValueError, match="kmeans_latents must reach codebook_size"):
+    with pytest.raises(ValueError, match="kmeans_latents.*3.*codebook_size.*16"):
         training(kmeans_latents=3)
-    with pytest.raises(ValueError, match="latent_noise must not be negative, got -0.1"):
+    with pytest.raises(ValueError, match="latent_noise.*-0.1"):
         training(latent_noise=-0.1)
     late = AdversaryConfig(weight=0.5, start=AUTOENCODER - 1)
-    with pytest.raises(ValueError, match="adversary.start is 7, expected at least autoencoder_steps, 8"):
+    with pytest.raises(ValueError, match="adversary.start.*7.*autoencoder_steps.*8"):
         training(adversary=late)
-    with pytest.raises(ValueError, match="lpips_weight is 0.5, which needs lpips_backbone: a file with the"):
+    with pytest.raises(ValueError, match="lpips_weight.*0.5.*lpips_backbone"):
         training(lpips_weight=0.5)
-    with pytest.raises(FileNotFoundError, match=r"nowhere.config\.json not found"):
-        training(text_weight=0.5, recogniser="nowhere")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.config\.json"):
+        training(text_weight=0.5, recognizer="nowhere")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         training(lpips_weight=0.5, lpips_backbone="nowhere.pth")
 
@@ -279,36 +277,37 @@ def batch(count: int = 2) -> ImageBatch:
     return ImageBatch(images, torch.tensor([[0.0, 4, 0, 28, 16]]))
 
 
-def test_only_terms_with_a_weight_are_computed(recogniser: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_terms_with_a_weight_are_computed(recognizer: Path, monkeypatch: pytest.MonkeyPatch):
     def forbidden(*_: Any) -> None:
         raise AssertionError("computed without a weight")
 
     for name in ("chroma", "edge", "text_distance"):
         monkeypatch.setattr(f"earlyfusion.train.image.losses.{name}", forbidden)
-    terms = training().terms(batch().images * 0.9, batch())
+    terms = training().loss.terms(batch().images * 0.9, *batch())
     assert set(terms) == {"l1", "mse"}  # these two are always logged
     with pytest.raises(AssertionError, match="computed without"):
-        training(edge_weight=0.1).terms(batch().images, batch())
+        training(edge_weight=0.1).loss.terms(batch().images, *batch())
 
 
-def test_the_loss_is_the_weighted_sum_of_its_terms(recogniser: Path):
-    weights = {"l1": 0.5, "mse": 2.0, "chroma": 0.25, "edge": 3.0, "text": 0.7}
+def test_the_loss_is_the_weighted_sum_of_its_terms(recognizer: Path):
+    weights = {"mse": 2.0, "chroma": 0.25, "edge": 3.0, "text": 0.7}
     settings: dict[str, Any] = {f"{name}_weight": value for name, value in weights.items()}
-    module = training(**settings, recogniser=str(recogniser), commitment_weight=0.3)
+    weights["l1"] = 1.0
+    module = training(**settings, recognizer=str(recognizer))
     module.codebook_ready = True
     values = batch()
     with torch.no_grad():
-        module.net.initialise_codebook(module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2))
+        module.net.initialize_codebook(module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2))
         output = module.net.eval()(values.images)
-        terms = module.terms(output.images, values)
+        terms = module.loss.terms(output.images, *values)
         assert set(terms) == set(weights) and all(value > 0 for value in terms.values())
         expected = sum(weights[name] * float(value) for name, value in terms.items())
-        assert float(module._weighted(terms)) == pytest.approx(expected)
+        assert float(module.loss.weighted(terms)) == pytest.approx(expected)
 
 
-def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogniser: Path):
-    module = training(text_weight=1.0, recogniser=str(recogniser))
-    network = next(iter(module._recogniser))
+def test_the_recognizer_stays_as_it_is(tmp_path: Path, text_images: Path, recognizer: Path):
+    module = training(text_weight=1.0, recognizer=str(recognizer))
+    network = module.loss.recognizer
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     train(text_images, tmp_path, module=module)
     assert not network.training
@@ -318,12 +317,12 @@ def test_the_recogniser_stays_as_it_is(tmp_path: Path, text_images: Path, recogn
     assert read_metrics(tmp_path)["train/text"][-1][1] > 0
 
 
-def test_the_recogniser_of_the_package_is_the_default():
-    network = next(iter(training(text_weight=0.4)._recogniser))
+def test_the_recognizer_of_the_package_is_the_default():
+    network = training(text_weight=0.4).loss.recognizer
     assert network.classes("a ~") and not network.training
     module = training(text_weight=0.4)
-    far = module.terms(-batch().images, batch())["text"]
-    near = module.terms(batch().images * 0.9, batch())["text"]
+    far = module.loss.terms(-batch().images, *batch())["text"]
+    near = module.loss.terms(batch().images * 0.9, *batch())["text"]
     assert near < 0.5 * far
 
 
@@ -338,8 +337,8 @@ def test_noise_is_for_the_warm_up_alone():
 
 
 def test_data_of_another_factor_is_refused(tmp_path: Path, image_folder: Path):
-    with pytest.raises(ValueError, match="the data's factor is 4, the image tokenizer's 8"):
-        fit_image_tokenizer(training(), ImageData(str(image_folder), factor=4), tmp_path)
+    with pytest.raises(ValueError, match="factor.*4.*8"):
+        fit(training(), ImageData(str(image_folder), factor=4), tmp_path)
 
 
 def test_psnr_of_known_errors():
@@ -349,9 +348,9 @@ def test_psnr_of_known_errors():
 
 def test_too_few_images_for_the_codebook_are_noticed_before_the_training(tmp_path: Path, image_folder: Path):
     large = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=500, codebook_dim=4)
-    module = ImageTokenizerTraining(large, max_steps=STEPS, kmeans_latents=500)
+    module = ImageTokenizerTraining(ImageTokenizerSettings(config=large, max_steps=STEPS, kmeans_latents=500))
     watch = Watch()
-    with pytest.raises(ValueError, match="codebook_size is 500, but all training images together have only"):
+    with pytest.raises(ValueError, match="codebook_size.*500"):
         train(image_folder, tmp_path, watch, module=module)
     assert watch.steps == []
 
@@ -379,16 +378,16 @@ def test_a_decoder_alone_is_trained_for_codes_that_stay(tmp_path: Path, image_fo
 
 
 def test_a_decoder_alone_needs_an_image_tokenizer(tmp_path: Path):
-    with pytest.raises(ValueError, match="trained_part=decoder trains the decoder of an image tokenizer"):
+    with pytest.raises(ValueError, match="trained_part=decoder.*init_from"):
         training(trained_part="decoder")
-    with pytest.raises(ValueError, match="trained_part is 'encoder', expected one of all, decoder"):
+    with pytest.raises(ValueError, match="trained_part.*'encoder'.*all, decoder"):
         training(trained_part="encoder")
     ImageTokenizer(CONFIG).save(tmp_path)
-    with pytest.raises(ValueError, match=r"has config.res_blocks=1, not 2: give its config"):
+    with pytest.raises(ValueError, match="config.res_blocks=1.*2"):
         training(
             config=dataclasses.replace(CONFIG, res_blocks=2), init_from=str(tmp_path), trained_part="decoder"
         )
-    with pytest.raises(ValueError, match="has config.decoder_res_blocks=0, not 2"):
+    with pytest.raises(ValueError, match="config.decoder_res_blocks=0.*2"):
         training(config=dataclasses.replace(CONFIG, decoder_res_blocks=2), init_from=str(tmp_path))
 
 

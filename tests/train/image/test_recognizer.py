@@ -1,7 +1,6 @@
-"""The recogniser of the text-aware loss: reading, strips from boxes, training, a run that goes on."""
+"""The recognizer of the text-aware loss: reading, strips from boxes, training, a run that goes on."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from torch import Tensor
 from earlyfusion.data.strips import Strips, TextBatch
 from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.train.image.data import TextBoxData
-from earlyfusion.train.image.recognizer import BLANK, Recogniser, RecogniserConfig, degrade
-from earlyfusion.train.image.recognizer_training import RecogniserTraining
+from earlyfusion.train.image.recognizer import BLANK, Recognizer, RecognizerConfig, degrade
+from earlyfusion.train.image.recognizer_training import RecognizerSettings, RecognizerTraining, ctc_loss
 from earlyfusion.train.loop.fit import fit
 
-CONFIG = RecogniserConfig(channels=(8, 12, 16), characters="abcde")
+CONFIG = RecognizerConfig(channels=(8, 12, 16), characters="abcde")
 FEATURES = Features(
     image=Image(), objects={"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
 )
@@ -52,10 +51,10 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def network(config: RecogniserConfig = CONFIG) -> Recogniser:
+def network(config: RecognizerConfig = CONFIG) -> Recognizer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Recogniser(config).eval()
+        return Recognizer(config).eval()
 
 
 # the network
@@ -72,20 +71,20 @@ def test_shapes(width: int) -> None:
     assert first.shape == (2, 8, 6, 10) and second.shape == (2, 12, 3, 10)
 
 
-def test_features_are_those_of_the_grey_image() -> None:
+def test_features_are_those_of_the_gray_image() -> None:
     net = network()
     image = torch.rand(1, 3, 32, 48) * 2 - 1
-    grey = image.mean(1, keepdim=True)
-    for found, expected in zip(net.features(image), net.features(grey.expand(-1, 3, -1, -1)), strict=True):
+    gray = image.mean(1, keepdim=True)
+    for found, expected in zip(net.features(image), net.features(gray.expand(-1, 3, -1, -1)), strict=True):
         torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(net.features(image)[1], net.stages[1](net.stages[0](grey)))
+    torch.testing.assert_close(net.features(image)[1], net.stages[1](net.stages[0](gray)))
 
 
 def test_reading_leaves_out_blanks_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     steps = [[BLANK, 1, 1, BLANK, 1, 2, 2, BLANK], [3, 3, 3, 3, 4, 5, BLANK, 5], [BLANK] * 8]
     scores = torch.nn.functional.one_hot(torch.tensor(steps).T, 6).float()  # (8, 3, 6)
-    monkeypatch.setattr(Recogniser, "forward", lambda self, strips: scores)
+    monkeypatch.setattr(Recognizer, "forward", lambda self, strips: scores)
     assert net.read(torch.zeros(3, 1, 32, 32)) == ["aab", "cdee", ""]
 
 
@@ -93,39 +92,39 @@ def test_classes_are_those_of_known_characters() -> None:
     net = network()
     assert net.classes("abe") == [1, 2, 5]
     assert net.classes("a-Zé d") == [1, 4] and net.classes("") == []
-    every = Recogniser(RecogniserConfig(channels=(8, 8, 8)))
+    every = Recognizer(RecognizerConfig(channels=(8, 8, 8)))
     assert every.classes(" ~") == [1, 95] and every.head.out_channels == 96
 
 
 def test_a_folder_gives_the_same_network_back(tmp_path: Path) -> None:
     net = network()
     net.train()(torch.rand(4, 1, 32, 64))  # so that BatchNorm's statistics are no round numbers
-    net.eval().save(tmp_path / "recogniser")
-    loaded = Recogniser.load(tmp_path / "recogniser")
+    net.eval().save(tmp_path / "recognizer")
+    loaded = Recognizer.load(tmp_path / "recognizer")
     assert loaded.config == CONFIG and not loaded.training
     strips = torch.rand(2, 1, 32, 64)
     assert torch.equal(loaded(strips), net(strips)) and loaded.read(strips) == net.read(strips)
-    config = tmp_path / "recogniser" / "config.json"
+    config = tmp_path / "recognizer" / "config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "kind": "image_tokenizer"}))
-    with pytest.raises(ValueError, match="is of kind 'image_tokenizer', expected 'recogniser'"):
-        Recogniser.load(tmp_path / "recogniser")
-    with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
-        Recogniser.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="kind 'image_tokenizer'.*'recognizer'"):
+        Recognizer.load(tmp_path / "recognizer")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        Recognizer.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"channels": (8, 8)}, "channels must be three positive widths, got (8, 8)"),
-        ({"channels": (8, 0, 8)}, "channels must be three positive widths, got (8, 0, 8)"),
-        ({"characters": ""}, "characters must be distinct and at least one, got ''"),
-        ({"characters": "aba"}, "characters must be distinct and at least one, got 'aba'"),
+        ({"channels": (8, 8)}, r"channels.*\(8, 8\)"),
+        ({"channels": (8, 0, 8)}, r"channels.*\(8, 0, 8\)"),
+        ({"characters": ""}, "characters.*''"),
+        ({"characters": "aba"}, "characters.*'aba'"),
     ],
 )
 def test_bad_settings_are_named(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        RecogniserConfig(**fields)
+    with pytest.raises(ValueError, match=message):
+        RecognizerConfig(**fields)
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
@@ -170,9 +169,11 @@ def test_data_are_those_of_the_parts(text_folder: Path) -> None:
 # training
 
 
-def training(**changes: Any) -> RecogniserTraining:
+def training(**changes: Any) -> RecognizerTraining:
     torch.manual_seed(0)
-    return RecogniserTraining(CONFIG, **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 3, **changes})
+    return RecognizerTraining(
+        RecognizerSettings(config=CONFIG, **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 3, **changes})
+    )
 
 
 class Watch(Callback):
@@ -205,7 +206,7 @@ def test_it_learns_to_read(tmp_path: Path, text_folder: Path) -> None:
     assert curves["validation/cer"][-1][1] < 0.2 and curves["validation/exact"][-1][1] > 0.6
     assert {"train/lr", "train/grad_norm", "validation/loss"} <= set(curves)
 
-    loaded = Recogniser.load(folder)
+    loaded = Recognizer.load(folder)
     strips = Strips.read(str(text_folder), "validation", 256)
     right = 0
     for group in strips.groups.values():
@@ -225,7 +226,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(stop: int, tmp_path
     assert begun == {7: 6, 10: 6, 14: 11}[stop]
     assert first.steps[: begun - 1] + second.steps == straight.steps
     assert read_metrics(tmp_path / "stopped") == read_metrics(tmp_path / "straight")
-    weights = [Recogniser.load(tmp_path / name / "model").state_dict() for name in ("straight", "stopped")]
+    weights = [Recognizer.load(tmp_path / name / "model").state_dict() for name in ("straight", "stopped")]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
@@ -233,23 +234,25 @@ def test_checkpoints_and_given_weights(tmp_path: Path, text_folder: Path) -> Non
     folder = train(text_folder, tmp_path)
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["config"]["characters"] == "abcde"
-    loaded = RecogniserTraining.load_from_checkpoint(tmp_path / "last.ckpt")
-    expected = Recogniser.load(folder).state_dict()
+    loaded = RecognizerTraining.load_from_checkpoint(tmp_path / "last.ckpt")
+    expected = Recognizer.load(folder).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.net.state_dict().items())
     again = training(init_from=str(folder))
     assert all(torch.equal(tensor, expected[name]) for name, tensor in again.net.state_dict().items())
-    with pytest.raises(ValueError, match="has config.characters=abcde, not abc"):
-        RecogniserTraining(
-            RecogniserConfig(channels=CONFIG.channels, characters="abc"), init_from=str(folder)
+    with pytest.raises(ValueError, match="config.characters=abcde.*abc"):
+        RecognizerTraining(
+            RecognizerSettings(
+                config=RecognizerConfig(channels=CONFIG.channels, characters="abc"), init_from=str(folder)
+            )
         )
-    with pytest.raises(ValueError, match="trained with lr=0.003, now it is 0.5: start a new run"):
+    with pytest.raises(ValueError, match="lr=0.003.*0.5"):
         train(text_folder, tmp_path, module=training(lr=0.5))
 
 
 def loss(texts: list[str], steps: int) -> Tensor:
     module = training()
     scores = torch.randn(steps, len(texts), 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    value = module._loss(scores.log_softmax(-1), texts)
+    value = ctc_loss(module.net, scores.log_softmax(-1), texts)
     value.backward()
     assert scores.grad is not None and scores.grad.isfinite().all()
     return value.detach()

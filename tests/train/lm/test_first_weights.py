@@ -13,6 +13,7 @@ from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.first_weights import drawn, fill, shell, stored
 from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.settings import LMSettings
 
 CPU = torch.device("cpu")
 
@@ -59,26 +60,28 @@ def test_stored_weights_are_those_of_the_folder(
     fill(parts, CPU, stored(tmp_path / "model", config, tmp_path / "tokenizer"))
     for one, other in zip(net.parameters(), parts.parameters(), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(ValueError, match="config.width=64, not 32"):
+    with pytest.raises(ValueError, match="config.width=64.*32"):
         next(stored(tmp_path / "model", replace(config, width=32), tmp_path / "tokenizer"))
 
 
 def test_what_cannot_be_made_in_parts_is_told(
     config: FusionLMConfig, document_tokenizer: DocumentTokenizer, tmp_path: Path
 ):
-    with pytest.raises(ValueError, match="tie embedding and lm_head"):
+    with pytest.raises(ValueError, match="build_in_shards.*tie"):
         shell(replace(config, tie_embeddings=True))
     save_model(tmp_path / "model", FusionLM(config), document_tokenizer)
     text = TextTokenizer.train(["Other words than those."] * 30, vocab_size=300, threads=1)
     vocab = SharedVocab.build(text=text, codebook_size=32, max_grid=16)
     DocumentTokenizer(vocab, text=text, image=document_tokenizer.image).save(tmp_path / "other")
-    with pytest.raises(ValueError, match="another tokenizer"):
+    with pytest.raises(ValueError, match="init_from=.*tokenizer"):
         next(stored(tmp_path / "model", config, tmp_path / "other"))
-    with pytest.raises(ValueError, match="not of lora"):
+    with pytest.raises(ValueError, match="build_in_shards.*lora"):
         FusionLMTraining(
-            str(tmp_path / "model" / "tokenizer"),
-            init_from=str(tmp_path / "model"),
-            trained_part="lora",
-            build_in_shards=True,
-            max_steps=1,
+            LMSettings(
+                tokenizer=str(tmp_path / "model" / "tokenizer"),
+                init_from=str(tmp_path / "model"),
+                trained_part="lora",
+                build_in_shards=True,
+                max_steps=1,
+            )
         )

@@ -16,7 +16,8 @@ from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.lora import LoRALinear, adapt, merged, trained_names
 from earlyfusion.train.lm.module import FusionLMTraining
-from earlyfusion.train.loop.fit import fit_lm
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.loop.fit import fit
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48, dropout=0.1
@@ -49,10 +50,10 @@ class Stop(Callback):
 def train(prepared: Path, base: Path, run: Path, *callbacks: Callback, **changes: Any) -> FusionLMTraining:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"lr": 1e-2, "max_steps": STEPS, "warmup_steps": 2, "init_from": str(base)}
-    module = FusionLMTraining(str(prepared), **{**settings, **changes})
+    module = FusionLMTraining(LMSettings(tokenizer=str(prepared), **{**settings, **changes}))
     data = TokenData(str(prepared), batch_size=4)
     options: dict[str, Any] = {"log_every": 2, "validate_every": 4, "checkpoint_steps": 3}
-    fit_lm(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
+    fit(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
     return module
 
 
@@ -123,33 +124,37 @@ def test_a_stopped_run_goes_on_and_its_checkpoint_holds_what_is_trained(
     for name, tensor in load_model(tmp_path / "run" / "model").lm.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     assert read_metrics(tmp_path / "run")["train/loss"] == read_metrics(tmp_path / "whole")["train/loss"]
-    with pytest.raises(ValueError, match="trained with lora_rank=4, now it is 2"):
+    with pytest.raises(ValueError, match="lora_rank=4.*2"):
         train(prepared, base, tmp_path / "run", **{**settings, "lora_rank": 2})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.symlink_to(base)
-    with pytest.raises(ValueError, match="trained with init_from="):
+    with pytest.raises(ValueError, match="init_from="):
         train(prepared, elsewhere, tmp_path / "run", **settings)
 
 
 def test_the_config_comes_with_the_weights(prepared: Path, base: Path):
-    module = FusionLMTraining(str(prepared), init_from=str(base))
+    module = FusionLMTraining(LMSettings(tokenizer=str(prepared), init_from=str(base)))
     assert module.config == load_model(base).lm.config
-    with pytest.raises(ValueError, match="has config.n_layers=2, not 3"):
-        FusionLMTraining(str(prepared), replace(module.config, n_layers=3), init_from=str(base))
+    with pytest.raises(ValueError, match="config.n_layers=2.*3"):
+        FusionLMTraining(
+            LMSettings(
+                tokenizer=str(prepared), config=replace(module.config, n_layers=3), init_from=str(base)
+            )
+        )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trained_part": "rows"}, "trained_part is 'rows', expected one of all, lora, image_rows"),
-        ({"trained_part": "lora", "lora_rank": 0}, "must be positive, got 0 and 32.0"),
-        ({"trained_part": "lora", "muon_lr": 0.02}, "trained by AdamW: leave muon_lr at null"),
-        ({"trained_part": "lora", "init_from": None}, "give it as init_from"),
+        ({"trained_part": "rows"}, "trained_part.*'rows'.*all, lora, image_rows"),
+        ({"trained_part": "lora", "lora_rank": 0}, "lora_rank.*0"),
+        ({"trained_part": "lora", "muon_lr": 0.02}, "trained_part=lora.*muon_lr"),
+        ({"trained_part": "lora", "init_from": None}, "trained_part=lora.*init_from"),
     ],
 )
 def test_settings_that_make_no_sense(prepared: Path, base: Path, settings: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        FusionLMTraining(str(prepared), **{"init_from": str(base), **settings})
+        FusionLMTraining(LMSettings(tokenizer=str(prepared), **{"init_from": str(base), **settings}))
 
 
 def test_the_command(prepared: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

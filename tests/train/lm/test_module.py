@@ -12,10 +12,12 @@ from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
-from earlyfusion.train.lm.module import FusionLMTraining, targets_of
-from earlyfusion.train.loop.fit import fit_lm
-from earlyfusion.train.loop.pictures import Samples
-from earlyfusion.train.loop.schedule import adamw
+from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.samples import Samples
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.lm.targets import targets_of, window_loss
+from earlyfusion.train.loop.fit import fit
+from earlyfusion.train.loop.optim import adamw
 
 CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48, dropout=0.1
@@ -38,14 +40,14 @@ class Watch(Callback):
 def training(prepared: Path, **changes: Any) -> FusionLMTraining:
     torch.manual_seed(0)
     settings = {"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 3}
-    return FusionLMTraining(str(prepared), CONFIG, **{**settings, **changes})
+    return FusionLMTraining(LMSettings(tokenizer=str(prepared), config=CONFIG, **{**settings, **changes}))
 
 
 def train(prepared: Path, run: Path, *callbacks: Callback, module: Any = None, **options: Any) -> Path:
     options = {"log_every": 5, "validate_every": 10, "checkpoint_steps": 4, **options}
     module = module or training(prepared)
     data = TokenData(str(prepared), batch_size=4)
-    return fit_lm(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
+    return fit(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
 
 
 def test_targets_are_the_next_tokens_of_the_same_document(vocab):
@@ -53,8 +55,7 @@ def test_targets_are_the_next_tokens_of_the_same_document(vocab):
     tokens = torch.tensor([[vocab.bos, t, vocab.eos, vocab.bos, t + 1, vocab.eos, vocab.pad, vocab.pad]])
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])
     targets = targets_of(tokens, documents, vocab)
-    assert targets.tokens.tolist() == [[t, vocab.eos, -100, t + 1, vocab.eos, -100, -100, -100]]
-    assert targets.modality.tolist() == [[1, 0, 0, 1, 0, 0, 0, 0]]
+    assert targets.tolist() == [[t, vocab.eos, -100, t + 1, vocab.eos, -100, -100, -100]]
 
 
 def test_the_loss_of_packed_windows_is_that_of_their_documents(prepared: Path):
@@ -74,7 +75,7 @@ def test_the_loss_of_packed_windows_is_that_of_their_documents(prepared: Path):
             total += float(nats.detach())
             count += len(document) - 1
     with torch.no_grad():
-        terms = module._terms(batch)
+        terms = window_loss(module.net, batch, module.vocab)
     assert int(terms.counts.sum()) == count
     assert float(terms.cross_entropy) == pytest.approx(total / count, rel=1e-5)
 
@@ -131,10 +132,12 @@ def test_checkpoints_hold_plain_values_and_load(tmp_path: Path, prepared: Path):
 
 def test_other_settings_are_refused(tmp_path: Path, prepared: Path):
     train(prepared, tmp_path)
-    with pytest.raises(ValueError, match=r"trained with weight_decay=0.1, now it is 0.2"):
+    with pytest.raises(ValueError, match="weight_decay=0.1.*0.2"):
         train(prepared, tmp_path, module=training(prepared, weight_decay=0.2))
-    small = FusionLMTraining(str(prepared), FusionLMConfig(context_length=32, width=32), max_steps=5)
-    with pytest.raises(ValueError, match="config.context_length is 32, but the windows .* have 64 tokens"):
+    small = FusionLMTraining(
+        LMSettings(tokenizer=str(prepared), config=FusionLMConfig(context_length=32, width=32), max_steps=5)
+    )
+    with pytest.raises(ValueError, match="context_length.*32.*64"):
         train(prepared, tmp_path / "small", module=small)
 
 
@@ -143,17 +146,19 @@ def test_a_run_may_begin_with_given_weights(tmp_path: Path, prepared: Path):
     module = training(prepared, init_from=str(folder))
     expected = FusionLM.load(folder).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in module.net.state_dict().items())
-    with pytest.raises(ValueError, match="has config.n_layers=2, not 3"):
-        FusionLMTraining(str(prepared), replace(CONFIG, n_layers=3), init_from=str(folder))
+    with pytest.raises(ValueError, match="config.n_layers=2.*3"):
+        FusionLMTraining(
+            LMSettings(tokenizer=str(prepared), config=replace(CONFIG, n_layers=3), init_from=str(folder))
+        )
 
 
 def test_the_vocabulary_comes_from_the_folder(tmp_path: Path, prepared: Path, vocab):
     assert training(prepared).net.embedding.weight.shape[0] == vocab.size
     assert training(prepared / "tokenizer").config.vocab_size == vocab.size
-    with pytest.raises(ValueError, match=f"vocab_size is 7, but the tokenizer in .* has {vocab.size} tokens"):
-        FusionLMTraining(str(prepared), FusionLMConfig(vocab_size=7))
-    with pytest.raises(FileNotFoundError, match="nowhere not found"):
-        FusionLMTraining(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=f"vocab_size.*7.*{vocab.size}"):
+        FusionLMTraining(LMSettings(tokenizer=str(prepared), config=FusionLMConfig(vocab_size=7)))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        FusionLMTraining(LMSettings(tokenizer=str(tmp_path / "nowhere")))
 
 
 def test_only_matrices_decay():

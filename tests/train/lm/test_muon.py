@@ -6,17 +6,17 @@ import torch
 from torch import nn
 
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.train.lm.muon import Muon, muon, orthogonalise
+from earlyfusion.train.lm.muon import Muon, muon, orthogonalize
 
 CONFIG = FusionLMConfig(
     vocab_size=40, context_length=16, n_layers=2, width=16, n_heads=2, n_kv_heads=1, ffn_width=32
 )
 
 
-def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values() -> None:
+def test_orthogonalize_keeps_the_singular_vectors_and_levels_the_values() -> None:
     matrix = torch.randn(24, 60, generator=torch.Generator().manual_seed(0))
     for one in (matrix, matrix.T):
-        made = orthogonalise(one)
+        made = orthogonalize(one)
         values = torch.linalg.svdvals(made)
         assert 0.6 < float(values.min()) and float(values.max()) < 1.25
         u, _, vh = torch.linalg.svd(one, full_matrices=False)
@@ -28,12 +28,12 @@ def test_matrices_move_as_with_torch_muon() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Parameter(torch.randn(12, 20)), nn.Parameter(torch.empty(12, 20))
     theirs.data.copy_(ours.data)
-    optimiser = Muon([{"params": [ours], "muon": True, "lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}])
+    optimizer = Muon([{"params": [ours], "muon": True, "lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}])
     reference = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True)
     for _ in range(4):
         gradient = torch.randn(12, 20)
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()
-        optimiser.step()
+        optimizer.step()
         reference.step()
     assert torch.allclose(ours, theirs, atol=2e-3)  # torch iterates in bfloat16
 
@@ -43,26 +43,26 @@ def test_the_rest_moves_as_with_torch_adamw() -> None:
     ours, theirs = nn.Parameter(torch.randn(7)), nn.Parameter(torch.empty(7))
     theirs.data.copy_(ours.data)
     settings = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
-    optimiser = Muon([{"params": [ours], "muon": False, **settings}])
+    optimizer = Muon([{"params": [ours], "muon": False, **settings}])
     reference = torch.optim.AdamW([theirs], **settings)
     for _ in range(5):
         gradient = torch.randn(7)
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()
-        optimiser.step()
+        optimizer.step()
         reference.step()
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_every_parameter_stands_in_one_group() -> None:
     network = FusionLM(CONFIG)
-    optimiser = muon(network, lr=1e-3, muon_lr=0.02, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
-    grouped = [id(p) for group in optimiser.param_groups for p in group["params"]]
+    optimizer = muon(network, lr=1e-3, muon_lr=0.02, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in network.parameters())
-    by_muon = {id(p) for group in optimiser.param_groups if group["muon"] for p in group["params"]}
+    by_muon = {id(p) for group in optimizer.param_groups if group["muon"] for p in group["params"]}
     names = {name for name, p in network.named_parameters() if id(p) in by_muon}
     assert len(names) == 4 * CONFIG.n_layers and all(name.endswith(".weight") for name in names)
     assert not any("norm" in name or "embedding" in name or "lm_head" in name for name in names)
-    undecayed = [p for group in optimiser.param_groups if not group["weight_decay"] for p in group["params"]]
+    undecayed = [p for group in optimizer.param_groups if not group["weight_decay"] for p in group["params"]]
     assert {id(p) for name, p in network.named_parameters() if "norm" in name} == {id(p) for p in undecayed}
 
 
@@ -71,19 +71,19 @@ def test_state_survives_a_checkpoint() -> None:
     one, other = FusionLM(CONFIG), FusionLM(CONFIG)
     other.load_state_dict(one.state_dict())
     settings = {"lr": 1e-3, "muon_lr": 0.02, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
-    optimisers = [muon(one, **settings), muon(other, **settings)]
+    optimizers = [muon(one, **settings), muon(other, **settings)]
     tokens = torch.randint(0, 40, (2, 8))
 
-    def step(network: FusionLM, optimiser: Muon) -> None:
-        optimiser.zero_grad()
+    def step(network: FusionLM, optimizer: Muon) -> None:
+        optimizer.zero_grad()
         network(tokens[:, :-1], targets=tokens[:, 1:]).cross_entropy.backward()
-        optimiser.step()
+        optimizer.step()
 
     for _ in range(2):
-        step(one, optimisers[0])
+        step(one, optimizers[0])
     other.load_state_dict(one.state_dict())
-    optimisers[1].load_state_dict(deepcopy(optimisers[0].state_dict()))
-    for network, optimiser in zip((one, other), optimisers, strict=True):
-        step(network, optimiser)
+    optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
+    for network, optimizer in zip((one, other), optimizers, strict=True):
+        step(network, optimizer)
     for name, parameter in one.named_parameters():
         assert torch.equal(parameter, other.get_parameter(name)), name

@@ -13,8 +13,10 @@ from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
-from earlyfusion.train.lm.module import FusionLMTraining, drop_conditions, targets_of, weighted_mean
-from earlyfusion.train.loop.fit import fit_lm
+from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.lm.targets import drop_conditions, targets_of, weighted_mean, window_loss
+from earlyfusion.train.loop.fit import fit
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=2, width=32, n_heads=2, n_kv_heads=1, ffn_width=48)
 STEPS = 6
@@ -23,7 +25,11 @@ STEPS = 6
 def training(prepared: Path, config: FusionLMConfig = CONFIG, **changes: Any) -> FusionLMTraining:
     torch.manual_seed(0)
     return FusionLMTraining(
-        str(prepared), config, **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 2, **changes}
+        LMSettings(
+            tokenizer=str(prepared),
+            config=config,
+            **{"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 2, **changes},
+        )
     )
 
 
@@ -44,18 +50,19 @@ class Losses(Callback):
 def losses(prepared: Path, run: Path, **changes: Any) -> list[float]:
     watch = Losses()
     options = {"progress": False, "tensorboard": False, "log_every": 2, "callbacks": [watch]}
-    fit_lm(training(prepared, **changes), TokenData(str(prepared), batch_size=4), run, **options)
+    fit(training(prepared, **changes), TokenData(str(prepared), batch_size=4), run, **options)
     return watch.losses
 
 
 def test_equal_weights_give_the_plain_mean(prepared: Path):
-    terms = training(prepared)._terms(batch_of(prepared))
+    module = training(prepared)
+    terms = window_loss(module.net, batch_of(prepared), module.vocab)
     torch.testing.assert_close(weighted_mean(terms, torch.full((3,), 2.0)), terms.cross_entropy)
 
 
 def test_weights_by_modality(prepared: Path):
     module = training(prepared)
-    terms = module._terms(batch_of(prepared))
+    terms = window_loss(module.net, batch_of(prepared), module.vocab)
     assert (terms.counts > 0).all()
     structure, text, image = terms.by_modality.tolist()
     a, b, c = terms.counts.tolist()
@@ -65,9 +72,9 @@ def test_weights_by_modality(prepared: Path):
 
 
 def test_without_image_targets_no_image_code_is_learned(prepared: Path):
-    module = training(prepared, modality_weights=(1.0, 1.0, 0.0), z_loss_weight=0.0)
+    module = training(prepared, modality_weights={"image": 0.0}, z_loss_weight=0.0)
     batch = batch_of(prepared)
-    terms = module._terms(batch)
+    terms = window_loss(module.net, batch, module.vocab)
     module.zero_grad()
     weighted_mean(terms, module.modality_weights).backward(retain_graph=True)
     without = module.net.lm_head.weight.grad
@@ -76,10 +83,31 @@ def test_without_image_targets_no_image_code_is_learned(prepared: Path):
     torch.testing.assert_close(module.net.lm_head.weight.grad, without)
 
 
-@pytest.mark.parametrize("weights", [(1.0, -1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0)])
-def test_weights_that_give_no_mean(prepared: Path, weights: tuple):
-    with pytest.raises(ValueError, match="modality_weights must be 3 numbers, none negative and not all 0"):
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"text": -1.0}, "text.*-1.0"),
+        ({"structure": 0, "text": 0, "image": 0}, "0.0"),
+        ({"video": 2.0}, "'video'"),
+        ((1.0, 1.0), r"\[1.0, 1.0\]"),
+    ],
+)
+def test_weights_that_give_no_mean(prepared: Path, weights: Any, told: str):
+    with pytest.raises(ValueError, match=f"modality_weights.*{told}"):
         training(prepared, modality_weights=weights)
+
+
+def test_a_list_of_weights_is_understood(prepared: Path):
+    """Earlier versions had three: structure, text, image."""
+    module = training(prepared, modality_weights=[2.0, 1.0, 0.5])
+    assert module.settings.modality_weights == {"structure": 2.0, "image": 0.5}
+    assert module.modality_weights.tolist() == [2.0, 1.0, 0.5]
+    old = {**module.hparams, "modality_weights": [2.0, 1.0, 0.5], "rows_from_codebook": True}
+    module.check_resumed(old, 3)
+    with pytest.raises(ValueError, match="modality_weights.image=0.25.*0.5"):
+        module.check_resumed({**old, "modality_weights": [2.0, 1.0, 0.25]}, 3)
+    with pytest.raises(ValueError, match="rows_from_codebook=False.*True"):
+        module.check_resumed({**old, "rows_from_codebook": False}, 3)
 
 
 @pytest.mark.parametrize(("schedule", "ends"), [("wsd", 0.5), ("cosine", 0.2318), ("exponential", 0.1778)])
@@ -110,7 +138,7 @@ def test_compiling_changes_neither_the_loss_nor_the_names(prepared: Path):
     batch, made = batch_of(prepared), []
     for compile in (False, True):
         module = training(prepared, replace(CONFIG, n_layers=1), compile=compile)
-        loss = module._terms(batch).cross_entropy
+        loss = window_loss(module.net, batch, module.vocab).cross_entropy
         loss.backward()
         made.append((loss, {name: p.grad for name, p in module.named_parameters()}))
     torch.testing.assert_close(made[1][0], made[0][0])
@@ -122,13 +150,13 @@ def test_accumulated_batches_are_one_large_batch(prepared: Path):
     module = training(prepared, z_loss_weight=0.0)
     batch = batch_of(prepared, 4)
     halves = [{name: value[i : i + 2] for name, value in batch.items()} for i in (0, 2)]
-    counts = [int(module._terms(half).counts.sum()) for half in halves]
+    counts = [int(window_loss(module.net, half, module.vocab).counts.sum()) for half in halves]
     module.zero_grad()
-    module._terms(batch).cross_entropy.backward()
+    window_loss(module.net, batch, module.vocab).cross_entropy.backward()
     whole = [p.grad for p in module.net.parameters()]
     module.zero_grad()  # to None: `whole` stays
     for half, count in zip(halves, counts, strict=True):
-        (module._terms(half).cross_entropy * count / sum(counts)).backward()
+        (window_loss(module.net, half, module.vocab).cross_entropy * count / sum(counts)).backward()
     for a, b in zip(whole, module.net.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a, atol=1e-6, rtol=1e-4)
 
@@ -152,17 +180,17 @@ def test_a_dropped_condition_makes_an_image_a_document(prepared: Path):
     changed, split = drop_conditions(tokens, documents, vocab, everything)
     assert changed[0].tolist() == [bos, text, bos, begin, end, bos, begin, end, eos, *rows[9:]]
     assert split.tolist() == [[0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4]]
-    targets = targets_of(changed, split, vocab).tokens[0].tolist()
+    targets = targets_of(changed, split, vocab)[0].tolist()
     assert targets[:9] == [text, IGNORE, begin, end, IGNORE, begin, end, eos, IGNORE]
     same, kept = drop_conditions(tokens, documents, vocab, ~everything)
     assert torch.equal(same, tokens)
     expected = targets_of(tokens, documents, vocab)
-    assert torch.equal(targets_of(same, kept, vocab).tokens, expected.tokens)
+    assert torch.equal(targets_of(same, kept, vocab), expected)
 
 
 def test_condition_dropout_in_a_training(prepared: Path, tmp_path: Path):
     plain = losses(prepared, tmp_path / "plain")
     assert losses(prepared, tmp_path / "none", condition_dropout=0.0) == plain
     assert losses(prepared, tmp_path / "some", condition_dropout=0.5)[0] != plain[0]
-    with pytest.raises(ValueError, match=r"condition_dropout must lie in \[0, 1\), got 1.0"):
+    with pytest.raises(ValueError, match=r"condition_dropout.*1\.0"):
         training(prepared, condition_dropout=1.0)

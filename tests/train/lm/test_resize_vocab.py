@@ -15,6 +15,7 @@ from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.resize_vocab import grown
+from earlyfusion.train.lm.settings import LMSettings
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
 
@@ -133,7 +134,9 @@ def test_another_decoder_is_no_other_tokenizer(old: DocumentTokenizer, tmp_path:
     larger.load_state_dict({**larger.state_dict(), **state})
     DocumentTokenizer(old.vocab, text=old.text, image=larger).save(tmp_path / "tokenizer")
     assert same_tokens(tmp_path / "tokenizer", tmp_path / "model" / "tokenizer")
-    module = FusionLMTraining(str(tmp_path / "tokenizer"), init_from=str(tmp_path / "model"), max_steps=1)
+    module = FusionLMTraining(
+        LMSettings(tokenizer=str(tmp_path / "tokenizer"), init_from=str(tmp_path / "model"), max_steps=1)
+    )
     assert capsys.readouterr().out == ""
     for name, weight in net.state_dict().items():
         assert torch.equal(module.net.state_dict()[name], weight)
@@ -146,7 +149,9 @@ def test_a_training_begins_with_the_weights_of_another_vocabulary(old, new, tmp_
     net = network(old.vocab)
     save_model(tmp_path / "model", net, old)
     new.save(tmp_path / "tokenizer")
-    module = FusionLMTraining(str(tmp_path / "tokenizer"), init_from=str(tmp_path / "model"), max_steps=1)
+    module = FusionLMTraining(
+        LMSettings(tokenizer=str(tmp_path / "tokenizer"), init_from=str(tmp_path / "model"), max_steps=1)
+    )
     count = int((kept_tokens(old, new) >= 0).sum())
     assert f"{count} of its {old.vocab.size} tokens keep their rows" in capsys.readouterr().out
     assert module.config.vocab_size == new.vocab.size
@@ -154,7 +159,9 @@ def test_a_training_begins_with_the_weights_of_another_vocabulary(old, new, tmp_
         assert torch.equal(module.net.blocks.state_dict()[name], weight)
     # A model whose file is in float16 grows in float32.
     save_model(tmp_path / "half", net.half(), old)
-    half = FusionLMTraining(str(tmp_path / "tokenizer"), init_from=str(tmp_path / "half"), max_steps=1)
+    half = FusionLMTraining(
+        LMSettings(tokenizer=str(tmp_path / "tokenizer"), init_from=str(tmp_path / "half"), max_steps=1)
+    )
     assert {p.dtype for p in half.net.parameters()} == {torch.float32}
     rows = kept_tokens(old, new) >= 0
     half_rows, whole_rows = (m.net.embedding.weight[rows] for m in (half, module))

@@ -23,15 +23,11 @@ from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
-from earlyfusion.train.lm.module import FusionLMTraining, targets_of
-from earlyfusion.train.lm.telemetry import (
-    Telemetry,
-    WeightsBefore,
-    gradient_cosine,
-    observe,
-    row_norms,
-)
-from earlyfusion.train.loop.fit import fit_lm
+from earlyfusion.train.lm.module import FusionLMTraining
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.lm.targets import targets_of
+from earlyfusion.train.lm.telemetry import Telemetry, WeightsBefore, gradient_cosine, observe, row_norms
+from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import CsvLog
 
 CONFIG = FusionLMConfig(
@@ -74,7 +70,7 @@ class Watch(Callback):
 def training(prepared: Path, config: FusionLMConfig = CONFIG, **changes: Any) -> FusionLMTraining:
     torch.manual_seed(0)
     settings = {"lr": 3e-3, "max_steps": STEPS, "warmup_steps": 1}
-    return FusionLMTraining(str(prepared), config, **{**settings, **changes})
+    return FusionLMTraining(LMSettings(tokenizer=str(prepared), config=config, **{**settings, **changes}))
 
 
 def train(prepared: Path, run: Path, callback: Telemetry | None, **options: Any) -> Watch:
@@ -201,7 +197,7 @@ def test_the_figures_of_a_run_that_goes_on(prepared: Path, tmp_path: Path):
                 raise KeyboardInterrupt
 
     def run(folder: Path, *callbacks: Callback) -> None:
-        fit_lm(
+        fit(
             training(prepared),
             TokenData(str(prepared), batch_size=4),
             folder,
@@ -280,8 +276,8 @@ from torch.distributed.fsdp import fully_shard
 from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
-from earlyfusion.train.lm.module import targets_of
-from earlyfusion.train.loop.schedule import clip
+from earlyfusion.train.lm.targets import targets_of
+from earlyfusion.train.loop.optim import clip
 from earlyfusion.train.lm.telemetry import Telemetry
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
@@ -310,7 +306,7 @@ for on in (True, False):
     module = SimpleNamespace(net=net, vocab=vocab, grad_norm=None)
     telemetry = Telemetry(every=int(on))
     for step in range(3):
-        loss = net(Inputs(tokens, documents), targets=targets.tokens, modalities=vocab.table()).cross_entropy
+        loss = net(Inputs(tokens, documents), targets=targets, modalities=vocab.table()).cross_entropy
         losses[on].append(float(loss))
         optimizer.zero_grad()
         loss.backward()
@@ -350,7 +346,7 @@ def test_ranks_with_sharded_weights_have_the_figures_of_one_process(network, win
         for half in (slice(0, 2), slice(2, 4)):
             terms = net(
                 Inputs(tokens[half], documents[half]),
-                targets=targets.tokens[half],
+                targets=targets[half],
                 modalities=vocab.table(),
             )
             assert isinstance(terms, LossTerms)
@@ -370,8 +366,8 @@ def test_ranks_with_sharded_weights_have_the_figures_of_one_process(network, win
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": -1}, "every must not be negative, got -1"),
-        ({"rows": 0}, "rows must be at least 1, got 0"),
+        ({"every": -1}, "every.*-1"),
+        ({"rows": 0}, "rows.*0"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, int], message: str):

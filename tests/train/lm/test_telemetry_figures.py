@@ -12,7 +12,7 @@ from torch import Tensor
 from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm import telemetry
-from earlyfusion.train.lm.module import targets_of
+from earlyfusion.train.lm.targets import targets_of
 from earlyfusion.train.lm.telemetry import (
     WeightsBefore,
     gradient_cosine,
@@ -127,7 +127,7 @@ def test_the_cosine_is_that_of_the_two_gradients(network, windows, vocab):
     gradients = []
     for modality in (1, 2):
         net.zero_grad()
-        only = torch.where(targets.modality == modality, targets.tokens, -100)
+        only = torch.where(vocab.modality(tokens.roll(-1, dims=1)) == modality, targets, -100)
         logits = net(Inputs(tokens, documents))
         F.cross_entropy(logits.flatten(0, 1), only.flatten()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in blocks if p.grad is not None]))

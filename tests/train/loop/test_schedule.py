@@ -8,10 +8,10 @@ from torch import nn
 
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.train.lm.muon import muon
+from earlyfusion.train.loop.optim import adamw
+from earlyfusion.train.loop.resume import check_resumed
 from earlyfusion.train.loop.schedule import (
     SCHEDULES,
-    adamw,
-    check_resumed,
     check_schedule,
     lr_factor,
     warmup_cosine,
@@ -21,7 +21,7 @@ from earlyfusion.train.loop.schedule import (
 
 FIELDS: dict[str, Any] = {"max_steps": 100, "warmup_steps": 10, "decay_fraction": 0.4, "final_lr": 0.1}
 CONFIG: dict[str, Any] = {"vocab_size": 50, "width": 32, "n_heads": 2, "n_kv_heads": 1, "n_layers": 1}
-OPTIMISER: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+OPTIMIZER: dict[str, Any] = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -48,14 +48,14 @@ def test_their_shapes():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"lr": float("nan")}, "lr must be positive, got nan"),
-        ({"warmup_steps": -1}, "warmup_steps must not be negative, got -1"),
-        ({"max_steps": 0}, "max_steps must be positive, got 0"),
-        ({"decay_fraction": 1.5}, "decay_fraction must lie between 0 and 1, got 1.5"),
-        ({"schedule": "linear"}, "schedule is 'linear', expected one of wsd, cosine, exponential"),
-        ({"schedule": "cosine", "final_lr": -0.1}, "final_lr is a fraction of lr, between 0 and 1, got -0.1"),
-        ({"schedule": "exponential", "final_lr": 2.0}, "final_lr is a fraction of lr, .* got 2.0"),
-        ({"schedule": "exponential", "final_lr": 0.0}, "final_lr must be above 0 for schedule=exponential"),
+        ({"lr": float("nan")}, "lr.*nan"),
+        ({"warmup_steps": -1}, "warmup_steps.*-1"),
+        ({"max_steps": 0}, "max_steps.*0"),
+        ({"decay_fraction": 1.5}, "decay_fraction.*1.5"),
+        ({"schedule": "linear"}, "schedule.*'linear'.*wsd, cosine, exponential"),
+        ({"schedule": "cosine", "final_lr": -0.1}, "final_lr.*-0.1"),
+        ({"schedule": "exponential", "final_lr": 2.0}, "final_lr.*2.0"),
+        ({"schedule": "exponential", "final_lr": 0.0}, "final_lr.*0.*schedule=exponential"),
     ],
 )
 def test_settings_that_no_schedule_has(fields: dict[str, Any], message: str):
@@ -67,15 +67,15 @@ def test_settings_that_no_schedule_has(fields: dict[str, Any], message: str):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="schedule is 'step', expected one of wsd, cosine, exponential"):
+    with pytest.raises(ValueError, match="schedule.*'step'.*wsd, cosine, exponential"):
         lr_factor("step", 0, **FIELDS)
 
 
-def rates(optimiser: torch.optim.Optimizer, schedule: Any, steps: int) -> list[float]:
+def rates(optimizer: torch.optim.Optimizer, schedule: Any, steps: int) -> list[float]:
     used = []
     for _ in range(steps):
-        used.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
         schedule.step()
     return used
 
@@ -83,9 +83,9 @@ def rates(optimiser: torch.optim.Optimizer, schedule: Any, steps: int) -> list[f
 @pytest.mark.parametrize(("decay_fraction", "stop"), [(0.0, 5), (0.0, 3), (0.4, 3)])
 def test_a_run_that_is_extended_has_the_learning_rates_of_the_longer_one(decay_fraction: float, stop: int):
     def run(max_steps: int) -> tuple[torch.optim.Optimizer, Any]:
-        optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        return optimiser, torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: lr_factor("wsd", step, max_steps, 2, decay_fraction, 0.1)
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor("wsd", step, max_steps, 2, decay_fraction, 0.1)
         )
 
     short, longer = run(5), run(10)
@@ -101,7 +101,7 @@ def test_a_run_that_is_extended_has_the_learning_rates_of_the_longer_one(decay_f
 def test_max_steps_shape_every_step_of_the_others(schedule: str):
     settings = {"schedule": schedule, "decay_fraction": 0.4, "max_steps": 100}
     check_resumed(settings, settings, 50)
-    with pytest.raises(ValueError, match=f"max_steps=100, now it is 200, and with schedule={schedule} every"):
+    with pytest.raises(ValueError, match=f"max_steps=100.*200.*schedule={schedule}"):
         check_resumed(settings, {**settings, "max_steps": 200}, 1)
 
 
@@ -109,7 +109,7 @@ def test_max_steps_may_change_before_the_decay_of_wsd():
     settings = {"schedule": "wsd", "decay_fraction": 0.4, "max_steps": 100}
     check_resumed(settings, {**settings, "max_steps": 200}, 60)
     for step, other in ((61, 200), (50, 80)):
-        with pytest.raises(ValueError, match=f"the checkpoint is at step {step}, where .* already falls, or"):
+        with pytest.raises(ValueError, match=f"step {step}.*max_steps=100.*max_steps={other}"):
             check_resumed(settings, {**settings, "max_steps": other}, step)
 
 
@@ -117,7 +117,7 @@ def test_another_schedule_is_refused_also_by_checkpoints_from_before_there_was_a
     old = {"lr": 1e-3, "decay_fraction": 0.4}
     new = {**old, "schedule": "wsd", "final_lr": 0.1}
     check_resumed(old, new, 5)
-    with pytest.raises(ValueError, match="trained with schedule=wsd, now it is cosine"):
+    with pytest.raises(ValueError, match="schedule=wsd.*cosine"):
         check_resumed(old, {**new, "schedule": "cosine"}, 5)
 
 
@@ -126,10 +126,10 @@ def test_another_schedule_is_refused_also_by_checkpoints_from_before_there_was_a
 @pytest.mark.parametrize("by_muon", [False, True])
 def test_matrices_and_embeddings_decay_norms_and_biases_do_not(qk_norm: Any, tied: bool, by_muon: bool):
     net = FusionLM(FusionLMConfig(**CONFIG, ffn_width=32, qk_norm=qk_norm, tie_embeddings=tied))
-    optimiser = muon(net, 1e-3, 0.02, **OPTIMISER) if by_muon else adamw(net, 1e-3, **OPTIMISER)
+    optimizer = muon(net, 1e-3, 0.02, **OPTIMIZER) if by_muon else adamw(net, 1e-3, **OPTIMIZER)
     names = {id(p): name for name, p in net.named_parameters()}  # a tied matrix has one name
     grouped = [
-        (names[id(p)], group["weight_decay"]) for group in optimiser.param_groups for p in group["params"]
+        (names[id(p)], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
     ]
     assert sorted(name for name, _ in grouped) == sorted(names.values())  # each once
     decayed = {name for name, decay in grouped if decay == 0.1}
@@ -144,6 +144,6 @@ def test_matrices_and_embeddings_decay_norms_and_biases_do_not(qk_norm: Any, tie
 
 def test_biases_do_not_decay():
     net = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv2d(4, 4, 3))
-    decayed, plain = adamw(net, 1e-3, **OPTIMISER).param_groups
+    decayed, plain = adamw(net, 1e-3, **OPTIMIZER).param_groups
     assert [p.ndim for p in decayed["params"]] == [2, 4]
     assert {id(p) for p in plain["params"]} == {id(p) for p in net.parameters() if p.ndim == 1}

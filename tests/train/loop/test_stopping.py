@@ -12,8 +12,9 @@ from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
-from earlyfusion.train.loop.callbacks import recover
-from earlyfusion.train.loop.fit import fit_lm, read_checkpoint
+from earlyfusion.train.lm.settings import LMSettings
+from earlyfusion.train.loop.fit import fit
+from earlyfusion.train.loop.resume import read_checkpoint, recover
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=1, width=32, n_heads=2, n_kv_heads=2, ffn_width=48)
 
@@ -32,10 +33,12 @@ class Send(Callback):
 
 def train(prepared: Path, run: Path, *callbacks: Callback) -> Path:
     torch.manual_seed(0)
-    module = FusionLMTraining(str(prepared), CONFIG, max_steps=12, warmup_steps=2)
+    module = FusionLMTraining(
+        LMSettings(tokenizer=str(prepared), config=CONFIG, max_steps=12, warmup_steps=2)
+    )
     options = {"log_every": 1, "validate_every": 4, "checkpoint_seconds": 1000}
     data = TokenData(str(prepared), batch_size=4)
-    return fit_lm(module, data, run, progress=False, tensorboard=False, callbacks=callbacks, **options)
+    return fit(module, data, run, progress=False, tensorboard=False, callbacks=callbacks, **options)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_the_step_is_finished_and_saved(
     if expected is SystemExit:
         assert stop.value.code == 143
     assert signal.getsignal(number) is before
-    assert f"{signal.Signals(number).name} after step {step}, which is saved" in capsys.readouterr().err
+    assert f"{signal.Signals(number).name} after step {step}" in capsys.readouterr().err
     assert read_checkpoint(tmp_path / "run/last.ckpt")[1] == step
     train(prepared, tmp_path / "run")
     train(prepared, tmp_path / "whole")

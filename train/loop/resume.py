@@ -1,0 +1,112 @@
+"""What a run may start from: a checkpoint of the same settings, and weights of the same network."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MODEL = "model"
+"""Folder of the model in a run's folder."""
+LAST = "last"
+CHECKPOINT = f"{LAST}.ckpt"
+"""The file that a run resumes from, in its folder."""
+NEW_RUN = "start a new run (init_from takes over the weights), or give the old value to resume"
+
+
+def recover(run_folder: str | Path) -> Path | None:
+    """RUN/last.ckpt, or None if absent; put back if a run was killed while it was replaced."""
+    path = Path(run_folder) / CHECKPOINT
+    old = path.with_name(f".{path.name}.old")
+    if not path.exists() and old.exists():
+        os.replace(old, path)
+    return path if path.exists() else None
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], int]:
+    """The hyper-parameters in a checkpoint of this project, and its step.
+
+    Raises:
+        ValueError: The file is not such a checkpoint.
+    """
+    file = Path(path) / "meta.pt" if Path(path).is_dir() else path  # beside the shards
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return checkpoint["hyper_parameters"], checkpoint["global_step"]
+    except Exception as error:  # torch raises whatever reading a zip, a pickle or a dictionary meets
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a checkpoint of a training: {reason}") from None
+
+
+def check_resumed(
+    old: Mapping[str, Any], new: Mapping[str, Any], step: int, free: Iterable[str] = ()
+) -> None:
+    """Refuse to resume from a checkpoint whose settings ``old`` differ from ``new``.
+
+    Lightning would silently keep the checkpoint's learning rate. Under wsd, ``max_steps`` may change as long
+    as ``step`` is before the decay of both: up to there they are the same. Under the other schedules every
+    step after the warm-up would have had another learning rate.
+
+    Args:
+        old: The checkpoint's settings, under today's names (``TrainingSettings.upgraded``).
+        new: The settings of the run that resumes.
+        step: The checkpoint's step.
+        free: Settings that may differ.
+
+    Raises:
+        ValueError: A setting differs; the message has its name, both values and what to do.
+    """
+    if "schedule" in new:  # checkpoints from before there was a choice
+        old = {"schedule": "wsd", **old}
+    if new.get("trained_part", "all") == "all":  # else the checkpoint lacks what is not trained
+        free = {"init_from", *free}
+    for name in sorted(set(new) & set(old) - set(free)):
+        before, now = _plain(old[name]), _plain(new[name])
+        if before == now:
+            continue
+        if name == "max_steps":
+            schedule = new.get("schedule", "wsd")
+            fraction = float(new.get("decay_fraction", 0))
+            if schedule != "wsd":
+                raise ValueError(
+                    f"the checkpoint was trained with max_steps={before}, now it is {now}, and with "
+                    f"schedule={schedule} every learning rate so far depends on it: {NEW_RUN}"
+                )
+            if step <= min(before, now) * (1 - fraction):
+                continue
+            raise ValueError(
+                f"the checkpoint is at step {step}, where the learning rate of a run of max_steps={before} "
+                f"or of max_steps={now} already falls: {NEW_RUN}"
+            )
+        if isinstance(before, dict) and isinstance(now, dict):
+            field = next(key for key in [*now, *before] if before.get(key) != now.get(key))
+            name, before, now = f"{name}.{field}", before.get(field), now.get(field)
+        raise ValueError(f"the checkpoint was trained with {name}={before}, now it is {now}: {NEW_RUN}")
+
+
+def check_config(folder: str, found: Any, wanted: Any, free: Iterable[str] = ()) -> None:
+    """Refuse weights (``init_from``) of a network with another config than ``wanted``.
+
+    Args:
+        folder: The folder of the weights, for the message.
+        found: Its config.
+        wanted: The config of the network that takes the weights.
+        free: Fields that may differ.
+
+    Raises:
+        ValueError: A field differs; the message names the first one.
+    """
+    for name, value in asdict(wanted).items():
+        if name not in free and getattr(found, name) != value:
+            raise ValueError(
+                f"init_from={folder} has config.{name}={getattr(found, name)}, not {value}: give its config"
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, also in dictionaries: what a checkpoint makes of them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if not key.startswith("_")}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

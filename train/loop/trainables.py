@@ -1,0 +1,159 @@
+"""Everything that can be trained, in one list: the command line, ``fit`` from Python and the docs read it.
+
+A new thing to train is one more :class:`Trainable` in ``TRAINABLES``. Classes are named as
+``"folder.module:Class"``, from the package's root, and imported when they are used: this module imports the
+standard library alone, so that help is printed at once.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ROOT = __package__.removesuffix(".train.loop")
+
+
+@dataclass(frozen=True)
+class Link:
+    """An option that follows from others, and is not one of the command's therefore."""
+
+    sources: tuple[str, ...]
+    target: str
+    compute: str | None = None
+    """``"folder.module:function"`` of the sources' values; None: the value of the only source."""
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """One thing that can be trained."""
+
+    name: str
+    """The command, and the default folder of its runs below ``runs/``."""
+    title: str
+    """What the progress bar says."""
+    summary: str
+    """One line for the list of commands."""
+    description: str
+    """The paragraph in the help of the command."""
+    stages: Mapping[str, str]
+    """Stages of the command (fit, validate, predict), and what each does."""
+    examples: str
+    """Command lines for the help."""
+    module: str
+    """The LightningModule, a ``LoggedTraining``."""
+    settings: str
+    """Its settings, a ``TrainingSettings``: the options ``--model.FIELD``."""
+    data: str
+    """The LightningDataModule: the options ``--data.FIELD``."""
+    callbacks: Mapping[str, str] = field(default_factory=dict)
+    """Group of options -> callback that reads them."""
+    always: tuple[str, ...] = ()
+    """Those of ``callbacks`` that a fit from Python has unless it is given one."""
+    predictions: str | None = None
+    """The callback that writes what ``predict`` returns."""
+    links: tuple[Link, ...] = (Link(("trainer.max_steps",), "model.max_steps"),)
+    prepare: str | None = None
+    """``"folder.module:function"`` that completes the parsed options of a stage, before anything is built."""
+
+    @property
+    def linked_settings(self) -> set[str]:
+        """Fields of the settings that other options give."""
+        targets = (link.target.split(".") for link in self.links)
+        return {name for group, name in targets if group == "model"}
+
+
+IMAGE_TOKENIZER = Trainable(
+    name="image-tokenizer",
+    title="image tokenizer",
+    summary="the VQ-VAE: train it, run it",
+    description="""\
+Train the image tokenizer (a VQ-VAE), or run a trained one over images. Every field of a
+config file is an option of fit, validate and predict too; example configs: train/configs/.
+encode, decode and import do without Lightning.""",
+    stages={
+        "fit": "train; writes checkpoints, logs, pictures and the tokenizer folder",
+        "validate": "reconstruct the validation images and print the errors",
+        "predict": "the validation images -> codes and reconstructions, as files",
+    },
+    examples="""\
+  earlyfusion image-tokenizer fit --config image_tokenizer.yaml --data.train=my/images
+  earlyfusion image-tokenizer fit --config image_tokenizer.yaml --model.config.codebook_size=4096
+  earlyfusion image-tokenizer fit --config image_tokenizer.yaml --ckpt_path=last   # resume""",
+    module="train.image.module:ImageTokenizerTraining",
+    settings="train.image.settings:ImageTokenizerSettings",
+    data="train.image.data:ImageData",
+    callbacks={
+        "pictures": "train.image.reconstructions:Reconstructions",
+        "bench": "train.image.bench:Bench",
+    },
+    predictions="train.image.reconstructions:ReconstructionFiles",
+    links=(
+        Link(("trainer.max_steps",), "model.max_steps"),
+        Link(("model.config.stem", "model.config.channels"), "data.factor", "train.image.settings:factor_of"),
+    ),
+    prepare="train.image.settings:keep_encoder",
+)
+RECOGNIZER = Trainable(
+    name="recognizer",
+    title="recognizer",
+    summary="the text reader behind the text-aware loss",
+    description="""\
+Train the recognizer whose features measure how similar two images of text are (the text-aware
+loss of the image tokenizer), on the images of `earlyfusion text-images`. Every field of a
+config file is an option too; example config: train/configs/recognizer.yaml.""",
+    stages={
+        "fit": "train; writes checkpoints, logs and the recognizer folder",
+        "validate": "read the validation texts and print the errors",
+    },
+    examples="""\
+  earlyfusion text-images --out runs/text-images
+  earlyfusion recognizer fit --config recognizer.yaml --data.train=runs/text-images""",
+    module="train.image.recognizer_training:RecognizerTraining",
+    settings="train.image.recognizer_training:RecognizerSettings",
+    data="train.image.data:TextBoxData",
+)
+LM = Trainable(
+    name="lm",
+    title="transformer",
+    summary="the transformer: train it, measure it",
+    description="""\
+Train the transformer on the windows of `earlyfusion prepare`, or measure a trained one. Every
+field of a config file is an option too; example configs: train/configs/.""",
+    stages={
+        "fit": "train; writes checkpoints, logs, samples and the model folder",
+        "validate": "print the losses on the validation windows, by modality",
+        "predict": "losses of every token of the validation windows, as files",
+    },
+    examples="""\
+  earlyfusion lm fit --config lm.yaml --data.path=runs/tokens
+  earlyfusion lm fit --config lm.yaml --trainer.max_steps=20000
+  earlyfusion lm fit --config lm.yaml --ckpt_path=last                             # resume""",
+    module="train.lm.module:FusionLMTraining",
+    settings="train.lm.settings:LMSettings",
+    data="train.lm.data:TokenData",
+    callbacks={
+        "samples": "train.lm.samples:Samples",
+        "telemetry": "train.lm.telemetry:Telemetry",
+        "divergence": "train.loop.divergence:Divergence",
+    },
+    always=("divergence",),
+    predictions="train.lm.predictions:LossFiles",
+    links=(
+        Link(("trainer.max_steps",), "model.max_steps"),
+        Link(("data.path",), "model.tokenizer"),
+    ),
+)
+TRAINABLES = {one.name: one for one in (IMAGE_TOKENIZER, RECOGNIZER, LM)}
+"""By command."""
+
+
+def load(path: str) -> Any:
+    """The class or function that ``"folder.module:Name"`` names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(f"{ROOT}.{module}"), name)
+
+
+def trainable_of(training: Any) -> Trainable | None:
+    """The entry whose module class ``training`` is an instance of; None if it is not registered."""
+    names = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(training).__mro__}
+    return next((one for one in TRAINABLES.values() if f"{ROOT}.{one.module}" in names), None)

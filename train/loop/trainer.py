@@ -1,0 +1,117 @@
+"""The Trainer of the command line and of ``fit`` from Python: defaults, logs, precision, callbacks."""
+
+import logging
+import signal
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from .checkpoints import ModelFolder
+from .logs import CsvLog, Curves
+from .process import best_cpu_precision
+from .progress_bar import StepBar
+from .random_states import RandomStates
+from .stopping import Stopping
+
+DEFAULTS: dict[str, Any] = {
+    "max_epochs": -1,  # trainings are as long as trainer.max_steps says
+    "val_check_interval": 1000,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "gradient_clip_val": 1.0,
+    "log_every_n_steps": 20,
+    "enable_model_summary": False,
+}
+"""Arguments of Lightning's Trainer that differ from Lightning's own defaults."""
+_REMARKS = (
+    "does not have many workers",
+    "Checkpoint directory .* exists and is not empty",
+    "callbacks used to create the checkpoint need to be provided",
+    "Couldn't infer the batch indices",
+    "is smaller than the logging interval",
+    "deprecated in v4",  # Lightning's use of jsonargparse
+    "JsonargparseDeprecationWarning",
+)
+
+
+def loggers(run_folder: str | Path, tensorboard: bool = True) -> list[Logger]:
+    """RUN/metrics.csv, and RUN/tensorboard."""
+    logs: list[Logger] = [CsvLog(run_folder)]
+    if tensorboard:
+        logs.append(TensorBoardLogger(run_folder, name="tensorboard", version="", default_hp_metric=False))
+    return logs
+
+
+def for_fit(options: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """Arguments of a Trainer that trains: the given ones, with logs, precision and callbacks added.
+
+    Args:
+        options: Arguments of Lightning's Trainer, ``default_root_dir`` among them.
+        title: What the progress bar says.
+    """
+    made = {**options, "precision": _precision(options)}
+    if options.get("logger") in (None, True):
+        made["logger"] = loggers(options["default_root_dir"])
+    interval, max_steps = options.get("val_check_interval"), options.get("max_steps", -1)
+    if isinstance(interval, int) and max_steps > 0:
+        made["val_check_interval"] = min(interval, max_steps)  # at the end at least
+    bar = [] if options.get("enable_progress_bar") is False else [StepBar(title)]
+    standard = [ModelFolder(), RandomStates(), Curves(), *bar, Stopping()]
+    return {**made, "callbacks": [*(options.get("callbacks") or []), *standard]}
+
+
+def for_evaluation(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a Trainer that validates or predicts: without logs, unless a logger is given."""
+    logger = False if options.get("logger") in (None, True) else options["logger"]
+    return {**options, "precision": _precision(options), "logger": logger}
+
+
+def _precision(options: Mapping[str, Any]) -> Any:
+    """The given precision, else what is fast on this CPU; None on a GPU, which is Lightning's float32."""
+    given = options.get("precision")
+    return best_cpu_precision() if given is None and on_cpu(options.get("accelerator")) else given
+
+
+def on_cpu(accelerator: Any) -> bool:
+    """Whether a Trainer with this accelerator runs on the CPU."""
+    if accelerator in ("auto", None):
+        return not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    return accelerator == "cpu"
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl+C leaves Lightning as KeyboardInterrupt, not as SystemExit, and works again afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's remarks on hardware and on the number of loader processes."""
+    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for remark in _REMARKS:
+                warnings.filterwarnings("ignore", message=f"(?s).*{remark}")
+            warnings.filterwarnings("ignore", category=FutureWarning, module="(lightning|torch).*")
+            yield
+    finally:
+        for log, level in zip(logs, levels):
+            log.setLevel(level)
