@@ -59,7 +59,7 @@ def test_tones_are_a_codec_and_an_entry(text_tokenizer, image_tokenizer, vocab, 
     folder = tmp_path / "tokens"
     tokenizer.save(folder / "tokenizer")
     documents = [Document(one.tokens.numpy()) for one in encoded]
-    packed = pack(map(Document, documents), 96, vocab.pad, np.random.default_rng(0))
+    packed = pack(documents, 96, vocab.pad, np.random.default_rng(0))
     windows = [{"tokens": window.tokens, "documents": window.documents} for window in packed]
     datasets.Dataset.from_list(windows).save_to_disk(str(folder / "train"))
     datasets.Dataset.from_list(windows[:1]).save_to_disk(str(folder / "validation"))
