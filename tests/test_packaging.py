@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from earlyfusion.data.render.words import held_out_fonts, train_fonts
+from earlyfusion.data.render.fonts import held_out_fonts, train_fonts
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -217,7 +217,11 @@ def test_the_wheel_holds_the_package_and_no_more(wheel):
     expected = {f"earlyfusion/{path.as_posix()}" for path in (*code(), *ROOT_FILES)}
     configs = [*(ROOT / "train/configs").glob("*.yaml"), *(ROOT / "train/demo/configs").glob("*/*.yaml")]
     expected |= {f"earlyfusion/{p.relative_to(ROOT).as_posix()}" for p in configs}
-    data = [*(ROOT / "pretrained").rglob("*"), *(ROOT / "playground").rglob("*.*")]
+    data = [
+        *(ROOT / "pretrained").rglob("*"),
+        *(ROOT / "playground").rglob("*.*"),
+        *(ROOT / "data").rglob("*.txt"),
+    ]
     expected |= {
         f"earlyfusion/{p.relative_to(ROOT).as_posix()}"
         for p in data

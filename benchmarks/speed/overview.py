@@ -161,7 +161,7 @@ def measurements(networks: Networks, args: argparse.Namespace) -> Iterator[Resul
                 max_new_tokens=lm.config.context_length,
                 then="image",
                 stop_after="image",
-                grid=grid,
+                shapes={"image": grid},
             )
             return sum(len(row.tokens) - row.prompt_length for row in written)
 
@@ -207,11 +207,10 @@ def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], 
 
 def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor]:
     """Windows (batch, length) of packed documents of five letters and an image each, and their documents."""
-    grid = vocab.layout("image").shape or (
-        min(WORD_GRID[0], vocab.layout("image").numbers.count),
-        min(WORD_GRID[1], vocab.layout("image").numbers.count),
-    )  # type: ignore[union-attr]
-    ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab.text])
+    layout = vocab.layout("image")
+    largest = layout.numbers.count if layout.numbers else 0
+    grid = layout.shape or tuple(min(side, largest) for side in WORD_GRID)
+    ids = torch.cat([torch.arange(r.id, r.id + r.count) for r in vocab["text"].ranges])
     tokens, documents = [], []
     while sum(map(len, tokens)) < batch * length:
         text = ids[torch.randint(len(ids), (5,))]
@@ -223,13 +222,13 @@ def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor
     return tuple(torch.cat(part)[: batch * length].view(shape) for part in (tokens, documents))  # type: ignore[return-value]
 
 
-def sampled_grid(context: int, vocab: SharedVocab) -> tuple[int, int]:
-    """The largest square grid, of 8 x 8 codes at most, whose image fits behind one token."""
-    if vocab.layout("image").numbers is None:
-        assert vocab.layout("image").shape is not None
-        return vocab.layout("image").shape
-    n, largest = vocab["image"].slots, min(8, vocab.layout("image").numbers.count)
-    side = max((s for s in range(1, largest + 1) if s * s * n + 5 <= context), default=1)
+def sampled_grid(context: int, vocab: SharedVocab) -> tuple[int, ...]:
+    """The largest square grid, of 8 x 8 codes at most, whose image fits after one token."""
+    layout = vocab.layout("image")
+    if layout.numbers is None:
+        return layout.least
+    sides = range(1, min(8, layout.numbers.count) + 1)
+    side = max((side for side in sides if layout.length((side, side)) + 1 <= context), default=1)
     return side, side
 
 

@@ -101,7 +101,7 @@ def beside_the_tokenizer(work: Path, side: int, count: int, runs: int) -> dict[s
     source = pictures(work, count, side)
     tokenizer = load_model(PRETRAINED).tokenizer
     stored: Any = Dataset.load_from_disk(str(source)).cast_column("image", ImageFeature())
-    images = [tokenizer.pixels(image) for image in stored["image"]]
+    images = [tokenizer.prepare("image", image) for image in stored["image"]]
     tokenizer.encode_inputs("image", images[:64])
     jobs = torch.get_num_threads()
     speeds: dict[str, list[float]] = {"bare": [], "one process": [], f"{jobs} processes": []}

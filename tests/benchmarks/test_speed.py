@@ -29,7 +29,7 @@ def training(script) -> ModuleType:
 
 def test_the_overview_prints_and_writes_every_figure(overview, tmp_path: Path, capsys) -> None:
     out = tmp_path / "new" / "overview.json"
-    assert overview.main([*TINY, "--budget", "tiny", "--threads", "1", "--out", str(out)]) == 0
+    assert overview.main([*TINY, "--budget", "quick", "--threads", "1", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     result = json.loads(out.read_text())
     assert [(r["name"].split(",")[0], r["unit"]) for r in result["results"]] == [

@@ -255,7 +255,7 @@ def test_the_codebook_learns(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "fsq-plain"])
-def test_initialise_fits_the_codebook(kind: str) -> None:
+def test_initialize_fits_the_codebook(kind: str) -> None:
     quantizer = build(kind, ready=False)
     latents = rows(draw(quantizer.config))
     before = error(quantizer, latents)
@@ -265,7 +265,7 @@ def test_initialise_fits_the_codebook(kind: str) -> None:
     assert after < 0.6 * before
     assert after < 0.7 * float((latents - latents.mean(0)).square().mean())  # better than one code for all
     assert error(quantizer, rows(draw(quantizer.config, seed=1))) < 0.7 * before  # and for others
-    with pytest.raises(ValueError, match=f"k-means needs at least K = {K} latents, got {K - 1}"):
+    with pytest.raises(ValueError, match=rf"{K} latents.*{K - 1}"):
         quantizer.initialize(latents[: K - 1])
 
 

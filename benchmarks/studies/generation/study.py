@@ -108,8 +108,8 @@ def drawn(model: Model, names: Sequence[str], sampling: Sampling, **options: Any
             for name in names[start : start + BATCH]
         ]
         results = generate(
-            lm, tokenizer.vocab, prompts, max_new_tokens=80, image=sampling, then="image", max_blocks=1,
-            stop_after="image", seed=1000 * start, **options,
+            lm, tokenizer.vocab, prompts, max_new_tokens=80, sampling={"image": sampling}, then="image",
+            max_blocks=1, stop_after="image", seed=1000 * start, **options,
         )  # fmt: skip
         parts = [split(r.tokens[r.prompt_length :], tokenizer.vocab, partial="drop") for r in results]
         codes = [next((part.values for part in some if part.kind == "image"), None) for some in parts]
@@ -117,7 +117,9 @@ def drawn(model: Model, names: Sequence[str], sampling: Sampling, **options: Any
     return share_nearest(names, pictures)
 
 
-def infilled(model: Model, names: Sequence[str], box: tuple[float, ...], candidates: int) -> dict[str, float]:
+def infilled(
+    model: Model, names: Sequence[str], box: tuple[float, float, float, float], candidates: int
+) -> dict[str, float]:
     """The share of pictures that are nearest to their thing's after a region was drawn anew, and its PSNR."""
     lm, tokenizer = model
     by_name = dict(reversed(GALLERY))
@@ -168,14 +170,12 @@ def _jacobi(
 ) -> tuple[list[int], int]:
     lm, tokenizer = model
     vocab = tokenizer.vocab
-    assert vocab.layout("image").numbers is not None
-    allowed = vocab.mask("image", 0)
+    layout = vocab.layout("image")
+    allowed = vocab.is_("image", torch.arange(vocab.size))
     count = grid[0] * grid[1]
     numbers = uniforms([seed], count)[0]
-    sizes = [vocab.layout("image").numbers.start + side - 1 for side in grid]
-    head = torch.cat(
-        [tokenizer.encode([prompt], eos=False).tokens, torch.tensor([vocab.layout("image").begin, *sizes])]
-    )
+    start = torch.tensor([layout.begin, *layout.size_tokens(grid)])
+    head = torch.cat([tokenizer.encode([prompt], eos=False).tokens, start])
     kept: list[int] = []
     guess: list[int] = []
     passes = 0

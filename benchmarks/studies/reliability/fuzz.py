@@ -186,7 +186,8 @@ def check(
     found = documents_in(work / f"{name}-out", tokenizer)
     lost = 0
     for segments in good:
-        document = tuple(tokenizer.encode(segments, max_side=64).tolist())
+        encoded = tokenizer.encode(segments, options={"image": {"max_side": 64}})
+        document = tuple(encoded.tokens.tolist())
         lost += not found[document]
         found[document] -= 1
     return {
