@@ -1,6 +1,6 @@
-"""The weights that a training of the transformer begins with.
+"""Initial weights of the transformer.
 
-Where each process keeps a shard of them (FSDP2), they can be made a part at a time: otherwise every process
+If each process keeps a shard of them (FSDP2), they can be made a part at a time: otherwise every process
 makes the whole network first, 4 bytes a parameter, and eight processes of a 34B on one machine would want
 1.1 TB for that moment. ``shell`` and ``fill`` hold embedding and lm_head, or a block, beside the shards.
 """
@@ -26,7 +26,8 @@ WEIGHTS = "model.safetensors"
 def shell(config: FusionLMConfig) -> FusionLM:
     """The network without its weights (on the device "meta").
 
-    :raises ValueError: it ties embedding and lm_head.
+    Raises:
+        ValueError: The config ties embedding and lm_head.
     """
     if config.tie_embeddings:
         raise ValueError("build_in_shards cannot tie embedding and lm_head: leave one of the two at false")
@@ -89,7 +90,8 @@ def stored(
 ) -> Iterator[tuple[str, Tensor]]:
     """The weights of a model folder, a tensor at a time.
 
-    :raises ValueError: it has another config, another tokenizer, or other tensors.
+    Raises:
+        ValueError: The config, the tokenizer or the tensors differ.
     """
     folder = Path(folder)
     theirs = folder / TOKENIZER

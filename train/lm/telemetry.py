@@ -108,9 +108,11 @@ def max_attention_logit(q: Tensor, k: Tensor, documents: Tensor, used: Tensor) -
     """The largest q·k / sqrt(D) (scalar, float32) over all heads and the pairs that attention looks at: the
     key not after the query, both in one document, the query not padding.
 
-    :param q: (B, H, T, D), and k (B, Hkv, T, D), as attention takes them.
-    :param documents: (B, T), as ``FusionLM.forward`` takes them.
-    :param used: (B, T) bool, False for padding.
+    Args:
+        q: (B, H, T, D), as attention takes it.
+        k: (B, Hkv, T, D).
+        documents: (B, T), as in ``Inputs``.
+        used: (B, T) bool, False for padding.
     """
     B, H, T, D = q.shape
     index = torch.arange(T, device=q.device)
@@ -248,10 +250,7 @@ class Telemetry(Callback):
         """The weights before the step that is being measured; None at all others."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew.
-
-        :raises ValueError: the gradients' cosine is asked for, but the weights are sharded.
-        """
+        """Raises ValueError if the gradients' cosine is requested and the weights are sharded."""
         self._means, self._before = Means(), None
         if self.gradient_cosine and any(isinstance(p, DTensor) for p in pl_module.parameters()):
             raise ValueError("gradient_cosine does not work with FSDP's sharded weights: set it to false")
