@@ -34,8 +34,8 @@ def load_resized(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
 def resized(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tuple[FusionLM, int]:
     """Resize ``net``, trained with the tokens of ``old``, for those of ``new``.
 
-    Tokens that mean the same in both keep their rows of embedding and lm_head: roles, numbers of sizes, pieces of
-    text, and image codes with the same vector in the codebook. A new piece of text begins with the mean of
+    Tokens that mean the same in both keep their rows of embedding and lm_head: roles, numbers of sizes, pieces
+    of text, and codes with the same vector in the codebook. A new piece of text begins with the mean of
     the pieces that it had (Gee et al., Fast Vocabulary Transfer, arXiv:2402.09977), a new image code with the
     nearest old one if the codebook was only enlarged, and a new number with the nearest. Rows that have
     nothing to begin with are random.
