@@ -62,7 +62,7 @@ def run(args: Namespace) -> None:
         words = words_from_file(args.words, limit=args.limit)
     from ..eval.report.tables import writing_table
     from ..eval.tasks.writing import evaluate_writing
-    from ..fusion_lm.generate import Guidance
+    from ..fusion_lm.guidance import Guidance
     from ..fusion_lm.sampling import Sampling
     from ..tokenizers.progress import progress_bars
     from .models import load_generating

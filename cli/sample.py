@@ -14,7 +14,7 @@ from .terminal import Parser, add_command, best_device, box, given, integer, pos
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..eval.report.samples import Segment
+    from ..eval.report.html import Part
     from ..fusion_lm.folder import Model
     from ..fusion_lm.stream import Event
     from ..tokenizers.documents import Encoded
@@ -158,7 +158,8 @@ def run(args: Namespace) -> None:
 
     What is there when Ctrl+C comes is written, too (with --best-of and --infill that is nothing).
     """
-    from ..eval.report.samples import ImageSegment, Sample, TextSegment, write_samples
+    from ..eval.report.html import Part
+    from ..eval.report.samples import Sample, write_samples
     from ..fusion_lm.folder import load_model
     from ..fusion_lm.guidance import Guidance
     from ..fusion_lm.sampling import Sampling
@@ -199,15 +200,12 @@ def run(args: Namespace) -> None:
     }
     written = _written(args, model, prompt, encoded, shown, options)
     kept = shown if args.infill is None else shown[:-1]  # the image is there redrawn
-    samples = [
-        Sample([*kept, *(TextSegment(s) if isinstance(s, str) else ImageSegment(s) for s in segments)], stop)
-        for segments, stop in written
-    ]
+    samples = [Sample([*kept, *map(Part, segments)], stop) for segments, stop in written]
     write_samples(args.out, samples, _settings(args, folder, sampling, guidance))
     at_once = args.best_of > 1 or args.infill is not None
     for number, one in enumerate(samples, start=1):
         lead = f"{number}: " if args.n > 1 else ""
-        print(lead + "".join(map(in_words, one.segments)) if args.n > 1 or at_once else "")
+        print(lead + "".join(map(in_words, one.parts)) if args.n > 1 or at_once else "")
     print(f"written to {Path(args.out) / 'index.html'}")
 
 
@@ -223,7 +221,7 @@ def _written(
     model: "Model",
     prompt: list[Any],
     encoded: "Encoded",
-    shown: "Sequence[Segment]",
+    shown: "Sequence[Part]",
     options: dict[str, Any],
 ) -> "list[tuple[list[str | Image], str]]":
     """What each sample adds to the prompt, and why it ended."""
@@ -252,7 +250,7 @@ def _written(
 
 
 def _streamed(
-    n: int, events: "Iterator[Event]", shown: "Sequence[Segment]"
+    n: int, events: "Iterator[Event]", shown: "Sequence[Part]"
 ) -> "list[tuple[list[str | Image], str]]":
     """What ``n`` rows write and why they end; a single one is printed as it comes, after ``shown``."""
     from ..fusion_lm.stream import Finished, gather
@@ -280,7 +278,8 @@ def _streamed(
 
 def _news(event: "Event") -> str:
     """What an event adds to a terminal."""
-    from ..eval.report.samples import ImageSegment, printable
+    from ..eval.report.html import Part
+    from ..eval.report.samples import printable
     from ..fusion_lm.stream import SegmentDone, TextDelta
 
     if isinstance(event, TextDelta):
@@ -289,7 +288,7 @@ def _news(event: "Event") -> str:
         return ""
     if event.modality != "image":
         return f" [{event.modality}] "
-    return in_words(ImageSegment(event.value)) + inline_image(event.value)
+    return in_words(Part(event.value)) + inline_image(event.value)
 
 
 def _settings(args: Namespace, folder: Path, sampling: dict[str, Any], guidance: Any) -> dict[str, Any]:

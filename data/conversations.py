@@ -1,8 +1,8 @@
-"""Conversations, in the `messages` format of chat data sets, as turns of segments.
+"""Conversations, in the ``messages`` format of chat data sets, as turns of segments.
 
-A row has `messages`, a list of {"role": ..., "content": ...}. A content is a text, or a list of parts,
+A row has ``messages``, a list of {"role": ..., "content": ...}. A content is a text, or a list of parts,
 {"type": "text", "text": ...} and {"type": "image"}; an image's part holds it as "image" (bytes, path, or what
-`datasets` stores), or else takes the next one of the row's column `images`.
+``datasets`` stores), or else takes the next one of the row's column ``images``.
 """
 
 from collections.abc import Sequence
@@ -21,32 +21,35 @@ PROMPTS, ANSWER = ("system", "user"), "assistant"
 def conversation(messages: Any, images: Any, folder: Path | None = None) -> list[str | RawImage | Mark]:
     """The segments of a conversation, with the end of a turn between prompts and answers.
 
-    Messages of one side that follow each other are one turn. What follows the last answer is left out, since
-    nothing is learned there.
+    Consecutive messages of one side are one turn. Prompts after the last answer are left out:
+    nothing is learned from them.
 
-    :param images: the row's images, for parts that do not hold theirs.
-    :param folder: where relative file names begin.
-    :raises Unusable: says what is wrong with the conversation.
+    Args:
+        images: The row's images, for parts that do not hold their own.
+        folder: What relative file names are relative to.
+
+    Raises:
+        Unusable: The conversation cannot be used; says why.
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise Unusable("conversation that is no list of messages")
+        raise Unusable("messages are not a list of objects")
     waiting = [image for image in raw_images(images or [], folder) if image is not None]
     turns: list[tuple[bool, list[str | RawImage]]] = []
     for message in messages:
         role = message.get("role")
         if role not in (*PROMPTS, ANSWER):
-            raise Unusable("conversation with an unknown role", repr(role))
+            raise Unusable("unknown role in a conversation", repr(role))
         if not turns or turns[-1][0] != (role == ANSWER):
             turns.append((role == ANSWER, []))
         turns[-1][1].extend(_content(message.get("content"), waiting, folder))
     if waiting:
-        raise Unusable("conversation with images that no part of it names")
+        raise Unusable("unreferenced images in a conversation")
     while turns and not turns[-1][0]:
         turns.pop()
     if not turns:
         raise Unusable("conversation without an answer")
     if turns[0][0]:
-        raise Unusable("conversation that begins with an answer")
+        raise Unusable("conversation starts with an answer")
     segments: list[str | RawImage | Mark] = []
     for _, turn in turns:
         segments += [*turn, END_OF_TURN]
@@ -57,7 +60,7 @@ def _content(content: Any, waiting: list[RawImage], folder: Path | None) -> list
     if isinstance(content, str):
         return [content] if content else []
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        raise Unusable("conversation with a content that is neither text nor a list of parts")
+        raise Unusable("message content is neither a string nor a list of parts")
     segments: list[str | RawImage] = []
     for part in content:
         kind = part.get("type")
@@ -67,22 +70,22 @@ def _content(content: Any, waiting: list[RawImage], folder: Path | None) -> list
             segments += [image for image in raw_images(part["image"], folder) if image is not None]
         elif kind == "image":
             if not waiting:
-                raise Unusable("conversation that names more images than it has")
+                raise Unusable("conversation refers to more images than it has")
             segments.append(waiting.pop(0))
         else:
-            raise Unusable("conversation with a part of an unknown type", repr(kind))
+            raise Unusable("unknown type of part in a conversation", repr(kind))
     return segments
 
 
-def answer_modalities(messages: Any) -> frozenset[str]:
-    """What the answers of a conversation hold: text, image, both, or nothing."""
+def answer_modalities(messages: Any, names: Sequence[str]) -> frozenset[str]:
+    """The modalities in the answers of a conversation, among ``names``."""
     found = set()
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and message.get("role") == ANSWER:
             content = message.get("content")
             parts = [{"type": "text"}] if isinstance(content, str) else content or ()
             found |= {part.get("type") for part in parts if isinstance(part, dict)}
-    return frozenset(kind for kind in found if kind in ("text", "image"))
+    return frozenset(kind for kind in found if kind in names)
 
 
 def balanced(kinds: Sequence[frozenset[str]], rng: np.random.Generator) -> np.ndarray:

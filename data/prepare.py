@@ -1,8 +1,8 @@
 """Documents of text and images -> packed, memory-mapped windows of tokens, to train on.
 
-The windows are made shard by shard (``shards``), by one process or many (``workers``). Finished shards stand
-in OUT/.shards until all are there; then they become OUT/train and OUT/validation. A run that was stopped, at
-any moment, goes on with the shards that are there, and the result is the same to the byte.
+The windows are made shard by shard (``shards``), by one process or many (``workers``). Finished shards are
+kept in OUT/.shards until all are there; then they become OUT/train and OUT/validation. A run that was stopped
+at any moment resumes with the shards that it finds, and the result is the same to the byte.
 """
 
 import hashlib
@@ -11,14 +11,13 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import DatasetInfo, IterableDataset
+from datasets import DatasetInfo
 
 from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ..tokenizers.files import (
@@ -31,80 +30,87 @@ from ..tokenizers.files import (
     write_text,
 )
 from ..tokenizers.image import ImageTokenizer
+from ..tokenizers.progress import Progress, progress_bars
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
-from .conversations import answer_modalities, balanced
 from .prepare_config import PrepareConfig
-from .shapes import MESSAGES, shape_of, used_columns
-from .shards import Block, Counts, Source, features_of, make_shard
-from .sources import base_folder, load_source, undecoded
+from .shards import Tally, features_of, make_shard
+from .splits import Shard, Split, shards_of, splits_of
 from .workers import Engine, Make, make_all
 
 RECORD = "prepare.json"
 REJECTED = "rejected.jsonl"
 SHARDS = ".shards"
 VERSION = 3
-"""Another one means that older prepared folders are made anew."""
+"""Part of the key of a prepared folder: with another version it is prepared again."""
 PARTS = ("train", "validation")
-
-Report = Callable[[str, int, int | None], None]
-"""Called with a part, how many of its rows are done, and of how many, where that is known."""
 
 
 def prepare(
-    config: PrepareConfig, report: Report | None = None, jobs: int = 1, engine: Engine = "local"
+    config: PrepareConfig, progress: Progress | None = None, jobs: int = 1, engine: Engine = "local"
 ) -> dict[str, Any]:
-    """Write ``config.out`` and return what its prepare.json says.
+    """Write ``config.out``.
 
-    When the same configuration was prepared from the same files before, nothing is done; when a run of it was
-    stopped, this one goes on.
+    Nothing is done if the same configuration was prepared from the same files before. A run that was stopped
+    resumes.
 
-    :param report: called as it goes; None shows a progress bar.
-    :param jobs: processes, with one image tokenizer each.
-    :param engine: where they run: on this machine, or on the Ray cluster that ``ray.init()`` finds.
-    :raises FileNotFoundError: a source is missing.  :raises ValueError: one cannot be used.
+    Args:
+        progress: Called with a part, the number of its rows that are done, and of all its rows. None shows
+            progress bars.
+        jobs: Number of processes, with one image tokenizer each.
+        engine: Where they run: on this machine, or on the Ray cluster that ``ray.init()`` finds.
+
+    Returns:
+        The content of prepare.json.
+
+    Raises:
+        FileNotFoundError: A data set or tokenizer is missing.
+        ValueError: A data set or tokenizer cannot be used.
     """
     out = Path(config.out)
     if jobs < 1:
         raise ValueError(f"jobs must be positive, got {jobs}")
     key = _key(config)
-    if (done := _finished(out)).get("key") == key:
+    if (record := _finished(out)).get("key") == key:
         shutil.rmtree(out / SHARDS, ignore_errors=True)  # of a run that was killed in its last moment
-        print(f"{out} is prepared already: same configuration, same files")
-        return done
+        print(f"{out} is already prepared: same configuration, same files")
+        return record
     tokenizer = document_tokenizer(config)
     unreadable: list[dict[str, Any]] = []
-    sources = _sources(config, tokenizer, unreadable)
+    splits = splits_of(config, tokenizer.vocab, unreadable)
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     clear_temporary(out)
     work = out / SHARDS / key
     work.mkdir(parents=True, exist_ok=True)
-    (out / RECORD).unlink(missing_ok=True)  # from here on, and until all is written, it would not be true
+    (out / RECORD).unlink(missing_ok=True)  # it would be wrong until everything is written
     began, images = time.perf_counter(), 0
-    with _Progress(report, config, sources, work) as progress:
-        todo = (block for block in _blocks(config, sources) if not progress.is_done(block))
-        for done in make_all(partial(_setup, config, sources, work), todo, jobs, engine, progress.add):
-            progress.add(done.block.part, done.rows)
-            images += done.counts.images
+    with progress_bars() if progress is None else nullcontext(progress) as report:
+        rows = _Rows(report, splits)
+        todo = (shard for shard in shards_of(config, splits) if not _is_made(work, shard, rows))
+        for done in make_all(partial(_setup, config, splits, work), todo, jobs, engine, rows.add):
+            rows.add(done.shard.part, done.rows)
+            images += done.images
     seconds = time.perf_counter() - began
-    record = _collect(config, key, tokenizer, sources, unreadable, work)
-    for name in sources:
+    record = _collect(config, key, tokenizer, splits, unreadable, work)
+    for name in splits:
         print(f"{out / name}: {summary(record[name])}")
-    if left_out := sum(sum(record[name]["left_out"].values()) for name in sources) + len(unreadable):
+    if left_out := sum(sum(record[name]["left_out"].values()) for name in splits) + len(unreadable):
         warnings.warn(
             f"{config.documents}: {left_out} rows, images or files were left out, see {out / REJECTED}",
             stacklevel=2,
         )
-    if progress.rows:
-        print(f"{progress.rows / seconds:,.0f} rows/s, {images / seconds:,.1f} images/s")
+    if rows.made:
+        print(f"{rows.made / seconds:,.0f} rows/s, {images / seconds:,.1f} images/s")
     return record
 
 
 def document_tokenizer(config: PrepareConfig) -> DocumentTokenizer:
-    """The model's, or one made of both tokenizers.
+    """Load the tokenizer of the model, or make one of the text and the image tokenizer.
 
-    :raises FileNotFoundError: a file is missing.  :raises ValueError: one is damaged.
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged.
     """
     if config.model is not None:
         return DocumentTokenizer.load(Path(config.model) / TOKENIZER)
@@ -122,24 +128,24 @@ def document_tokenizer(config: PrepareConfig) -> DocumentTokenizer:
     return DocumentTokenizer(vocab, text=text, image=image)
 
 
-def summary(counts: dict[str, Any]) -> str:
-    """One line about a part."""
-    tokens = ", ".join(f"{number:,} {name}" for name, number in counts["tokens"].items())
-    left_out = "".join(f"; left out: {n:,} x {reason}" for reason, n in counts["left_out"].items())
-    split = f" ({counts['split']:,} of them split)" if counts["split"] else ""
+def summary(tally: dict[str, Any]) -> str:
+    """One line about a part, from its entry in prepare.json."""
+    tokens = ", ".join(f"{number:,} {name}" for name, number in tally["tokens"].items())
+    left_out = "".join(f"; left out: {n:,} x {reason}" for reason, n in tally["left_out"].items())
+    split = f" ({tally['split']:,} of them split)" if tally["split"] else ""
     return (
-        f"{counts['windows']:,} windows, {counts['fill']:.1%} full, of {counts['documents']:,} documents"
-        f"{split} with {counts['images']:,} images; tokens: {tokens}{left_out}"
+        f"{tally['windows']:,} windows, {tally['fill']:.1%} full, of {tally['documents']:,} documents"
+        f"{split} with {tally['images']:,} images; tokens: {tokens}{left_out}"
     )
 
 
 def _finished(out: Path) -> dict[str, Any]:
-    """The record of a prepared folder; empty when it is none, or not whole."""
+    """The record of a prepared folder; empty if the folder is not prepared, or not complete."""
     if not (out / RECORD).is_file():
         return {}
     record = read_json(out / RECORD, "a record of prepare")
     parts = [name for name in PARTS if name in record]
-    return record if all((out / name).is_dir() for name in ("tokenizer", *parts)) else {}
+    return record if all((out / name).is_dir() for name in (TOKENIZER, *parts)) else {}
 
 
 def _key(config: PrepareConfig) -> str:
@@ -151,136 +157,50 @@ def _key(config: PrepareConfig) -> str:
     return hashlib.sha256(json.dumps([VERSION, values, files, tokenizers]).encode()).hexdigest()[:16]
 
 
-def _setup(config: PrepareConfig, sources: dict[str, Source], work: Path) -> Make:
-    return partial(make_shard, config, document_tokenizer(config), sources, work)
+def _setup(config: PrepareConfig, splits: dict[str, Split], work: Path) -> Make:
+    return partial(make_shard, config, document_tokenizer(config), splits, work)
 
 
-def _sources(
-    config: PrepareConfig, tokenizer: DocumentTokenizer, unreadable: list[dict[str, Any]]
-) -> dict[str, Source]:
-    """Train and, if any, validation. What cannot be read of their files is added to ``unreadable``."""
+class _Rows:
+    """Counts the rows that are done, and reports them."""
 
-    def note(name: str, file: str, reason: str) -> None:
-        unreadable.append({"part": name, "file": file, "reason": reason})
+    def __init__(self, report: Progress, splits: dict[str, Split]) -> None:
+        self.report = report
+        self.done = dict.fromkeys(splits, 0)
+        self.totals = {
+            name: None if split.dataset is None else len(split.dataset) for name, split in splits.items()
+        }
+        self.made = 0
+        """Rows that this run prepared."""
 
-    given = {"train": config.documents, "validation": config.validation}
-    sources: dict[str, Source] = {}
-    for name, path in given.items():
-        if path is None:
-            continue
-        skip = partial(note, name) if config.bad_input == "skip" else None
-        dataset = load_source(path, name, streaming=config.streaming, unreadable=skip)
-        sources[name] = _source(config, tokenizer, name, path, dataset)
-    train = sources["train"]
-    if train.dataset is None:
-        if config.validation is None and config.validation_share:
-            sources["validation"] = train._replace(name="validation")
-        return sources
-    count = len(train.dataset)
-    if not count:
-        raise ValueError(f"{config.documents} holds no documents")
-    numbers: Any = None
-    if config.validation is None and (held_out := round(count * config.validation_share)):
-        order = np.random.default_rng([config.seed, 3]).permutation(count)
-        chosen = np.sort(order[:held_out])
-        part = train.dataset.select(chosen)
-        sources["validation"] = train._replace(name="validation", dataset=part, numbers=chosen)
-        numbers = np.sort(order[held_out:])
-    if config.balance_answers:
-        rng = np.random.default_rng([config.seed, 5])
-        rows = np.arange(count) if numbers is None else numbers
-        kinds = [answer_modalities(messages) for messages in train.dataset.select(rows)[MESSAGES]]
-        numbers = rows[balanced(kinds, rng)]
-    if numbers is not None:
-        sources["train"] = train._replace(dataset=train.dataset.select(numbers), numbers=numbers)
-    return sources
+    def add(self, part: str, rows: int, *, found: bool = False) -> None:
+        """Add rows that are done.
+
+        Args:
+            found: An earlier run prepared them.
+        """
+        self.made += 0 if found else rows
+        self.done[part] += rows
+        self.report(part, self.done[part], self.totals[part])
 
 
-def _source(
-    config: PrepareConfig, tokenizer: DocumentTokenizer, name: str, path: str, dataset: Any
-) -> Source:
-    """A data set whose columns have our names, and whose images are not decoded yet."""
-    if dataset.features is None:  # streamed, from files that do not say
-        dataset = dataset._resolve_features()
-    columns = list(dataset.features)
-    for ours, theirs in {**config.columns, **({"id": config.id_column} if config.id_column else {})}.items():
-        if theirs not in columns:
-            raise ValueError(f"{path} has no column {theirs!r} (for {ours}), only {', '.join(columns)}")
-    duplicates: set[int] = set()
-    if config.id_column:
-        seen: set[Any] = set()
-        for number, value in enumerate(dataset.select_columns(config.id_column)[config.id_column]):
-            if value in seen:
-                duplicates.add(number)
-            seen.add(value)
-    for ours, theirs in config.columns.items():
-        if ours != theirs:
-            dataset = dataset.remove_columns([ours]) if ours in dataset.features else dataset
-            dataset = dataset.rename_column(theirs, ours)
-    shape = shape_of(list(dataset.features), path)
-    if shape == "conversations" and tokenizer.vocab.sep is None:
-        raise ValueError(
-            f"{path} holds conversations, and the vocabulary has no token that ends a turn: set separator: "
-            "true, or take a model that has one"
-        )
-    if config.balance_answers and shape != "conversations":
-        raise ValueError(f"balance_answers is for conversations: {path} has no column {MESSAGES}")
-    used = used_columns(shape, list(dataset.features))
-    dataset = undecoded(dataset.select_columns(used), used)
-    streamed = dataset if isinstance(dataset, IterableDataset) else None
-    return Source(
-        name,
-        None if isinstance(dataset, IterableDataset) else dataset,
-        None,
-        shape,
-        base_folder(path),
-        frozenset(duplicates),
-        streamed,
-    )
-
-
-def _blocks(config: PrepareConfig, sources: dict[str, Source]) -> Iterator[Block]:
-    """The rows of each part, ``shard_rows`` at a time; streamed ones are read here."""
-    for source in sources.values():
-        if source.dataset is not None:
-            rows = len(source.dataset)
-            for number, start in enumerate(range(0, rows, config.shard_rows)):
-                yield Block(source.name, number, min(config.shard_rows, rows - start))
-    yield from _streamed_blocks(config, sources)
-
-
-def _streamed_blocks(config: PrepareConfig, sources: dict[str, Source]) -> Iterator[Block]:
-    for source in sources.values():
-        shared = source.name == "train" and config.validation is None and "validation" in sources
-        if source.streamed is None or (source.name == "validation" and config.validation is None):
-            continue
-        waiting: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        made = dict.fromkeys(sources, 0)
-        every = max(2, round(1 / config.validation_share)) if shared else 0
-        for number, row in enumerate(source.streamed):
-            part = "validation" if every and (number + config.seed) % every == 0 else source.name
-            rows = waiting.setdefault(part, [])
-            rows.append((number, row))
-            if len(rows) == config.shard_rows:
-                yield _streamed_block(part, made, waiting.pop(part))
-        for part, rows in waiting.items():
-            yield _streamed_block(part, made, rows)
-
-
-def _streamed_block(part: str, made: dict[str, int], rows: list[tuple[int, dict[str, Any]]]) -> Block:
-    made[part] += 1
-    return Block(part, made[part] - 1, len(rows), [row for _, row in rows], [number for number, _ in rows])
+def _is_made(work: Path, shard: Shard, rows: _Rows) -> bool:
+    """Whether an earlier run made the shard. Its rows are then counted."""
+    if not (work / f"{shard.stem}.json").is_file():
+        return False
+    rows.add(shard.part, shard.size, found=True)
+    return True
 
 
 def _collect(
     config: PrepareConfig,
     key: str,
     tokenizer: DocumentTokenizer,
-    sources: dict[str, Source],
+    splits: dict[str, Split],
     unreadable: list[dict[str, Any]],
     work: Path,
 ) -> dict[str, Any]:
-    """Finished shards -> the folder, and what its prepare.json says."""
+    """Put the finished shards together into the folder. Returns the content of prepare.json."""
     out = Path(config.out)
     record: dict[str, Any] = {
         "key": key,
@@ -291,23 +211,23 @@ def _collect(
     rejected = list(unreadable)
     with atomic_folder(out) as new:
         tokenizer.save(new / TOKENIZER)
-        for name, source in sources.items():
-            counts, files = Counts(), []
+        for name, split in splits.items():
+            tally, files = Tally(), []
             for stem in sorted(path.with_suffix("") for path in work.glob(f"{name}-*.json")):
                 shard = read_json(stem.with_suffix(".json"), "the counts of a shard")
-                counts.add(shard["counts"])
+                tally.add(shard["counts"])
                 rejected += shard["rejected"]
                 if shard["counts"]["windows"]:
                     files.append(stem.with_suffix(".arrow"))
-            if not counts.windows:
-                reasons = "; ".join(counts.left_out) or "it is empty"
-                raise ValueError(f"{config.documents}: no document of {name} can be used: {reasons}")
-            real = sum(counts.tokens.values())
-            record[name] = {**asdict(counts), "fill": real / (counts.windows * config.context_length)}
-            _write_part(new / name, files, DatasetInfo(features=features_of(config, source.shape)), key)
+            if not tally.windows:
+                reasons = "; ".join(tally.left_out) or "it is empty"
+                raise ValueError(f"{config.documents}: {name} has no document that can be used: {reasons}")
+            real = sum(tally.tokens.values())
+            record[name] = {**asdict(tally), "fill": real / (tally.windows * config.context_length)}
+            _write_part(new / name, files, DatasetInfo(features=features_of(config, split.shape)), key)
         lines = (json.dumps(entry, ensure_ascii=False) for entry in rejected)
         write_text(new / REJECTED, "".join(f"{line}\n" for line in lines))
-    if "validation" not in sources:
+    if "validation" not in splits:
         shutil.rmtree(out / "validation", ignore_errors=True)  # of an earlier configuration
     write_json(out / RECORD, record)
     shutil.rmtree(out / SHARDS, ignore_errors=True)
@@ -315,7 +235,7 @@ def _collect(
 
 
 def _write_part(folder: Path, files: list[Path], info: DatasetInfo, key: str) -> None:
-    """A folder as save_to_disk writes it, of files that are there: nothing is copied."""
+    """Write a folder like ``save_to_disk`` does, of existing files. Nothing is copied if links work."""
     folder.mkdir()
     names = [f"data-{number:05d}-of-{len(files):05d}.arrow" for number in range(len(files))]
     for file, name in zip(files, names):
@@ -334,58 +254,3 @@ def _write_part(folder: Path, files: list[Path], info: DatasetInfo, key: str) ->
         "_split": None,
     }
     write_json(folder / "state.json", state)
-
-
-class _Progress:
-    """What is done, for the caller's report or a progress bar."""
-
-    def __init__(
-        self, report: Report | None, config: PrepareConfig, sources: dict[str, Source], work: Path
-    ) -> None:
-        self.report, self.work, self.bar = report, work, None
-        self.done = dict.fromkeys(sources, 0)
-        self.totals = {
-            name: None if source.dataset is None else len(source.dataset) for name, source in sources.items()
-        }
-        self.rows = 0
-        """Rows of this run."""
-
-    def is_done(self, block: Block) -> bool:
-        """Whether the block's shard is there already, which is then counted."""
-        if not (self.work / f"{block.stem}.json").is_file():
-            return False
-        self.done[block.part] += block.size
-        self._show(block.part)
-        return True
-
-    def add(self, part: str, rows: int) -> None:
-        """So many rows more are done."""
-        self.rows += rows
-        self.done[part] += rows
-        self._show(part)
-
-    def _show(self, part: str) -> None:
-        if self.report is not None:
-            self.report(part, self.done[part], self.totals[part])
-
-    def __enter__(self) -> "_Progress":
-        if self.report is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self.bar = Progress(console=Console(stderr=True))
-            self.bar.start()
-            tasks: dict[str, Any] = {}
-
-            def show(name: str, done: int, total: int | None) -> None:
-                assert self.bar is not None
-                if name not in tasks:
-                    tasks[name] = self.bar.add_task(f"prepare {name}", total=total)
-                self.bar.update(tasks[name], completed=done)
-
-            self.report = show
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.stop()

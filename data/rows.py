@@ -20,11 +20,14 @@ Stored = str | RawImage | Mark
 def documents_of(
     row: Mapping[str, Any], shape: str, order: Order, rng: np.random.Generator, folder: Path | None
 ) -> list[list[Stored]]:
-    """The documents of a row: one, none where it is empty, or two where both orders are kept.
+    """The documents of a row: one, none if it is empty, or two if both orders are kept.
 
-    :param order: which comes first where image and text belong together, in ``pairs`` and ``placed``.
-    :param folder: where relative file names begin, and which they cannot leave.
-    :raises Unusable: says what is wrong with the row.
+    Args:
+        order: What comes first if images belong to a text, in ``pairs`` and ``placed``.
+        folder: What relative file names are relative to, and cannot leave.
+
+    Raises:
+        Unusable: The row cannot be used; says why.
     """
     if shape == "conversations":
         return [conversation(row[MESSAGES], row.get(IMAGES), folder)]
@@ -36,7 +39,7 @@ def documents_of(
     if shape == "parallel":
         images, texts = (value if isinstance(value, list) else [] for value in (row["images"], row["texts"]))
         if images and texts and len(images) != len(texts):
-            raise Unusable("row whose images and texts are not parallel")
+            raise Unusable("images and texts are not parallel")
         pairs = zip_longest(raw_images(images, folder), texts)
         return _kept([segment for pair in pairs for segment in pair])
     [column] = SHAPES[shape]
@@ -48,7 +51,7 @@ def _strings(value: Any) -> list[str]:
     """A text, or a list of them."""
     values = value if isinstance(value, list) else [value]
     if wrong := [v for v in values if not isinstance(v, str) and v is not None]:
-        raise Unusable("text that is none", repr(wrong[0]))
+        raise Unusable("not a string", repr(wrong[0]))
     return [v for v in values if v]
 
 
@@ -65,20 +68,20 @@ Pair = tuple[list[RawImage], list[str]]
 def _placed(texts: Any, places: Any, folder: Path | None) -> list[Pair]:
     """MMC4 (arXiv:2304.06939): each image belongs to the sentence of its ``matched_text_index``."""
     if not isinstance(texts, list) or not isinstance(places, list | None):
-        raise Unusable("text_list or image_info that is no list")
+        raise Unusable("text_list or image_info is not a list")
     spaced = [f" {text}" if number and isinstance(text, str) else text for number, text in enumerate(texts)]
     found: list[Pair] = [([], _strings(text)) for text in spaced]
     for place in places or []:
         number = place.get("matched_text_index") if isinstance(place, dict) else None
         if type(number) is not int or not 0 <= number < len(texts):
-            raise Unusable("image_info whose matched_text_index is not that of a text")
+            raise Unusable("invalid matched_text_index in image_info")
         value = place.get("image") or place.get("image_name")
         found[number][0].extend(image for image in raw_images(value, folder) if image is not None)
     return found
 
 
 def _ordered(pairs: Sequence[Pair], order: Order, rng: np.random.Generator) -> list[list[Stored]]:
-    """The pairs one after the other, in the order, or orders, that are asked for."""
+    """The pairs one after the other, in the requested order or orders."""
     if order == "coin":
         order = "image_first" if rng.random() < 0.5 else "text_first"
     forwards: list[Stored] = [s for images, texts in pairs for s in (*images, *texts)]

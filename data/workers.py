@@ -9,45 +9,51 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Literal, NamedTuple
 
-from .shards import Block, Counts
+from .splits import Shard
 
 Engine = Literal["local", "ray"]
-Make = Callable[..., Counts]
-"""Called with a block, and perhaps with whom to tell that rows are done."""
+Make = Callable[..., int]
+"""Makes a shard, and returns the number of its images. Called with the shard, and perhaps an ``OnRows``."""
 Setup = Callable[[], Make]
-"""Loads the tokenizers; each process calls its own once. It can be pickled."""
+"""Loads the tokenizers, once in each process. It can be pickled."""
 
 
 class Done(NamedTuple):
-    """What came of a block; ``rows`` were not told before."""
+    """A finished shard."""
 
-    block: Block
-    counts: Counts
+    shard: Shard
+    images: int
     rows: int
+    """Rows that ``on_rows`` has not reported."""
 
 
 def make_all(
     setup: Setup,
-    blocks: Iterable[Block],
+    shards: Iterable[Shard],
     jobs: int = 1,
     engine: Engine = "local",
-    report: Callable[[str, int], None] = lambda *_: None,
+    on_rows: Callable[[str, int], None] = lambda *_: None,
 ) -> Iterator[Done]:
-    """Make the shards of all ``blocks``, in any order.
+    """Make all ``shards``, in any order.
 
-    :param jobs: processes; each computes with its share of the machine's threads.
-    :param report: called with a part and how many of its rows more are done, where that is known early.
-    :raises ValueError: a row cannot be used, or a process died.  :raises ImportError: there is no Ray.
+    Args:
+        jobs: Number of processes; each computes with its share of the machine's threads.
+        on_rows: Called with a part and the number of its rows that were done since the last call. Only this
+            process reports before a shard is finished.
+
+    Raises:
+        ValueError: A row cannot be used, or a process died.
+        ImportError: Ray is not installed.
     """
     if engine == "ray":
-        yield from _ray(setup, blocks, jobs)
+        yield from _ray(setup, shards, jobs)
     elif jobs == 1:
         make = setup()
-        for block in blocks:
-            counts = make(block, lambda rows, part=block.part: report(part, rows))
-            yield Done(block, counts, 0)
+        for shard in shards:
+            images = make(shard, lambda rows, part=shard.part: on_rows(part, rows))
+            yield Done(shard, images, 0)
     else:
-        yield from _pool(setup, blocks, jobs)
+        yield from _pool(setup, shards, jobs)
 
 
 _make: Make | None = None
@@ -63,7 +69,7 @@ def _start(setup: Setup, parent: int, threads: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A process whose parent was killed has nobody to work for."""
+    """End this process when its parent was killed."""
     import time
 
     while os.getppid() == parent:
@@ -71,40 +77,40 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _run(block: Block) -> Counts:
+def _run(shard: Shard) -> int:
     assert _make is not None
-    return _make(block)
+    return _make(shard)
 
 
-def _pool(setup: Setup, blocks: Iterable[Block], jobs: int) -> Iterator[Done]:
+def _pool(setup: Setup, shards: Iterable[Shard], jobs: int) -> Iterator[Done]:
     import torch
 
     threads = max(1, torch.get_num_threads() // jobs)
     context = get_context("spawn")  # a fork would share the threads that torch has begun
-    waiting: dict[Future[Counts], Block] = {}
+    waiting: dict[Future[int], Shard] = {}
     with ProcessPoolExecutor(jobs, context, _start, (setup, os.getpid(), threads)) as pool:
         try:
-            for block in blocks:
-                waiting[pool.submit(_run, block)] = block
+            for shard in shards:
+                waiting[pool.submit(_run, shard)] = shard
                 if len(waiting) > 2 * jobs:  # streamed rows wait in memory
                     yield from _finished(waiting)
             while waiting:
                 yield from _finished(waiting)
         except BrokenProcessPool:
             raise ValueError(
-                "a process that made shards died (killed, or out of memory): finished shards are kept; run "
-                "the same command again, perhaps with fewer --jobs"
+                "a worker process died (killed, or out of memory). Finished shards are kept: run the same "
+                "command again, perhaps with fewer --jobs"
             ) from None
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _finished(waiting: dict[Future[Counts], Block]) -> Iterator[Done]:
+def _finished(waiting: dict[Future[int], Shard]) -> Iterator[Done]:
     done, _ = wait(waiting, return_when=FIRST_COMPLETED)
     for future in done:
-        block = waiting.pop(future)
-        yield Done(block, future.result(), block.size)
+        shard = waiting.pop(future)
+        yield Done(shard, future.result(), shard.size)
 
 
 class _RayWorker:
@@ -114,22 +120,19 @@ class _RayWorker:
         self.make = setup()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        from dataclasses import asdict
-
         part, number, size = batch["part"][0], int(batch["number"][0]), int(batch["size"][0])
-        counts = self.make(Block(str(part), number, size))
-        return {**batch, "counts": [asdict(counts)]}
+        return {**batch, "images": [self.make(Shard(str(part), number, size))]}
 
 
-def _ray(setup: Setup, blocks: Iterable[Block], jobs: int) -> Iterator[Done]:
+def _ray(setup: Setup, shards: Iterable[Shard], jobs: int) -> Iterator[Done]:
     import ray
     from ray.exceptions import RayError
 
     rows = []
-    for block in blocks:
-        if block.rows is not None:
+    for shard in shards:
+        if shard.rows is not None:
             raise ValueError("streaming reads rows in one process: leave out --engine ray, or streaming")
-        rows.append({"part": block.part, "number": block.number, "size": block.size})
+        rows.append({"part": shard.part, "number": shard.number, "size": shard.size})
     if not rows:
         return
     if not ray.is_initialized():
@@ -140,8 +143,7 @@ def _ray(setup: Setup, blocks: Iterable[Block], jobs: int) -> Iterator[Done]:
     )
     try:
         for row in work.iter_rows():
-            counts = Counts(**row["counts"])
-            yield Done(Block(row["part"], row["number"], row["size"]), counts, row["size"])
+            yield Done(Shard(row["part"], row["number"], row["size"]), row["images"], row["size"])
     except RayError as error:  # its text is the tracebacks of several processes
         cause = getattr(error, "cause", None) or error
         message = str(cause).strip().splitlines()

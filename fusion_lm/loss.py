@@ -18,7 +18,7 @@ IGNORE = -100
 ALL = ("tokens",)
 """Names of the groups if modalities are not told apart."""
 CHUNK = {"cpu": 2**25, "cuda": 2**27}
-"""Logits that exist at once, by device; benchmarks/loss_speed.py measures what that costs."""
+"""Logits that exist at once, by device; benchmarks/speed/loss.py measures what that costs."""
 
 
 class TokenLosses(NamedTuple):

@@ -57,7 +57,7 @@ def image_tokenizer():
             )
         ).eval()
         latents = tokenizer.latents(torch.rand(4, 3, 32, 32) * 2 - 1).detach()
-        tokenizer.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+        tokenizer.initialize_codebook(latents.movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 
@@ -192,7 +192,7 @@ def prepared(
     config = PrepareConfig(
         str(documents), str(out), str(text), str(image), context_length=64, validation_share=0.2, max_grid=16
     )
-    prepare(config, report=lambda *_: None)
+    prepare(config, lambda *_: None)
     return out
 
 

@@ -1,7 +1,7 @@
-"""Text <-> ids by a BPE of Hugging Face's ``tokenizers`` (a ``tokenizer.json``), such as Chameleon's.
+"""Text <-> ids: a BPE of Hugging Face's ``tokenizers`` (a ``tokenizer.json``), such as Chameleon's.
 
-It stands behind the interface of :class:`..text.TextTokenizer`, and text is data here too: what reads like a
-special token (``<s>``, ``<image>``) is spelled in letters. Needs the extra ``chameleon``.
+The interface is that of ``text.TextTokenizer``. Text is data here, too: a typed ``<s>`` or ``<image>`` is
+spelled in letters, not read as a special token. Needs the extra ``chameleon``.
 """
 
 import json
@@ -14,19 +14,23 @@ from .files import read_json, write_text
 from .text import SPACE, TextTokenizer, check_unicode
 
 FILE = "tokenizer.json"
-MISSING = "a tokenizer.json is read by the package `tokenizers`: pip install 'earlyfusion[chameleon]'"
+MISSING = "reading a tokenizer.json needs the package `tokenizers`: pip install 'earlyfusion[chameleon]'"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 NOT_TEXT = ("IMGIMG", "<reserved")
-"""How the names of Chameleon's image codes and spare tokens begin; they stand in its BPE's vocabulary."""
+"""How the names of Chameleon's image codes and spare tokens begin; its BPE's vocabulary contains them."""
 
 
 class BpeTokenizer:
-    """A trained BPE; ``vocab_size`` and ``structural_ids`` as in :class:`..text.TextTokenizer`."""
+    """A trained BPE; ``vocab_size`` and ``structural_ids`` as in ``text.TextTokenizer``."""
 
     def __init__(self, value: dict[str, Any]) -> None:
-        """``value`` is the content of a tokenizer.json.
+        """
+        Args:
+            value: The content of a tokenizer.json.
 
-        :raises ValueError: it is no BPE, or a damaged one.  :raises ImportError: ``tokenizers`` is missing.
+        Raises:
+            ValueError: It is not a BPE, or it is damaged.
+            ImportError: ``tokenizers`` is not installed.
         """
         try:
             from tokenizers import Tokenizer
@@ -36,18 +40,18 @@ class BpeTokenizer:
         try:
             vocab: dict[str, int] = value["model"]["vocab"]
             if value["model"].get("type", "BPE") != "BPE":
-                raise ValueError(f"it is a {value['model']['type']}, expected a BPE")
+                raise ValueError(f"the type is {value['model']['type']}, expected BPE")
             added = {token["content"]: int(token["id"]) for token in value.get("added_tokens") or ()}
-            # Without added tokens nothing but letters is recognised; a post-processor would add bos.
+            # Added tokens would be recognized inside text; a post-processor would add bos.
             plain = {**value, "added_tokens": [], "post_processor": None, "padding": None, "truncation": None}
             self._model: Tokenizer = Tokenizer.from_str(json.dumps(plain))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no tokenizer.json of a BPE: {error!r}") from None
+            raise ValueError(f"not the tokenizer.json of a BPE: {error!r}") from None
         except Exception as error:  # `tokenizers` raises bare Exceptions
-            raise ValueError(f"no tokenizer.json of a BPE: {error}") from None
+            raise ValueError(f"not the tokenizer.json of a BPE: {error}") from None
         names = {**vocab, **added}
         self.ids = names
-        """Every name, special tokens too -> its id."""
+        """Name -> id, special tokens included."""
         self.vocab_size = max(names.values()) + 1
         text = {i for name, i in vocab.items() if name not in added and not name.startswith(NOT_TEXT)} - {
             vocab.get(value["model"].get("unk_token"), -1)
@@ -58,26 +62,28 @@ class BpeTokenizer:
         self._byte_level = _has_byte_level(value.get("decoder"))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ``text``.
+        """Text -> ids.
 
-        :raises ValueError: a lone surrogate, or a character that the BPE does not know.
+        Raises:
+            ValueError: The text contains a lone surrogate, or a character that the BPE does not know.
         """
         check_unicode(text)
         encoded = self._model.encode(text, add_special_tokens=False)
         for i, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
             if i in self._structural:
-                raise ValueError(f"{text[start:end]!r} at position {start} has no place in this BPE")
+                raise ValueError(f"{text[start:end]!r} at position {start} is unknown to this BPE")
         return encoded.ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD.
+        """Ids -> text; bytes that are not UTF-8 become U+FFFD.
 
-        :raises ValueError: an id out of range, or a structural one.
+        Raises:
+            ValueError: An id is out of range or structural.
         """
         for i in ids:
             if i in self._structural or not 0 <= i < self.vocab_size:
                 kind = "structural" if i in self._structural else f"outside 0..{self.vocab_size - 1}"
-                raise ValueError(f"text id {int(i)} is {kind}: it stands for no text")
+                raise ValueError(f"text id {int(i)} is {kind}: it has no text")
         return self._model.decode(list(ids), skip_special_tokens=False)
 
     def id_to_piece(self, i: int) -> str:
@@ -87,7 +93,7 @@ class BpeTokenizer:
         return self._names[i]
 
     def piece_bytes(self, i: int) -> bytes:
-        """What id ``i`` adds to the text, as UTF-8."""
+        """The text of id ``i`` in UTF-8."""
         piece = self.id_to_piece(i)
         if self._byte_level:
             return bytes(_BYTES[character] for character in piece)
@@ -101,7 +107,9 @@ class BpeTokenizer:
     def load(cls, folder: str | Path) -> Self:
         """Read ``folder``/tokenizer.json.
 
-        :raises FileNotFoundError: it is missing.  :raises ValueError: it is damaged; the file is named.
+        Raises:
+            FileNotFoundError: The file is missing.
+            ValueError: The file is damaged; the message names it.
         """
         path = Path(folder) / FILE
         value = read_json(path, "a tokenizer.json")
@@ -112,9 +120,11 @@ class BpeTokenizer:
 
 
 def load_text(folder: str | Path) -> TextTokenizer | BpeTokenizer:
-    """The text tokenizer in a folder, of either kind.
+    """Load the text tokenizer in ``folder``, of either kind.
 
-    :raises FileNotFoundError: there is none.  :raises ValueError: it is damaged.
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is damaged.
     """
     return (BpeTokenizer if (Path(folder) / FILE).is_file() else TextTokenizer).load(folder)
 
@@ -126,7 +136,7 @@ def _has_byte_level(decoder: Any) -> bool:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letter that a byte-level BPE writes for each byte: itself where it can be seen (GPT-2's table)."""
+    """The letter that a byte-level BPE writes -> the byte: visible ones are themselves (GPT-2's table)."""
     seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = {chr(byte): byte for byte in seen}
     others = (byte for byte in range(256) if byte not in seen)
@@ -137,12 +147,14 @@ _BYTES = _byte_letters()
 
 
 def bpe_of(text: TextTokenizer, token_of: Mapping[int, int]) -> dict[str, Any]:
-    """A sentencepiece BPE as the content of a tokenizer.json that gives the same pieces.
+    """Convert a sentencepiece BPE to the content of a tokenizer.json with the same pieces.
 
-    Spaces stand as themselves in its pieces, so that nothing has to be put for them, and a typed U+2581 is
-    spelled in bytes, as ``TextTokenizer`` does. A merge is worth what its result is worth in sentencepiece.
+    Its pieces contain spaces as they are, so no normalizer is needed, and a typed U+2581 is spelled in bytes,
+    as in ``TextTokenizer``. Merges are ordered by the score of their result in sentencepiece.
 
-    :param token_of: text id -> the id that it is to have.
+    Args:
+        text: The tokenizer to convert.
+        token_of: Text id -> its id in the tokenizer.json.
     """
     pieces: dict[str, int] = {}
     ranked: list[tuple[float, str]] = []

@@ -1,4 +1,4 @@
-"""Files and folders that are either written whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ from typing import Any
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path`; whoever looks meanwhile, or after a crash, sees the old file or the new one.
+    """Write ``data`` to ``path`` atomically: readers, also after a crash, see the old file or the new one.
 
-    Missing parent folders are made.
+    Missing parent folders are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,28 +28,35 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, the way `write_bytes` does."""
+    """Write ``text`` as UTF-8, atomically like ``write_bytes``."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, the way `write_bytes` does.
+    """Write ``value`` as indented JSON, atomically like ``write_bytes``.
 
-    Raises ValueError for NaN and infinity, which JSON does not have.
+    Raises:
+        ValueError: It contains NaN or infinity, which JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
-    """The JSON object in the file `path`; `what` names it in the error messages ("a model's config").
+    """Read the JSON object in the file ``path``.
 
-    Raises FileNotFoundError when there is no such file, ValueError when it holds anything but a JSON object.
+    Args:
+        path: The file.
+        what: What error messages call it, such as "a model's config".
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: It is not a JSON object.
     """
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path} not found: {what} belongs there") from None
+        raise FileNotFoundError(f"{path} not found: expected {what}") from None
     except (ValueError, RecursionError, OSError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{path} is not {what}: {error}") from None
     if not isinstance(value, dict):
@@ -58,10 +65,14 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Refuse a folder that cannot be written, before the work that is to go there. Raises ValueError."""
+    """Check before long work that its output ``folder`` can be written.
+
+    Raises:
+        ValueError: It cannot.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: a folder is to be written there")
+        raise ValueError(f"{folder} is a file, expected a folder to write")
     nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"{folder} cannot be written: {nearest} is not a folder that you may write to")
@@ -69,15 +80,15 @@ def check_folder(folder: str | Path) -> None:
 
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """Give a temporary folder to write into, which becomes `folder` when the block ends well.
+    """Yield a temporary folder to write into; it becomes ``folder`` when the block succeeds.
 
-    When the block raises, `folder` is as it was before. When `folder` exists, each file or folder that the
-    block wrote at its top level replaces its namesake, and everything else in it stays: a path that was given
-    by mistake costs nothing.
+    If the block raises, ``folder`` is unchanged. If ``folder`` exists, each file or folder at the top level
+    of the temporary one replaces its namesake, and everything else stays: a path given by mistake loses
+    nothing.
     """
     folder = Path(folder)
     check_folder(folder)
-    # Inside the existing folder, since only there is it sure to be on the same file system (a mount point).
+    # Inside the existing folder, which may be a mount point: a sibling could be on another file system.
     parent = folder if folder.exists() else folder.parent
     parent.mkdir(parents=True, exist_ok=True)
     temporary = parent / _temporary_name(folder.name)
@@ -100,7 +111,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def clear_temporary(folder: str | Path) -> None:
-    """Remove what killed processes left below `folder`: files and folders with names that are used here."""
+    """Remove the temporary files and folders that killed processes left below ``folder``."""
     for entry in list(Path(folder).rglob(".*.tmp")):
         if re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", entry.name):
             if entry.is_dir():

@@ -1,6 +1,6 @@
-"""Where models come from: the one that is part of the package, and folders on the Hugging Face Hub.
+"""Where models come from: the packaged one, and folders on the Hugging Face Hub (``owner/name``).
 
-A name there is ``owner/name``; it is not asked for where a folder of that name lies on the disk.
+A local folder takes precedence over the Hub.
 """
 
 import re
@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "openmoji-words"
-"""The model folder that comes with the package; its README.md says what it can do."""
+"""The model folder in the package; its README.md describes it."""
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def local_folder(name: str | Path, files: Sequence[str] | None = None) -> Path:
-    """The folder ``name``; where there is none and it may be a name on the Hub, that one's, fetched.
+    """The local folder ``name``, or the downloaded model ``name`` of the Hugging Face Hub.
 
-    ``HF_HUB_OFFLINE=1`` takes what the cache holds, ``HF_TOKEN`` opens gated models.
+    ``HF_HUB_OFFLINE=1`` only uses the cache; ``HF_TOKEN`` gives access to gated models.
 
-    :param files: patterns of the files that are wanted; None: all.
-    :raises FileNotFoundError: there is no such folder, and the Hub gives none.
+    Args:
+        name: A path, or ``owner/name``. A path that does not exist and cannot be a name is returned as it is.
+        files: Patterns of the files to download; None: all.
+
+    Raises:
+        FileNotFoundError: There is no such folder, and the download failed.
     """
     folder = Path(name)
     if folder.exists() or not _NAME.fullmatch(str(name)):
@@ -28,21 +32,23 @@ def local_folder(name: str | Path, files: Sequence[str] | None = None) -> Path:
 
     try:
         return Path(snapshot_download(str(name), allow_patterns=None if files is None else list(files)))
-    except Exception as error:  # of the network, the Hub, the cache: each has its own
+    except Exception as error:  # network, Hub and cache raise errors of many kinds
         raise FileNotFoundError(
-            f"there is no folder {name}, and the Hugging Face Hub gives none of that name: {_line(error)}"
+            f"{name} not found: it is not a local folder, and the Hugging Face Hub says: {_line(error)}"
         ) from None
 
 
 def push(folder: str | Path, name: str) -> str:
-    """Upload ``folder`` as the model ``name``, private where it is new, and return its address.
+    """Upload ``folder`` as the model ``name``; a new repository is private. Needs ``HF_TOKEN`` or a login.
 
-    It needs HF_TOKEN, or a login before.
+    Returns:
+        The model's address.
 
-    :raises ValueError: the name is none, or the Hub refuses.
+    Raises:
+        ValueError: The name is invalid, or the Hub refuses.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name on the Hugging Face Hub: expected owner/name")
+        raise ValueError(f"invalid name on the Hugging Face Hub: {name!r}, expected owner/name")
     from huggingface_hub import HfApi
 
     try:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import unshuffle
-from .conv import Conv
+from .cpu import Conv
 from .image_config import ImageTokenizerConfig, upgrade
 from .layout import Layout, Shape
 from .pixels import Policy, contain, cover, fit, load_image, to_pil, to_tensor
@@ -34,10 +34,10 @@ class ImageTokenizerOutput(NamedTuple):
     images: Tensor
     """Reconstruction (B, 3, H, W), not clamped."""
     codes: Tensor | None
-    """(B, h, w) or (B, h, w, n) int64, or None when quantisation was skipped."""
+    """(B, h, w) or (B, h, w, n) int64; None without quantization."""
     quantizer_loss: Tensor
-    """Commitment loss and what else the quantizer asks for (scalar); 0 without quantisation, and in
-    evaluation mode where a quantizer leaves it out."""
+    """Commitment loss and the quantizer's other losses (scalar); 0 without quantization, and for quantizers
+    that have none in evaluation mode."""
 
 
 class ImageTokenizer(nn.Module):
@@ -76,7 +76,7 @@ class ImageTokenizer(nn.Module):
 
     @property
     def bits_per_pixel(self) -> float:
-        """n log2 K / factor^2: what the codes of an image cost."""
+        """n log2 K / factor^2: the rate of an image's codes."""
         return self.codes_per_position * math.log2(self.codebook_size) / self.factor**2
 
     @property
@@ -97,15 +97,17 @@ class ImageTokenizer(nn.Module):
     def forward(self, images: Tensor, quantize: bool = True, noise: float = 0.0) -> ImageTokenizerOutput:
         """Reconstruct ``images`` (B, 3, H, W).
 
-        :param quantize: False is the plain autoencoder of the warm-up.
-        :param noise: standard deviation of Gaussian noise on its latents.
+        Args:
+            images: In [-1, 1], H and W multiples of the factor.
+            quantize: False makes it the plain autoencoder of the warm-up.
+            noise: Standard deviation of Gaussian noise on the latents of that autoencoder.
         """
         latents = self.latents(images)
         if not quantize:
             if noise:
                 latents = self._on_sphere(latents + noise * torch.randn_like(latents))
             return ImageTokenizerOutput(self.reconstruct(latents), None, latents.new_zeros(()))
-        with torch.autocast(latents.device.type, enabled=False):  # distances in bfloat16 choose other codes
+        with torch.autocast(latents.device.type, enabled=False):  # bfloat16 would choose other codes
             quantized = self.quantizer(latents.float())
         return ImageTokenizerOutput(self.reconstruct(quantized.latents), quantized.codes, quantized.loss)
 
@@ -113,7 +115,8 @@ class ImageTokenizer(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> codes (B, h, w) int64, or (B, h, w, n).
 
-        :raises ValueError: H or W is no multiple of the factor (see :func:`..pixels.fit`).
+        Raises:
+            ValueError: H or W is not a multiple of the factor; ``pixels.fit`` resizes or pads.
         """
         latents = self.latents(images).movedim(1, -1)
         with torch.autocast(latents.device.type, enabled=False):  # as in forward
@@ -123,7 +126,8 @@ class ImageTokenizer(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, h, w), or (B, h, w, n) -> images (B, 3, h * factor, w * factor) in [-1, 1].
 
-        :raises ValueError: another shape, or a code outside 0..K-1.
+        Raises:
+            ValueError: The shape is another one, or a code is outside 0..K-1.
         """
         n, K = self.codes_per_position, self.codebook_size
         if codes.ndim != (3 if n == 1 else 4) or (n > 1 and codes.shape[-1] != n):
@@ -200,7 +204,7 @@ class ImageTokenizer(nn.Module):
         return picture
 
     def latents(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> what is quantised (B, latent_dim, h, w)."""
+        """Images (B, 3, H, W) -> latents (B, latent_dim, h, w) before quantization."""
         sides_fit = all(side and side % self.factor == 0 for side in images.shape[2:])
         if images.ndim != 4 or images.shape[1] != 3 or not sides_fit:
             raise ValueError(
@@ -212,24 +216,25 @@ class ImageTokenizer(nn.Module):
     def reconstruct(self, latents: Tensor) -> Tensor:
         """Latents (B, latent_dim, h, w) -> images (B, 3, H, W), not clamped.
 
-        :raises ValueError: there is no decoder.
+        Raises:
+            ValueError: This tokenizer has no decoder.
         """
         return self._decoder()(self.post_quant_conv(latents))
 
-    def initialise_codebook(self, latents: Tensor, iterations: int = 10) -> None:
-        """Fit the quantizer to ``latents`` (N, latent_dim), N >= K: see ``Quantizer.initialise``."""
-        self.quantizer.initialise(latents, iterations)
+    def initialize_codebook(self, latents: Tensor, iterations: int = 10) -> None:
+        """Fit the quantizer to ``latents`` (N, latent_dim), N >= K: see ``Quantizer.initialize``."""
+        self.quantizer.initialize(latents, iterations)
 
     def _decoder(self) -> nn.Module:
         if not self.config.decoder:
             raise ValueError(
-                "this image tokenizer has no decoder, as Chameleon in transformers has none: import the "
-                "model again with --vqgan and Meta's vqgan.ckpt to see images"
+                "this image tokenizer has no decoder (Chameleon in transformers has none): import the model "
+                "again with --vqgan and Meta's vqgan.ckpt to get images"
             )
         return self.decoder
 
     def _on_sphere(self, latents: Tensor) -> Tensor:
-        """Unit vectors per group for "cosine"; the other kinds take latents as they are."""
+        """Normalize each group to a unit vector for "cosine"; other kinds take latents as they are."""
         if self.config.quantizer != "cosine":
             return latents
         return F.normalize(latents.unflatten(1, (self.config.groups, -1)), dim=2).flatten(1, 2)
@@ -240,11 +245,15 @@ class ImageTokenizer(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a folder written by :meth:`save`, strictly, in evaluation mode.
+        """Read a folder written by ``save``, strictly; the result is in evaluation mode.
 
-        :raises FileNotFoundError: a file is missing.  :raises ValueError: the files do not fit together.
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: The files do not fit together.
         """
-        renamed = {"quantizer._codebook.": "quantizer.slots.0._codebook."}  # before there were several
+        renamed = {
+            "quantizer._codebook.": "quantizer.slots.0._codebook."
+        }  # models from before there were slots
         network = load_network(
             cls, ImageTokenizerConfig, Path(folder), KIND, upgrade=upgrade, renamed=renamed
         )
@@ -252,5 +261,5 @@ class ImageTokenizer(nn.Module):
 
     @staticmethod
     def read_config(folder: str | Path) -> ImageTokenizerConfig:
-        """The config in a folder written by :meth:`save`; errors as :meth:`load`'s."""
+        """The config in a folder written by ``save``; errors as in ``load``."""
         return read_config(ImageTokenizerConfig, Path(folder), KIND, upgrade)

@@ -10,31 +10,31 @@ QuantizerKind = Literal["vq", "cosine", "simvq", "fsq", "lfq", "ibq"]
 Policy = Literal["resize", "pad"]
 """How an image gets sides that are multiples of the factor: resize it, or pad it with white."""
 Preprocessing = Literal["meta", "hf"]
-"""meta: pixels x become x / 127.5 - 1, as Chameleon was trained, and as all of this project is. hf:
-x * 0.0078 - 1, as its port in ``transformers`` has it, where white is 0.989."""
+"""meta: pixels x become x / 127.5 - 1, as in Chameleon's training and everywhere in this project. hf:
+x * 0.0078 - 1, as in its port in ``transformers``, so that white is 0.989."""
 
 
 @dataclass(frozen=True)
 class ImageTokenizerConfig:
-    """Hyper-parameters of :class:`..image.ImageTokenizer`."""
+    """Hyper-parameters of ``image.ImageTokenizer``."""
 
     architecture: Architecture = "unshuffle"
-    """"unshuffle": a small network that leaves full resolution at once (``unshuffle.py``). "vqgan":
+    """"unshuffle": a small network that starts at reduced resolution (``unshuffle.py``). "vqgan":
     Chameleon's and VQGAN's, with taming's module names (``vqgan.py``)."""
     stem: int = 4
     """Pixel-unshuffle factor of the first layer: stem x stem pixels become the channels of one position.
-    1 leaves it out, as in taming's network."""
+    1 is no stem, as in taming's network."""
     channels: tuple[int, ...] = (64, 128)
-    """Width of each level; every level after the first halves height and width once more."""
+    """Width of each level; every level after the first halves height and width."""
     res_blocks: int = 2
     """Residual blocks per level, in the encoder and in the decoder (vqgan: one more there)."""
     decoder_channels: tuple[int, ...] = ()
-    """Width of each level of the decoder where it is another than the encoder's; (): the same."""
+    """Width of each level of the decoder; (): as in the encoder."""
     decoder_res_blocks: int = 0
     """Residual blocks per level of the decoder; 0: as in the encoder."""
     norm: Norm = "layer"
-    """"layer": each position by itself, so that a code depends on its neighbourhood alone and a page is
-    exactly the sum of its tiles. "group": GroupNorm, whose statistics go over the whole image."""
+    """"layer": LayerNorm at each position, so that a code only depends on its neighborhood and a page is
+    exactly the sum of its tiles. "group": GroupNorm, whose statistics span the whole image."""
     z_channels: int = 256
     """Channels between vqgan's encoder and its quant_conv; unshuffle has none."""
     attention_levels: tuple[int, ...] = ()
@@ -42,32 +42,32 @@ class ImageTokenizerConfig:
     mid_attention: bool = True
     """Self-attention between the middle blocks of vqgan."""
     preprocessing: Preprocessing = "meta"
-    """How the pixels of an image become numbers: meta, or hf, as Chameleon in ``transformers`` reads them."""
+    """How the pixels of an image become numbers: "meta", or "hf" as in ``transformers``."""
     decoder: bool = True
-    """False: images become codes, and no way leads back (Chameleon as ``transformers`` keeps it)."""
+    """False: images can be encoded but not decoded (Chameleon in ``transformers``)."""
     quantizer: QuantizerKind = "cosine"
     """"vq": the nearest code (VQ-VAE, arXiv:1711.00937). "cosine": the same among unit vectors (ViT-VQGAN,
     arXiv:2110.04627). "simvq": one linear map of a frozen codebook (arXiv:2411.02038). "fsq": rounding of a
     few channels (arXiv:2309.15505). "lfq": signs of a few channels (MAGVIT-v2, arXiv:2310.05737). "ibq": all
     codes learn through a softmax (arXiv:2412.02692)."""
     codebook_size: int = 1024
-    """K, the number of codes; each of several codes per position has its own K."""
+    """K, the number of codes of each slot."""
     codebook_dim: int = 8
     """Width of a codebook vector."""
     groups: int = 1
-    """Parts of a latent that are quantised each by its own codebook (product quantisation)."""
+    """Parts of a latent, each quantized by its own codebook (product quantization)."""
     residual: int = 1
-    """Codes of each group, each quantising what the one before left over ("vq" and "simvq")."""
+    """Codes of each group, each quantizing the residual of the previous one ("vq" and "simvq")."""
     fsq_levels: tuple[int, ...] = ()
-    """Steps of each channel of "fsq"; their product is the codebook size."""
+    """Steps of each channel of "fsq"; their product is ``codebook_size``."""
     rotation_trick: bool = True
-    """Gradients pass the quantizer by a rotation (arXiv:2410.06424); False: straight through."""
+    """Gradients pass the quantizer through a rotation (arXiv:2410.06424); False: straight-through."""
     learnable_codebook: bool = False
-    """The codebook of "vq" learns by gradients, not as a moving average of its latents."""
+    """The codebook of "vq" learns by gradients instead of a moving average of its latents."""
     codebook_decay: float = 0.99
     """Decay of the codebook's exponential moving average."""
     dead_code_threshold: float = 0.002
-    """A code whose moving-average use per batch falls below this becomes a current latent; 0 = never."""
+    """A code used less than this per batch (moving average) is replaced by a current latent; 0 = never."""
 
     def __post_init__(self) -> None:
         for name in ("channels", "decoder_channels", "attention_levels", "fsq_levels"):
@@ -88,7 +88,7 @@ class ImageTokenizerConfig:
         if len(self.decoder_widths) != len(self.channels) or any(c < 8 or c % 8 for c in self.decoder_widths):
             raise ValueError(
                 f"decoder_channels must be multiples of 8, one for each of the {len(self.channels)} levels, "
-                f"or none, got {self.decoder_channels}"
+                f"or empty, got {self.decoder_channels}"
             )
         if self.decoder_res_blocks < 0:
             raise ValueError(
@@ -110,11 +110,11 @@ class ImageTokenizerConfig:
     def _check_quantizer(self) -> None:
         if self.residual > 1 and self.quantizer not in ("vq", "simvq"):
             raise ValueError(
-                f"residual is {self.residual}, which quantizer {self.quantizer!r} cannot do: take vq or "
-                "simvq, or groups"
+                f"residual is {self.residual}, which quantizer {self.quantizer!r} does not support: use vq "
+                "or simvq, or groups"
             )
         if self.learnable_codebook and self.quantizer != "vq":
-            raise ValueError(f"learnable_codebook is for vq, the quantizer is {self.quantizer!r}")
+            raise ValueError(f"learnable_codebook needs quantizer 'vq', got {self.quantizer!r}")
         if self.quantizer == "lfq" and (
             self.codebook_size < 2 or self.codebook_size & self.codebook_size - 1
         ):
@@ -130,11 +130,11 @@ class ImageTokenizerConfig:
                 raise ValueError(f"fsq_levels must be 3 or more each, got {self.fsq_levels}")
             if math.prod(self.fsq_levels) != self.codebook_size or not self.fsq_levels:
                 raise ValueError(
-                    f"fsq_levels are {self.fsq_levels}, whose product must be codebook_size, "
-                    f"{self.codebook_size}: say [8, 8, 8, 4] for 2048"
+                    f"fsq_levels are {self.fsq_levels}, expected a product of codebook_size, "
+                    f"{self.codebook_size}: for example [8, 8, 8, 4] for 2048"
                 )
         elif self.fsq_levels:
-            raise ValueError(f"fsq_levels are for fsq, the quantizer is {self.quantizer!r}")
+            raise ValueError(f"fsq_levels need quantizer 'fsq', got {self.quantizer!r}")
 
     @property
     def factor(self) -> int:
@@ -158,13 +158,13 @@ class ImageTokenizerConfig:
 
     @property
     def latent_dim(self) -> int:
-        """Channels of the latents that are quantised."""
+        """Channels of the latents."""
         return self.groups * self.codebook_dim
 
 
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """A config.json of an earlier version as this one writes it: `cosine` became a kind of quantizer, and
-    every norm was GroupNorm."""
+    """Convert the fields of an earlier config.json: ``cosine`` became a kind of quantizer, and every norm was
+    GroupNorm."""
     values = {"norm": "group", **values}
     cosine = values.pop("cosine", None)
     return values if cosine is None else {"quantizer": "cosine" if cosine else "vq", **values}

@@ -12,41 +12,46 @@ from torch import Tensor
 
 from .image_config import Policy, Preprocessing
 
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of the image files that are read from a folder."""
+
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
 
 
 def load_image(image: str | Path | Image.Image) -> Image.Image:
-    """An image file, or a PIL image of any mode, as an upright RGB image of 8 bits.
+    """Read an image file, or convert a PIL image of any mode, to an upright 8-bit RGB image.
 
-    EXIF rotation is applied, transparency laid on white, 16 bits scaled to 8; CMYK, palette, grey and bilevel
-    images are converted; of an animation, the first frame counts. A PIL image that was given is not changed.
+    EXIF rotation is applied, transparency is put on white, 16 bits are scaled to 8. CMYK, palette, gray and
+    bilevel images are converted; of an animation, only the first frame is read. A PIL image is not modified.
 
-    Raises FileNotFoundError when there is no such file, and ValueError when it is no image, is broken or cut
-    short, has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels, or holds floating-point values.
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The file is not an image, is broken or truncated, has more than
+            ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, or holds floating-point values.
     """
-    # Pillow warns of large images, which are an error here, and of damaged EXIF data, which are none.
+    # Pillow warns of large images, which are an error here, and of damaged EXIF data, which are not.
     with warnings.catch_warnings(action="ignore"):
         if isinstance(image, Image.Image):
             return _read(image, "the image")
         path = Path(image)
         if not path.exists():
-            raise FileNotFoundError(f"{path} not found: an image is expected there")
+            raise FileNotFoundError(f"{path} not found: expected an image")
         if not path.is_file():
-            raise ValueError(f"{path} is not a file: an image is expected there")
+            raise ValueError(f"{path} is not a file: expected an image")
         try:
             opened = Image.open(path)
         except Image.DecompressionBombError:
             raise ValueError(_too_large(str(path))) from None
-        except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
+        except Exception as error:  # Pillow's readers raise errors of many kinds
             raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
         with opened:
             return _read(opened, str(path))
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tensor:
-    """RGB image -> float32 (3, H, W) in [-1, 1]."""
+    """RGB image -> float32 (3, H, W) in [-1, 1]. ``preprocessing``: see ``image_config.Preprocessing``."""
     if image.mode != "RGB":
-        raise ValueError(f"the image has the mode {image.mode}, expected RGB: load_image converts it")
+        raise ValueError(f"the image has mode {image.mode}, expected RGB: load_image converts it")
     pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
     if preprocessing == "meta":
         pixels /= 127.5
@@ -57,9 +62,9 @@ def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tens
 
 
 def to_pil(pixels: Tensor) -> Image.Image:
-    """Tensor (3, H, W) in [-1, 1] -> RGB image; values outside are clamped. The inverse of `to_tensor`."""
+    """Tensor (3, H, W) in [-1, 1] -> RGB image; other values are clamped. The inverse of ``to_tensor``."""
     if pixels.ndim != 3 or pixels.shape[0] != 3:
-        raise ValueError(f"pixels have the shape {tuple(pixels.shape)}, expected (3, H, W)")
+        raise ValueError(f"pixels have shape {tuple(pixels.shape)}, expected (3, H, W)")
     pixels = ((pixels.detach().float() + 1) * 127.5).clamp(0, 255).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().contiguous().numpy())
 
@@ -71,14 +76,18 @@ def fit(
     max_side: int | None = None,
     max_positions: int | None = None,
 ) -> Image.Image:
-    """`image` with sides that are multiples of `factor`, the shape an image tokenizer takes.
+    """Make the sides of ``image`` multiples of ``factor``, as image tokenizers require.
 
-    - "resize" scales each side to its nearest multiple, which bends the proportions a little.
-    - "pad" adds white on the right and at the bottom.
+    Args:
+        image: An image that already fits is returned as it is.
+        factor: Pixels per position along each side.
+        policy: "resize" scales each side to its nearest multiple, which distorts the image a little; "pad"
+            adds white on the right and at the bottom.
+        max_side: Scale larger images down to this longest side in pixels.
+        max_positions: Scale larger images down to this many squares of ``factor`` x ``factor`` pixels.
 
-    With `max_side`, a larger image is scaled down until its longer side fits; with `max_positions`, until it
-    has no more squares of `factor` x `factor` px. An image that fits already comes back as it is. Raises
-    ValueError for another policy and for limits below one square.
+    Raises:
+        ValueError: The policy is unknown, or a limit is below one square.
     """
     if policy not in ("resize", "pad"):
         raise ValueError(f"policy is {policy!r}, expected 'resize' or 'pad'")
@@ -115,7 +124,7 @@ def fit(
 
 
 def tiles(image: Image.Image, side: int) -> list[Image.Image]:
-    """`image` cut into the fewest equal rows and columns of at most `side` px, row by row."""
+    """Cut ``image`` into the fewest equal rows and columns of at most ``side`` pixels, row by row."""
     rows, columns = (math.ceil(length / side) for length in (image.height, image.width))
     tops, lefts = (
         [round(number * length / count) for number in range(count + 1)]
@@ -129,9 +138,11 @@ def tiles(image: Image.Image, side: int) -> list[Image.Image]:
 
 
 def cover(image: Image.Image, width: int, height: int, preprocessing: Preprocessing = "meta") -> Image.Image:
-    """`image` scaled until it covers `width` x `height` px, and cut around its middle: for a square, the
-    shorter edge is scaled to the side, as Chameleon was trained (arXiv:2405.09818, section 2.1). The longer
-    one is rounded by "meta", and cut off by "hf"."""
+    """Scale ``image`` until it covers ``width`` x ``height`` pixels, and crop its center.
+
+    For a square, the shorter edge is scaled to the side, as in Chameleon's training (arXiv:2405.09818,
+    section 2.1). "meta" rounds the longer edge, "hf" truncates it.
+    """
     scale = max(width / image.width, height / image.height)
     whole = round if preprocessing == "meta" else int
     scaled = _resize(image, max(width, whole(scale * image.width)), max(height, whole(scale * image.height)))
@@ -140,8 +151,10 @@ def cover(image: Image.Image, width: int, height: int, preprocessing: Preprocess
 
 
 def contain(image: Image.Image, width: int, height: int) -> Image.Image:
-    """`image` scaled until it just fits into `width` x `height` px, in the middle of white: so the images in
-    prompts are shown to Chameleon, with all that is in them (arXiv:2405.09818, section 3.2)."""
+    """Scale ``image`` to fit into ``width`` x ``height`` pixels, centered on white.
+
+    Chameleon's prompts show images this way, so that nothing is cropped (arXiv:2405.09818, section 3.2).
+    """
     scale = min(width / image.width, height / image.height)
     scaled = _resize(image, max(1, round(scale * image.width)), max(1, round(scale * image.height)))
     padded = Image.new("RGB", (width, height), "white")
@@ -150,7 +163,7 @@ def contain(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _read(image: Image.Image, name: str) -> Image.Image:
-    """Decode `image` and make it upright 8-bit RGB."""
+    """Decode ``image`` and make it upright 8-bit RGB."""
     if Image.MAX_IMAGE_PIXELS is not None and math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
         raise ValueError(_too_large(name))
     if not all(image.size):

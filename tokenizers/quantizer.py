@@ -1,8 +1,8 @@
 """Quantizers: latents -> codes -> latents, through ``vector-quantize-pytorch``.
 
-One interface for all kinds. A latent (latent_dim channels at one position) is cut into ``groups`` parts, each
-quantised by ``residual`` codebooks one after the other, so that a position has n = groups * residual codes.
-Slot g * residual + r is code r of group g; codes of slot s are 0..K-1 whatever s is.
+One interface for all kinds. A latent (latent_dim channels at one position) is split into ``groups`` parts,
+each quantized by ``residual`` codebooks in turn, so that a position has n = groups * residual codes.
+Slot g * residual + r is code r of group g. The codes of every slot are 0..K-1.
 """
 
 import math
@@ -21,16 +21,16 @@ class Quantized(NamedTuple):
     """What a training step needs of the quantizer."""
 
     latents: Tensor
-    """(B, latent_dim, h, w), with gradients to the latents that came in."""
+    """(B, latent_dim, h, w), with gradients to the input latents."""
     codes: Tensor
     """(B, h, w), or (B, h, w, n) with several codes per position."""
     loss: Tensor
-    """Commitment loss, and what else the kind asks for (codebook loss, entropy); scalar, mean over slots."""
+    """Commitment loss and the kind's other losses (codebook, entropy); scalar, mean over slots."""
 
 
 class IBQ(nn.Module):
-    """Index backpropagation quantisation (Shi et al., arXiv:2412.02692): hard codes forwards, and backwards
-    the softmax over all of them, so that every code learns in every step."""
+    """Index backpropagation quantization (Shi et al., arXiv:2412.02692): hard codes in the forward pass, the
+    softmax over all codes in the backward pass, so that every code learns in every step."""
 
     def __init__(self, dim: int, codebook_size: int, commitment: float = 0.25, entropy: float = 0.05):
         super().__init__()
@@ -38,7 +38,7 @@ class IBQ(nn.Module):
         self.commitment, self.entropy = commitment, entropy
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (B, N, dim) -> the same quantised, codes (B, N), loss (section 3.2)."""
+        """Latents (B, N, dim) -> quantized latents, codes (B, N), loss (section 3.2 of the paper)."""
         logits = x @ self.codebook.T
         probability = logits.softmax(-1)
         codes = logits.argmax(-1)
@@ -57,7 +57,7 @@ class IBQ(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """n codebooks side by side and one after the other."""
+    """``groups`` codebooks in parallel, ``residual`` in sequence."""
 
     def __init__(self, config: ImageTokenizerConfig):
         super().__init__()
@@ -65,7 +65,7 @@ class Quantizer(nn.Module):
         self.slots = nn.ModuleList(_slot(config) for _ in range(config.codes_per_position))
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Latents (B, latent_dim, h, w), unit vectors per group for "cosine" -> ``Quantized``."""
+        """Latents (B, latent_dim, h, w) -> ``Quantized``. For "cosine" each group must be a unit vector."""
         B, _, h, w = latents.shape
         flat = latents.flatten(2).mT  # (B, h * w, latent_dim)
         parts, codes, losses = [], [], []
@@ -74,7 +74,7 @@ class Quantizer(nn.Module):
             for slot in slots:
                 quantized, code, *loss = slot(left)
                 codes.append(code)
-                losses.append(loss[0].sum() if loss else left.new_zeros(()))  # the library's are (1,) or ()
+                losses.append(loss[0].sum() if loss else left.new_zeros(()))  # of shape (1,) or ()
                 total = total + quantized.detach()
                 left = left - quantized.detach()
             parts.append(quantized if len(slots) == 1 else self._pass(part, total))
@@ -100,7 +100,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes as ``encode`` gives them -> latents (..., latent_dim)."""
+        """Codes (...) or (..., n) -> latents (..., latent_dim)."""
         if len(self.slots) == 1:
             codes = codes[..., None]
         vectors = [_codebook(slot)[codes[..., s]] for s, slot in enumerate(self.slots)]
@@ -120,11 +120,17 @@ class Quantizer(nn.Module):
         return torch.cat(rows)
 
     @torch.no_grad()
-    def initialise(self, latents: Tensor, iterations: int = 10) -> None:
-        """Fit the codebooks to ``latents`` (N, latent_dim), N >= K: by k-means, slot after slot; "fsq" and
-        "lfq" turn their channels to the principal components.
+    def initialize(self, latents: Tensor, iterations: int = 10) -> None:
+        """Fit the codebooks to ``latents``, slot by slot.
 
-        :raises ValueError: fewer latents than codes.
+        Most kinds use k-means; "fsq" and "lfq" align their channels with the principal components.
+
+        Args:
+            latents: (N, latent_dim), N >= K.
+            iterations: Of k-means.
+
+        Raises:
+            ValueError: There are fewer latents than codes.
         """
         K = self.config.codebook_size
         if len(latents) < K:
@@ -135,29 +141,29 @@ class Quantizer(nn.Module):
                 if isinstance(slot, FSQ | LFQ):
                     _fit_projections(slot, left)
                     continue
-                # "ibq" takes the code of the largest product: the directions count, so all get one length.
+                # "ibq" chooses the largest product: only directions matter, so all codes get one length.
                 by_angle = self.config.quantizer in ("cosine", "ibq")
                 seen = F.normalize(left, dim=1) if by_angle else left
                 means, bins = kmeans(seen[None], K, num_iters=iterations, use_cosine_sim=by_angle)
-                centres = means[0]
+                centers = means[0]
                 if isinstance(slot, IBQ):
-                    centres = centres * (left @ centres.T).amax(1).mean().clamp(min=1e-6)
-                self._set(slot, centres, bins[0] * (K / len(left)))  # mean use 1, as at the start
+                    centers = centers * (left @ centers.T).amax(1).mean().clamp(min=1e-6)
+                self._set(slot, centers, bins[0] * (K / len(left)))  # mean use 1, as at the start
                 left = left - _codebook(slot)[_nearest(slot, left)]
 
-    def _set(self, slot: Any, centres: Tensor, use: Tensor) -> None:
-        """Make ``centres`` (K, codebook_dim) the codebook of one slot."""
+    def _set(self, slot: Any, centers: Tensor, use: Tensor) -> None:
+        """Make ``centers`` (K, codebook_dim) the codebook of one slot."""
         if self.config.quantizer == "simvq":
-            slot.frozen_codebook.copy_(centres)
+            slot.frozen_codebook.copy_(centers)
             torch.nn.init.eye_(slot.code_transform.weight)
         elif self.config.quantizer == "ibq":
-            slot.codebook.copy_(centres)
+            slot.codebook.copy_(centers)
         else:
             book = slot._codebook
             use = use.clamp(min=self.config.dead_code_threshold)
-            book.embed.copy_(centres[None])
+            book.embed.copy_(centers[None])
             book.cluster_size.copy_(use[None])
-            book.embed_avg.copy_((centres * use[:, None])[None])
+            book.embed_avg.copy_((centers * use[:, None])[None])
             book.initted.fill_(True)
 
     def _groups(self) -> list[list[Any]]:
@@ -166,7 +172,7 @@ class Quantizer(nn.Module):
         return [slots[i : i + depth] for i in range(0, len(slots), depth)]
 
     def _pass(self, latents: Tensor, quantized: Tensor) -> Tensor:
-        """``quantized`` with the gradients of ``latents``."""
+        """``quantized``, with gradients to ``latents``."""
         if self.config.rotation_trick:
             return rotate_to(latents, quantized)
         return latents + (quantized - latents).detach()
@@ -174,8 +180,8 @@ class Quantizer(nn.Module):
 
 def _slot(config: ImageTokenizerConfig) -> nn.Module:
     K, width = config.codebook_size, config.codebook_dim
-    # Among several codes of a group the rotation is of their sum; a rotation of what is left over would also
-    # lose digits where its code points the other way.
+    # With several codes per group, the rotation is applied to their sum. Rotating a residual would also lose
+    # precision if its code points the other way.
     rotation = config.rotation_trick and config.residual == 1
     if config.quantizer == "fsq":
         return FSQ(list(config.fsq_levels), dim=width)
@@ -217,7 +223,7 @@ def _nearest(slot: Any, latents: Tensor) -> Tensor:
     latents, codebook = latents.to(precise), _codebook(slot).to(precise)
     if isinstance(slot, IBQ):
         return (latents @ codebook.T).argmax(1)
-    # By squared distance; for unit vectors that is the one with the largest cosine.
+    # Nearest by squared distance; for unit vectors, that is the largest cosine.
     return torch.addmm(codebook.square().sum(1), latents, codebook.T, alpha=-2).argmin(1)
 
 
@@ -227,7 +233,7 @@ def _values(slot: Any) -> Tensor:
 
 
 def _fit_projections(slot: Any, latents: Tensor) -> None:
-    """project_in: the principal components with unit variance; project_out: back by least squares."""
+    """Fit project_in to the principal components, with unit variance, and project_out to its inverse."""
     if not slot.has_projections:
         return
     mean = latents.mean(0)

@@ -1,8 +1,8 @@
 """VQ checkpoints in the layout of taming-transformers, read as image tokenizers.
 
-Three writers share the layout: taming's own VQGAN (``{"state_dict": ...}`` with the weights of its losses
-beside), Meta's Chameleon (the same), and LlamaGen (arXiv:2406.06525: ``{"model": ...}``, the same network
-under other names, codes compared as unit vectors). The shapes and names of the tensors tell the config.
+Three projects share the layout: taming's own VQGAN (``{"state_dict": ...}``, with the weights of its losses),
+Meta's Chameleon (the same), and LlamaGen (arXiv:2406.06525: ``{"model": ...}``, the same network under other
+names, codes compared as unit vectors). The config follows from the names and shapes of the tensors.
 """
 
 import re
@@ -22,7 +22,7 @@ from .tensor_files import load_pytorch
 CHAMELEON = "model.vqmodel."
 """Prefix of the image tokenizer in a Chameleon model of ``transformers``."""
 WRAPPERS = ("ema", "model", "state_dict")
-"""Entries of a checkpoint that hold the weights; LlamaGen's own order of preference."""
+"""Entries of a checkpoint that hold the weights, in LlamaGen's order of preference."""
 UNUSED = re.compile(
     r"loss\.|quantize\.codebook_used$|quantize\.embedding\.(cluster_size|embed_avg)$|model_ema\.|epoch$"
 )
@@ -32,13 +32,16 @@ State = dict[str, Tensor]
 
 
 def load_taming(path: str | Path, **overrides: Any) -> ImageTokenizer:
-    """The image tokenizer in the checkpoint ``path`` (.ckpt, .pt, .pth, .bin or .safetensors), to evaluate.
+    """Read the image tokenizer in a checkpoint, in evaluation mode.
 
-    ``overrides`` are fields of ``ImageTokenizerConfig``, for what no tensor tells: ``quantizer="vq"`` for a
-    LlamaGen model without unit vectors, ``"cosine"`` for a taming model with them.
+    Args:
+        path: A file (.ckpt, .pt, .pth, .bin or .safetensors).
+        overrides: Fields of ``ImageTokenizerConfig`` that the tensors do not determine: ``quantizer="vq"``
+            for a LlamaGen model without unit vectors, ``"cosine"`` for a taming model with them.
 
-    :raises FileNotFoundError: no such file.
-    :raises ValueError: it holds pickled objects besides tensors, another network, or no decoder.
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: It holds pickled objects besides tensors, another network, or no decoder.
     """
     path = Path(path)
     return from_state(_read(path), str(path), **overrides)
@@ -47,10 +50,16 @@ def load_taming(path: str | Path, **overrides: Any) -> ImageTokenizer:
 def from_state(
     state: State, where: str = "the state dict", *, decoder_needed: bool = True, **overrides: Any
 ) -> ImageTokenizer:
-    """The image tokenizer of tensors in taming's or LlamaGen's names; ``where`` names them in errors.
+    """Build the image tokenizer of tensors in taming's or LlamaGen's names.
 
-    :param decoder_needed: refuse a state without a decoder.
-    :raises ValueError: as :func:`load_taming`.
+    Args:
+        state: Name -> tensor.
+        where: What error messages call the state.
+        decoder_needed: Reject a state without a decoder.
+        overrides: As in ``load_taming``.
+
+    Raises:
+        ValueError: As in ``load_taming``.
     """
     if any(name.startswith(CHAMELEON) for name in state):
         state = {k.removeprefix(CHAMELEON): v for k, v in state.items() if k.startswith(CHAMELEON)}
@@ -62,9 +71,10 @@ def from_state(
     try:
         config = replace(config, **overrides)
     except TypeError:
-        raise ValueError(f"{sorted(overrides)} are not all fields of ImageTokenizerConfig") from None
+        names = ", ".join(sorted(overrides))
+        raise ValueError(f"overrides are {names}, expected fields of ImageTokenizerConfig") from None
     if config.quantizer not in ("vq", "cosine"):
-        raise ValueError(f"quantizer is {config.quantizer!r}; a checkpoint of this layout has vq or cosine")
+        raise ValueError(f"quantizer is {config.quantizer!r}, expected 'vq' or 'cosine' for this layout")
     tokenizer = ImageTokenizer(config)
     codebook = state.pop("quantize.embedding.weight").float()
     if config.quantizer == "cosine":
@@ -74,29 +84,29 @@ def from_state(
 
 
 def _read(path: Path) -> State:
-    """The tensors in a file, whatever they are wrapped in."""
+    """The tensors in a file, without wrappers."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: a VQ checkpoint is expected there")
+        raise FileNotFoundError(f"{path} not found: expected a VQ checkpoint")
     try:
         if path.suffix == ".safetensors":
             value: Any = load_file(path)
         else:
             value = load_pytorch(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
     for name in WRAPPERS:
         if isinstance(value, dict) and isinstance(value.get(name), dict):
             value = value[name]
             break
     if not isinstance(value, dict) or not any(isinstance(tensor, Tensor) for tensor in value.values()):
         raise ValueError(
-            f"{path} holds no state dict, neither bare nor under one of {', '.join(map(repr, WRAPPERS))}"
+            f"{path} has no state dict, expected one at the top or under {', '.join(map(repr, WRAPPERS))}"
         )
     return {str(name): tensor for name, tensor in value.items() if isinstance(tensor, Tensor)}
 
 
 def _taming_names(state: State) -> State:
-    """LlamaGen's names as taming's: ``conv_blocks.{i}.res`` in the order of execution, ``mid.{i}``."""
+    """Rename LlamaGen's ``conv_blocks.{i}.res`` (in execution order) and ``mid.{i}`` to taming's names."""
     last = max(int(m[1]) for m in (re.match(r"encoder\.conv_blocks\.(\d+)\.", name) for name in state) if m)
     middle = ("block_1", "attn_1", "block_2")
 
@@ -114,16 +124,16 @@ def _taming_names(state: State) -> State:
 
 
 def _config(state: State, where: str, quantizer: Any, decoder_needed: bool) -> ImageTokenizerConfig:
-    """What the names and shapes say."""
+    """The config that the names and shapes imply."""
     if "quantize.embed.weight" in state:
-        raise ValueError(f"{where} has a Gumbel-softmax quantizer, which is not supported: only VQ is")
+        raise ValueError(f"{where} has a Gumbel-softmax quantizer; only VQ is supported")
     if "encoder.conv_in.weight" not in state:
-        raise ValueError(f"{where} is no VQ model in taming's layout: it lacks 'encoder.conv_in.weight'")
+        raise ValueError(f"{where} is not a VQ model in taming's layout: it lacks 'encoder.conv_in.weight'")
     decoder = any(name.startswith("decoder.") for name in state)
     if decoder_needed and not decoder:
         raise ValueError(
-            f"{where} lacks the decoder (the Chameleon port of transformers leaves it out): take Meta's "
-            "own vqgan.ckpt"
+            f"{where} lacks the decoder (the Chameleon port of transformers omits it): use Meta's own "
+            "vqgan.ckpt"
         )
 
     def shape(name: str) -> torch.Size:
@@ -144,7 +154,7 @@ def _config(state: State, where: str, quantizer: Any, decoder_needed: bool) -> I
     z_channels = shape("encoder.conv_out.weight")[0]
     if shape("quant_conv.weight")[:2] != (width, z_channels):
         raise ValueError(
-            f"{where}: quant_conv has the shape {tuple(shape('quant_conv.weight'))}, expected {width} of "
+            f"{where}: quant_conv has shape {tuple(shape('quant_conv.weight'))}, expected {width} of "
             f"{z_channels} channels"
         )
     try:
@@ -167,22 +177,22 @@ def _config(state: State, where: str, quantizer: Any, decoder_needed: bool) -> I
 
 
 def _count(state: State, pattern: str) -> int:
-    """One more than the largest number that ``pattern`` finds in the names."""
+    """1 + the largest number that ``pattern`` finds in the names."""
     found = (re.match(pattern, name) for name in state)
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _fill(tokenizer: ImageTokenizer, state: State, codebook: Tensor, where: str) -> None:
-    """Every weight of the network, and the codebook with all codes equally alive."""
+    """Load every weight of the network, and the codebook with equal use of all codes."""
     wanted = {k: v for k, v in tokenizer.state_dict().items() if not k.startswith("quantizer.")}
     for name in sorted(set(wanted) | set(state)):
         if name not in state:
             raise ValueError(f"{where} lacks the tensor {name!r}")
         if name not in wanted:
-            raise ValueError(f"{where} holds the tensor {name!r}, for which this network has no place")
+            raise ValueError(f"{where} holds the tensor {name!r}, which this network does not have")
         if state[name].shape != wanted[name].shape:
             shapes = tuple(state[name].shape), tuple(wanted[name].shape)
-            raise ValueError(f"{where}: {name} has the shape {shapes[0]}, expected {shapes[1]}")
+            raise ValueError(f"{where}: {name} has shape {shapes[0]}, expected {shapes[1]}")
     book = {
         "embed": codebook[None],
         "embed_avg": codebook[None],

@@ -1,7 +1,7 @@
-"""Files of tensors, read and written one tensor at a time: a model larger than half of the memory fits.
+"""Files of tensors, read and written one tensor at a time, so that large models fit into memory.
 
-safetensors (one file, or shards with an index) and PyTorch's files, of which tensors alone are read: a pickle
-with anything else in it is refused.
+Reads safetensors (one file, or shards with an index) and PyTorch's files. Only tensors are read from the
+latter: a pickle with anything else is rejected.
 """
 
 import json
@@ -36,42 +36,46 @@ DTYPES = {
 
 
 class Spec(NamedTuple):
-    """What a tensor is, before it is there."""
+    """Shape and type of a tensor that is not read or made yet."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """The tensors of some files by name; each is read when it is asked for."""
+    """Name -> tensor of some files; each is read on access."""
 
     def __init__(self, paths: Iterable[Path]):
         """
-        :raises FileNotFoundError: a file is missing.
-        :raises ValueError: a file is broken, holds pickled objects besides tensors, or a tensor twice.
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: A file is broken or holds pickled objects besides tensors, or two files hold one
+                tensor.
         """
         self._reads: dict[str, Callable[[], Tensor]] = {}
         self._specs: dict[str, Spec] = {}
         self.paths = list(paths)
         for path in self.paths:
             if not path.is_file():
-                raise FileNotFoundError(f"{path} not found: a file of tensors is expected there")
+                raise FileNotFoundError(f"{path} not found: expected a file of tensors")
             for name, spec, read in _safetensors(path) if path.suffix == ".safetensors" else _pytorch(path):
                 if name in self._reads:
-                    raise ValueError(f"{path} holds the tensor {name!r}, which another file holds too")
+                    raise ValueError(f"{path} holds the tensor {name!r}, which is also in another file")
                 self._reads[name], self._specs[name] = read, spec
 
     @classmethod
     def of_folder(cls, folder: Path) -> "TensorFiles":
-        """The weights of a folder of ``transformers``.
+        """The weights in a folder of ``transformers``.
 
-        :raises FileNotFoundError: there are none, or a shard is missing.  :raises ValueError: as above.
+        Raises:
+            FileNotFoundError: There are no weights, or a shard is missing.
+            ValueError: A file is broken, or the index names a tensor that no shard holds.
         """
         for name in INDEX:
             if (folder / name).is_file():
                 shards = read_json(folder / name, "an index of weights").get("weight_map")
                 if not isinstance(shards, dict) or not shards:
-                    raise ValueError(f"{folder / name} has no weight_map: it is no index of weights")
+                    raise ValueError(f"{folder / name} is not an index of weights: it lacks weight_map")
                 files = cls(folder / str(shard) for shard in dict.fromkeys(shards.values()))
                 if missing := sorted(set(shards) - set(files)):
                     raise ValueError(f"{folder / name} names the tensor {missing[0]!r}, which no shard holds")
@@ -79,7 +83,7 @@ class TensorFiles(Mapping[str, Tensor]):
         for name in SINGLE:
             if (folder / name).is_file():
                 return cls([folder / name])
-        raise FileNotFoundError(f"{folder} holds no weights: expected one of {', '.join(SINGLE + INDEX)}")
+        raise FileNotFoundError(f"{folder} has no weights: expected one of {', '.join(SINGLE + INDEX)}")
 
     def spec(self, name: str) -> Spec:
         """Shape and type, without reading the tensor."""
@@ -107,14 +111,14 @@ def _safetensors(path: Path) -> Iterator[Entry]:
                 part = file.get_slice(name)
                 dtype = next((d for d, code in DTYPES.items() if code == part.get_dtype()), None)
                 if dtype is None:
-                    raise ValueError(f"{path}: the tensor {name!r} is of type {part.get_dtype()}")
+                    raise ValueError(f"{path}: the tensor {name!r} has unknown type {part.get_dtype()}")
                 specs[name] = Spec(tuple(part.get_shape()), dtype)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
 
     def reader(name: str) -> Callable[[], Tensor]:
         def read() -> Tensor:
-            with safe_open(path, "pt") as file:  # opened anew: what was read before can be let go
+            with safe_open(path, "pt") as file:  # opened again, so that earlier tensors can be freed
                 return file.get_tensor(name)
 
         return read
@@ -131,22 +135,26 @@ def _pytorch(path: Path) -> Iterator[Entry]:
 
 
 def load_pytorch(path: Path, mmap: bool = False) -> Any:
-    """What a file of ``torch.save`` holds, tensors and plain containers alone.
+    """Read tensors and plain containers from a file of ``torch.save``.
 
-    :param mmap: leave the tensors in the file until they are used, where its format (since 2020) allows it.
-    :raises ValueError: it holds other pickled objects, or cannot be read.
+    Args:
+        path: The file.
+        mmap: Map the tensors instead of reading them, if the file's format (since 2020) allows it.
+
+    Raises:
+        ValueError: The file holds other pickled objects, or cannot be read.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(
-            f"{path} holds {f'a pickled {found[1]}' if found else 'pickled objects'}, and only tensors are "
-            "read from a file: give one with the state dict alone, saved where the checkpoint was made"
+            f"{path} holds {f'a pickled {found[1]}' if found else 'pickled objects'}, but only tensors are "
+            "read: save only the state dict, in the environment that made the checkpoint"
         ) from None
     except (RuntimeError, EOFError, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is no readable PyTorch checkpoint: {line}") from None
+        raise ValueError(f"{path} is not a readable PyTorch checkpoint: {line}") from None
 
 
 def write_tensors(
@@ -155,9 +163,16 @@ def write_tensors(
     make: Callable[[str], Tensor],
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Write a safetensors file, making one tensor after the other.
+    """Write a safetensors file, one tensor at a time.
 
-    :raises ValueError: ``make`` gives another shape or type than ``specs`` says.
+    Args:
+        path: The file.
+        specs: Shape and type of each tensor, in order.
+        make: Name -> the tensor.
+        progress: Called after each tensor.
+
+    Raises:
+        ValueError: ``make`` returns another shape or type than ``specs`` says.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

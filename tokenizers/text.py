@@ -1,4 +1,4 @@
-"""Text <-> ids: a sentencepiece BPE that gives back every Unicode string exactly.
+"""Text <-> ids: a sentencepiece BPE that restores every Unicode string exactly.
 
 Byte-pair encoding: Sennrich et al. 2016, https://arxiv.org/abs/1508.07909; sentencepiece with byte fallback:
 Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226. This module imports no torch.
@@ -17,32 +17,37 @@ from .files import write_bytes
 SPACE = "\u2581"  # how sentencepiece spells a space inside its pieces
 FILE = "text.model"
 
-# Training drops a whole text that holds U+2585 (sentencepiece's mark for an unknown character), and would
-# take U+2581 for a space. Both are boundaries instead: encoding spells them in bytes.
+# Training drops a whole text that contains U+2585 (sentencepiece's mark of an unknown character), and reads
+# U+2581 as a space. So texts are split at both; encoding spells them in bytes.
 _BOUNDARY = re.compile("[\u2581\u2585]")
 # It also drops texts of more than 4,192 bytes. 1,000 characters are at most 4,000 bytes; the cut is before a
-# space where there is one.
+# space if there is one.
 _CHUNK = re.compile(r".{1,1000}(?=[ ]|\Z)|.{1,1000}", re.DOTALL)
-# What a sentencepiece model could lose: unknown characters, runs of spaces, spaces at either end, and what a
-# Unicode normalisation would change.
+# What a sentencepiece model may lose: unknown characters, runs of spaces, spaces at either end, and what
+# Unicode normalization would change.
 _PROBE = " \0 a\t\n\r\n  \u0301e\u0301\ufb01\uff21\u00bd\u3000\u00a0\U0001f600\U0010ffff  "
 
 
 class TextTokenizer:
     """A trained sentencepiece model.
 
-    `vocab_size`: number of ids. `structural_ids`: those among them that never stand for text
-    (sentencepiece's own unknown, control and unused ids): `encode` never gives one, `decode` refuses them.
+    Attributes:
+        vocab_size: Number of ids.
+        structural_ids: Ids that are never text (sentencepiece's unknown, control and unused ids): ``encode``
+            does not produce them, ``decode`` rejects them.
     """
 
     def __init__(self, model_proto: bytes) -> None:
-        """`model_proto` is the content of a sentencepiece model file.
+        """
+        Args:
+            model_proto: The content of a sentencepiece model file.
 
-        Raises ValueError when it is none, or when the model cannot give back every string (no byte fallback,
-        a normalisation, added or removed spaces).
+        Raises:
+            ValueError: It is not one, or the model cannot restore every string (no byte fallback,
+                normalization, added or removed spaces).
         """
         try:
-            if not model_proto:  # sentencepiece takes this for a model without pieces
+            if not model_proto:  # sentencepiece accepts this as a model without pieces
                 raise RuntimeError
             model = sentencepiece.SentencePieceProcessor(model_proto=model_proto)
         except RuntimeError:
@@ -59,7 +64,7 @@ class TextTokenizer:
         self._space_ids = byte_ids
         if self.decode(self.encode(_PROBE)) != _PROBE:
             raise ValueError(
-                "the sentencepiece model does not keep every text: train it with identity normalisation, "
+                "the sentencepiece model does not restore every text: train it with identity normalization, "
                 "remove_extra_whitespaces=False and add_dummy_prefix=False"
             )
 
@@ -73,14 +78,19 @@ class TextTokenizer:
         max_piece_length: int = 16,
         threads: int = 2,
     ) -> Self:
-        """Learn the pieces from `texts`.
+        """Learn the pieces from ``texts``.
 
-        `vocab_size` is an upper limit: data too small for it give fewer pieces. `character_coverage` is the
-        part of the running characters that get a piece of their own; the rest is spelled in bytes.
-        `max_piece_length` 1 makes every character its own piece. The pieces do not depend on `threads`.
+        Args:
+            texts: Training texts of any length.
+            vocab_size: Upper limit of the number of pieces; small data give fewer.
+            character_coverage: Fraction of the corpus' characters covered by pieces; the rest is spelled in
+                bytes.
+            max_piece_length: Characters per piece; 1 makes every character its own piece.
+            threads: Does not change the pieces.
 
-        Raises ValueError when an argument is out of range, `vocab_size` is too small for the 256 bytes and
-        the characters, there is no text, or a text holds a lone surrogate.
+        Raises:
+            ValueError: An argument is out of range, ``vocab_size`` is too small for the 256 bytes and the
+                characters, there is no text, or a text contains a lone surrogate.
         """
         if not 0.98 <= character_coverage <= 1:
             raise ValueError(f"character_coverage is {character_coverage}, expected 0.98 to 1")
@@ -88,9 +98,9 @@ class TextTokenizer:
             raise ValueError(f"max_piece_length is {max_piece_length}, expected 1 to 512")
         if vocab_size < 1:
             raise ValueError(f"vocab_size is {vocab_size}, expected a positive number")
-        sentences = list(_sentences(texts))  # a list: sentencepiece garbles errors raised while it iterates
+        sentences = list(_sentences(texts))  # sentencepiece garbles errors raised while it iterates
         if not sentences:
-            raise ValueError("there is no text to train the text tokenizer on")
+            raise ValueError("texts are empty: there is nothing to train the text tokenizer on")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -102,7 +112,7 @@ class TextTokenizer:
                 character_coverage=character_coverage,
                 max_sentencepiece_length=max_piece_length,
                 byte_fallback=True,
-                required_chars=SPACE,  # were spaces rare enough to be spelled in bytes, they would be U+2581
+                required_chars=SPACE,  # a space spelled in bytes would decode as U+2581
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 add_dummy_prefix=False,
@@ -116,71 +126,79 @@ class TextTokenizer:
         except RuntimeError as error:
             if needed := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
                 raise ValueError(
-                    f"vocab_size is {vocab_size}, but the bytes and the characters of these texts alone need "
+                    f"vocab_size is {vocab_size}, but the bytes and characters of these texts need "
                     f"{needed[1]}: raise vocab_size or lower character_coverage ({character_coverage})"
                 ) from None
             raise ValueError(f"sentencepiece could not train on these texts: {error}") from error
         return cls(model.getvalue())
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`. Every string has some; `decode` gives it back exactly.
+        """Text -> ids. Works for every Unicode string; ``decode`` restores it exactly.
 
-        Raises ValueError for a lone surrogate, which is no Unicode text (it cannot be written as UTF-8).
+        Raises:
+            ValueError: The text contains a lone surrogate, which is not Unicode text.
         """
         check_unicode(text)
         first, *rest = text.split(SPACE)
         ids = self._model.encode(first)
-        for part in rest:  # sentencepiece would give a typed U+2581 back as a space
+        for part in rest:  # sentencepiece would decode a typed U+2581 as a space
             ids += self._space_ids
             ids += self._model.encode(part)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`: the exact inverse of `encode`.
+        """Ids -> text: the exact inverse of ``encode``.
 
-        Any sequence of text ids is a text: bytes that are not UTF-8 become U+FFFD. Raises ValueError for an
-        id out of range and for a structural id.
+        Any sequence of text ids is valid: bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            ValueError: An id is out of range or structural.
         """
         pieces = []
         for i in ids:
             piece = self._pieces[i] if 0 <= i < self.vocab_size else None
             if piece is None:
                 kind = "structural" if i in self.structural_ids else f"outside 0..{self.vocab_size - 1}"
-                raise ValueError(f"text id {int(i)} is {kind}: it stands for no text")
+                raise ValueError(f"text id {int(i)} is {kind}: it has no text")
             pieces.append(piece)
         return b"".join(pieces).decode("utf-8", errors="replace")
 
     def id_to_piece(self, i: int) -> str:
-        """The piece of id `i` as sentencepiece writes it: U+2581 for a space, `<0x0A>` for a byte."""
+        """The piece of id ``i`` as sentencepiece writes it: U+2581 for a space, ``<0x0A>`` for a byte."""
         if not 0 <= i < self.vocab_size:
             raise ValueError(f"text id {i} is outside 0..{self.vocab_size - 1}")
         return self._model.id_to_piece(i)
 
     def score(self, i: int) -> float:
-        """What the piece of id `i` is worth: of the merges that a text allows, the highest comes first."""
+        """The score of the piece of id ``i``; encoding applies possible merges in descending score."""
         return self._model.get_score(i)
 
     def piece_bytes(self, i: int) -> bytes:
-        """What id `i` adds to the text, as UTF-8; b"" for a structural id."""
+        """The text of id ``i`` in UTF-8; b"" for a structural id."""
         return self._pieces[i] or b""
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder`/text.model, an ordinary sentencepiece model."""
+        """Write ``folder``/text.model, a plain sentencepiece model."""
         write_bytes(Path(folder) / FILE, self.model_proto)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read `folder`/text.model. Raises FileNotFoundError or ValueError, naming the file."""
+        """Read ``folder``/text.model.
+
+        Raises:
+            FileNotFoundError: The file is missing.
+            ValueError: The file is damaged; the message names it.
+        """
         path = Path(folder) / FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{path} not found: a text tokenizer's model belongs there")
+            raise FileNotFoundError(f"{path} not found: expected the model of a text tokenizer")
         try:
             return cls(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def _piece_bytes(self, i: int) -> bytes | None:
-        """What id `i` adds to the text, as UTF-8; None for a structural id."""
+        """The text of id ``i`` in UTF-8; None for a structural id."""
         if i in self.structural_ids:
             return None
         piece = self._model.id_to_piece(i)
@@ -190,7 +208,7 @@ class TextTokenizer:
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """`texts` in pieces that sentencepiece's training does not skip."""
+    """``texts`` in pieces that sentencepiece's training does not drop."""
     for number, text in enumerate(texts):
         try:
             check_unicode(text)
@@ -201,7 +219,11 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 
 
 def check_unicode(text: str) -> None:
-    """Raises ValueError for a lone surrogate."""
+    """Reject text that cannot be written as UTF-8.
+
+    Raises:
+        ValueError: It contains a lone surrogate; the message says where.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:

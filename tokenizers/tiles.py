@@ -1,10 +1,9 @@
-"""Pages of any size, encoded and decoded piece by piece, so that memory is bounded by the piece.
+"""Encode and decode pages of any size tile by tile, so that the tile bounds the memory.
 
-A network that normalises each position by itself (``norm="layer"``) and has no attention is *local*: a code
-depends on the pixels around it and on nothing else. Tiles that overlap by the network's receptive field then
-give exactly the codes and pixels of the whole page. GroupNorm and attention look at the whole image, and a
-tile is a smaller whole: codes and pixels come close to those of the page, and the decoder's tiles are
-blended linearly where they overlap, so that no edge shows.
+A network with norms per position (``norm="layer"``) and without attention is *local*: a code only depends on
+the pixels around it. Tiles that overlap by the receptive field then give exactly the codes and pixels of the
+whole page. GroupNorm and attention see the whole image, of which a tile is only a part: codes and pixels come
+close to those of the page, and the decoder blends overlapping tiles linearly to hide edges.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from .image_config import ImageTokenizerConfig
 
 
 class Margins(NamedTuple):
-    """How many positions around a piece of codes its network reads."""
+    """Positions around a tile that its network reads."""
 
     before: int
     """To the left and above."""
@@ -30,26 +29,27 @@ class Tile(NamedTuple):
     """One axis of a tile, in positions."""
 
     start: int
-    """First position that goes through the network."""
+    """First position of the network's input."""
     stop: int
+    """One past the last position of the network's input."""
     first: int
-    """First position whose result is kept."""
+    """First position of the kept result."""
     last: int
-    """One past the last that is kept."""
+    """One past the last position of the kept result."""
 
 
 def is_local(config: ImageTokenizerConfig) -> bool:
-    """Whether tiles give exactly what the whole page gives."""
+    """Whether tiles give exactly the result of the whole page."""
     attention = config.architecture == "vqgan" and (config.mid_attention or bool(config.attention_levels))
     return config.norm == "layer" and not attention
 
 
 def encoder_margins(config: ImageTokenizerConfig) -> Margins:
-    """Positions around a code whose pixels its encoder reads, norms and attention left aside.
+    """Positions around a code whose pixels the encoder reads, without norms and attention.
 
-    Code i reads the pixels i * factor - before .. i * factor + after, along each axis: every 3 x 3
-    convolution widens that by the spacing of its inputs on both sides, a step to the next level (2 x 2, or
-    taming's 3 x 3 that is padded on one side) after the code only.
+    Along each axis, code i reads the pixels i * factor - before .. i * factor + after. Every 3 x 3
+    convolution widens both sides by the spacing of its inputs; a step to the next level (2 x 2, or taming's 3
+    x 3 that is padded on one side) only widens the side after the code.
     """
     vqgan = config.architecture == "vqgan"
     spacing, before, after = config.stem, 0, config.stem - 1
@@ -68,8 +68,8 @@ def encoder_margins(config: ImageTokenizerConfig) -> Margins:
 def decoder_margins(config: ImageTokenizerConfig) -> Margins:
     """Positions around a code that the decoder reads for the pixels of that code.
 
-    From the pixel backwards: a 3 x 3 convolution reads one more position on both sides, and what r positions
-    of a level read are ceil(r / 2) of the coarser one.
+    From the pixels backwards: a 3 x 3 convolution reads one more position on both sides, and r positions of a
+    level read ceil(r / 2) positions of the coarser level.
     """
     vqgan = config.architecture == "vqgan"
     reach = 1  # the last convolution, whose output the stem shuffles into pixels
@@ -83,14 +83,18 @@ def decoder_margins(config: ImageTokenizerConfig) -> Margins:
 
 @torch.no_grad()
 def encode_tiled(tokenizer: ImageTokenizer, image: Tensor, tile: int = 1024) -> Tensor:
-    """Codes of ``image`` (1, 3, H, W) or (3, H, W) in [-1, 1], which goes through the encoder in tiles.
+    """Encode ``image`` in tiles.
 
-    ``tile`` is the longest side, in pixels, of what the network sees at once, overlap included. The result
-    has ``tokenizer.encode``'s shape, without the first axis when the image has none. It equals that of the
-    whole image when ``is_local(tokenizer.config)``.
+    Args:
+        tokenizer: If ``is_local(tokenizer.config)``, the codes equal ``tokenizer.encode(image)``.
+        image: (1, 3, H, W) or (3, H, W) in [-1, 1], sides multiples of the factor.
+        tile: Longest side of the network's input in pixels, overlap included.
 
-    :raises ValueError: another shape, sides that are no multiples of the factor, or a tile smaller than the
-        overlap and one position.
+    Returns:
+        Codes (1, h, w) or (1, h, w, n), without the first axis if the image has none.
+
+    Raises:
+        ValueError: The image has another shape, or the tile is smaller than the overlap and one position.
     """
     factor = tokenizer.factor
     batched = image if image.ndim == 4 else image[None]
@@ -123,14 +127,20 @@ def encode_tiled(tokenizer: ImageTokenizer, image: Tensor, tile: int = 1024) -> 
 
 @torch.no_grad()
 def decode_tiled(tokenizer: ImageTokenizer, codes: Tensor, tile: int = 1024) -> Tensor:
-    """Image (1, 3, H, W) in [-1, 1] of ``codes`` (1, h, w) or (1, h, w, n), decoded in tiles.
+    """Decode ``codes`` in tiles.
 
-    Codes without the first axis give an image without it. ``tile`` is the longest side, in pixels, of what
-    the network writes at once, overlap included. The image equals that of ``tokenizer.decode`` when
-    ``is_local(tokenizer.config)``; otherwise overlapping tiles are blended linearly.
+    Args:
+        tokenizer: If ``is_local(tokenizer.config)``, the image equals ``tokenizer.decode(codes)``; otherwise
+            overlapping tiles are blended linearly.
+        codes: (1, h, w) or (1, h, w, n), or without the first axis.
+        tile: Longest side of the network's output in pixels, overlap included.
 
-    :raises ValueError: another shape, codes outside 0..K-1, or a tile smaller than the overlap and one
-        position.
+    Returns:
+        Image (1, 3, H, W) in [-1, 1], without the first axis if the codes have none.
+
+    Raises:
+        ValueError: The codes have another shape, one is outside 0..K-1, or the tile is smaller than the
+            overlap and one position.
     """
     factor, axes = tokenizer.factor, 3 if tokenizer.codes_per_position == 1 else 4
     batched = codes if codes.ndim == axes else codes[None]
@@ -159,7 +169,7 @@ def decode_tiled(tokenizer: ImageTokenizer, codes: Tensor, tile: int = 1024) -> 
 
 
 def _tiles(length: int, tile: int, factor: int, margins: Margins) -> Iterator[Tile]:
-    """Tiles of one axis with ``length`` positions, of ``tile`` pixels at most."""
+    """Tiles of an axis with ``length`` positions; none is longer than ``tile`` pixels."""
     most = tile // factor
     if length <= most:
         yield Tile(0, length, 0, length)
@@ -171,13 +181,13 @@ def _tiles(length: int, tile: int, factor: int, margins: Margins) -> Iterator[Ti
             f"of {margins.before} and {margins.after} positions of {factor} pixels, and one position"
         )
     pieces = _ceil(length, kept)
-    for i in range(pieces):  # of equal length, as far as that goes
+    for i in range(pieces):  # of equal length, to within one position
         first, last = length * i // pieces, length * (i + 1) // pieces
         yield Tile(max(0, first - margins.before), min(length, last + margins.after), first, last)
 
 
 def _shares(tiles: list[Tile], factor: int, blend: bool) -> list[Tensor]:
-    """For each tile of an axis its share (pixels of the tile,) in every pixel; they add up to 1."""
+    """The weight of each tile of an axis at each of its pixels; the weights of a pixel add up to 1."""
     weights = []
     for i, tile in enumerate(tiles):
         at = torch.arange(tile.start * factor, tile.stop * factor) + 0.5
@@ -185,7 +195,7 @@ def _shares(tiles: list[Tile], factor: int, blend: bool) -> list[Tensor]:
             weights.append(((at > tile.first * factor) & (at < tile.last * factor)).float())
             continue
         weight = torch.ones(len(at))
-        if i:  # rises from nothing at its own edge to all at the edge of the tile before
+        if i:  # rises from 0 at its own edge to 1 at the edge of the previous tile
             start, end = tile.start * factor, tiles[i - 1].stop * factor
             weight = weight.minimum((at - start) / (end - start))
         if i + 1 < len(tiles):

@@ -1,7 +1,8 @@
-"""The small network of the image tokenizer: full resolution is left at once by a pixel-unshuffle stem.
+"""The small network of the image tokenizer, whose stem is a pixel-unshuffle.
 
-Narrow convolutions at full resolution are what a CPU is slowest at; here the first convolution sees stem x
-stem pixels as channels. Residual blocks as in VQGAN (Esser et al., arXiv:2012.09841), without attention.
+Narrow convolutions at full resolution are what a CPU is slowest at. Here the first convolution already sees
+stem x stem pixels as channels. Residual blocks as in VQGAN (Esser et al., arXiv:2012.09841), without
+attention.
 """
 
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def build_norm(kind: Norm, channels: int) -> nn.Module:
-    """8 groups, fewer where they would be single channels: a 1 x 1 grid would have nothing to normalise."""
+    """GroupNorm has 8 groups of at least 2 channels: one channel of a 1 x 1 grid cannot be normalized."""
     return ChannelNorm(channels) if kind == "layer" else nn.GroupNorm(min(8, channels // 2), channels)
 
 

@@ -3,15 +3,15 @@
 Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (arXiv:2012.09841); Chameleon
 (arXiv:2405.09818) uses the same with channels (128, 128, 256, 256, 512). The names of the tensors are
 taming's, so that its checkpoints fit (see ``taming``); ``quant_conv`` and ``post_quant_conv`` belong to
-``ImageTokenizer``. Beyond taming's network: a pixel-unshuffle stem, norms that see one position only (with
-``mid_attention`` off, a page is then exactly the sum of its tiles), and an inference that works in place.
+``ImageTokenizer``. Additions to taming's network: a pixel-unshuffle stem, norms per position (with
+``mid_attention`` off, a page is then exactly the sum of its tiles), and in-place inference.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conv import Conv, compute_dtype, fast_layout
+from .cpu import Conv, compute_dtype, fast_layout
 from .image_config import ImageTokenizerConfig, Norm
 from .unshuffle import ChannelNorm
 
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, attention after each where asked for, and the step to the next."""
+    """Residual blocks at one resolution, optional attention after each, and the step to the next level."""
 
     def __init__(self, width: int, out: int, blocks: int, attention: bool, norm: Norm, **step: nn.Module):
         super().__init__()
@@ -120,7 +120,7 @@ class Middle(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1 x 1 convolution of x where the width changes."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))); x passes a 1 x 1 convolution if the width changes."""
 
     def __init__(self, width: int, out: int, norm: Norm):
         super().__init__()
@@ -156,9 +156,10 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """3 x 3 convolution with stride 2 over an image padded by one zero to the right and to the bottom.
+    """3 x 3 convolution with stride 2 over an image padded by one zero on the right and at the bottom.
 
-    Padded by two on every side, its outputs from the second on are those; nothing has to be copied to pad.
+    The convolution pads by two on every side and drops its first outputs, which gives the same without a copy
+    of the image.
     """
 
     def __init__(self, width: int):
@@ -186,8 +187,12 @@ def conv3x3(width: int, out: int) -> Conv:
 
 
 def choose_convolutions(network: nn.Module, norm: Norm) -> bool:
-    """Whether ``network`` may use Winograd's algorithm: not where a page is to be the sum of its tiles, since
-    its rounding is another in every tile."""
+    """Let ``network`` use Winograd's algorithm, unless a page must be the sum of its tiles: its rounding
+    differs between tiles.
+
+    Returns:
+        Whether it may.
+    """
     for layer in network.modules():
         if isinstance(layer, Conv):
             layer.winograd = norm != "layer"
@@ -195,7 +200,7 @@ def choose_convolutions(network: nn.Module, norm: Norm) -> bool:
 
 
 def build_norm(kind: Norm, channels: int) -> nn.Module:
-    """taming's 32 groups; where they do not divide the channels fewer, of two channels at least."""
+    """GroupNorm has taming's 32 groups, or fewer, of at least two channels, if 32 do not divide them."""
     if kind == "layer":
         return ChannelNorm(channels, eps=EPS)
     fewer = (groups for groups in range(32, 0, -1) if channels % (2 * groups) == 0)
@@ -203,13 +208,13 @@ def build_norm(kind: Norm, channels: int) -> nn.Module:
 
 
 def activate(norm: nn.Module, x: Tensor) -> Tensor:
-    """silu(norm(x)), in place where no gradient needs the value between."""
+    """silu(norm(x)), in place unless a gradient needs the intermediate value."""
     h = norm(x)
     return F.silu(h, inplace=not (torch.is_grad_enabled() and h.requires_grad))
 
 
 def add(h: Tensor, x: Tensor) -> Tensor:
-    """h + x, written over ``h`` where no gradient needs it."""
+    """h + x, written over ``h`` unless a gradient needs it."""
     if torch.is_grad_enabled() or h.dtype != x.dtype:
         return h + x
     return h.add_(x)

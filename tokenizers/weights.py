@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 def save_network(network: nn.Module, config: Any, folder: Path, kind: str) -> None:
-    """Write both files, or neither; whatever else lies in ``folder`` stays."""
+    """Write both files, or neither. Other files in ``folder`` stay."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(network).items()}
     with atomic_folder(folder) as new:
         write_json(new / CONFIG, {"kind": kind, "format": FORMAT, **asdict(config)})
@@ -36,15 +36,22 @@ def load_network(
     renamed: Mapping[str, str] | None = None,
     unfilled: bool = False,
 ) -> Any:
-    """Build ``network_class(config_class(...))`` from ``folder`` and fill in its weights.
+    """Build ``network_class(config_class(...))`` from ``folder`` and load its weights.
 
-    ``upgrade`` makes the fields of this version from an earlier one's, ``renamed`` maps beginnings of
-    tensors' names in earlier versions to today's. ``unfilled`` builds the network without numbers and gives
-    it the file's tensors, in their types: it takes no more memory than they do. All of its tensors must be
-    stored.
+    Args:
+        network_class: The module.
+        config_class: Its config, a dataclass.
+        folder: Has config.json and model.safetensors.
+        kind: What config.json must say it is.
+        upgrade: Converts the fields of earlier versions.
+        renamed: Prefix of tensor names in earlier versions -> today's prefix.
+        unfilled: Build the network on the meta device and give it the file's tensors in their stored types,
+            so that nothing is allocated twice. The file must then hold all tensors.
 
-    :raises FileNotFoundError: a file is missing.
-    :raises ValueError: another kind or format, an unknown or bad field, or weights of other names or shapes.
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The kind or format is another one, a field is unknown or invalid, or names or shapes of
+            the weights do not fit.
     """
     config = read_config(config_class, folder, kind, upgrade)
     try:
@@ -59,17 +66,17 @@ def load_network(
 def read_config(
     config_class: type, folder: Path, kind: str, upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
 ) -> Any:
-    """The ``config_class`` in ``folder``/config.json; errors as :func:`load_network`'s."""
+    """Read the ``config_class`` in ``folder``/config.json; arguments and errors as in ``load_network``."""
     path = folder / CONFIG
     values = read_json(path, f"a config of kind {kind!r}")
     if (found := values.pop("kind", None)) != kind:
-        raise ValueError(f"{path} is of kind {found!r}, expected {kind!r}")
+        raise ValueError(f"{path} has kind {found!r}, expected {kind!r}")
     if (found := values.pop("format", None)) != FORMAT:
         raise ValueError(f"{path} has format {found}; this earlyfusion reads format {FORMAT}")
     values = upgrade(values)
     names = {field.name for field in fields(config_class)}
     if unknown := sorted(set(values) - names):
-        raise ValueError(f"{path} has the unknown field {unknown[0]!r}; known are {', '.join(sorted(names))}")
+        raise ValueError(f"{path} has the unknown field {unknown[0]!r}; expected {', '.join(sorted(names))}")
     try:
         return config_class(**values)
     except (TypeError, ValueError) as error:
@@ -77,7 +84,7 @@ def read_config(
 
 
 def _tensors(network: nn.Module) -> dict:
-    """The state dict without a second name for a shared tensor (tied embeddings)."""
+    """The state dict with one name per tensor; tied embeddings have two."""
     seen: set[int] = set()
     kept = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
@@ -89,18 +96,18 @@ def _tensors(network: nn.Module) -> dict:
 
 def _fill(network: nn.Module, path: Path, renamed: Mapping[str, str], assign: bool) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: the weights belong there")
+        raise FileNotFoundError(f"{path} not found: expected the weights")
     files = TensorFiles([path])
-    state = {name: files[name].clone() for name in files}  # copies, since the file may be written over
+    state = {name: files[name].clone() for name in files}  # copies, since the file may be overwritten
     for old, new in renamed.items():
         state = {new + n.removeprefix(old) if n.startswith(old) else n: t for n, t in state.items()}
     wanted = _tensors(network)
     for name in sorted(set(wanted) | set(state)):
         if name not in state:
-            raise ValueError(f"{path} lacks the tensor {name!r} that {CONFIG} asks for")
+            raise ValueError(f"{path} lacks the tensor {name!r}, which {CONFIG} requires")
         if name not in wanted:
-            raise ValueError(f"{path} holds the tensor {name!r} that {CONFIG} has no place for")
+            raise ValueError(f"{path} holds the tensor {name!r}, which {CONFIG} does not describe")
         if state[name].shape != wanted[name].shape:
             shapes = tuple(state[name].shape), tuple(wanted[name].shape)
-            raise ValueError(f"{path}: {name} has the shape {shapes[0]}, {CONFIG} asks for {shapes[1]}")
+            raise ValueError(f"{path}: {name} has shape {shapes[0]}, {CONFIG} requires {shapes[1]}")
     network.load_state_dict(state, strict=False, assign=assign)

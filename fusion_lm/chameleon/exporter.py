@@ -1,12 +1,11 @@
-"""``earlyfusion export chameleon``: a model folder as ``transformers`` and vLLM load it.
+"""Export a model folder in Chameleon's format, as ``transformers`` and vLLM load it.
 
-The transformer's weights and the VQ encoder's are the same numbers under other names; the VQ decoder, which
-the format does not have, lies beside them in ``vq_decoder.safetensors``, and comes back with
-``earlyfusion import chameleon``.
+The weights of transformer and VQ encoder are the same numbers under other names. The format does not have a
+VQ decoder: it is stored beside them in ``vq_decoder.safetensors``, where the importer finds it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,116 +21,93 @@ from ...tokenizers.progress import Progress
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.vocab import SharedVocab
 from ...tokenizers.weights import CONFIG, WEIGHTS
-from ..model import FusionLM
+from ..model import FusionLM, FusionLMConfig
 from .importer import DECODER
-from .vocab import (
-    BEGIN_IMAGE,
-    BOS,
-    END_IMAGE,
-    EOS,
-    PAD,
-    PLACEHOLDER,
-    SEPARATOR,
-    code_name,
-)
+from .vocab import BEGIN_IMAGE, BOS, END_IMAGE, EOS, PAD, PLACEHOLDER, SEPARATOR, code_name
 from .weights import IMAGE_TOKENIZER, config_to_transformers, parts
 
 RESERVED = "<reserved08707>"
-"""What Meta calls the token that ``transformers`` calls ``<image>``."""
+"""Meta's name of the token that ``transformers`` calls ``<image>``."""
+MISFIT = "the model does not fit Chameleon's format: "
 
 
 def export(folder: Path, out: str | Path, progress: Progress | None = None) -> None:
-    """Write the model in ``folder`` as a folder of ``transformers``, whole or not at all.
+    """Write the model in ``folder`` as a folder of ``transformers``, all of it or nothing.
 
-    :raises FileNotFoundError: a file is missing.
-    :raises ValueError: the format cannot say what the model is, and why.
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The format cannot express the model; the message says why.
     """
     config = FusionLM.read_config(folder)
-    files = TensorFiles([folder / WEIGHTS])
     tokenizer = DocumentTokenizer.load(folder / TOKENIZER)
     fields = config_to_transformers(config)
     grid = _check(tokenizer)
     names, text = token_names(tokenizer)
-    more = max(names.values()) + 1 - config.vocab_size  # tokens that the format has and the model has not
+    vocab_size = max(config.vocab_size, max(names.values()) + 1)
     image = image_state(tokenizer.image)
-    specs: dict[str, Spec] = {}
-    source: dict[str, tuple[str, int, int]] = {}
-    for part in parts(config):
-        start = 0
-        for theirs, rows in zip(part.theirs, part.rows, strict=True):
-            extra = max(0, more) if part.name in ("embedding.weight", "lm_head.weight") else 0
-            specs[theirs] = Spec((rows + extra, *part.rest), files.spec(part.name).dtype)
-            source[theirs] = (part.name, start, start + rows)
-            start += rows
     encoder = {IMAGE_TOKENIZER + n: t for n, t in image.items() if not n.startswith("decoder.")}
-    specs |= {name: Spec(tuple(t.shape), t.dtype) for name, t in encoder.items()}
-    pad = tokenizer.vocab.pad
-
-    def make(name: str) -> Tensor:
-        if name in encoder:
-            return encoder[name]
-        ours, start, end = source[name]
-        rows = files[ours][start:end]
-        # Padding is never a target, so its logit is low: those of tokens that nobody trained should be, too.
-        missing = specs[name].shape[0] - len(rows)
-        return rows if missing <= 0 else torch.cat([rows, rows[pad : pad + 1].expand(missing, -1)])
-
+    decoder = {n: t for n, t in image.items() if n.startswith("decoder.")}
+    files = TensorFiles([folder / WEIGHTS])
+    specs, make = _transformer(config, files, vocab_size, tokenizer.vocab.pad)
+    specs |= _specs(encoder)
     side = grid * tokenizer.image.factor
     ids = {"bos_token_id": names[BOS], "eos_token_id": names[EOS], "pad_token_id": names[PAD]}
+    written = {**fields, **ids, "vocab_size": vocab_size, "vocabulary_map": names}
     with atomic_folder(out) as new:
-        written = {**fields, **ids, "vocab_size": config.vocab_size + max(0, more)}
-        written |= {"vocabulary_map": names, "vq_config": vq_config(tokenizer.image, side)}
-        write_json(new / CONFIG, written)
+        write_json(new / CONFIG, {**written, "vq_config": vq_config(tokenizer.image, side)})
         write_json(new / "generation_config.json", ids)
-        write_tensors(new / WEIGHTS, specs, make, progress)
-        if tokenizer.image.config.decoder:
-            decoder = {n: t for n, t in image.items() if n.startswith("decoder.")}
-            shapes = {n: Spec(tuple(t.shape), t.dtype) for n, t in decoder.items()}
-            write_tensors(new / DECODER, shapes, lambda name: decoder[name])
+        write_tensors(new / WEIGHTS, specs, lambda n: encoder[n] if n in encoder else make(n), progress)
+        if decoder:
+            write_tensors(new / DECODER, _specs(decoder), decoder.__getitem__)
         write_text(new / "tokenizer.json", json.dumps(text, ensure_ascii=False))
         _write_processor(new, grid, side, tokenizer.image.config.preprocessing)
 
 
 def _check(tokenizer: DocumentTokenizer) -> int:
-    """Rows of the grid of codes that every image has.
+    """Check that the format can express the tokenizers.
 
-    :raises ValueError: the tokenizers do not fit the format.
+    Returns:
+        Rows of the square grid of codes that every image has.
+
+    Raises:
+        ValueError: It cannot.
     """
     vocab, image = tokenizer.vocab, tokenizer.image.config
-    reason = ""
     layout = vocab.layout("image")
-    shape = layout.shape
+    grid = layout.shape
     if vocab.names[1:] != ("text", "image"):
-        reason = f"it has the modalities {', '.join(vocab.names[1:])}; the format has text and images"
-    elif shape is None:
-        reason = "its images have different sizes, said by number tokens; the format has one (fixed_grid)"
-    elif shape[0] != shape[1]:
-        reason = f"its images have {shape[0]} x {shape[1]} codes; the format has squares"
-    elif not layout.raster:
-        reason = f"its codes are read by {layout.scan}; the format reads rows"
-    elif layout.slots != 1:
-        reason = f"it has {layout.slots} codes per position; the format has one"
-    elif image.architecture != "vqgan" or image.stem != 1:
-        reason = "its image tokenizer is no VQGAN without a stem (architecture: vqgan, stem: 1)"
-    elif image.quantizer != "vq":
-        reason = f"its quantizer is {image.quantizer!r}; the format has the nearest code, 'vq'"
-    elif image.norm != "group" or any(width % 32 for width in image.channels):
-        reason = (
-            "its image tokenizer has no GroupNorm of 32 groups (norm: group, channels in multiples of 32)"
-        )
-    elif (image.decoder_widths, image.decoder_blocks) != (image.channels, image.res_blocks):
-        reason = "its decoder has other channels or res_blocks than its encoder; the format has one number"
-    if reason:
-        raise ValueError(f"the model does not fit Chameleon's format: {reason}")
-    assert shape is not None
-    return shape[0]
+        raise ValueError(f"{MISFIT}modalities are {', '.join(vocab.names[1:])}; it has text and images")
+    if grid is None:
+        raise ValueError(f"{MISFIT}images have several sizes; it has one (fixed_grid)")
+    if grid[0] != grid[1]:
+        raise ValueError(f"{MISFIT}images have {grid[0]} x {grid[1]} codes; it has squares")
+    if not layout.raster:
+        raise ValueError(f"{MISFIT}scan is {layout.scan!r}; it has 'rows'")
+    if layout.slots != 1:
+        raise ValueError(f"{MISFIT}codes_per_position is {layout.slots}; it has 1")
+    if image.architecture != "vqgan" or image.stem != 1:
+        architecture = f"{image.architecture!r} with stem {image.stem}"
+        raise ValueError(f"{MISFIT}architecture is {architecture}; it has 'vqgan' with stem 1")
+    if image.quantizer != "vq":
+        raise ValueError(f"{MISFIT}quantizer is {image.quantizer!r}; it has 'vq'")
+    if image.norm != "group" or any(width % 32 for width in image.channels):
+        norm = f"{image.norm!r} with channels {image.channels}"
+        raise ValueError(f"{MISFIT}norm is {norm}; it has 'group' with multiples of 32")
+    if any(width % image.channels[0] for width in image.channels):
+        raise ValueError(f"{MISFIT}channels are {image.channels}; it has multiples of the first")
+    if (image.decoder_widths, image.decoder_blocks) != (image.channels, image.res_blocks):
+        raise ValueError(f"{MISFIT}the decoder has other channels or res_blocks than the encoder")
+    return grid[0]
 
 
 def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str, Any]]:
-    """The name of every token, and a tokenizer.json that gives them these numbers.
+    """Name every token.
 
-    Tokens that the format needs and the model has not, a placeholder for images and one between the turns of
-    a conversation, come behind all others.
+    The format needs two tokens that the model may lack, the placeholder of images and the separator of turns.
+    They are appended.
+
+    Returns:
+        Name -> token, and the tokenizer.json in which the names have these tokens.
     """
     vocab, text = tokenizer.vocab, tokenizer.text
     if isinstance(text, BpeTokenizer):
@@ -152,29 +128,50 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
         if name not in names:
             special[name] = names[name] = max(vocab.size, max(names.values()) + 1)
     value["model"]["vocab"] |= special
-    known = {token["content"] for token in value.get("added_tokens") or ()}
-    value["added_tokens"] = [
-        *(value.get("added_tokens") or ()),
-        *(
-            {
-                "id": token,
-                "content": name,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for name, token in sorted(special.items(), key=lambda item: item[1])
-            if name not in known
-        ),
-    ]
+    added = list(value.get("added_tokens") or ())
+    known = {token["content"] for token in added}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    for name, token in sorted(special.items(), key=lambda item: item[1]):
+        if name not in known:
+            added.append({"id": token, "content": name, **plain, "special": True})
+    value["added_tokens"] = added
     return dict(sorted(names.items(), key=lambda item: item[1])), value
 
 
 def token_of_text(vocab: SharedVocab) -> dict[int, int]:
     """Text id -> token."""
     return {first + n: token + n for token, first, count in vocab["text"].ranges for n in range(count)}
+
+
+def _transformer(
+    config: FusionLMConfig, files: TensorFiles, vocab_size: int, pad: int
+) -> tuple[dict[str, Spec], Callable[[str], Tensor]]:
+    """The transformer's tensors in the names of ``transformers``: what they are, and what reads one.
+
+    Embedding and output get ``vocab_size`` rows; the added ones copy the padding's, which is never a target:
+    its logit is low, as the logits of untrained tokens should be.
+    """
+    specs: dict[str, Spec] = {}
+    source: dict[str, tuple[str, slice]] = {}
+    for part in parts(config):
+        start = 0
+        for name, rows in zip(part.theirs, part.rows, strict=True):
+            size = vocab_size if part.name in ("embedding.weight", "lm_head.weight") else rows
+            specs[name] = Spec((size, *part.rest), files.spec(part.name).dtype)
+            source[name] = part.name, slice(start, start + rows)
+            start += rows
+
+    def make(name: str) -> Tensor:
+        part, place = source[name]
+        rows = files[part][place]
+        added = specs[name].shape[0] - len(rows)
+        return torch.cat([rows, rows[pad : pad + 1].expand(added, -1)]) if added else rows
+
+    return specs, make
+
+
+def _specs(tensors: Mapping[str, Tensor]) -> dict[str, Spec]:
+    return {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
 def image_state(image: ImageTokenizer) -> dict[str, Tensor]:
@@ -186,7 +183,7 @@ def image_state(image: ImageTokenizer) -> dict[str, Tensor]:
 
 
 def vq_config(image: ImageTokenizer, side: int) -> dict[str, Any]:
-    """The fields of ``ChameleonVQVAEConfig``."""
+    """The fields of ``ChameleonVQVAEConfig``, for images of ``side`` pixels."""
     config = image.config
     return {
         "model_type": "chameleon_vqgan",
@@ -197,7 +194,7 @@ def vq_config(image: ImageTokenizer, side: int) -> dict[str, Any]:
         "resolution": side,
         "in_channels": 3,
         "base_channels": config.channels[0],
-        "channel_multiplier": [_multiple(width, config.channels[0]) for width in config.channels],
+        "channel_multiplier": [width // config.channels[0] for width in config.channels],
         "num_res_blocks": config.res_blocks,
         "attn_resolutions": [side // 2**level for level in config.attention_levels],
         "dropout": 0.0,
@@ -205,17 +202,8 @@ def vq_config(image: ImageTokenizer, side: int) -> dict[str, Any]:
     }
 
 
-def _multiple(width: int, base: int) -> int:
-    if width % base:
-        raise ValueError(
-            f"the model does not fit Chameleon's format: {width} channels of its image tokenizer are no "
-            f"multiple of the first level's, {base}"
-        )
-    return width // base
-
-
 def _write_processor(folder: Path, grid: int, side: int, preprocessing: Preprocessing) -> None:
-    """What ``ChameleonProcessor`` reads: pixels as the model sees them here."""
+    """What ``ChameleonProcessor`` reads, so that it makes the pixels that this model is trained on."""
     image: Mapping[str, Any] = {
         "image_processor_type": "ChameleonImageProcessor",
         "do_convert_rgb": True,

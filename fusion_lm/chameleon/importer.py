@@ -1,14 +1,14 @@
-"""``earlyfusion import chameleon``: a Chameleon model of ``transformers``, or of Meta's, as a model folder.
+"""Import Chameleon, from a folder of ``transformers`` or Meta's own, as a model folder.
 
-Weights go from file to file one tensor at a time, in the type that they are stored in. Nothing in the source
-is run: of PyTorch's files tensors alone are read.
+Weights are copied from file to file, one tensor at a time, in the type they are stored in. Nothing in the
+source is run: only tensors are read from PyTorch's files.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,104 +23,104 @@ from ...tokenizers.taming import from_state, load_taming
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
 from ...tokenizers.weights import CONFIG, FORMAT, WEIGHTS
 from ..model import KIND, FusionLMConfig
+from .meta import meta_tensor, read_meta
 from .vocab import chameleon_vocab
-from .weights import (
-    IMAGE_TOKENIZER,
-    check_names,
-    config_from_meta,
-    config_from_transformers,
-    meta_tensor,
-    parts,
-)
+from .weights import IMAGE_TOKENIZER, check_tensors, config_from_transformers, parts
 
 DECODER = "vq_decoder.safetensors"
-"""Where `export` puts what the format has no place for."""
+"""Where the exporter stores the VQ decoder, which the format of ``transformers`` does not have."""
 META_TEXT, META_IMAGE = "text_tokenizer.json", "vqgan.ckpt"
 RESOLUTION = 512
-"""Pixels of a side of the images that Chameleon sees."""
+"""Side of Chameleon's images, in pixels."""
 
 
 class Source(NamedTuple):
-    """What is to become a model folder."""
+    """A Chameleon model that was found and checked; the transformer's tensors are not read yet."""
 
     config: FusionLMConfig
     specs: Mapping[str, Spec]
-    """Of the transformer's tensors, in our names."""
-    make: Callable[[str], Tensor]
-    """Gives one of them."""
+    """Shape and type of each tensor of ``FusionLM``."""
+    read: Callable[[str], Tensor]
+    """Reads one of them by name."""
     text: BpeTokenizer
     names: Mapping[str, int]
-    """Every token's name."""
+    """The name of every token -> the token."""
     image: ImageTokenizer
     grid: tuple[int, int]
+    """Rows and columns of codes of every image."""
 
 
 def read_source(
     folder: Path, vqgan: str | Path | None = None, preprocessing: Preprocessing = "meta"
 ) -> Source:
-    """A folder of ``transformers`` or of Meta's; the transformer's tensors are not read yet.
+    """Find and check a model.
 
-    :param vqgan: a checkpoint of the image tokenizer with its decoder, where the folder has none.
-    :param preprocessing: of the images that the model is to read.
-    :raises FileNotFoundError: something is missing.  :raises ValueError: something is damaged or unknown.
+    Args:
+        folder: Written by ``transformers``, or by Meta.
+        vqgan: A checkpoint of the model's image tokenizer that has its decoder, for folders without one.
+        preprocessing: How the model's images become numbers.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or describes something that ``FusionLM`` does not have.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: a Chameleon model's is expected")
+        raise FileNotFoundError(f"{folder} is not a folder: expected the folder of a Chameleon model")
     if (folder / CONFIG).is_file():
-        source = _of_transformers(folder, vqgan)
+        source = _from_transformers(folder, vqgan)
     elif (folder / "tokenizer" / META_TEXT).is_file() or (folder / "models").is_dir():
-        source = _of_meta(folder, vqgan)
+        source = _from_meta(folder, vqgan)
     else:
         raise FileNotFoundError(
-            f"{folder} holds neither {CONFIG} (transformers) nor models/ and tokenizer/{META_TEXT} (Meta)"
+            f"{folder} is not a Chameleon model: expected {CONFIG} (transformers), or models/ and "
+            f"tokenizer/{META_TEXT} (Meta)"
         )
     source.image.config = replace(source.image.config, preprocessing=preprocessing)
     return source
 
 
 def write_model(source: Source, out: str | Path, progress: Progress | None = None) -> None:
-    """Write the model folder, whole or not at all."""
+    """Write the model folder ``out``, all of it or nothing."""
     where = "the model's vocabulary"
     vocab = chameleon_vocab(source.names, source.text, source.config.vocab_size, source.grid, where)
     tokenizer = DocumentTokenizer(vocab, text=source.text, image=source.image)
     with atomic_folder(out) as new:
         write_json(new / CONFIG, {"kind": KIND, "format": FORMAT, **asdict(source.config)})
-        write_tensors(new / WEIGHTS, source.specs, source.make, progress)
+        write_tensors(new / WEIGHTS, source.specs, source.read, progress)
         tokenizer.save(new / TOKENIZER)
 
 
-def _of_transformers(folder: Path, vqgan: str | Path | None) -> Source:
+def _from_transformers(folder: Path, vqgan: str | Path | None) -> Source:
     values = read_json(folder / CONFIG, "a Chameleon config")
     config = config_from_transformers(values, str(folder / CONFIG))
     files = TensorFiles.of_folder(folder)
-    specs = check_names(config, files, str(folder))
+    specs = check_tensors(config, files, str(folder))
     theirs = {part.name: part.theirs for part in parts(config)}
     state = {n.removeprefix(IMAGE_TOKENIZER): files[n] for n in files if n.startswith(IMAGE_TOKENIZER)}
-    if (folder / DECODER).is_file():  # of a model that was exported here
+    if (folder / DECODER).is_file():  # the folder was exported here
         state |= dict(TensorFiles([folder / DECODER]))
     image = from_state(state, f"{folder}, the image tokenizer", decoder_needed=False)
     if vqgan is not None:
         image = _with_decoder(image, Path(vqgan))
     text = BpeTokenizer.load(folder)
-    vq = values.get("vq_config") or {}
-    side = int(vq.get("resolution", RESOLUTION)) // image.factor
-    names = values.get("vocabulary_map") or text.ids
+    resolution = (values.get("vq_config") or {}).get("resolution", RESOLUTION)
+    side = int(resolution) // image.factor
     return Source(
-        config,
-        specs,
-        lambda name: torch.cat([files[n] for n in theirs[name]]),
-        text,
-        names,
-        image,
-        (side, side),
+        config=config,
+        specs=specs,
+        read=lambda name: torch.cat([files[n] for n in theirs[name]]),
+        text=text,
+        names=values.get("vocabulary_map") or text.ids,
+        image=image,
+        grid=(side, side),
     )
 
 
-def _of_meta(folder: Path, vqgan: str | Path | None) -> Source:
+def _from_meta(folder: Path, vqgan: str | Path | None) -> Source:
     found = sorted((folder / "models").glob("*/params.json")) if (folder / "models").is_dir() else []
     if len(found) != 1:
         sizes = ", ".join(path.parent.name for path in found) or "none"
-        raise FileNotFoundError(f"{folder / 'models'} must hold one folder with a params.json: found {sizes}")
+        raise FileNotFoundError(f"{folder / 'models'} must hold one folder with params.json: found {sizes}")
     model = found[0].parent
     params = read_json(model / "params.json", "the parameters of a model")
     more = model / "consolidate_params.json"
@@ -131,90 +131,31 @@ def _of_meta(folder: Path, vqgan: str | Path | None) -> Source:
     wanted = params.get("model_parallel_size") or len(paths)
     if not paths or (numbers and numbers != list(range(len(paths)))) or len(paths) != wanted:
         names = ", ".join(path.name for path in paths) or "none"
-        raise FileNotFoundError(f"{model} must hold the {wanted or 1} shards of its weights: found {names}")
-    shards = [TensorFiles([path]) for path in paths]
-    config, specs = _check_meta(params, shards, paths, model)
-    checkpoint = Path(vqgan) if vqgan is not None else folder / "tokenizer" / META_IMAGE
-    image = load_taming(checkpoint)
+        raise FileNotFoundError(f"{model} must hold all {wanted or 1} shards of the weights: found {names}")
+    config, specs, shards = read_meta(params, model, paths)
+    image = load_taming(Path(vqgan) if vqgan is not None else folder / "tokenizer" / META_IMAGE)
     text = BpeTokenizer(read_json(folder / "tokenizer" / META_TEXT, "Chameleon's text tokenizer"))
     side = RESOLUTION // image.factor
     return Source(
-        config, specs, lambda name: meta_tensor(config, shards, name), text, text.ids, image, (side, side)
+        config=config,
+        specs=specs,
+        read=lambda name: meta_tensor(config, shards, name),
+        text=text,
+        names=text.ids,
+        image=image,
+        grid=(side, side),
     )
 
 
-def _check_meta(
-    params: Mapping[str, Any], shards: Sequence[TensorFiles], paths: Sequence[Path], model: Path
-) -> tuple[FusionLMConfig, dict[str, Spec]]:
-    """The config, and what each tensor of ours will be: the shapes are those of the config, the type is that
-    of the embedding; what does not fit is refused."""
-    head = "output.weight"
-    for path, shard in zip(paths, shards, strict=True):
-        if head not in shard:
-            raise ValueError(f"{path} lacks the tensor {head!r}")
-    vocab_size = sum(shard.spec(head).shape[0] for shard in shards)
-    config = config_from_meta(params, vocab_size, str(model / "params.json"))
-    S = len(shards)
-    for name, size in (("n_heads", config.n_heads), ("n_kv_heads", config.n_kv_heads)):
-        if size % S:
-            raise ValueError(f"{model}: {name} is {size}, which {S} shards do not divide")
-    expected = _meta_shapes(config, S)
-    for path, shard in zip(paths, shards, strict=True):
-        for name in sorted(set(expected) | set(shard)):
-            if name not in shard:
-                raise ValueError(f"{path} lacks the tensor {name!r}")
-            if name not in expected:
-                if name.endswith("rope.freqs"):
-                    continue
-                raise ValueError(f"{path} holds the tensor {name!r}, for which Chameleon has no place")
-            if shard.spec(name).shape != expected[name]:
-                raise ValueError(
-                    f"{path}: {name} has the shape {shard.spec(name).shape}, expected {expected[name]}"
-                )
-    types = {shard.spec(name).dtype for shard in shards for name in expected}
-    if len(types) > 1:
-        raise ValueError(f"{model} holds tensors of different types: {types}")
-    dtype = types.pop()
-    return config, {p.name: Spec((sum(p.rows), *p.rest), dtype) for p in parts(config)}
-
-
-def _meta_shapes(config: FusionLMConfig, S: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in one of ``S`` shards."""
-    C, D, V, F = config.width, config.head_width, config.vocab_size // S, config.ffn_width // S
-    H, Hkv = config.n_heads // S, config.n_kv_heads // S
-    shapes: dict[str, tuple[int, ...]] = {
-        "tok_embeddings.weight": (config.vocab_size, C // S),
-        "output.weight": (V, C),
-        "norm.weight": (C,),
-    }
-    for n in range(config.n_layers):
-        attention, ffn = f"layers.{n}.attention.", f"layers.{n}.feed_forward."
-        shapes |= {
-            f"layers.{n}.attention_norm.weight": (C,),
-            f"layers.{n}.ffn_norm.weight": (C,),
-            f"{attention}wq.weight": (H * D, C),
-            f"{attention}wk.weight": (Hkv * D, C),
-            f"{attention}wv.weight": (Hkv * D, C),
-            f"{attention}wo.weight": (C, H * D),
-            f"{ffn}w1.weight": (F, C),
-            f"{ffn}w2.weight": (C, F),
-            f"{ffn}w3.weight": (F, C),
-        }
-        for x in "qk":
-            shapes |= {f"{attention}{x}_normalization.{kind}": (D,) for kind in ("weight", "bias")}
-    return shapes
-
-
 def _with_decoder(image: ImageTokenizer, checkpoint: Path) -> ImageTokenizer:
-    """The image tokenizer of ``checkpoint``, which must be the same one, with its decoder.
+    """The same image tokenizer from ``checkpoint``, with its decoder.
 
-    :raises ValueError: its encoder or codebook is another.
+    Raises:
+        ValueError: Encoder or codebook differ.
     """
     whole = load_taming(checkpoint)
     mine, other = image.state_dict(), whole.state_dict()
     for name, tensor in mine.items():
         if name not in other or not torch.equal(tensor, other[name]):
-            raise ValueError(
-                f"{checkpoint} is the checkpoint of another image tokenizer: {name} differs from the model's"
-            )
+            raise ValueError(f"{checkpoint} is not the model's image tokenizer: {name} differs")
     return whole

@@ -1,10 +1,10 @@
-"""Chameleon's numbering of tokens, as a shared vocabulary.
+"""Chameleon's placement of tokens, as a shared vocabulary.
 
-Its BPE holds everything: texts, the codes of images under names of their own (``IMGIMG``, the code's digits
-as letters A to J, ``Z``), and spare tokens. An image is ``<racm3:break>``, its codes row by row, ``<eoss>``.
+Its BPE holds everything: text, image codes under names of their own (``IMGIMG``, the code's digits as letters
+A to J, ``Z``), and spare tokens. An image is ``<racm3:break>``, its codes row by row, ``<eoss>``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ...tokenizers.bpe import BpeTokenizer
 from ...tokenizers.layout import Layout
@@ -13,8 +13,10 @@ from ...tokenizers.vocab import SharedVocab, text_runs
 
 PREFIX, SUFFIX = "IMGIMG", "Z"
 BOS, EOS, PAD, BEGIN_IMAGE, END_IMAGE = "<s>", "</s>", "<pad>", "<racm3:break>", "<eoss>"
-SEPARATOR, PLACEHOLDER = "<reserved08706>", "<image>"
-"""What ends a turn of a conversation; what stands for an image's codes in ``transformers``."""
+SEPARATOR = "<reserved08706>"
+"""Ends a turn of a conversation."""
+PLACEHOLDER = "<image>"
+"""Takes the place of an image's codes in ``transformers``."""
 
 
 def code_name(code: int) -> str:
@@ -23,7 +25,7 @@ def code_name(code: int) -> str:
 
 
 def code_of(name: str) -> int | None:
-    """The image code of a token's name; None for other names."""
+    """The image code that a token's name says; None for other names."""
     letters = name.removeprefix(PREFIX).removesuffix(SUFFIX)
     if not name.startswith(PREFIX) or not letters or not set(letters) <= set("ABCDEFGHIJ"):
         return None
@@ -33,12 +35,18 @@ def code_of(name: str) -> int | None:
 def chameleon_vocab(
     names: Mapping[str, int], text: BpeTokenizer, size: int, grid: tuple[int, int], where: str
 ) -> SharedVocab:
-    """The vocabulary of ``size`` tokens in which ``names`` have their numbers.
+    """Build the vocabulary in which every name keeps its token.
 
-    :param names: name -> token, Chameleon's ``vocabulary_map``.
-    :param grid: rows and columns of codes that every image has.
-    :raises ValueError: a token with a role is missing, or the codes are not 0..K-1 in the order of their
-        tokens, without which the port in ``transformers`` itself would read them wrongly.
+    Args:
+        names: Name -> token: Chameleon's ``vocabulary_map``.
+        text: Its BPE; text ids are tokens.
+        size: V, the number of tokens.
+        grid: Rows and columns of codes of every image.
+        where: What error messages call the vocabulary.
+
+    Raises:
+        ValueError: A special token is missing, or the codes are not 0..K-1 in the order of their tokens. (The
+            port in ``transformers`` would read such codes incorrectly, too.)
     """
     for name in (BOS, EOS, PAD, BEGIN_IMAGE, END_IMAGE):
         if name not in names:
@@ -47,16 +55,8 @@ def chameleon_vocab(
     if not codes:
         raise ValueError(f"{where} names no image codes ({code_name(0)}, ...)")
     if [code for _, code in codes] != list(range(len(codes))):
-        raise ValueError(
-            f"{where}: the image codes are not 0 to {len(codes) - 1} in the order of their tokens; only that "
-            "order can be imported"
-        )
-    image: list[Range] = []
-    for token, code in codes:
-        if image and token == image[-1].token + image[-1].count:
-            image[-1] = image[-1]._replace(count=image[-1].count + 1)
-        else:
-            image.append(Range(token, code, 1))
+        expected = f"the image codes 0 to {len(codes) - 1} in the order of their tokens"
+        raise ValueError(f"{where}: expected {expected}")
     runs = text_runs(text.vocab_size, text.structural_ids)
     try:
         return SharedVocab(
@@ -66,9 +66,20 @@ def chameleon_vocab(
             pad=names[PAD],
             modalities=(
                 Modality("text", tuple(Range(first, first, count) for first, count in runs)),
-                Modality("image", tuple(image), Layout(names[BEGIN_IMAGE], names[END_IMAGE], shape=grid)),
+                Modality("image", _ranges(codes), Layout(names[BEGIN_IMAGE], names[END_IMAGE], shape=grid)),
             ),
             sep=names.get(SEPARATOR),
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _ranges(codes: Iterable[tuple[int, int]]) -> tuple[Range, ...]:
+    """Sorted (token, code) -> runs of consecutive tokens."""
+    found: list[Range] = []
+    for token, code in codes:
+        if found and token == found[-1].token + found[-1].count:
+            found[-1] = found[-1]._replace(count=found[-1].count + 1)
+        else:
+            found.append(Range(token, code, 1))
+    return tuple(found)

@@ -266,7 +266,7 @@ def another_kind(model: Path, text: TextTokenizer) -> None:
 
 
 OTHERS = {
-    another_codebook: r"\b8 .* 32\b",
+    another_codebook: r"(?=.*\b8\b)(?=.*\b32\b)",
     another_text: "text",
     another_vocabulary: "vocabulary",
     another_transformer: r"\b77\b",

@@ -13,7 +13,6 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 
-from earlyfusion.data.packing import pack
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.sources import load_source
@@ -50,34 +49,6 @@ def config(documents: str, folders: tuple[Path, Path], out: Path, **changes: Any
     return PrepareConfig(documents, str(out), str(folders[0]), str(folders[1]), **settings)
 
 
-@pytest.mark.parametrize("length", [16, 33, 100])
-def test_packing_keeps_every_document_whole(length: int):
-    rng = np.random.default_rng(0)
-    documents = [np.full(rng.integers(1, length + 1), n + 1, np.int32) for n in range(300)]
-    windows = list(pack(documents, length, 0, rng))
-    seen = []
-    for tokens, numbers in windows:
-        assert len(tokens) == len(numbers) == length
-        assert (np.diff(numbers) >= 0).all()
-        for number in np.unique(numbers):
-            values = tokens[numbers == number]
-            assert (values == values[0]).all()
-            if values[0]:
-                seen.append((int(values[0]), len(values)))
-    assert sorted(seen) == [(n + 1, len(document)) for n, document in enumerate(documents)]
-    assert sum(map(len, documents)) / (len(windows) * length) > 0.9
-
-
-def test_windows_come_in_no_order_of_length():
-    rng = np.random.default_rng(0)
-    documents = [np.ones(n % 40 + 1, np.int32) for n in range(2000)]
-    counts = [int(numbers.max()) for _, numbers in pack(documents, 64, 0, rng)]
-    halves = np.mean(counts[: len(counts) // 2]), np.mean(counts[len(counts) // 2 :])
-    assert halves[0] == pytest.approx(halves[1], rel=0.2)
-    with pytest.raises(ValueError, match="65 tokens.*64"):
-        list(pack([np.ones(65, np.int32)], 64, 0, rng))
-
-
 def test_the_documents_are_those_that_the_document_tokenizer_makes(prepared: Path, documents: Path):
     tokenizer = DocumentTokenizer.load(prepared / "tokenizer")
     expected = []
@@ -85,7 +56,7 @@ def test_the_documents_are_those_that_the_document_tokenizer_makes(prepared: Pat
         assert isinstance(row, dict)
         pairs = zip(row["images"], row["texts"], strict=True)
         segments = [segment for pair in pairs for segment in pair if segment is not None]
-        expected.append(tokenizer.encode(segments).tolist())
+        expected.append(tokenizer.encode(segments).tokens.tolist())
     found = documents_of(prepared) + documents_of(prepared, "validation")
     assert sorted(found) == sorted(expected)
 
@@ -111,7 +82,7 @@ def test_a_second_time_nothing_is_done(tmp_path: Path, documents: Path, tokenize
     time = (tmp_path / "out/train").stat().st_mtime_ns
     capsys.readouterr()
     assert prepare(first, silent) == record
-    assert "is prepared already" in capsys.readouterr().out
+    assert "already prepared" in capsys.readouterr().out
     assert (tmp_path / "out/train").stat().st_mtime_ns == time
     again = prepare(config(str(documents), tokenizer_folders, tmp_path / "out", seed=1), silent)
     assert again["key"] != record["key"]
@@ -177,7 +148,7 @@ def test_texts_alone_and_images_that_cannot_be_read(tmp_path: Path, tokenizer_fo
     with pytest.warns(UserWarning, match="1 rows"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "pairs-out"), silent)["train"]
     assert counts["pieces"] == 1
-    assert counts["left_out"] == {"image that cannot be read": 1}
+    assert counts["left_out"] == {"unreadable image": 1}
 
 
 def test_documents_as_the_field_stores_them(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
@@ -209,10 +180,11 @@ def test_documents_as_the_field_stores_them(tmp_path: Path, tokenizer_folders, p
 def test_a_fixed_grid_is_not_written(tmp_path: Path, tokenizer_folders, documents: Path):
     prepare(config(str(documents), tokenizer_folders, tmp_path / "out", fixed_grid=(2, 3)), silent)
     vocab = DocumentTokenizer.load(tmp_path / "out/tokenizer").vocab
-    assert (vocab.layout("image").numbers, vocab.layout("image").shape) == (None, (2, 3))
+    layout = vocab.layout("image")
+    assert (layout.numbers, layout.shape) == (None, (2, 3))
     for document in documents_of(tmp_path / "out"):
         for part in split(torch.tensor(document), vocab):
-            assert part.kind == "text" or tuple(part.codes.shape) == (2, 3)
+            assert part.kind == "text" or tuple(part.values.shape) == (2, 3)
 
 
 def test_clear_errors(tmp_path: Path, tokenizer_folders, documents: Path):

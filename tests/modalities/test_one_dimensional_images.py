@@ -25,7 +25,7 @@ from earlyfusion.tokenizers.pixels import to_pil, to_tensor
 
 
 class Stripes:
-    """Six codes from left to right, two slots each: how bright and how red a sixth of the image is, 0 to 7."""
+    """Six codes from left to right, two slots each: how bright and how red that part is, 0 to 7."""
 
     codebook_size, codes_per_position = 8, 2
 

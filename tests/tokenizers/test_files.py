@@ -63,7 +63,7 @@ def test_read_json_of_a_missing_file(tmp_path: Path) -> None:
         tmp_path / "no" / "config.json",
         tmp_path / "file" / "config.json",
     ):
-        with pytest.raises(FileNotFoundError, match=r"config\.json not found: a config belongs there"):
+        with pytest.raises(FileNotFoundError, match=r"config\.json not found.*a config"):
             read_json(path, "a config")
     with pytest.raises(ValueError, match="is not a config"):
         read_json(tmp_path, "a config")
@@ -115,7 +115,7 @@ def test_folders_nest(tmp_path: Path) -> None:
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "mine")
-    with pytest.raises(ValueError, match="is a file: a folder is to be written there"), atomic_folder(path):
+    with pytest.raises(ValueError, match=r"/file is a file"), atomic_folder(path):
         pass
     assert path.read_text() == "mine"
 

@@ -33,9 +33,7 @@ def test_a_folder_is_taken_before_the_hub(cache: Path, tmp_path: Path, monkeypat
 
 
 def test_a_name_that_the_hub_does_not_give(cache: Path):
-    with pytest.raises(
-        FileNotFoundError, match="no folder somebody/other, and the Hugging Face Hub gives none"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"somebody/other.*Hugging Face Hub"):
         local_folder("somebody/other")
 
 
@@ -60,7 +58,7 @@ def test_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert push(tmp_path / "model", "somebody/mine") == "https://hub/somebody/mine"
     assert asked == [("somebody/mine", True, True)]
     assert (tmp_path / "there" / "somebody" / "mine" / "config.json").read_text() == "{}"
-    with pytest.raises(ValueError, match="could not be uploaded as somebody/closed: 403 Forbidden"):
+    with pytest.raises(ValueError, match=r"somebody/closed.*403 Forbidden"):
         push(tmp_path / "model", "somebody/closed")
-    with pytest.raises(ValueError, match="'mine' is no name on the Hugging Face Hub: expected owner/name"):
+    with pytest.raises(ValueError, match=r"'mine'.*owner/name"):
         push(tmp_path / "model", "mine")

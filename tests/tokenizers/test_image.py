@@ -28,7 +28,7 @@ def build(*, ready: bool = True, **fields) -> ImageTokenizer:
         torch.manual_seed(0)
         tokenizer = ImageTokenizer(ImageTokenizerConfig(**{**settings, **fields})).eval()
         if ready:
-            tokenizer.initialise_codebook(flat(tokenizer, noise(8, 8 * tokenizer.factor, 64, seed=9)))
+            tokenizer.initialize_codebook(flat(tokenizer, noise(8, 8 * tokenizer.factor, 64, seed=9)))
     return tokenizer
 
 
@@ -143,32 +143,31 @@ def test_bits_per_pixel(codes: int, stem: int, bits: float) -> None:
 )
 @pytest.mark.parametrize("call", [ImageTokenizer.encode, ImageTokenizer.latents, ImageTokenizer.__call__])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...], call: Callable) -> None:
-    expected = f"(B, 3, H, W) with H and W multiples of 8, got {shape}; pixels.fit resizes or pads"
-    with pytest.raises(ValueError, match=re.escape(expected)):
+    with pytest.raises(ValueError, match=rf"\(B, 3, H, W\).* 8.*{re.escape(str(shape))}.*pixels\.fit"):
         call(build(ready=False), torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        (torch.zeros(2, 2, dtype=torch.int64), "shape (B, h, w), got (2, 2)"),
-        (torch.full((1, 2, 2), K), f"codes must lie in 0..{K - 1}, got {K}..{K}"),
-        (torch.tensor([[[0, -1]]]), f"codes must lie in 0..{K - 1}, got -1..0"),
-        (torch.zeros(1, 2, 2, 3, dtype=torch.int64), "shape (B, h, w), got (1, 2, 2, 3)"),
+        (torch.zeros(2, 2, dtype=torch.int64), r"\(B, h, w\).*\(2, 2\)"),
+        (torch.full((1, 2, 2), K), rf"codes.*0\.\.{K - 1}.*{K}\.\.{K}"),
+        (torch.tensor([[[0, -1]]]), rf"codes.*0\.\.{K - 1}.*-1\.\.0"),
+        (torch.zeros(1, 2, 2, 3, dtype=torch.int64), r"\(B, h, w\).*\(1, 2, 2, 3\)"),
     ],
 )
-def test_codes_that_are_none_are_refused(codes: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+def test_invalid_codes_are_refused(codes: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build(ready=False).decode(codes)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2), (1, 2, 2, 2), (1, 2, 2, 4), (1, 2, 2, 3, 1)])
 def test_several_codes_have_an_axis_of_their_own(shape: tuple[int, ...]) -> None:
     tokenizer = build(ready=False, groups=3)
-    with pytest.raises(ValueError, match=re.escape(f"shape (B, h, w, 3), got {shape}")):
+    with pytest.raises(ValueError, match=rf"\(B, h, w, 3\).*{re.escape(str(shape))}"):
         tokenizer.decode(torch.zeros(shape, dtype=torch.int64))
     assert tokenizer.decode(torch.full((1, 2, 2, 3), K - 1)).shape == (1, 3, 16, 16)
-    with pytest.raises(ValueError, match=re.escape(f"codes must lie in 0..{K - 1}")):
+    with pytest.raises(ValueError, match=rf"codes.*0\.\.{K - 1}"):
         tokenizer.decode(torch.full((1, 2, 2, 3), K))  # each slot has its own K
 
 
@@ -236,7 +235,7 @@ def test_k_means_makes_a_better_codebook(quantizer: str) -> None:
     unready = error(tokenizer, images)
     tokenizer.quantizer.slots[0]._codebook.initted.fill_(False)
     torch.manual_seed(0)
-    tokenizer.initialise_codebook(flat(tokenizer, images))
+    tokenizer.initialize_codebook(flat(tokenizer, images))
     assert tokenizer.quantizer.slots[0]._codebook.initted
     ready = error(tokenizer, images)
     assert ready < 0.7 * unready
@@ -257,7 +256,7 @@ def test_k_means_is_reproduced_by_its_seed() -> None:
     for seed in (1, 1, 2):
         tokenizer = build(ready=False)
         torch.manual_seed(seed)
-        tokenizer.initialise_codebook(flat(tokenizer, noise(4, 32, 32)))
+        tokenizer.initialize_codebook(flat(tokenizer, noise(4, 32, 32)))
         books.append(tokenizer.codebook.clone())
     assert torch.equal(books[0], books[1]) and not torch.equal(books[0], books[2])
 
@@ -265,8 +264,8 @@ def test_k_means_is_reproduced_by_its_seed() -> None:
 def test_k_means_needs_a_latent_for_each_code() -> None:
     tokenizer = build(ready=False)
     before = tokenizer.codebook.clone()
-    with pytest.raises(ValueError, match="k-means needs at least K = 16 latents, got 15"):
-        tokenizer.initialise_codebook(torch.randn(15, 4))
+    with pytest.raises(ValueError, match=r"16 latents.*15"):
+        tokenizer.initialize_codebook(torch.randn(15, 4))
     assert torch.equal(tokenizer.codebook, before)
 
 
@@ -363,5 +362,5 @@ def test_it_learns_an_image(quantizer: str, photo) -> None:
         loss.backward()
         optimizer.step()
         if step == 19:
-            tokenizer.initialise_codebook(flat(tokenizer, images))
+            tokenizer.initialize_codebook(flat(tokenizer, images))
     assert float((tokenizer.decode(tokenizer.encode(images)) - images).square().mean()) < 0.5 * before

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -14,50 +13,41 @@ from earlyfusion.tokenizers.image_config import ImageTokenizerConfig, QuantizerK
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architecture": "vit"}, "architecture is 'vit', expected one of unshuffle, vqgan"),
-        ({"norm": "batch"}, "norm is 'batch', expected one of group, layer"),
-        ({"quantizer": "pq"}, "quantizer is 'pq', expected one of vq, cosine, simvq, fsq, lfq, ibq"),
-        ({"stem": 0}, "stem must be a power of two (1, 2, 4, ...), got 0"),
-        ({"stem": 3}, "stem must be a power of two (1, 2, 4, ...), got 3"),
-        ({"channels": ()}, "channels must be multiples of 8, one per level, got ()"),
-        ({"channels": (8, 12)}, "channels must be multiples of 8, one per level, got (8, 12)"),
-        ({"channels": (0, 8)}, "channels must be multiples of 8, one per level, got (0, 8)"),
-        ({"res_blocks": 0}, "res_blocks must be at least 1, got 0"),
-        ({"z_channels": 0}, "z_channels must be at least 1, got 0"),
-        ({"attention_levels": (2,)}, "attention_levels must lie in 0..1, got (2,)"),
-        ({"attention_levels": (-1,)}, "attention_levels must lie in 0..1, got (-1,)"),
-        ({"codebook_size": 0}, "codebook_size must be at least 1, got 0"),
-        ({"codebook_dim": -1}, "codebook_dim must be at least 1, got -1"),
-        ({"groups": 0}, "groups must be at least 1, got 0"),
-        ({"residual": 0}, "residual must be at least 1, got 0"),
-        ({"codebook_decay": 0.0}, "codebook_decay must lie between 0 and 1, got 0.0"),
-        ({"codebook_decay": 1.0}, "codebook_decay must lie between 0 and 1, got 1.0"),
-        ({"codebook_decay": math.nan}, "codebook_decay must lie between 0 and 1, got nan"),
-        ({"dead_code_threshold": -0.1}, "dead_code_threshold must be 0 (off) or more, got -0.1"),
-        ({"dead_code_threshold": math.nan}, "dead_code_threshold must be 0 (off) or more, got nan"),
-        ({"residual": 2}, "residual is 2, which quantizer 'cosine' cannot do: take vq or simvq, or groups"),
-        ({"learnable_codebook": True}, "learnable_codebook is for vq, the quantizer is 'cosine'"),
-        (
-            {"quantizer": "lfq", "codebook_size": 1000},
-            "codebook_size of lfq must be a power of two, got 1000",
-        ),
-        ({"quantizer": "lfq", "codebook_size": 1}, "codebook_size of lfq must be a power of two, got 1"),
-        (
-            {"quantizer": "lfq", "codebook_size": 1024, "codebook_dim": 9},
-            "codebook_dim is 9, expected at least 10, the channels that lfq rounds",
-        ),
-        ({"quantizer": "fsq"}, "fsq_levels are (), whose product must be codebook_size, 1024"),
-        ({"quantizer": "fsq", "fsq_levels": (8, 8)}, "fsq_levels are (8, 8), whose product must be"),
-        ({"quantizer": "fsq", "fsq_levels": (512, 2)}, "fsq_levels must be 3 or more each, got (512, 2)"),
-        (
-            {"quantizer": "fsq", "fsq_levels": (8, 8, 4, 4), "codebook_dim": 3},
-            "codebook_dim is 3, expected at least 4, the channels that fsq rounds",
-        ),
-        ({"fsq_levels": (32, 32)}, "fsq_levels are for fsq, the quantizer is 'cosine'"),
+        ({"architecture": "vit"}, r"architecture.*'vit'.*unshuffle, vqgan"),
+        ({"norm": "batch"}, r"norm.*'batch'.*group, layer"),
+        ({"quantizer": "pq"}, r"quantizer.*'pq'.*vq, cosine, simvq, fsq, lfq, ibq"),
+        ({"stem": 0}, r"stem.*power of two.*\b0$"),
+        ({"stem": 3}, r"stem.*power of two.*\b3$"),
+        ({"channels": ()}, r"channels.*multiples of 8.*\(\)"),
+        ({"channels": (8, 12)}, r"channels.*multiples of 8.*\(8, 12\)"),
+        ({"channels": (0, 8)}, r"channels.*multiples of 8.*\(0, 8\)"),
+        ({"res_blocks": 0}, r"res_blocks.*1.*0"),
+        ({"z_channels": 0}, r"z_channels.*1.*0"),
+        ({"attention_levels": (2,)}, r"attention_levels.*0\.\.1.*\(2,\)"),
+        ({"attention_levels": (-1,)}, r"attention_levels.*0\.\.1.*\(-1,\)"),
+        ({"codebook_size": 0}, r"codebook_size.*1.*0"),
+        ({"codebook_dim": -1}, r"codebook_dim.*1.*-1"),
+        ({"groups": 0}, r"groups.*1.*0"),
+        ({"residual": 0}, r"residual.*1.*0"),
+        ({"codebook_decay": 0.0}, r"codebook_decay.*0 and 1.*0\.0"),
+        ({"codebook_decay": 1.0}, r"codebook_decay.*0 and 1.*1\.0"),
+        ({"codebook_decay": math.nan}, r"codebook_decay.*0 and 1.*nan"),
+        ({"dead_code_threshold": -0.1}, r"dead_code_threshold.*0.*-0\.1"),
+        ({"dead_code_threshold": math.nan}, r"dead_code_threshold.*0.*nan"),
+        ({"residual": 2}, r"residual.*2.*'cosine'.*simvq.*groups"),
+        ({"learnable_codebook": True}, r"learnable_codebook.*vq.*'cosine'"),
+        ({"quantizer": "lfq", "codebook_size": 1000}, r"codebook_size.*lfq.*power of two.*1000"),
+        ({"quantizer": "lfq", "codebook_size": 1}, r"codebook_size.*lfq.*power of two.*1"),
+        ({"quantizer": "lfq", "codebook_size": 1024, "codebook_dim": 9}, r"codebook_dim.*9.*10.*lfq"),
+        ({"quantizer": "fsq"}, r"fsq_levels.*\(\).*product.*1024"),
+        ({"quantizer": "fsq", "fsq_levels": (8, 8)}, r"fsq_levels.*\(8, 8\).*product.*1024"),
+        ({"quantizer": "fsq", "fsq_levels": (512, 2)}, r"fsq_levels.*3.*\(512, 2\)"),
+        ({"quantizer": "fsq", "fsq_levels": (8, 8, 4, 4), "codebook_dim": 3}, r"codebook_dim.*3.*4.*fsq"),
+        ({"fsq_levels": (32, 32)}, r"fsq_levels.*fsq.*'cosine'"),
     ],
 )
 def test_bad_settings_are_named(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         ImageTokenizerConfig(**fields)
     assert "\n" not in str(caught.value)
 

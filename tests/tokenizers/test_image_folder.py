@@ -35,7 +35,7 @@ def build(kind: str = "cosine", **fields: Any) -> ImageTokenizer:
         torch.manual_seed(0)
         tokenizer = ImageTokenizer(ImageTokenizerConfig(**settings)).eval()
         with torch.no_grad():
-            tokenizer.initialise_codebook(tokenizer.latents(noise(8, 64, 64)).movedim(1, -1).flatten(0, 2))
+            tokenizer.initialize_codebook(tokenizer.latents(noise(8, 64, 64)).movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 
@@ -101,30 +101,30 @@ def test_the_files_are_plain(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "fusion_lm"}, "is of kind 'fusion_lm', expected 'image_tokenizer'"),
-        ({"kind": None}, "is of kind None, expected 'image_tokenizer'"),
-        ({"format": 2}, "has format 2; this earlyfusion reads format 1"),
-        ({"format": None}, "has format None; this earlyfusion reads format 1"),
-        ({"depth": 3}, "has the unknown field 'depth'; known are architecture, attention_levels, channels,"),
-        ({"stem": 3}, "config.json: stem must be a power of two"),
-        ({"stem": "four"}, "config.json: "),
-        ({"channels": 8}, "config.json: "),
-        ({"channels": ["a"]}, "config.json: "),
-        ({"codebook_size": 32}, "_codebook.cluster_size has the shape (1, 16), config.json asks for (1, 32)"),
-        ({"channels": [8, 24]}, "config.json asks for (24,"),
-        ({"channels": [8]}, "decoder.0.bias has the shape (16,), config.json asks for (8,)"),
-        ({"res_blocks": 2}, "that config.json has no place for"),
+        ({"kind": "fusion_lm"}, r"kind.*'fusion_lm'.*'image_tokenizer'"),
+        ({"kind": None}, r"kind.*None.*'image_tokenizer'"),
+        ({"format": 2}, r"format.*2.*1"),
+        ({"format": None}, r"format.*None.*1"),
+        ({"depth": 3}, r"'depth'.*architecture, attention_levels, channels,"),
+        ({"stem": 3}, r"config\.json.*stem"),
+        ({"stem": "four"}, r"config\.json"),
+        ({"channels": 8}, r"config\.json"),
+        ({"channels": ["a"]}, r"config\.json"),
+        ({"codebook_size": 32}, r"_codebook\.cluster_size.*\(1, 16\).*\(1, 32\)"),
+        ({"channels": [8, 24]}, r"config\.json.*\(24,"),
+        ({"channels": [8]}, r"decoder\.0\.bias.*\(16,\).*\(8,\)"),
+        ({"res_blocks": 2}, r"holds the tensor.*config\.json"),
     ],
 )
 def test_a_config_that_does_not_fit(folder: Path, values: dict, message: str) -> None:
     edit(folder, **values)
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         ImageTokenizer.load(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "", "\xff\xfe"])
-def test_a_config_that_is_no_json_object(folder: Path, content: str) -> None:
+def test_a_config_that_is_not_a_json_object(folder: Path, content: str) -> None:
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=r"config\.json is not a config of kind 'image_tokenizer'"):
         ImageTokenizer.load(folder)
@@ -133,23 +133,23 @@ def test_a_config_that_is_no_json_object(folder: Path, content: str) -> None:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{re.escape(name)} not found: .* belong"):
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(name)} not found"):
         ImageTokenizer.load(folder)
     with pytest.raises(FileNotFoundError, match=r"config\.json not found"):
         ImageTokenizer.load(folder / "nowhere")
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"])
-def test_weights_that_are_no_safetensors(folder: Path, content: bytes) -> None:
+def test_weights_that_are_not_safetensors(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.safetensors is no readable safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors.*safetensors file"):
         ImageTokenizer.load(folder)
 
 
 def test_weights_that_were_cut_short(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="is no readable safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.safetensors.*safetensors file"):
         ImageTokenizer.load(folder)
 
 
@@ -157,11 +157,11 @@ def test_weights_of_other_names(folder: Path) -> None:
     path = folder / "model.safetensors"
     weights = load_file(path)
     save_file({**weights, "extra": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"holds the tensor 'extra' that config\.json has no place for"):
+    with pytest.raises(ValueError, match=r"tensor 'extra'.*config\.json"):
         ImageTokenizer.load(folder)
     del weights["encoder.1.weight"]
     save_file(weights, path)
-    with pytest.raises(ValueError, match=r"lacks the tensor 'encoder\.1\.weight' that config\.json asks for"):
+    with pytest.raises(ValueError, match=r"lacks.*'encoder\.1\.weight'.*config\.json"):
         ImageTokenizer.load(folder)
 
 

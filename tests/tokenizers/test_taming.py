@@ -1,6 +1,4 @@
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
-# pyright: reportMissingImports=false
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -13,19 +11,8 @@ from torch import Tensor
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.taming import load_taming
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "image_tokenizer_speed.py"
 CHANNELS = (32, 32, 64)
 K, WIDTH = 48, 8
-
-
-@pytest.fixture(scope="module")
-def plain() -> ModuleType:
-    """The benchmark, which has taming's network written plainly over a state dict."""
-    spec = importlib.util.spec_from_file_location("image_tokenizer_speed", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def taming_state(*, attention: tuple[int, ...] = (2,), channels: tuple[int, ...] = CHANNELS) -> dict:
@@ -134,7 +121,7 @@ def test_it_saves_and_loads_as_our_folder(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_it_goes_on_training(tmp_path: Path) -> None:
-    """The first batch does not throw the codebook away to initialise another."""
+    """The first batch does not throw the codebook away to initialize another."""
     tokenizer = load_taming(safe(taming_state(), tmp_path / "model"))
     before = tokenizer.codebook.clone()
     tokenizer.train()
@@ -148,7 +135,7 @@ def test_a_chameleon_model_of_transformers_lacks_the_decoder(tmp_path: Path) -> 
     state = {f"model.vqmodel.{name}": tensor for name, tensor in taming_state().items()}
     state["model.embed_tokens.weight"] = torch.zeros(2, 2)
     without_decoder = {name: tensor for name, tensor in state.items() if ".decoder." not in name}
-    with pytest.raises(ValueError, match="lacks the decoder"):
+    with pytest.raises(ValueError, match="decoder.*vqgan.ckpt"):
         load_taming(safe(without_decoder, tmp_path / "model"))
     assert load_taming(safe(state, tmp_path / "whole")).config.channels == CHANNELS
 
@@ -159,9 +146,7 @@ class Innocent:
 
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": taming_state(), "callbacks": {Innocent: Innocent()}}, tmp_path / "last.ckpt")
-    with pytest.raises(
-        ValueError, match=r"holds a pickled .*Innocent, and only tensors are read.*"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"last\.ckpt.*Innocent.*only tensors") as caught:
         load_taming(tmp_path / "last.ckpt")
     assert "\n" not in str(caught.value)
 
@@ -173,13 +158,13 @@ def without(name: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("encoder.conv_in.weight"), "no VQ model in taming's layout"),
-        (without("quant_conv.weight"), "lacks the tensor 'quant_conv.weight'"),
-        (without("decoder.up.1.upsample.conv.bias"), "lacks the tensor 'decoder.up.1.upsample.conv.bias'"),
-        (lambda s: s | {"decoder.extra": torch.zeros(1)}, "tensor 'decoder.extra', for which"),
-        (lambda s: s | {"decoder.conv_out.bias": torch.zeros(4)}, r"shape \(4,\), expected \(3,\)"),
-        (lambda s: s | {"encoder.conv_in.weight": torch.zeros(32, 1, 3, 3)}, "32 channels of 1, expected 32"),
-        (lambda s: s | {"quant_conv.weight": torch.zeros(WIDTH, 32, 1, 1)}, "quant_conv has the shape"),
+        (without("encoder.conv_in.weight"), r"lacks 'encoder\.conv_in\.weight'"),
+        (without("quant_conv.weight"), r"lacks.*'quant_conv\.weight'"),
+        (without("decoder.up.1.upsample.conv.bias"), r"lacks.*'decoder\.up\.1\.upsample\.conv\.bias'"),
+        (lambda s: s | {"decoder.extra": torch.zeros(1)}, r"holds.*'decoder\.extra'"),
+        (lambda s: s | {"decoder.conv_out.bias": torch.zeros(4)}, r"conv_out\.bias.*\(4,\).*\(3,\)"),
+        (lambda s: s | {"encoder.conv_in.weight": torch.zeros(32, 1, 3, 3)}, r"conv_in.*32 channels of 1\b"),
+        (lambda s: s | {"quant_conv.weight": torch.zeros(WIDTH, 32, 1, 1)}, r"quant_conv.*32, 1, 1"),
         (lambda s: s | {"quantize.embed.weight": torch.zeros(4, 4)}, "Gumbel"),
     ],
 )  # fmt: skip
@@ -197,10 +182,10 @@ def test_bad_files_and_overrides(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{name} "):
             load_taming(tmp_path / name)
     torch.save({"model": {"name": "words"}}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="holds no state dict"):
+    with pytest.raises(ValueError, match=r"other\.pt.*state dict"):
         load_taming(tmp_path / "other.pt")
     path = safe(taming_state(), tmp_path / "model")
-    with pytest.raises(ValueError, match="not all fields"):
-        load_taming(path, colour="red")
-    with pytest.raises(ValueError, match="vq or cosine"):
+    with pytest.raises(ValueError, match="color"):
+        load_taming(path, color="red")
+    with pytest.raises(ValueError, match="quantizer.*'simvq'.*'vq'.*'cosine'"):
         load_taming(path, quantizer="simvq")

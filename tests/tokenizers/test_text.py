@@ -73,9 +73,9 @@ def test_frequent_words_become_few_ids(text_tokenizer: TextTokenizer) -> None:
 
 @pytest.mark.parametrize("text, position", [("ab\ud800", 2), ("\udfff", 0), ("\u2581\ud83dx", 1)])
 def test_lone_surrogate_is_one_clear_error(text_tokenizer: TextTokenizer, text: str, position: int) -> None:
-    with pytest.raises(ValueError, match=rf"lone surrogate U\+D[0-9A-F]+ at position {position}"):
+    with pytest.raises(ValueError, match=rf"surrogate U\+D[0-9A-F]+.*position {position}"):
         text_tokenizer.encode(text)
-    with pytest.raises(ValueError, match=f"training text 1: lone surrogate .* at position {position}"):
+    with pytest.raises(ValueError, match=f"text 1.*surrogate.*position {position}"):
         TextTokenizer.train(["fine", text], vocab_size=300)
 
 
@@ -83,16 +83,16 @@ def test_structural_ids_are_not_text(text_tokenizer: TextTokenizer) -> None:
     assert text_tokenizer.structural_ids == (0,)
     assert text_tokenizer.id_to_piece(0) == "<unk>"
     assert text_tokenizer.id_to_piece(0x41 + 1) == "<0x41>"
-    with pytest.raises(ValueError, match="text id 0 is structural"):
+    with pytest.raises(ValueError, match="id 0.*structural"):
         text_tokenizer.decode([300, 0])
 
 
 @pytest.mark.parametrize("bad", [-1, 360, 10**9])
 def test_ids_out_of_range(text_tokenizer: TextTokenizer, bad: int) -> None:
     assert text_tokenizer.vocab_size == 360
-    with pytest.raises(ValueError, match=rf"{bad} is outside 0\.\.359"):
+    with pytest.raises(ValueError, match=rf"{bad}.*0\.\.359"):
         text_tokenizer.decode([5, bad])
-    with pytest.raises(ValueError, match=rf"{bad} is outside 0\.\.359"):
+    with pytest.raises(ValueError, match=rf"{bad}.*0\.\.359"):
         text_tokenizer.id_to_piece(bad)
 
 
@@ -119,18 +119,18 @@ def test_load_says_which_file_is_wrong(tmp_path) -> None:
         TextTokenizer.load(tmp_path)
     for data in (b"", b"garbage"):
         (tmp_path / "text.model").write_bytes(data)
-        with pytest.raises(ValueError, match=r"text\.model: not a sentencepiece model"):
+        with pytest.raises(ValueError, match=r"text\.model.*sentencepiece"):
             TextTokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"byte_fallback": False}, "no byte pieces"),
-        ({"normalization_rule_name": "nmt_nfkc"}, "does not keep every text"),
-        ({"normalization_rule_name": "nfkc_cf"}, "does not keep every text"),
-        ({"remove_extra_whitespaces": True}, "does not keep every text"),
-        ({"add_dummy_prefix": True}, "does not keep every text"),
+        ({"byte_fallback": False}, "byte_fallback"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "identity.*remove_extra_whitespaces.*add_dummy_prefix"),
+        ({"normalization_rule_name": "nfkc_cf"}, "identity.*remove_extra_whitespaces.*add_dummy_prefix"),
+        ({"remove_extra_whitespaces": True}, "identity.*remove_extra_whitespaces.*add_dummy_prefix"),
+        ({"add_dummy_prefix": True}, "identity.*remove_extra_whitespaces.*add_dummy_prefix"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -235,13 +235,13 @@ def test_pieces_do_not_depend_on_threads() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"vocab_size": 100}, r"vocab_size is 100, but .* alone need 263"),
-        ({"vocab_size": 0}, "vocab_size is 0, expected a positive number"),
-        ({"character_coverage": 1.5}, r"character_coverage is 1\.5, expected 0\.98 to 1"),
-        ({"max_piece_length": 0}, "max_piece_length is 0, expected 1 to 512"),
-        ({"texts": []}, "there is no text"),
-        ({"texts": ["", ""]}, "there is no text"),
-        ({"texts": ["\u2581", "\u2585"]}, "there is no text"),
+        ({"vocab_size": 100}, r"vocab_size.*100.*263.*character_coverage"),
+        ({"vocab_size": 0}, r"vocab_size.*0"),
+        ({"character_coverage": 1.5}, r"character_coverage.*1\.5.*0\.98 to 1"),
+        ({"max_piece_length": 0}, r"max_piece_length.*0.*1 to 512"),
+        ({"texts": []}, "texts.*empty"),
+        ({"texts": ["", ""]}, "texts.*empty"),
+        ({"texts": ["\u2581", "\u2585"]}, "texts.*empty"),
     ],
 )
 def test_training_errors(options: dict, message: str) -> None:

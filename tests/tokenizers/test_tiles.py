@@ -30,7 +30,7 @@ def build(**fields) -> ImageTokenizer:
         torch.manual_seed(0)
         tokenizer = ImageTokenizer(ImageTokenizerConfig(**{**settings, **fields})).eval()
         latents = tokenizer.latents(noise(1, 16 * tokenizer.factor, 16 * tokenizer.factor, seed=9))
-        tokenizer.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+        tokenizer.initialize_codebook(latents.movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 
@@ -162,11 +162,11 @@ def test_refusals() -> None:
         encode_tiled(tokenizer, noise(1, 30, 32))
     with pytest.raises(ValueError, match=r"shape \(1, 3, H, W\)"):
         encode_tiled(tokenizer, noise(2, 32, 32))
-    with pytest.raises(ValueError, match="tile is 8, expected at least 36: the overlap"):
+    with pytest.raises(ValueError, match=r"tile.*8.*36"):
         encode_tiled(tokenizer, noise(1, 64, 64), tile=8)
-    with pytest.raises(ValueError, match="tile is 8, expected at least"):
+    with pytest.raises(ValueError, match=r"tile.*8"):
         decode_tiled(tokenizer, torch.zeros(1, 16, 16, dtype=torch.int64), tile=8)
     with pytest.raises(ValueError, match=r"shape \(1, h, w\)"):
         decode_tiled(tokenizer, torch.zeros(2, 4, 4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="0..31"):
+    with pytest.raises(ValueError, match=r"0\.\.31"):
         decode_tiled(tokenizer, torch.full((4, 4), 32))

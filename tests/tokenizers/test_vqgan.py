@@ -1,32 +1,18 @@
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
-# pyright: reportMissingImports=false
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
-from earlyfusion.tokenizers import conv
+from earlyfusion.tokenizers import cpu
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "image_tokenizer_speed.py"
 LEVELS = {
     "chameleon": {"channels": (32, 32, 64)},
     "vqgan-imagenet": {"channels": (32, 64), "attention_levels": (1,)},
     "no attention": {"channels": (32, 64), "mid_attention": False},
 }
-
-
-@pytest.fixture(scope="module")
-def plain() -> ModuleType:
-    """The benchmark, which has taming's network written plainly over a state dict."""
-    spec = importlib.util.spec_from_file_location("image_tokenizer_speed", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def build(seed: int = 0, **fields) -> ImageTokenizer:
@@ -44,7 +30,7 @@ def build(seed: int = 0, **fields) -> ImageTokenizer:
                 weight.data *= 3  # attention that is not all but uniform
         with torch.no_grad():
             latents = tokenizer.latents(noise(4, 16 * tokenizer.factor, seed=9))
-            tokenizer.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+            tokenizer.initialize_codebook(latents.movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 
@@ -63,7 +49,7 @@ def near(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
 @torch.no_grad()
 def test_it_is_tamings_network(plain: ModuleType, fields: dict, nnpack: bool, monkeypatch) -> None:
     if not nnpack:
-        monkeypatch.setattr(conv, "_nnpack", lambda: False)
+        monkeypatch.setattr(cpu, "_nnpack", lambda: False)
     tokenizer = build(**fields)
     reference = plain.Plain(tokenizer.state_dict())
     images = noise(2, 12 * tokenizer.factor, 24 * tokenizer.factor)
@@ -175,10 +161,10 @@ def test_bfloat16_is_near_float32() -> None:
 def test_convolutions_are_torchs() -> None:
     x = torch.randn(2, 16, 30, 27)
     layers = (
-        conv.Conv(16, 24, 1),
-        conv.Conv(16, 24, 3, stride=2),
-        conv.Conv(16, 24, 3, padding=1),
-        conv.Conv(16, 24, 3, padding=1, bias=False),
+        cpu.Conv(16, 24, 1),
+        cpu.Conv(16, 24, 3, stride=2),
+        cpu.Conv(16, 24, 3, padding=1),
+        cpu.Conv(16, 24, 3, padding=1, bias=False),
     )
     for layer in layers:
         bias = None if layer.bias is None else layer.bias.double()

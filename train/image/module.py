@@ -205,7 +205,7 @@ class ImageTokenizerTraining(LoggedTraining):
         self.net.train()
         generator = torch.Generator().manual_seed(s.seed)
         chosen = torch.randperm(len(latents), generator=generator)[: s.kmeans_latents]
-        self.net.initialise_codebook(latents[chosen.to(latents.device)])
+        self.net.initialize_codebook(latents[chosen.to(latents.device)])
         self.codebook_ready = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

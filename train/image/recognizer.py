@@ -22,7 +22,7 @@ OLD_KIND = "recogniser"
 """What folders of earlier versions say."""
 SHIPPED = Path(__file__).parents[2] / "pretrained" / KIND
 """The recognizer that comes with the package, trained by ``earlyfusion recognizer fit`` on the images of
-``earlyfusion text-images``: benchmarks/tokenizer/README.md has the commands and its figures."""
+``earlyfusion text-images``: benchmarks/studies/tokenizer/README.md has the commands and its figures."""
 CHARACTERS = "".join(map(chr, range(32, 127)))
 """Printable ASCII."""
 BLANK = 0

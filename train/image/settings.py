@@ -43,7 +43,7 @@ class ImageTokenizerSettings(TrainingSettings):
     codebook that mostly sees type neglects it in pictures too."""
     edge_weight: float = 0.0
     """Weight of the mean absolute error of the gray image's first differences
-    (benchmarks/tokenizer/study.py, row "edge 0.5")."""
+    (benchmarks/studies/tokenizer/study.py, row "edge 0.5")."""
     text_weight: float = 0.7
     """Weight of the text-aware loss, the distance of a recognizer's features in the text boxes of the images
     (column objects): see losses.text_distance."""

@@ -27,11 +27,10 @@ def tune_malloc() -> bool:
 
 
 def best_cpu_precision() -> Literal["32-true", "bf16-mixed"]:
-    """Lightning's precision that is fast on this CPU: bf16 only where it has matrix instructions for it.
+    """Lightning's precision that is fast on this CPU: bf16 only if it has instructions for such products.
 
-    Without them a bf16 product is emulated, and tens of times slower than in float32. Imports torch.
+    Without them they are emulated, tens of times slower than float32. Imports torch.
     """
-    import torch
+    from ...tokenizers.cpu import has_bfloat16
 
-    checks = (getattr(torch.cpu, n, None) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return "bf16-mixed" if any(check is not None and check() for check in checks) else "32-true"
+    return "bf16-mixed" if has_bfloat16() else "32-true"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def model_of(text: TextTokenizer, image: ImageTokenizerConfig = IMAGE, **vocab_f
         torch.manual_seed(3)
         images = ImageTokenizer(image).eval()
         latents = images.latents(torch.rand(4, 3, SIDE, SIDE) * 2 - 1).detach()
-        images.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+        images.initialize_codebook(latents.movedim(1, -1).flatten(0, 2))
         fields = {"max_grid": None, "fixed_grid": (GRID, GRID), **vocab_fields}
         vocab = SharedVocab.build(text=text, codebook_size=CODES, **fields)
         lm = FusionLM(FusionLMConfig(vocab.size, 160, 2, 32, 4, 2, 48)).eval()
@@ -172,19 +173,15 @@ def test_it_comes_back(exported, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("image", "fields", "message"),
     [
-        ({}, {"fixed_grid": None, "max_grid": 16}, "its images have sizes of their own, said by grid tokens"),
-        ({}, {"fixed_grid": (4, 8)}, "its images have 4 x 8 codes; the format has squares"),
-        ({}, {"scan": "columns"}, "its codes are read by columns; the format reads rows"),
-        ({"quantizer": "cosine"}, {}, "its quantizer is 'cosine'; the format has the nearest code, 'vq'"),
-        ({"norm": "layer", "mid_attention": False}, {}, "no GroupNorm of 32 groups"),
-        ({"channels": (32, 48)}, {}, "no GroupNorm of 32 groups"),
-        (
-            {"channels": (64, 96)},
-            {},
-            "96 channels of its image tokenizer are no multiple of the first level's, 64",
-        ),
-        ({"stem": 2, "channels": (32, 64)}, {}, "its image tokenizer is no VQGAN without a stem"),
-        ({"groups": 2}, {"codes_per_position": 2}, "it has 2 codes per position; the format has one"),
+        ({}, {"fixed_grid": None, "max_grid": 16}, r"fixed_grid"),
+        ({}, {"fixed_grid": (4, 8)}, r"4 x 8 codes.*squares"),
+        ({}, {"scan": "columns"}, r"scan.*'columns'.*'rows'"),
+        ({"quantizer": "cosine"}, {}, r"quantizer.*'cosine'.*'vq'"),
+        ({"norm": "layer", "mid_attention": False}, {}, r"norm.*'layer'.*'group'"),
+        ({"channels": (32, 48)}, {}, r"channels.*48.*32"),
+        ({"channels": (64, 96)}, {}, r"channels.*64, 96.*first"),
+        ({"stem": 2, "channels": (32, 64)}, {}, r"stem 2.*stem 1"),
+        ({"groups": 2}, {"codes_per_position": 2}, r"codes_per_position.*2.*1"),
     ],
 )
 def test_what_does_not_fit_is_refused(text_tokenizer, tmp_path, capsys, image, fields, message: str) -> None:
@@ -192,7 +189,7 @@ def test_what_does_not_fit_is_refused(text_tokenizer, tmp_path, capsys, image, f
     save_model(tmp_path / "model", *model)
     assert main(["export", "chameleon", str(tmp_path / "model"), "--out", str(tmp_path / "hf")]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and not (tmp_path / "hf").exists()
+    assert re.search(message, error) and error.count("\n") == 1 and not (tmp_path / "hf").exists()
 
 
 def test_a_transformer_that_does_not_fit_is_refused(text_tokenizer, tmp_path, capsys) -> None:
@@ -200,7 +197,7 @@ def test_a_transformer_that_does_not_fit_is_refused(text_tokenizer, tmp_path, ca
     lm = FusionLM(replace(model.lm.config, qk_norm="none"))
     save_model(tmp_path / "model", lm, model.tokenizer)
     assert main(["export", "chameleon", str(tmp_path / "model"), "--out", str(tmp_path / "hf")]) == 2
-    assert "qk_norm is 'none', and Chameleon's format has only 'layer'" in capsys.readouterr().err
+    assert re.search(r"qk_norm.*'none'.*'layer'", capsys.readouterr().err)
     assert main(["export", "chameleon", str(tmp_path), "--out", str(tmp_path / "hf")]) == 2
 
 

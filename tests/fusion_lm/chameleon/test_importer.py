@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_a_folder_of_transformers_becomes_a_model(theirs, tmp_path, capsys) -> N
     other, folder = theirs
     assert len(list(folder.glob("*.safetensors"))) > 1  # shards
     model = imported(folder, tmp_path / "out")
-    assert "it has no VQ decoder" in capsys.readouterr().out
+    assert "no VQ decoder" in capsys.readouterr().out
     assert main(["info", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     assert "BPE, " in told and "no decoder" in told and "every image 8 x 8 codes" in told
@@ -119,7 +120,7 @@ def test_a_folder_of_transformers_becomes_a_model(theirs, tmp_path, capsys) -> N
     assert isinstance(logits, Tensor)
     found = torch.nn.functional.linear(other.model(tokens[None]).last_hidden_state, other.lm_head.weight)
     assert float((logits - found).abs().max()) < 1e-4 < float(found.abs().max())
-    with pytest.raises(ValueError, match="this image tokenizer has no decoder"):
+    with pytest.raises(ValueError, match="decoder"):
         tokenizer.image.decode(torch.zeros(1, 4, 4, dtype=torch.int64))
     assert tokenizer.text.decode(tokenizer.text.encode(TEXTS[2])) == TEXTS[2]
     for written in (["A red", image], [image]):
@@ -166,13 +167,13 @@ def test_a_checkpoint_gives_the_decoder(theirs, tmp_path, capsys) -> None:
     torch.save(state, tmp_path / "other.ckpt")
     arguments = ["import", "chameleon", str(theirs[1]), "--out", str(tmp_path / "no")]
     assert main([*arguments, "--vqgan", str(tmp_path / "other.ckpt")]) == 2
-    assert "is the checkpoint of another image tokenizer" in capsys.readouterr().err
+    assert "other.ckpt" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
 
 def meta_folder(folder: Path, model: FusionLM, shards: int) -> None:
     """Write a random checkpoint in Meta's layout, of the shape of ``model``."""
-    from earlyfusion.fusion_lm.chameleon.importer import _meta_shapes
+    from earlyfusion.fusion_lm.chameleon.meta import shard_shapes
 
     target = folder / "models" / "7b"
     target.mkdir(parents=True)
@@ -188,12 +189,12 @@ def meta_folder(folder: Path, model: FusionLM, shards: int) -> None:
     generator = torch.Generator().manual_seed(7)
     common = {
         name: 1 + 0.2 * torch.randn(shape, generator=generator)
-        for name, shape in _meta_shapes(config, shards).items()
+        for name, shape in shard_shapes(config, shards).items()
         if name == "norm.weight" or name.endswith("_norm.weight")
     }
     for number in range(shards):
         shard = {
-            n: 0.2 * torch.randn(s, generator=generator) for n, s in _meta_shapes(config, shards).items()
+            n: 0.2 * torch.randn(s, generator=generator) for n, s in shard_shapes(config, shards).items()
         }
         name = "consolidated.pth" if shards == 1 else f"consolidated.{number:02}.pth"
         torch.save(
@@ -261,17 +262,17 @@ def lose_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: sorted(f.glob("*.safetensors"))[0].unlink(), "not found: a file of tensors is expected"),
+        (lambda f: sorted(f.glob("*.safetensors"))[0].unlink(), r"model-00001.*not found"),
         (
             lambda f: sorted(f.glob("*.safetensors"))[0].write_bytes(b"x" * 99),
-            "is no readable safetensors file",
+            r"model-00001.*safetensors",
         ),
-        (lambda f: (f / "config.json").write_text("{}"), "has the model_type None, expected 'chameleon'"),
-        (lambda f: (f / "tokenizer.json").write_text("{}"), "no tokenizer.json of a BPE"),
-        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json not found"),
-        (break_config, "lacks the tensor 'model.layers.2.input_layernorm.weight' that its config asks for"),
-        (break_map, "the image codes are not 0 to 7 in the order of their tokens"),
-        (lose_name, "lacks the token '<eoss>'"),
+        (lambda f: (f / "config.json").write_text("{}"), r"model_type.*None.*'chameleon'"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), r"tokenizer\.json.*BPE"),
+        (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json not found"),
+        (break_config, r"lacks.*model.layers.2.input_layernorm.weight"),
+        (break_map, r"image codes 0 to 7"),
+        (lose_name, r"lacks.*<eoss>"),
     ],
 )
 def test_a_damaged_folder_ends_in_one_line(theirs, tmp_path, capsys, damage, message: str) -> None:
@@ -282,7 +283,7 @@ def test_a_damaged_folder_ends_in_one_line(theirs, tmp_path, capsys, damage, mes
     damage(folder)
     assert main(["import", "chameleon", str(folder), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert re.search(message, error) and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -312,19 +313,19 @@ def change(name: str, value: Any) -> Any:
     [
         (
             lambda f: (f / "models" / "7b" / "consolidated.00.pth").unlink(),
-            "must hold the 2 shards of its weights",
+            r"2 shards.*consolidated.01",
         ),
-        (run_code, "only tensors are read from a file"),
-        (save_code, "holds a pickled print, and only tensors are read from a file"),
-        (change("layers.1.attention.wk.weight", None), "lacks the tensor 'layers.1.attention.wk.weight'"),
+        (run_code, r"only tensors are read"),
+        (save_code, r"print.*only tensors are read"),
+        (change("layers.1.attention.wk.weight", None), r"lacks.*layers.1.attention.wk.weight"),
         (
             change("layers.1.attention.wx.weight", torch.zeros(2)),
-            "holds the tensor 'layers.1.attention.wx.weight'",
+            r"holds.*layers.1.attention.wx.weight",
         ),
-        (change("layers.1.attention.wk.weight", torch.zeros(3, 3)), "has the shape (3, 3), expected (8, 32)"),
-        (lambda f: (f / "models" / "7b" / "params.json").unlink(), "must hold one folder with a params.json"),
-        (lambda f: (f / "models" / "7b" / "params.json").write_text("{}"), "lacks 'dim'"),
-        (lambda f: (f / "tokenizer" / "vqgan.ckpt").unlink(), "a VQ checkpoint is expected there"),
+        (change("layers.1.attention.wk.weight", torch.zeros(3, 3)), r"wk.weight.*3, 3.*8, 32"),
+        (lambda f: (f / "models" / "7b" / "params.json").unlink(), r"models.*params.json"),
+        (lambda f: (f / "models" / "7b" / "params.json").write_text("{}"), r"lacks 'dim'"),
+        (lambda f: (f / "tokenizer" / "vqgan.ckpt").unlink(), r"vqgan.ckpt"),
     ],
 )
 def test_a_damaged_folder_of_metas_ends_in_one_line(meta, tmp_path, capsys, damage, message: str) -> None:
@@ -332,7 +333,7 @@ def test_a_damaged_folder_of_metas_ends_in_one_line(meta, tmp_path, capsys, dama
     assert main(["import", "chameleon", str(meta), "--out", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
     error = captured.err
-    assert message in error and error.count("\n") == 1 and "run" not in captured.out.split()
+    assert re.search(message, error) and error.count("\n") == 1 and "run" not in captured.out.split()
     assert not (tmp_path / "out").exists()
 
 
@@ -348,9 +349,9 @@ def test_what_reads_like_a_special_token_is_text() -> None:
         ids = text.encode(written)
         assert text.decode(ids) == written and not set(ids) & set(text.structural_ids)
         assert b"".join(map(text.piece_bytes, ids)) == written.encode()
-    with pytest.raises(ValueError, match="text id 0 is structural"):
+    with pytest.raises(ValueError, match="text id 0.*structural"):
         text.decode([0])
-    with pytest.raises(ValueError, match=f"text id {text.vocab_size} is outside"):
+    with pytest.raises(ValueError, match=f"text id {text.vocab_size}.*outside"):
         text.decode([text.vocab_size])
     with pytest.raises(ValueError, match="lone surrogate"):
         text.encode("\ud800")

@@ -1,6 +1,5 @@
 """Chameleon's weights in and out: transformers witnesses the logits, plain torch those of Meta's layout."""
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +9,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from earlyfusion.fusion_lm.chameleon.meta import meta_tensor
 from earlyfusion.fusion_lm.chameleon.weights import (
-    check_names,
+    check_tensors,
     config_from_transformers,
     config_to_transformers,
-    from_meta,
-    from_transformers,
-    to_transformers,
+    parts,
 )
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.tensor_files import TensorFiles
@@ -66,8 +64,9 @@ def theirs_of(config: FusionLMConfig) -> Any:
 
 
 def ours_of(theirs: Any, config: FusionLMConfig) -> FusionLM:
-    ours = FusionLM(config)
-    ours.load_state_dict(from_transformers(config, theirs.state_dict()), strict=not config.tie_embeddings)
+    ours, state = FusionLM(config), theirs.state_dict()
+    joined = {part.name: torch.cat([state[name] for name in part.theirs]) for part in parts(config)}
+    ours.load_state_dict(joined, strict=not config.tie_embeddings)
     return ours.eval()
 
 
@@ -116,91 +115,98 @@ def test_greedy_text_is_the_same(config: FusionLMConfig) -> None:
 
 
 @configs
-def test_there_and_back_is_the_same_to_the_bit(config: FusionLMConfig) -> None:
+def test_config_and_names_are_those_of_transformers(config: FusionLMConfig) -> None:
     assert config_from_transformers(config_to_transformers(config)) == config
-    torch.manual_seed(0)
-    ours = FusionLM(config)
-    state = dict(ours.state_dict())
+    ours = {name: tuple(tensor.shape) for name, tensor in FusionLM(config).state_dict().items()}
     if config.tie_embeddings:
-        del state["lm_head.weight"]
-    exported = to_transformers(config, state)
-    again = from_transformers(config, exported)
-    assert again.keys() == state.keys() and all(torch.equal(again[n], state[n]) for n in state)
-    names = {n for n in theirs_of(config).state_dict() if not n.startswith("model.vqmodel")}
-    assert names - {"lm_head.weight"} == exported.keys() - {"lm_head.weight"}
+        del ours["lm_head.weight"]
+    assert {part.name: part.shape for part in parts(config)} == ours
+    theirs = {n: tuple(t.shape) for n, t in theirs_of(config).state_dict().items() if "vqmodel" not in n}
+    if config.tie_embeddings:
+        theirs.pop("lm_head.weight", None)
+    assert tensors_of(config).keys() == theirs.keys()
+    assert {name: tuple(tensor.shape) for name, tensor in tensors_of(config).items()} == theirs
+
+
+def tensors_of(config: FusionLMConfig) -> dict[str, Tensor]:
+    """A state dict in the names of transformers."""
+    return {
+        name: torch.zeros(rows, *part.rest)
+        for part in parts(config)
+        for name, rows in zip(part.theirs, part.rows, strict=True)
+    }
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llama"}, "has the model_type 'llama', expected 'chameleon'"),
-        ({"hidden_act": "gelu"}, "has hidden_act 'gelu'; only 'silu' can be imported"),
-        ({"attention_bias": True}, "has attention_bias True; only False can be imported"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 2}}, "has rotary positions of type 'linear'"),
-        ({"rms_norm_eps": 1e-6}, "has rms_norm_eps 1e-06; only 1e-05 can be imported"),
-        ({"hidden_size": 30}, "width must be an even multiple of n_heads = 4, got 30"),
-        ({"hidden_size": None}, "config.json: "),
+        ({"model_type": "llama"}, r"model_type.*'llama'.*'chameleon'"),
+        ({"hidden_act": "gelu"}, r"hidden_act.*'gelu'.*'silu'"),
+        ({"attention_bias": True}, r"attention_bias.*True.*False"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2}}, r"rope_type.*'linear'"),
+        ({"rms_norm_eps": 1e-6}, r"rms_norm_eps.*1e-06.*1e-05"),
+        ({"hidden_size": 30}, r"width.*n_heads.*4.*30"),
+        ({"hidden_size": None}, "config.json"),
     ],
 )
 def test_what_cannot_be_imported(change: dict, message: str) -> None:
     values = {**config_to_transformers(CONFIGS["pre"]), **change}
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=message):
         config_from_transformers(values, "config.json")
 
 
 def test_what_is_missing_is_named() -> None:
     values = config_to_transformers(CONFIGS["pre"])
     del values["intermediate_size"]
-    with pytest.raises(ValueError, match="lacks 'intermediate_size'"):
+    with pytest.raises(ValueError, match="intermediate_size"):
         config_from_transformers(values)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"qk_norm": "rms"}, "qk_norm is 'rms', and Chameleon's format has only 'layer'"),
-        ({"logit_soft_cap": 30.0}, "logit_soft_cap is 30.0, and Chameleon's format has none"),
-        ({"norm_eps": 1e-6}, "norm_eps is 1e-06, and Chameleon's QK-norm has always 1e-05"),
+        ({"qk_norm": "rms"}, r"qk_norm.*'rms'.*'layer'"),
+        ({"logit_soft_cap": 30.0}, r"logit_soft_cap.*30\.0"),
+        ({"norm_eps": 1e-6}, r"norm_eps.*1e-06.*1e-05"),
     ],
 )
 def test_what_cannot_be_exported(fields: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=message):
         config_to_transformers(FusionLMConfig(96, **fields))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("model.norm.weight"), "lacks the tensor 'model.norm.weight'"),
+        (lambda s: s.pop("model.norm.weight"), "lacks.*model.norm.weight"),
         (
             lambda s: s.update(other=torch.zeros(2)),
-            "holds the tensor 'other', for which Chameleon has no place",
+            "tensor 'other'",
         ),
         (
             lambda s: s.update({"model.layers.1.self_attn.k_proj.weight": torch.zeros(4, 32)}),
-            "model.layers.1.self_attn.k_proj.weight has the shape (4, 32), its config asks for (32, 32)",
+            r"layers.1.self_attn.k_proj.weight.*4, 32.*32, 32",
         ),
         (
             lambda s: s.update(
                 {"model.layers.0.mlp.up_proj.weight": torch.zeros(48, 32, dtype=torch.float16)}
             ),
-            "are of different types",
+            "up_proj.*different types.*float16",
         ),
     ],
 )
 def test_files_that_do_not_fit_their_config(tmp_path, change, message: str) -> None:
     config = CONFIGS["pre"]
-    torch.manual_seed(0)
-    state = {n: t.clone() for n, t in to_transformers(config, FusionLM(config).state_dict()).items()}
+    state = tensors_of(config)
     save_file(state, tmp_path / "model.safetensors")
-    specs = check_names(config, TensorFiles.of_folder(tmp_path), "a")
+    specs = check_tensors(config, TensorFiles.of_folder(tmp_path), "a")
     assert {n: s.shape for n, s in specs.items()} == {
         n: tuple(t.shape) for n, t in FusionLM(config).state_dict().items()
     }
     change(state)
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=re.escape(message)):
-        check_names(config, TensorFiles.of_folder(tmp_path), "a")
+    with pytest.raises(ValueError, match=message):
+        check_tensors(config, TensorFiles.of_folder(tmp_path), "a")
 
 
 # Meta's layout, against a forward pass in that layout
@@ -245,7 +251,7 @@ def meta_shards(config: FusionLMConfig, shards: int) -> list[dict[str, Tensor]]:
 
 
 def rotate_pairs(x: Tensor, theta: float) -> Tensor:
-    """Rotary positions of neighbouring pairs, as complex numbers, x (B, T, H, D)."""
+    """Rotary positions of neighboring pairs, as complex numbers, x (B, T, H, D)."""
     T, D = x.shape[1], x.shape[3]
     angles = torch.arange(T)[:, None] * theta ** -(torch.arange(0, D, 2) / D)
     turns = torch.polar(torch.ones_like(angles), angles)[:, None]
@@ -307,7 +313,7 @@ def test_metas_layout_gives_metas_logits(shards: int, placement: Any) -> None:
     config = FusionLMConfig(96, 64, 2, 64, 8, 4, 48, norm_placement=placement)
     checkpoint = meta_shards(config, shards)
     ours = FusionLM(config)
-    ours.load_state_dict(from_meta(config, checkpoint))
+    ours.load_state_dict({p.name: meta_tensor(config, checkpoint, p.name) for p in parts(config)})
     tokens = torch.randint(96, (2, 30), generator=torch.Generator().manual_seed(5))
     logits, expected = ours(tokens), meta_logits(config, checkpoint, tokens)
     assert isinstance(logits, Tensor) and float(expected.abs().max()) > 1

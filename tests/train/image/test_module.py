@@ -297,7 +297,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(recognizer: Path):
     module.codebook_ready = True
     values = batch()
     with torch.no_grad():
-        module.net.initialise_codebook(module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2))
+        module.net.initialize_codebook(module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2))
         output = module.net.eval()(values.images)
         terms = module.loss.terms(output.images, *values)
         assert set(terms) == set(weights) and all(value > 0 for value in terms.values())

@@ -1,0 +1,496 @@
+"""How fast the transformer trains here, beside transformers' Chameleon with the same weights.
+
+    .venv/bin/pip install transformers
+    .venv/bin/python benchmarks/speed/training.py --threads 2 --out benchmarks/speed/training.json
+    .venv/bin/python benchmarks/speed/training.py --what rate --size 150M --windows 16 --device cuda \\
+        --dtype bfloat16 --compile
+
+training: tokens a second of forward, backward and AdamW (torch's, fused). Both run in turns, so that other
+work on the machine slows both; the median is printed, with the least and the most. First of all losses and
+gradients of both are compared, in float32: the speed of unequal networks says nothing. Ours has a z-loss too.
+  equal    Nothing but full windows, one document each.
+  padded   Documents as long as those of a prepared folder. Ours are packed into windows, with borders;
+           theirs are padded to the longest of their batch, which has as many documents as ours on average.
+           Tokens of padding do not count.
+  grouped  The same, their batches of alike lengths (group_by_length of transformers' Trainer).
+
+rate: what part of the rate of a large matrix product training reaches, by 6 operations a token for each
+weight but the embedding's, and attention's, without the half that is masked.
+
+Chameleon forbids the codes of images by overwriting their logits, and the loss of such a code is infinite.
+Its list of them is emptied here, which spares it that time. For the loss alone see loss.py.
+"""
+
+# ruff: noqa: E402
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from earlyfusion.train.loop.process import tune_malloc
+
+tune_malloc()  # as the training commands do, before torch allocates anything
+
+import numpy as np
+import torch
+from machine import commit, processor
+from torch import Tensor, nn
+
+from earlyfusion.data.packing import Document, pack
+from earlyfusion.data.windows import Windows
+from earlyfusion.fusion_lm.inputs import Inputs
+from earlyfusion.fusion_lm.loss import IGNORE
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.tokenizers.files import write_json
+from earlyfusion.tokenizers.vocab import SharedVocab
+
+SIZES = {
+    "tiny": FusionLMConfig(256, 64, n_layers=2, width=32, n_heads=2, n_kv_heads=2, ffn_width=48),
+    "35M": FusionLMConfig(8192, 512, n_layers=8, width=512, n_heads=8, n_kv_heads=8, ffn_width=1408),
+    "150M": FusionLMConfig(40_960, 2048, n_layers=12, width=768, n_heads=12, n_kv_heads=12, ffn_width=2048),
+}
+PAD = 1
+"""Padding. Documents are random tokens above it: only their lengths matter for the speed."""
+Z_LOSS = 1e-4
+TOLERANCE = 1e-4
+"""Relative difference in float32 from which on two networks are not the same."""
+POOL = 10_000
+"""Documents that are packed, or grouped by length, together."""
+
+
+class Batch(NamedTuple):
+    """What a step learns from."""
+
+    inputs: dict[str, Tensor]
+    """Arguments of the network."""
+    useful: int
+    """Tokens that are no padding."""
+
+
+class Side(NamedTuple):
+    """A network in training."""
+
+    net: nn.Module
+    loss: Callable[[Batch, float], Tensor]
+    """Loss of a batch, with this weight of the z-loss where there is one."""
+    optimizer: torch.optim.Optimizer
+
+
+class Row(NamedTuple):
+    """A comparison: batches for ours and for theirs."""
+
+    name: str
+    batches: tuple[list[Batch], list[Batch]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; see --help."""
+    args = parser().parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    about = facts(args)
+    print(
+        f"machine   {about['machine']}, {about['cpus']} CPUs, {about['system']}, {about['device']}\n"
+        f"torch     {about['torch']}, {about['threads']} threads, {args.dtype}, {args.clock} time; "
+        f"transformers {about['transformers']}, Python {about['python']}\ncommit    {about['commit']}",
+        flush=True,
+    )
+    found = (training if args.what == "training" else rate)(args)
+    if args.out:
+        write_json(args.out, {**about, "windows": args.windows, **found})
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0],
+        epilog=(__doc__ or "").partition("\n\n")[2],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--what", choices=("training", "rate"), default="training", help="(default: training)")
+    add("--size", choices=sorted(SIZES), default="35M", help="of the transformer (default: 35M)")
+    add("--windows", metavar="N", type=int, default=2, help="in a batch (default: 2)")
+    add(
+        "--documents",
+        metavar="DIR",
+        nargs="*",
+        default=["runs/demo/tokens"],
+        help="prepared folders, for the lengths of their documents (default: the demo's)",
+    )
+    add("--runs", metavar="N", type=int, default=5, help="of each side (default: 5)")
+    add("--steps", metavar="N", type=int, default=2, help="in each run (default: 2)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: by autocast")
+    add("--compile", action="store_true", help="compare compiled networks too (rate: only them)")
+    add("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
+    add("--device", default="cpu", help="(default: cpu)")
+    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of the process, on a busy machine")
+    add("--out", metavar="FILE", help="JSON file to write")
+    return made
+
+
+def training(args: argparse.Namespace) -> dict[str, Any]:
+    """Ours beside theirs."""
+    config, rng = SIZES[args.size], np.random.default_rng(0)
+    steps = (args.runs + 1) * args.steps  # the first run does not count
+    rows, lengths = [Row("equal", equal(config, args.windows, steps, rng))], {}
+    for folder in args.documents:
+        if not Path(folder).is_dir():
+            print(f"no folder {folder}: give --documents one that `earlyfusion prepare` or `make demo` wrote")
+            continue
+        found = document_lengths(Path(folder), config.context_length)
+        lengths[folder] = quantiles(found)
+        pool = documents_of(rng.permutation(found)[:POOL], config.vocab_size, rng)
+        ours = packed(pool, config.context_length, args.windows, steps, rng)
+        for name, grouped in (("padded", False), ("grouped", True)):
+            theirs = padded(pool, config.context_length * args.windows, steps, rng, grouped)
+            rows.append(Row(f"{name}, {folder}", (ours, theirs)))
+    pair = networks(config, args)
+    counts = [sum(p.numel() for p in learned(side.net)) for side in pair]
+    print(f"networks  {counts[0]:,} parameters, theirs {counts[1]:,}; {args.windows} windows a step")
+    differences = {row.name: compare(pair, row, args) for row in rows}
+    for folder, found in lengths.items():
+        print(f"lengths   {folder}: " + ", ".join(f"{name} {n:g}" for name, n in found.items()))
+    print(
+        f"\n{'tokens/s':<36}{'median':>9}{'least':>8}{'most':>8}{'theirs':>9}{'least':>8}{'most':>8}{'ratio':>8}"
+    )
+    results = []
+    for compiled in (False, True)[: 1 + args.compile]:
+        if compiled:
+            pair = networks(config, args)
+            for side in pair:
+                side.net.compile()
+        for row in rows:
+            name = row.name + ", compiled" * compiled
+            runs = in_turns(pair, row, args)
+            ratio = statistics.median(runs[0]) / statistics.median(runs[1])
+            figures = "".join(
+                f"{statistics.median(some):>9,.0f}{min(some):>8,.0f}{max(some):>8,.0f}" for some in runs
+            )
+            print(f"{name:<36}{figures}{ratio:>8.2f}", flush=True)
+            useful = [useful_share(batches) for batches in row.batches]
+            results.append(
+                {"name": name, "ours": runs[0], "theirs": runs[1], "ratio": ratio, "useful_share": useful}
+            )
+    return {
+        "config": asdict(config),
+        "parameters": counts,
+        "lengths": lengths,
+        "differences": differences,
+        "results": results,
+    }
+
+
+def networks(config: FusionLMConfig, args: argparse.Namespace) -> tuple[Side, Side]:
+    """Ours and theirs with the same random weights, and an optimiser each."""
+    theirs = chameleon(config).to(args.device)
+
+    def their_loss(batch: Batch, _z_loss: float) -> Tensor:
+        return theirs(**batch.inputs, use_cache=False).loss
+
+    ours = our_side(config, args)
+    ours.net.load_state_dict(as_ours(dict(theirs.named_parameters())))
+    return ours, Side(theirs, their_loss, adamw(theirs))
+
+
+def our_side(config: FusionLMConfig, args: argparse.Namespace) -> Side:
+    """Ours with random weights."""
+    net = FusionLM(config).to(args.device).train()
+
+    def loss(batch: Batch, z_loss: float) -> Tensor:
+        given = dict(batch.inputs)
+        terms: Any = net(Inputs(given.pop("tokens"), given.pop("documents", None)), **given)
+        return terms.cross_entropy + z_loss * terms.z
+
+    return Side(net, loss, adamw(net))
+
+
+def adamw(network: nn.Module) -> torch.optim.Optimizer:
+    """The same for both."""
+    return torch.optim.AdamW(learned(network), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+def learned(network: nn.Module) -> list[nn.Parameter]:
+    """The weights of the transformer."""
+    return [p for name, p in network.named_parameters() if "vqmodel" not in name]
+
+
+def chameleon(config: FusionLMConfig) -> Any:
+    """ChameleonForConditionalGeneration of the same shape; its image tokenizer is tiny and takes no part."""
+    try:
+        from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+    except ImportError:
+        raise SystemExit("the comparison needs transformers: pip install transformers") from None
+    vq = {"base_channels": 32, "channel_multiplier": [1], "embed_dim": 8, "num_embeddings": 4}
+    made = ChameleonForConditionalGeneration(
+        ChameleonConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            intermediate_size=config.ffn_width,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            num_key_value_heads=config.n_kv_heads,
+            max_position_embeddings=config.context_length,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            pad_token_id=None,
+            vocabulary_map={"IMGIMGAZ": 0, "<image>": PAD},
+            vq_config=vq,
+        )
+    )
+    made.model.vocabulary_mapping.image_tokens = []
+    for name, parameter in made.named_parameters():
+        if "_norm." in name:  # so that a mistake in QK-norm's gains and biases shows
+            nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.1)
+    return made.train()
+
+
+def as_ours(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Weights of ``chameleon``, or their gradients, under our names."""
+    names = {
+        "attention_norm.weight": ["input_layernorm.weight"],
+        "ffn_norm.weight": ["post_attention_layernorm.weight"],
+        "attention.qkv.weight": [f"self_attn.{part}_proj.weight" for part in "qkv"],
+        "attention.out.weight": ["self_attn.o_proj.weight"],
+        "ffn.gate_up.weight": ["mlp.gate_proj.weight", "mlp.up_proj.weight"],
+        "ffn.down.weight": ["mlp.down_proj.weight"],
+    }
+    for name in ("q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"):
+        names[f"attention.{name}"] = [f"self_attn.{name}"]
+    made = {
+        "embedding.weight": tensors["model.embed_tokens.weight"],
+        "norm.weight": tensors["model.norm.weight"],
+        "lm_head.weight": tensors["lm_head.weight"],
+    }
+    for layer in range(sum(name.endswith("o_proj.weight") for name in tensors)):
+        for ours, theirs in names.items():
+            parts = [tensors[f"model.layers.{layer}.{name}"] for name in theirs]
+            made[f"blocks.{layer}.{ours}"] = torch.cat(parts)
+    return {name: tensor.detach() for name, tensor in made.items()}
+
+
+def compare(pair: tuple[Side, Side], row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    """Losses and gradients of both in float32 on the same documents; raises SystemExit when they differ."""
+    first, second = (batches[0] for batches in row.batches)
+    if "documents" in first.inputs:  # other batches hold other documents: those of our first window
+        tokens, documents = (first.inputs[name][0].numpy() for name in ("tokens", "documents"))
+        parts = [tokens[documents == n] for n in np.unique(documents)]
+        first = ours_of(tokens[None], documents[None])
+        second = theirs_of([part for part in parts if (part != PAD).all()])
+    losses, gradients = [], []
+    for side, batch in zip(pair, (first, second)):
+        loss = side.loss(to(batch, args), 0.0)
+        side.optimizer.zero_grad()
+        loss.backward()
+        losses.append(float(loss.detach()))
+        found = {name: p.grad for name, p in side.net.named_parameters() if p.grad is not None}
+        gradients.append(found if side is pair[0] else as_ours(found))
+    apart = {name: float((gradients[0][name] - g).norm() / g.norm()) for name, g in gradients[1].items()}
+    worst = max(apart, key=lambda name: apart[name])
+    print(f"equal?    {row.name}: losses {losses[0]:.6f} and {losses[1]:.6f}, ", end="")
+    print(f"gradients at most {apart[worst]:.1e} apart ({worst})", flush=True)
+    if not max(apart[worst], abs(losses[0] / losses[1] - 1)) < TOLERANCE:
+        raise SystemExit("these are not the same networks: their speed cannot be compared")
+    return {"losses": losses, "gradient": apart[worst], "gradient_of": worst}
+
+
+def in_turns(pair: tuple[Side, Side], row: Row, args: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Useful tokens a second of every run of both."""
+    runs: tuple[list[float], list[float]] = ([], [])
+    for run in range(args.runs + 1):
+        for side, batches, kept in zip(pair, row.batches, runs):
+            part = [to(batch, args) for batch in batches[run * args.steps : (run + 1) * args.steps]]
+            start = now(args)
+            for batch in part:
+                step(side, batch, args)
+            if run:
+                kept.append(sum(batch.useful for batch in part) / (now(args) - start))
+            del part
+    return runs
+
+
+def step(side: Side, batch: Batch, args: argparse.Namespace) -> None:
+    """Forward, backward, AdamW."""
+    half = torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=args.dtype == "bfloat16")
+    with half:
+        loss = side.loss(batch, Z_LOSS)
+    side.optimizer.zero_grad()
+    loss.backward()
+    side.optimizer.step()
+
+
+def now(args: argparse.Namespace) -> float:
+    """Seconds, when everything so far is done."""
+    if args.device != "cpu":
+        torch.cuda.synchronize(args.device)
+    return time.process_time() if args.clock == "cpu" else time.perf_counter()
+
+
+def to(batch: Batch, args: argparse.Namespace) -> Batch:
+    """On the device."""
+    return Batch({name: tensor.to(args.device) for name, tensor in batch.inputs.items()}, batch.useful)
+
+
+def equal(
+    config: FusionLMConfig, windows: int, steps: int, rng: np.random.Generator
+) -> tuple[list[Batch], list[Batch]]:
+    """Full windows, one document each; the same for both."""
+    sizes = np.full(windows, config.context_length)
+    each = [documents_of(sizes, config.vocab_size, rng) for _ in range(steps)]
+    return [ours_of(np.stack(rows), None) for rows in each], [theirs_of(rows) for rows in each]
+
+
+def document_lengths(folder: Path, longest: int) -> np.ndarray:
+    """Tokens of every document of a prepared folder; those of longer ones count as ``longest``."""
+    windows, pad = Windows(folder / "train"), SharedVocab.load(folder / "tokenizer").pad
+    loaded = windows.load(np.arange(windows.length))
+    sizes = []
+    for tokens, documents in zip(loaded["tokens"].numpy(), loaded["documents"].numpy()):
+        sizes.extend(np.bincount(documents[tokens != pad]))
+    return np.minimum(np.array(sizes), longest)
+
+
+def quantiles(sizes: np.ndarray) -> dict[str, float]:
+    """How long documents are."""
+    at = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+    found = {f"{100 * q:g} %": float(np.quantile(sizes, q)) for q in at}
+    return {"documents": len(sizes), "mean": round(float(sizes.mean()), 2), **found}
+
+
+def documents_of(sizes: np.ndarray, vocab_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Random documents of these lengths."""
+    return [rng.integers(PAD + 1, vocab_size, size).astype(np.int32) for size in sizes]
+
+
+def packed(
+    documents: list[np.ndarray], length: int, windows: int, steps: int, rng: np.random.Generator
+) -> list[Batch]:
+    """Ours: windows of several documents."""
+    every = list(pack(map(Document, documents), length, PAD, rng))
+    made = []
+    for first in range(0, steps * windows, windows):
+        rows = [every[(first + n) % len(every)] for n in range(windows)]
+        made.append(ours_of(np.stack([r.tokens for r in rows]), np.stack([r.documents for r in rows])))
+    return made
+
+
+def padded(
+    documents: list[np.ndarray], tokens: int, steps: int, rng: np.random.Generator, grouped: bool
+) -> list[Batch]:
+    """Theirs: as many documents as hold ``tokens`` tokens on average, padded to the longest.
+
+    With ``grouped`` the documents of 50 batches are sorted by length before they become batches.
+    """
+    size = max(1, round(tokens / np.mean([len(document) for document in documents])))
+    order = list(rng.permutation(len(documents)))
+    if grouped:
+        pools = [order[n : n + 50 * size] for n in range(0, len(order), 50 * size)]
+        order = [i for pool in pools for i in sorted(pool, key=lambda i: len(documents[i]))]
+    every = [order[n : n + size] for n in range(0, len(order), size)]
+    chosen = rng.permutation(len(every))
+    return [theirs_of([documents[i] for i in every[chosen[n % len(every)]]]) for n in range(steps)]
+
+
+def ours_of(tokens: np.ndarray, documents: np.ndarray | None) -> Batch:
+    """Windows (B, T) with their targets, the next token of the same document."""
+    following = np.full_like(tokens, PAD)
+    following[:, :-1] = tokens[:, 1:]
+    if documents is not None:
+        following[:, :-1][documents[:, 1:] != documents[:, :-1]] = PAD
+    inputs = {
+        "tokens": tokens,
+        "targets": np.where(following == PAD, IGNORE, following),
+    } | ({} if documents is None else {"documents": documents})
+    tensors = {name: torch.from_numpy(array.astype(np.int64)) for name, array in inputs.items()}
+    return Batch(tensors, int((tokens != PAD).sum()))
+
+
+def theirs_of(documents: list[np.ndarray]) -> Batch:
+    """A document a row, padded to the longest."""
+    rows = [torch.from_numpy(document.astype(np.int64)) for document in documents]
+    tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+    used = tokens != PAD
+    inputs = {"input_ids": tokens, "labels": torch.where(used, tokens, IGNORE)}
+    return Batch(inputs if used.all() else {**inputs, "attention_mask": used.long()}, int(used.sum()))
+
+
+def useful_share(batches: list[Batch]) -> float:
+    """Tokens that are no padding, of all."""
+    every = sum(next(iter(batch.inputs.values())).numel() for batch in batches)
+    return sum(batch.useful for batch in batches) / every
+
+
+def rate(args: argparse.Namespace) -> dict[str, Any]:
+    """Operations a second of training on equal windows, beside those of a large matrix product."""
+    config = SIZES[args.size]
+    side = our_side(config, args)
+    if args.compile:
+        side.net.compile()
+    batches, _ = equal(config, args.windows, args.steps, np.random.default_rng(0))
+    batches = [to(batch, args) for batch in batches]
+    speeds, products = [], []
+    for run in range(args.runs + 1):
+        start = now(args)
+        for batch in batches:
+            step(side, batch, args)
+        if run:
+            speeds.append(sum(batch.useful for batch in batches) / (now(args) - start))
+            products.append(matrix_rate(args))
+    weights = sum(p.numel() for p in side.net.parameters()) - config.vocab_size * config.width
+    operations = 6 * weights + 6 * config.n_layers * config.context_length * config.width
+    speed, product = statistics.median(speeds), statistics.median(products)
+    share = speed * operations / product
+    print(f"training  {speed:,.0f} tokens/s of {operations / 1e9:.3f} G operations")
+    print(f"product   {product / 1e12:.3f} T operations/s, of which training reaches {100 * share:.0f} %")
+    found = {"config": asdict(config), "compiled": args.compile, "share": share}
+    found |= {"tokens_per_second": speeds, "operations_per_token": operations, "matrix_rate": products}
+    if args.device != "cpu":
+        found["peak_mib"] = torch.cuda.max_memory_allocated(args.device) / 2**20
+        print(f"memory    {found['peak_mib']:,.0f} MiB at most")
+    return found
+
+
+def matrix_rate(args: argparse.Namespace) -> float:
+    """Operations a second of a square product in the type of the training."""
+    side, times = (2048, 4) if args.device == "cpu" else (8192, 40)
+    a, b = (torch.randn(side, side, device=args.device, dtype=getattr(torch, args.dtype)) for _ in range(2))
+    torch.mm(a, b)
+    start = now(args)
+    for _ in range(times):
+        torch.mm(a, b)
+    return times * 2 * side**3 / (now(args) - start)
+
+
+def facts(args: argparse.Namespace) -> dict[str, Any]:
+    """What it was measured on."""
+    try:
+        other = version("transformers")
+    except PackageNotFoundError:
+        other = "not installed"
+    return {
+        "machine": processor(),
+        "cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "device": "no GPU" if args.device == "cpu" else torch.cuda.get_device_name(args.device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": other,
+        "threads": torch.get_num_threads(),
+        "dtype": args.dtype,
+        "clock": args.clock,
+        "commit": commit(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""The reliability scripts, rehearsed: a few mutated rows, and what the kill test goes by."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import torch
+
+
+def test_mutated_rows_crash_nothing_and_cost_nothing_good(script, tmp_path: Path, monkeypatch):
+    out = tmp_path / "fuzz.json"
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", "--rows", "240", "--seed", "7", "--out", str(out)])
+    script("studies/reliability/fuzz.py").main()
+    result = json.loads(out.read_text())
+    assert result["images"]["of_these_lost"] == result["lines"]["of_these_lost"] == 0
+    assert result["images"]["left_out"]["unreadable image"] > 5
+    assert result["lines"]["lines_that_cannot_be_read"] > 3
+    assert len(result["structures"]["outcomes"]) > 5
+
+
+def test_a_killed_prepare_comes_to_the_same_end(script, tmp_path: Path):
+    kill = script("studies/reliability/kill.py")
+    kill.set_up(tmp_path)
+    out = tmp_path / "run"
+    reference = kill.run("prepare", tmp_path, out)
+    expected = kill.contents(out)
+    assert set(expected) > {"prepare.json", "rejected.jsonl", "train/state.json"}
+    for trial in range(3):
+        kill.shutil.rmtree(out)
+        kill.run("prepare", tmp_path, out, kill.killing(random.Random(trial), "any time", reference))
+        kill.run("prepare", tmp_path, out)
+        assert kill.difference(expected, kill.contents(out)) == ""
+
+
+def test_differences_are_found(script):
+    kill = script("studies/reliability/kill.py")
+    difference, durations = kill.difference, kill.durations
+    one = {"a": [1, {"b": torch.tensor([1.0, 2.0])}], "c": "x"}
+    assert difference(one, {"a": [1, {"b": torch.tensor([1.0, 2.0])}], "c": "x"}) == ""
+    assert difference(one, {"a": [1, {"b": torch.tensor([1.0, 2.5])}], "c": "x"}).startswith("/a/1/b")
+    assert difference(one, {"a": [1], "c": "x"}) == "/a: 2 and 1 entries"
+    assert "c" in difference(one, {"a": one["a"]})
+    assert difference([1], [1.0]).startswith("/0: int and float")
+    assert durations([(1.0, "b"), (2.0, "b"), (2.5, "e"), (3.0, "e"), (5.0, "b"), (5.5, "e")]) == [2.0, 0.5]

@@ -1,0 +1,113 @@
+# pyright: reportMissingImports=false
+"""Figures are printed and stored, and both sides of a comparison compute the same. Speed is not tested."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from earlyfusion.fusion_lm.folder import save_model
+from earlyfusion.fusion_lm.loss import IGNORE
+from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+
+TINY = ["--repeats", "2", "--seconds", "0.001", "--size", "16", "--images", "2", "--windows", "1"]
+
+
+@pytest.fixture
+def overview(script) -> ModuleType:
+    return script("speed/overview.py")
+
+
+@pytest.fixture
+def training(script) -> ModuleType:
+    pytest.importorskip("transformers")
+    return script("speed/training.py")
+
+
+def test_the_overview_prints_and_writes_every_figure(overview, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "new" / "overview.json"
+    assert overview.main([*TINY, "--budget", "quick", "--threads", "1", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(out.read_text())
+    assert [(r["name"].split(",")[0], r["unit"]) for r in result["results"]] == [
+        ("encode", "images/s"),
+        ("decode", "images/s"),
+        ("sample", "tokens/s"),
+        ("sample", "tokens/s"),
+        ("train", "tokens/s"),
+    ]
+    for row in result["results"]:
+        assert len(row["runs"]) == 2 and 0 < row["least"] <= row["median"] <= row["most"]
+        assert row["name"] in printed and row["unit"] in printed
+    assert result["threads"] == 1 and result["torch"] == torch.__version__
+    for name in ("machine", "torch", "commit", "system"):
+        assert result[name] and str(result[name]) in printed
+
+
+def test_the_overview_takes_a_model_folder(overview, document_tokenizer, tmp_path: Path, capsys) -> None:
+    size = document_tokenizer.vocab.size
+    lm = FusionLM(FusionLMConfig(size, 32, n_layers=1, width=16, n_heads=2, n_kv_heads=1, ffn_width=16))
+    save_model(tmp_path / "model", lm, document_tokenizer)
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert overview.main([*TINY, "--model", str(tmp_path / "model")]) == 0
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "model") in printed
+    assert "5 x 5 codes" in printed  # what fits into a context of 32
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def batches(training: ModuleType) -> tuple[list, list, list]:
+    """Ours packed, theirs padded, theirs of similar lengths, of the same 400 documents."""
+    rng = np.random.default_rng(0)
+    documents = training.documents_of(rng.integers(3, 60, 400), 256, rng)
+    packed = training.packed(documents, 64, 4, 3, rng)
+    return packed, *(training.padded(documents, 4 * 64, 3, rng, grouped) for grouped in (False, True))
+
+
+def test_both_networks_are_the_same(training: ModuleType, capsys) -> None:
+    args = training.parser().parse_args(["--size", "tiny"])
+    pair = training.networks(training.SIZES["tiny"], args)
+    packed, padded, _ = batches(training)
+    row = training.Row("padded", (packed, padded))
+    found = training.compare(pair, row, args)
+    assert found["gradient"] < 1e-5 and abs(found["losses"][0] - found["losses"][1]) < 1e-5
+    with torch.no_grad():
+        pair[0].net.blocks[1].attention.k_norm.bias[0] += 0.3
+    with pytest.raises(SystemExit, match="not the same"):
+        training.compare(pair, row, args)
+
+
+def test_a_step_of_either_holds_equally_many_tokens(training: ModuleType) -> None:
+    packed, padded, grouped = batches(training)
+    for batch in packed:
+        tokens, documents, targets = (batch.inputs[name] for name in ("tokens", "documents", "targets"))
+        assert batch.useful == (tokens != training.PAD).sum() > 0.9 * 4 * 64
+        border = documents.diff(dim=1) != 0
+        assert (targets[:, :-1][border] == IGNORE).all()
+        counted = targets[:, :-1] != IGNORE
+        assert torch.equal(targets[:, :-1][counted], tokens[:, 1:][counted])
+    for batch in [*padded, *grouped]:
+        inputs = batch.inputs
+        assert torch.equal(inputs["labels"] == IGNORE, inputs["attention_mask"] == 0)
+        assert batch.useful == inputs["attention_mask"].sum()
+        assert len(inputs["input_ids"]) == len(padded[0].inputs["input_ids"])
+    assert abs(len(padded[0].inputs["input_ids"]) * 31 - 4 * 64) < 32  # 31 tokens are the mean
+    assert training.useful_share(padded) < 0.8
+    assert training.useful_share(packed) > 0.9 and training.useful_share(grouped) > 0.9
+
+
+def test_training_prints_and_writes_every_figure(training: ModuleType, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "speed.json"
+    command = ["--size", "tiny", "--runs", "2", "--steps", "1", "--threads", "1", "--out", str(out)]
+    assert training.main([*command, "--documents"]) == 0
+    result = json.loads(out.read_text())
+    [row] = result["results"]
+    assert row["name"] == "equal" and len(row["ours"]) == len(row["theirs"]) == 2 and row["ratio"] > 0
+    assert result["parameters"][0] == result["parameters"][1] and result["threads"] == 1
+    assert training.main([*command, "--what", "rate"]) == 0
+    result = json.loads(out.read_text())
+    assert 0 < result["share"] < 1 and len(result["matrix_rate"]) == 2
+    assert "T operations/s" in capsys.readouterr().out

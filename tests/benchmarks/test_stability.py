@@ -1,0 +1,126 @@
+"""The stability laboratory, rehearsed: a few steps of a few cells, and the measures it goes by."""
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, List, Value
+
+from earlyfusion.data.packing import Document, pack
+from earlyfusion.tokenizers.documents import DocumentTokenizer, Part, interleave, split
+from earlyfusion.tokenizers.files import write_json
+
+FOLDER = Path(__file__).parents[2] / "benchmarks/studies/stability"
+NAMES = ("grid", "streams", "cell", "results", "study")
+LENGTH = 24
+
+
+@pytest.fixture(scope="module")
+def modules(script) -> dict[str, ModuleType]:
+    return {name: script(f"studies/stability/{name}.py") for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def data(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Path:
+    """A prepared folder: documents of a text and an image in random order."""
+    folder, rng = tmp_path_factory.mktemp("prepared"), np.random.default_rng(0)
+    DocumentTokenizer(vocab, text=text_tokenizer, image=image_tokenizer).save(folder / "tokenizer")
+    features = Features({name: List(Value("int32"), length=LENGTH) for name in ("tokens", "documents")})
+    for part, count in (("train", 60), ("validation", 12)):
+        documents = []
+        for _ in range(count):
+            ids = torch.tensor(text_tokenizer.encode("ab"[rng.integers(2)]))
+            image = Part("image", torch.from_numpy(rng.integers(vocab["image"].codebook_size, size=(2, 2))))
+            parts = [Part("text", ids), image][:: rng.choice([-1, 1])]
+            documents.append(interleave(parts, vocab).numpy().astype(np.int32))
+        windows = list(pack(map(Document, documents), LENGTH, vocab.pad, rng))
+        rows = {
+            name: [getattr(window, name).tolist() for window in windows] for name in ("tokens", "documents")
+        }
+        Dataset.from_dict(rows, features=features).save_to_disk(str(folder / part))
+    write_json(folder / "prepare.json", {"key": "rehearsal"})
+    return folder
+
+
+def command(data: Path, out: Path, *options: str) -> list[str]:
+    study = [sys.executable, str(FOLDER / "study.py"), "run", "--data", str(data), "--steps", "4"]
+    return [*study, "--jobs", "1", "--out", str(out), "--csv", str(out / "cells.csv"), *options]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_cells_from_command_to_figures(data: Path, tmp_path: Path, modules, capsys) -> None:
+    only = r"(plain, no image targets|default, mixed), lr 0.001, seed 0"
+    made = subprocess.run(command(data, tmp_path, "--only", only), capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    rows = {row["recipe"]: row for row in read(tmp_path / "cells.csv")}
+    assert set(rows) == {"plain", "default"}
+    for row in rows.values():
+        assert 0 < float(row["loss"]) < 1.2 * float(row["initial_loss"]) and row["data"] == "rehearsal"
+        assert float(row["highest_output_norm"]) > 0 and row["diverged_at"] == ""
+    assert rows["plain"]["loss"] == rows["plain"]["text"]  # image targets do not count there
+    assert rows["default"]["loss"] != rows["default"]["text"]
+
+    arguments = command(data, tmp_path, "--only", only)[2:]
+    modules["study"].main(arguments)
+    assert "0 cells" in capsys.readouterr().out  # nothing is left
+    with pytest.raises(SystemExit, match="steps.*4.*5"):
+        modules["study"].main([*arguments, "--steps", "5"])
+
+
+def test_a_stream_of_one_modality(modules, data: Path, vocab) -> None:
+    for part in ("train", "validation"):
+        whole = modules["streams"].windows(data, part, None)
+        text, image = (modules["streams"].windows(data, part, kind) for kind in ("text", "image"))
+        for one, name, other in ((text, "text", "image"), (image, "image", "text")):
+            assert not vocab.is_(other, one.tokens).any()
+            wanted, found = (
+                tokens[vocab.is_(name, tokens)].sort().values for tokens in (whole.tokens, one.tokens)
+            )
+            assert torch.equal(wanted, found)  # nothing is lost
+            documents = [
+                document
+                for tokens, numbers in zip(*one, strict=True)
+                for document in tokens.tensor_split(numbers.diff().nonzero()[:, 0] + 1)
+                if document[0] != vocab.pad
+            ]
+            assert all(split(document, vocab) for document in documents)
+        assert (image.tokens == vocab.layout("image").begin).sum() == (
+            whole.tokens == vocab.layout("image").begin
+        ).sum()
+        assert not (text.tokens == vocab.layout("image").begin).any()
+
+
+def test_divergence(modules) -> None:
+    divergence, rise = modules["cell"].divergence, modules["cell"].rise
+    good = [7.0 - 0.1 * step for step in range(40)]
+    assert divergence(good, 7.5) == (None, "") and rise(good) is None
+    assert divergence(good, 7.5, "not finite") == (40, "not finite")
+    spike = good[:20] + [9.0] * 10 + good[20:]
+    assert divergence(spike, 7.5) == (None, "") and 20 <= rise(spike) < 30
+    lost, reason = divergence(good + [20.0] * 30, 7.5)
+    assert reason == "above the start" and 40 <= lost < 50
+
+
+def test_sensitivity(modules) -> None:
+    grid = modules["grid"]
+
+    def row(lr: float, loss: float) -> dict[str, str]:
+        return {"lr": str(lr), "seed": "0", "loss": str(loss), "initial_loss": "8"}
+
+    losses = [5.0, 4.0, 6.0, 20.0, math.nan, 8.0, 6.0]  # above the start, or none at all, is as at the start
+    rows = [row(lr, loss) for lr, loss in zip(grid.LEARNING_RATES, losses, strict=True)]
+    sweep = modules["results"].Sweep(grid.PLAIN, grid.MIXED, rows)
+    assert sweep.sensitivity(0) == pytest.approx((1 + 0 + 2 + 4 + 4 + 4 + 2) / 7)
+    assert sweep.best(0) == (grid.LEARNING_RATES[1], 4.0)
+    unfinished = modules["results"].Sweep(grid.PLAIN, grid.MIXED, rows[1:])
+    assert math.isnan(unfinished.sensitivity(0))
