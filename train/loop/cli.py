@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from .checkpoints import Checkpoints
+from .logged_training import LoggedTraining
 from .resume import CHECKPOINT, read_checkpoint, recover
 from .trainables import TRAINABLES, Link, Trainable, load
 from .trainer import DEFAULTS, for_evaluation, for_fit, interruptible, quiet
@@ -103,7 +104,7 @@ class _Cli(LightningCLI):
         for name, callback in self.trainable.callbacks.items():
             parser.add_lightning_class_args(load(callback), name)
         for link in self.trainable.links:
-            sources: Any = link.sources if len(link.sources) > 1 else link.sources[0]
+            sources: Any = link.sources if len(link.sources) > 1 else "".join(link.sources)
             compute = load(link.compute) if link.compute else None
             parser.link_arguments(sources, link.target, compute_fn=compute)
 
@@ -165,7 +166,8 @@ class _Cli(LightningCLI):
         """Refuse to resume with other settings before anything is written."""
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path is not None and self.subcommand == "fit":
-            self.model.check_resumed(*read_checkpoint(path))
+            training: LoggedTraining = self.model  # type: ignore[assignment]
+            training.check_resumed(*read_checkpoint(path))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         options = {**self._get(self.config_init, "trainer"), **kwargs}

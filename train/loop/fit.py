@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from .checkpoints import Checkpoints
 from .logged_training import LoggedTraining
 from .resume import MODEL, read_checkpoint, recover
-from .trainables import load, trainable_of
+from .trainables import Trainable, load, trainable_of
 from .trainer import DEFAULTS, for_fit, interruptible, loggers, quiet
 
 
@@ -96,10 +96,12 @@ def fit(
     return model
 
 
-def _with_always(trainable: Any, callbacks: Sequence[Callback]) -> list[Callback]:
+def _with_always(trainable: Trainable | None, callbacks: Sequence[Callback]) -> list[Callback]:
     """``callbacks``, and those that the registry adds to every fit."""
     found = list(callbacks)
-    for name in () if trainable is None else trainable.always:
+    if trainable is None:
+        return found
+    for name in trainable.always:
         kind = load(trainable.callbacks[name])
         if not any(isinstance(callback, kind) for callback in found):
             found.append(kind())

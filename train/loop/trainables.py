@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ROOT = __package__.removesuffix(".train.loop")
+ROOT = __name__.removesuffix(".train.loop.trainables")
 
 
 @dataclass(frozen=True)

@@ -308,6 +308,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(recognizer: Path):
 def test_the_recognizer_stays_as_it_is(tmp_path: Path, text_images: Path, recognizer: Path):
     module = training(text_weight=1.0, recognizer=str(recognizer))
     network = module.loss.recognizer
+    assert network is not None
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     train(text_images, tmp_path, module=module)
     assert not network.training
@@ -319,6 +320,7 @@ def test_the_recognizer_stays_as_it_is(tmp_path: Path, text_images: Path, recogn
 
 def test_the_recognizer_of_the_package_is_the_default():
     network = training(text_weight=0.4).loss.recognizer
+    assert network is not None
     assert network.classes("a ~") and not network.training
     module = training(text_weight=0.4)
     far = module.loss.terms(-batch().images, *batch())["text"]

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def train(prepared: Path, run: Path, *callbacks: Callback) -> Path:
     module = FusionLMTraining(
         LMSettings(tokenizer=str(prepared), config=CONFIG, max_steps=12, warmup_steps=2)
     )
-    options = {"log_every": 1, "validate_every": 4, "checkpoint_seconds": 1000}
+    options: dict[str, Any] = {"log_every": 1, "validate_every": 4, "checkpoint_seconds": 1000}
     data = TokenData(str(prepared), batch_size=4)
     return fit(module, data, run, progress=False, tensorboard=False, callbacks=callbacks, **options)
 
