@@ -20,7 +20,7 @@ MOVED = {
     "train.chameleon_export": "fusion_lm.chameleon.exporter",
     "train.cli": "cli.main",
     "train.conversations": "data.conversations",
-    "train.data": "data.images",
+    "train.data": "train.image.data",
     "train.demo_budget": "train.demo.budget",
     "train.demo_data": "train.demo.corpus",
     "train.divergence": "train.loop.divergence",
@@ -42,7 +42,7 @@ MOVED = {
     "train.stopping": "train.loop.stopping",
     "train.telemetry": "train.lm.telemetry",
     "train.text_images": "data.render.text_images",
-    "train.token_data": "data.windows",
+    "train.token_data": "train.lm.data",
     "train.workers": "data.workers",
     "eval.bits": "eval.metrics.bits",
     "eval.ceilings": "eval.metrics.ceilings",
@@ -105,9 +105,11 @@ class _Finder:
     ) -> ModuleSpec | None:
         old = fullname.removeprefix(f"{PACKAGE}.")
         if old in MOVED:
-            return ModuleSpec(fullname, _Stub(old))
+            stub: Any = _Stub(old)
+            return ModuleSpec(fullname, stub)
         if old in NOW_FOLDERS and (found := PathFinder.find_spec(fullname, path)) is not None:
-            spec = ModuleSpec(fullname, _Folder(old), is_package=True)
+            folder: Any = _Folder(old)
+            spec = ModuleSpec(fullname, folder, is_package=True)
             spec.submodule_search_locations = list(found.submodule_search_locations or ())
             return spec
         return None

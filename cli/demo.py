@@ -1,6 +1,7 @@
 """``earlyfusion demo``: from nothing to a model, its samples and a report."""
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from .terminal import add_command, integer
@@ -41,8 +42,6 @@ def run(args: Namespace) -> None:
     from ..train.loop.process import tune_malloc
 
     tune_malloc()
-    from pathlib import Path
-
     from ..train.demo.run import run as demo
     from .main import run_command
 

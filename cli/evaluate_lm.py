@@ -40,7 +40,7 @@ def run(args: Namespace) -> None:
     check_out(args.out)
     if args.sheet is not None:
         check_out(args.sheet, "--sheet", "an HTML file")
-    from ..data.render.words import STRIP_HEIGHT
+    from ..data.render.fonts import STRIP_HEIGHT
     from ..eval.metrics.ocr import INSTALL, readers
     from ..eval.report.lm_page import lm_page
     from ..eval.report.tables import lm_tables

@@ -66,7 +66,7 @@ def folder_items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
 
 def held_out_words(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     """The built-in words, in type, and what the JSON says of them."""
-    from ..data.render.words import STRIP_HEIGHT
+    from ..data.render.fonts import STRIP_HEIGHT
     from ..eval.suites import word_suite
 
     heights = getattr(args, "heights", None) or (STRIP_HEIGHT,)

@@ -79,11 +79,15 @@ def prompt_as_seen(
 
 
 def in_words(part: "Part") -> str:
-    """A part of a document on a terminal: its text, or the size of its image."""
+    """A part of a document on a terminal: its text, the size of its image, or what else it is."""
+    from PIL.Image import Image
+
     from ..eval.report.samples import printable
 
     if isinstance(part.content, str):
         return printable(part.content)
+    if not isinstance(part.content, Image):
+        return f" [{type(part.content).__name__}] "
     return f" [image {part.content.width} x {part.content.height}] "
 
 

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..eval.items import SUFFIXES
 from ..tokenizers.files import read_json, write_bytes, write_json
 from ..tokenizers.image import ImageTokenizer
-from ..tokenizers.pixels import fit, load_image, to_pil, to_tensor
+from ..tokenizers.pixels import IMAGE_SUFFIXES, fit, load_image, to_pil, to_tensor
 from ..tokenizers.progress import Progress
 from ..tokenizers.tiles import decode_tiled, encode_tiled
 
@@ -72,17 +71,18 @@ def encode_folder(
     tile: int = 1024,
     progress: Progress | None = None,
 ) -> Counts:
-    """Encode the image file `images`, or all below that folder, into the folder `out`.
+    """Encode the image file ``images``, or all below that folder, into the folder ``out``.
 
-    Each file is written whole or not at all, and passed over when it is there and no older than its picture.
-    A picture whose longer side is above `tile` pixels is encoded in tiles.
+    Each file is written whole or not at all. It is skipped if it exists and is not older than its picture. A
+    picture whose longer side is above ``tile`` pixels is encoded in tiles.
 
-    :raises FileNotFoundError: there is no such folder, or no image in it.
-    :raises ValueError: no image can be read, `out` holds codes of another tokenizer, or `tile` is too small.
+    Raises:
+        FileNotFoundError: The folder is missing, or has no image.
+        ValueError: No image can be read, ``out`` holds codes of another tokenizer, or ``tile`` is too small.
     """
-    root, files = _files(Path(images), SUFFIXES, "images")
+    root, files = _files(Path(images), IMAGE_SUFFIXES, "images")
     out, counts = Path(out), Counts()
-    mark = fingerprint(tokenizer)
+    mark = weights_hash(tokenizer)
     if (out / INDEX).exists():
         _check_index(out / INDEX, mark, "choose another --out")
     index = {
@@ -135,18 +135,19 @@ def decode_folder(
     tile: int = 1024,
     progress: Progress | None = None,
 ) -> Counts:
-    """Decode the folder `codes` that `encode_folder` wrote, or one file of it, to PNG files below `out`.
+    """Decode the folder ``codes`` that ``encode_folder`` wrote, or one file of it, to PNG files in ``out``.
 
-    ``a.png.npz`` becomes ``a.png``, ``a.jpg.npz`` becomes ``a.jpg.png``. Files that are there and no older
-    than their codes are passed over.
+    ``a.png.npz`` becomes ``a.png``, ``a.jpg.npz`` becomes ``a.jpg.png``. Files that exist and are
+    not older than their codes are skipped.
 
-    :raises FileNotFoundError: no such folder, no codes or no codes.json in it.
-    :raises ValueError: the codes are of another tokenizer, none can be read, or `tile` is too small.
+    Raises:
+        FileNotFoundError: The folder, its codes or its codes.json is missing.
+        ValueError: The codes are of another tokenizer, none can be read, or ``tile`` is too small.
     """
     root, files = _files(Path(codes), (".npz",), "codes")
     folders = (root, *root.absolute().parents) if Path(codes).is_file() else (root,)
     index = next((folder / INDEX for folder in folders if (folder / INDEX).exists()), root / INDEX)
-    _check_index(index, fingerprint(tokenizer), "give the --model that encoded them")
+    _check_index(index, weights_hash(tokenizer), "give the --model that encoded them")
     out, counts = Path(out), Counts()
 
     def jobs() -> Iterator[_Job]:
@@ -185,7 +186,8 @@ def decode_folder(
 def read_codes(path: Path, tokenizer: ImageTokenizer) -> tuple[Tensor, tuple[int, int]]:
     """Codes (h, w) or (h, w, n) int64 of a file, and the picture's (height, width).
 
-    :raises ValueError: it is no such file, or does not fit the tokenizer.
+    Raises:
+        ValueError: It is not a file of codes, or does not fit the tokenizer.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -193,7 +195,7 @@ def read_codes(path: Path, tokenizer: ImageTokenizer) -> tuple[Tensor, tuple[int
                 raise ValueError(f"it holds more than {LARGEST_FILE} bytes")
             codes, size = file["codes"], file["size"]
     except (ValueError, KeyError, EOFError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no file of codes: {error}") from None
+        raise ValueError(f"{path} is not a file of codes: {error}") from None
     n, K, factor = tokenizer.codes_per_position, tokenizer.codebook_size, tokenizer.factor
     fits = (
         codes.dtype.kind == "u"
@@ -210,8 +212,8 @@ def read_codes(path: Path, tokenizer: ImageTokenizer) -> tuple[Tensor, tuple[int
     return torch.from_numpy(codes.astype(np.int64)), (int(size[0]), int(size[1]))
 
 
-def fingerprint(tokenizer: ImageTokenizer) -> str:
-    """A hash of what decides which picture a code stands for: the weights."""
+def weights_hash(tokenizer: ImageTokenizer) -> str:
+    """A hash of the weights, which determine what each code means."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tokenizer.state_dict().items()):
         values = tensor.detach().cpu().reshape(-1).contiguous()
@@ -273,7 +275,7 @@ def _files(path: Path, suffixes: Sequence[str], what: str) -> tuple[Path, list[P
 
 
 def _check_index(path: Path, mark: str, hint: str) -> None:
-    """Refuse the codes of another tokenizer."""
+    """Refuse codes of another tokenizer."""
     index: dict[str, Any] = read_json(path, "the index of a folder of codes (`image-tokenizer encode`)")
     if index.get("format") != FORMAT:
         raise ValueError(f"{path} has the format {index.get('format')!r}, this version knows {FORMAT}")

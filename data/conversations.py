@@ -1,8 +1,8 @@
-"""Conversations, in the `messages` format of chat data sets, as turns of segments.
+"""Conversations, in the ``messages`` format of chat data sets, as turns of segments.
 
-A row has `messages`, a list of {"role": ..., "content": ...}. A content is a text, or a list of parts,
+A row has ``messages``, a list of {"role": ..., "content": ...}. A content is a text, or a list of parts,
 {"type": "text", "text": ...} and {"type": "image"}; an image's part holds it as "image" (bytes, path, or what
-`datasets` stores), or else takes the next one of the row's column `images`.
+``datasets`` stores), or else takes the next one of the row's column ``images``.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,15 @@ PROMPTS, ANSWER = ("system", "user"), "assistant"
 def conversation(messages: Any, images: Any, folder: Path | None = None) -> list[str | RawImage | Mark]:
     """The segments of a conversation, with the end of a turn between prompts and answers.
 
-    Messages of one side that follow each other are one turn. What follows the last answer is left out, since
-    nothing is learned there.
+    Consecutive messages of one side are one turn. Prompts after the last answer are left out:
+    nothing is learned from them.
 
-    :param images: the row's images, for parts that do not hold theirs.
-    :param folder: where relative file names begin.
-    :raises Unusable: says what is wrong with the conversation.
+    Args:
+        images: The row's images, for parts that do not hold their own.
+        folder: What relative file names are relative to.
+
+    Raises:
+        Unusable: The conversation cannot be used; says why.
     """
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise Unusable("messages are not a list of objects")

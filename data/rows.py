@@ -20,11 +20,14 @@ Stored = str | RawImage | Mark
 def documents_of(
     row: Mapping[str, Any], shape: str, order: Order, rng: np.random.Generator, folder: Path | None
 ) -> list[list[Stored]]:
-    """The documents of a row: one, none where it is empty, or two where both orders are kept.
+    """The documents of a row: one, none if it is empty, or two if both orders are kept.
 
-    :param order: which comes first where image and text belong together, in ``pairs`` and ``placed``.
-    :param folder: where relative file names begin, and which they cannot leave.
-    :raises Unusable: says what is wrong with the row.
+    Args:
+        order: What comes first if images belong to a text, in ``pairs`` and ``placed``.
+        folder: What relative file names are relative to, and cannot leave.
+
+    Raises:
+        Unusable: The row cannot be used; says why.
     """
     if shape == "conversations":
         return [conversation(row[MESSAGES], row.get(IMAGES), folder)]
@@ -78,7 +81,7 @@ def _placed(texts: Any, places: Any, folder: Path | None) -> list[Pair]:
 
 
 def _ordered(pairs: Sequence[Pair], order: Order, rng: np.random.Generator) -> list[list[Stored]]:
-    """The pairs one after the other, in the order, or orders, that are asked for."""
+    """The pairs one after the other, in the requested order or orders."""
     if order == "coin":
         order = "image_first" if rng.random() < 0.5 else "text_first"
     forwards: list[Stored] = [s for images, texts in pairs for s in (*images, *texts)]

@@ -214,7 +214,9 @@ class _Maker:
         config = self.config
         try:
             image = open_image(raw)
-            tile = config.large_images == "tile" and config.max_side is not None
+            images = [image]
+            if config.large_images == "tile" and config.max_side is not None:
+                images = tiles(image, config.max_side)
             return [
                 self.tokenizer.prepare(
                     IMAGE,
@@ -224,7 +226,7 @@ class _Maker:
                     max_side=config.max_side,
                     max_positions=config.max_positions,
                 )
-                for one in (tiles(image, config.max_side) if tile else [image])
+                for one in images
             ]
         except FileNotFoundError as error:
             raise Unusable("image not found", str(error)) from None

@@ -65,13 +65,19 @@ def load_source(
     """The data set at ``path``: a folder of ``save_to_disk``, an imagefolder, or parquet, arrow, json, csv,
     text or webdataset files (one file, or a folder of them); or hf://datasets/owner/name.
 
-    :param split: which part to take where there are several.
-    :param streaming: give an ``IterableDataset``, whose files are read as it goes and never converted; a
-        folder of ``save_to_disk`` needs no conversion and stays a ``Dataset``.
-    :param unreadable: called for each file, and each line of JSON, that cannot be read; the others are taken.
-        None: one of them is an error.
-    :returns: a ``Dataset``, or with ``streaming`` an ``IterableDataset``.
-    :raises FileNotFoundError: nothing is there.  :raises ValueError: ``datasets`` cannot read it.
+    Args:
+        split: The part to take if there are several.
+        streaming: Return an ``IterableDataset``, whose files are read on the fly and never converted. A
+            folder of ``save_to_disk`` needs no conversion and stays a ``Dataset``.
+        unreadable: Called for each file, and each line of JSON, that cannot be read; the others are used.
+            With None, one of them is an error.
+
+    Returns:
+        A ``Dataset``, or an ``IterableDataset`` with ``streaming``.
+
+    Raises:
+        FileNotFoundError: The data set is missing.
+        ValueError: ``datasets`` cannot read it.
     """
     name = str(path)
     if name.startswith(HUB):
@@ -212,9 +218,10 @@ def _choose(found: Any, split: str) -> Any:
 
 
 def image_column(dataset: Dataset, wanted: str | None = None) -> str:
-    """``wanted``, or ``image``, or ``images``, whichever is there.
+    """The name of the column of images: ``wanted``, or else ``image`` or ``images``.
 
-    :raises ValueError: no such column.
+    Raises:
+        ValueError: There is no such column.
     """
     for name in [wanted] if wanted else ["image", "images"]:
         if name in dataset.column_names:
@@ -242,11 +249,15 @@ def _undecoded(feature: Any) -> Any:
 
 
 def raw_images(value: Any, folder: Path | None = None) -> list[RawImage | None]:
-    """The images of one cell: an image or a list of them; None stays None (OBELICS' empty places).
+    """The images of one cell: an image or a list of them; None stays None (empty places of OBELICS).
 
-    :param folder: where relative file names begin, and which no file name leaves (but for the caches of
-        ``datasets``, where it unpacks archives). Symbolic links in the folder are its owner's, and followed.
-    :raises Unusable: what is no image, or a file outside the folder.
+    Args:
+        folder: Where relative file names begin, and which no file name leaves (but for the caches of
+            ``datasets``, where it unpacks archives). Symbolic links in the folder are its owner's, and
+            followed.
+
+    Raises:
+        Unusable: The value is not an image, or a file outside the folder.
     """
     if isinstance(value, list):
         return [image for item in value for image in raw_images(item, folder)]

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..data.render.typeset import TextRegion
-from ..tokenizers.pixels import load_image
+from ..tokenizers.pixels import IMAGE_SUFFIXES, load_image
 
 METADATA = "metadata.jsonl"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files, for folders without ``metadata.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,12 @@ def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folde
     if metadata.exists():
         rows = [_image_row(where, row) for where, row in read_jsonl(metadata)]
     else:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         rows = [_ImageRow(str(path.relative_to(folder))) for path in files]
     if not rows:
-        raise FileNotFoundError(f"{folder} has no images: expected {', '.join(SUFFIXES)} or a {METADATA}")
+        raise FileNotFoundError(
+            f"{folder} has no images: expected {', '.join(IMAGE_SUFFIXES)} or a {METADATA}"
+        )
     items, skipped = [], []
     for row in rows[:limit]:
         try:

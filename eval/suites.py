@@ -3,11 +3,12 @@
 import random
 from collections.abc import Sequence
 
+from ..data.render.fonts import SIZES, STRIP_HEIGHT, Font, TypeSample, held_out_fonts
 from ..data.render.lexicon import held_out_lexicon
 from ..data.render.openmoji import render_drawing
 from ..data.render.split import demo_concepts, demo_words
 from ..data.render.typeset import KINDS, PAGES, STRIPS, Page, typeset
-from ..data.render.words import SIZES, STRIP_HEIGHT, Font, TypeSample, held_out_fonts, random_strings
+from ..data.render.words import random_strings
 from .items import Item
 
 RANDOM_SHARE = 0.4

@@ -1,4 +1,4 @@
-"""A model is a folder: the transformer's two files, and ``tokenizer/`` with everything it needs to speak."""
+"""A model is a folder: the transformer's two files, and ``tokenizer/`` with everything around it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +14,14 @@ from .model import FusionLM
 
 
 class Model(NamedTuple):
-    """What a model folder holds."""
+    """The contents of a model folder."""
 
     lm: FusionLM
     tokenizer: DocumentTokenizer
 
 
 def save_model(folder: str | Path, lm: FusionLM, tokenizer: DocumentTokenizer) -> None:
-    """Write the model folder, whole or not at all.
+    """Write a model folder, whole or not at all.
 
     Raises:
         ValueError: The vocabulary does not fit the transformer.
@@ -64,6 +64,6 @@ def load_model(
 def _check(lm: FusionLM, tokenizer: DocumentTokenizer, name: str) -> None:
     if lm.config.vocab_size != tokenizer.vocab.size:
         raise ValueError(
-            f"{name}: the transformer has {lm.config.vocab_size} tokens, its tokenizer's vocabulary "
-            f"{tokenizer.vocab.size}: these two were not trained together"
+            f"{name}: the transformer has {lm.config.vocab_size} tokens, the vocabulary of its tokenizer "
+            f"{tokenizer.vocab.size}: they were not trained together"
         )

@@ -126,8 +126,9 @@ def normalize_heads(x: Tensor, *norms: HeadNorm) -> Tensor:
     Queries and keys are normalized in one call: in a step of generation calls are what takes time.
     """
     shape, eps = x.shape[-1:], norms[0].eps
-    weight = torch.cat([norm.weight for norm in norms])
-    biases = [norm.bias for norm in norms if norm.bias is not None]
+    weights: list[Tensor] = [norm.weight for norm in norms]
+    biases: list[Tensor] = [norm.bias for norm in norms if norm.bias is not None]
+    weight = torch.cat(weights)
     if not biases:
         return F.rms_norm(x, shape, eps=eps) * weight
     return F.layer_norm(x, shape, eps=eps) * weight + torch.cat(biases)

@@ -153,11 +153,17 @@ def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
 def as_document(sample: Written) -> dict[str, Any]:
     """A finished sample as plain values."""
     return {
-        "segments": [{"text": s} if isinstance(s, str) else {"image": data_uri(s)} for s in sample.segments],
+        "segments": [_as_segment(segment) for segment in sample.segments],
         "stop": sample.stop,
         "tokens": [] if sample.tokens is None else sample.tokens.tolist(),
         "prompt_length": sample.prompt_length,
     }
+
+
+def _as_segment(segment: Any) -> dict[str, str]:
+    if isinstance(segment, str):
+        return {"text": segment}
+    return {"image": data_uri(segment)} if isinstance(segment, Image.Image) else {}
 
 
 def as_comparison(one: "Comparison") -> dict[str, Any]:

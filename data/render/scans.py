@@ -104,10 +104,11 @@ SCANS = (
 
 
 def scan_pages() -> list[Page]:
-    """The pictures with a box for each word; `Page.font` names the file.
+    """The pictures with a box for each word; ``Page.font`` names the file.
 
-    :raises ImportError: scikit-image is missing (extra ``scans``).
-    :raises ValueError: its picture is another one than that which was transcribed.
+    Raises:
+        ImportError: Scikit-image is missing (extra ``scans``).
+        ValueError: Its picture is another one than that which was transcribed.
     """
     pages = []
     for scan in SCANS:

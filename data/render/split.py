@@ -72,7 +72,8 @@ def demo_strings() -> Iterator[str]:
 def demo_words() -> WordSplit:
     """The 600 held-out words, and the words that may be trained on.
 
-    :raises ImportError: the extra ``demo`` is missing.
+    Raises:
+        ImportError: The extra ``demo`` is missing.
     """
     return word_split(SPLIT_SEED, HELD_OUT_WORDS, keep_in_training=list(demo_strings()))
 
@@ -81,6 +82,7 @@ def demo_words() -> WordSplit:
 def demo_concepts() -> ConceptSplit:
     """The 30 held-out concepts, and those that are trained on.
 
-    :raises ImportError: the extra ``demo`` is missing.
+    Raises:
+        ImportError: The extra ``demo`` is missing.
     """
     return split_concepts(concepts(), HELD_OUT_CONCEPTS, SPLIT_SEED)

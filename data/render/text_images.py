@@ -15,9 +15,9 @@ from datasets import Dataset, Features, Image, List, Value, disable_progress_bar
 
 from ...tokenizers.files import atomic_folder, write_json
 from ...tokenizers.progress import Progress
+from .fonts import Font, train_faces
 from .lexicon import Lexicon, split_lexicon, train_lexicon
 from .typeset import KINDS, Page, typeset
-from .words import Font, train_faces
 
 disable_progress_bars()  # the command shows its own
 
@@ -65,8 +65,9 @@ def write_text_images(
     Columns: ``image`` (PNG, grey where it has no colour), ``text`` (all that stands in it), ``objects`` (its
     boxes, see ``FEATURES``) and ``kind``. Read as a whole, ``out`` is the training set.
 
-    :raises ImportError: the extra ``demo`` is missing.
-    :raises ValueError: such type does not fit into such images.
+    Raises:
+        ImportError: The extra ``demo`` is missing.
+        ValueError: The type does not fit into images of this size.
     """
     lexicon, fonts = train_lexicon(), train_faces()
     parts = {TRAIN: (lexicon, config.count)}

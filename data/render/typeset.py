@@ -3,7 +3,7 @@
     page = typeset("receipt", random.Random(0), fonts=train_faces(), lexicon=train_lexicon())
     page.image, [(region.text, region[1:5]) for region in page.boxes]
 
-Everything is drawn from one `random.Random`, so a seed says the picture. A box bounds the ink of its text.
+Everything is drawn from one ``random.Random``, so a seed says the picture. A box bounds the ink of its text.
 """
 
 import math
@@ -14,8 +14,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from . import paper
+from .fonts import Font, load_face
 from .lexicon import Lexicon
-from .words import Font, load_face
 
 STRIPS = ("word", "random", "line")
 """Kinds with one text in one box: a word, a random string, several words in a row."""
@@ -71,11 +71,14 @@ def typeset(
 ) -> Page:
     """Render an image of the given kind, in one face.
 
-    :param kind: one of `KINDS`.
-    :param size: (H, W) in pixels, multiples of `multiple`; None: as large as the type needs.
-    :param type_sizes: smallest and largest type, px per em (of DejaVu Sans: other faces get its x-height).
-        Type that does not fit into `size` becomes smaller, though never smaller than the smallest.
-    :raises ValueError: no such kind, a size that is no multiple, or one that cannot hold the smallest type.
+    Args:
+        kind: One of ``KINDS``.
+        size: (H, W) in pixels, multiples of ``multiple``; None: as large as the type needs.
+        type_sizes: Smallest and largest type, px per em (of DejaVu Sans: other faces get its x-height). Type
+            that does not fit into ``size`` becomes smaller, though never smaller than the smallest.
+
+    Raises:
+        ValueError: No such kind, a size that is no multiple, or one that cannot hold the smallest type.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
@@ -128,7 +131,7 @@ class _Sheet:
         self.rise, self.fall = extent(self.face)
 
     def put(self, text: str, x: int, baseline: int, face: ImageFont.FreeTypeFont | None = None) -> None:
-        """Write `text` from `x` on the baseline."""
+        """Write ``text`` from ``x`` on the baseline."""
         face = face or self.face
         self.draw.text((x, baseline), text, fill=255, font=face, anchor="ls")
         left, top, right, bottom = face.getbbox(text, anchor="ls")
@@ -152,7 +155,7 @@ class _Sheet:
         return math.ceil(end - space)
 
     def width(self, text: str) -> int:
-        """Pixels from the beginning of `text` to where the next one may begin."""
+        """Pixels from the beginning of ``text`` to where the next one may begin."""
         return math.ceil(max(self.face.getlength(text), self.face.getbbox(text, anchor="ls")[2]))
 
     def rule(self, x0: int, y0: int, x1: int, y1: int) -> None:
@@ -160,7 +163,7 @@ class _Sheet:
         self.draw.line((x0, y0, x1, y1), fill=255, width=1)
 
     def turned(self, angle: float) -> tuple[Image.Image, tuple[TextRegion, ...]]:
-        """Ink and boxes turned by `angle` degrees counter-clockwise about the centre."""
+        """Ink and boxes turned by ``angle`` degrees counter-clockwise about the centre."""
         if not angle:
             return self.ink, tuple(self.boxes)
         ink = self.ink.rotate(angle, Image.Resampling.BICUBIC)
@@ -194,7 +197,7 @@ def _strip(
     multiple: int,
     angle: float,
 ) -> _Sheet:
-    """One text anywhere on a strip, whose type is at most `ems[1]`.
+    """One text anywhere on a strip, whose type is at most ``ems[1]``.
 
     Texts that are too wide are drawn anew before the type becomes smaller. A sheet without a box: none fits.
     """
@@ -232,7 +235,7 @@ def _strip_text(
 def _strip_size(
     face: ImageFont.FreeTypeFont, text: str, em: int, angle: float, multiple: int
 ) -> tuple[int, int]:
-    """(H, W) for `text` with half an em of air, turned by `angle`."""
+    """(H, W) for ``text`` with half an em of air, turned by ``angle``."""
     left, _, right, _ = face.getbbox(text, anchor="ls")
     width, height = math.ceil(right - left) + em, sum(extent(face)) + em // 2
     sine = abs(math.sin(math.radians(angle)))
@@ -241,7 +244,7 @@ def _strip_size(
 
 
 def _running(lexicon: Lexicon, rng: random.Random, face: ImageFont.FreeTypeFont, width: float) -> str:
-    """As many words of running text as fit into `width`; nothing if the first one does not."""
+    """As many words of running text as fit into ``width``; nothing if the first one does not."""
     text = ""
     for word in lexicon.running(rng):
         longer = f"{text} {word}" if text else word
@@ -355,7 +358,7 @@ def _table(sheet: _Sheet, rng: random.Random, lexicon: Lexicon) -> None:
 
 
 def _name(lexicon: Lexicon, rng: random.Random, count: int) -> str:
-    """A name of `count` words, as of goods or of a column."""
+    """A name of ``count`` words, as of goods or of a column."""
     style: Callable[[str], str] = rng.choice((str.upper, str.capitalize, str.lower))
     codes = [rng.random() < lexicon.random_share / 2 for _ in range(count)]
     return " ".join(lexicon.string(rng) if code else style(rng.choice(lexicon.words)) for code in codes)
@@ -366,7 +369,7 @@ def _allowed(lexicon: Lexicon, rng: random.Random, texts: Sequence[str]) -> str:
 
 
 def _shortened(sheet: _Sheet, text: str, width: int) -> str:
-    """`text` without the last words, such that it fits; perhaps nothing."""
+    """``text`` without the last words, such that it fits; perhaps nothing."""
     while text and sheet.width(text) > width:
         text = text.rpartition(" ")[0]
     return text

@@ -1,19 +1,19 @@
-"""What the bits of the codes would buy elsewhere: the same image scaled down, as JPEG and as WebP.
+"""Other codecs at the bits of the codes: the same image scaled down, as JPEG and as WebP.
 
-A ceiling is no competitor that was tuned for text; it says how much of a score the bit rate alone explains.
-Each takes an image and a budget in bits (those that its codes cost) and gives the best picture within it,
-"best" by mean squared error: no reader chooses.
+A ceiling is not a codec tuned for text; it shows how much of a score the bit rate alone explains. Each takes
+an image and a budget in bits (the cost of its codes) and returns the best picture within it, by mean squared
+error: no reader is involved.
 
 What is counted:
 
-- "downscale": the raw pixels of a smaller image, 24 bits each, 8 where the image is gray. Lanczos down,
-  bicubic up.
+- "downscale": the raw pixels of a smaller image, 24 bits each, 8 if the image is gray. Lanczos down, bicubic
+  up.
 - "jpeg": the entropy-coded bytes of a baseline JPEG (4:2:0, the standard Huffman tables), scaled down first
-  where that is better. Headers and tables are free: a decoder that knows them needs the quality, the scale
+  if that is better. Headers and tables are free: a decoder that knows them needs the quality, the scale
   and the size, as the tokenizer's decoder knows its codebook and the grid.
 - "webp": the same with lossy WebP, less the 30 bytes of container and fixed frame header.
 
-Where not even the smallest fits, the picture is of one color, the mean, and costs nothing.
+If not even the smallest fits, the picture has one color, the mean, and costs nothing.
 """
 
 import io
@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, features
 
 SCALES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.18, 0.125)
-"""What a side is scaled by before JPEG or WebP."""
+"""Factors that a side is scaled by before JPEG or WebP."""
 BEST_QUALITY = 95
 WEBP_HEADER = 10
 """Bytes of a VP8 frame's tag, start code and size."""
@@ -36,13 +36,13 @@ class Ceiling(NamedTuple):
 
     image: Image.Image
     bits: int
-    """Really spent, at most the budget."""
+    """Bits actually spent, at most the budget."""
     fits: bool
-    """False: nothing fits into the budget, and the picture is of one color."""
+    """False: nothing fits into the budget, and the picture has one color."""
 
 
 def downscale(image: Image.Image, bits: int) -> Ceiling:
-    """`image` (RGB) from so few pixels that they cost at most `bits`."""
+    """``image`` (RGB) from a smaller image that costs at most ``bits``."""
     gray = is_gray(image)
     pixel_bits = 8 if gray else 24
     pixels = bits // pixel_bits
@@ -54,23 +54,23 @@ def downscale(image: Image.Image, bits: int) -> Ceiling:
 
 
 def jpeg(image: Image.Image, bits: int) -> Ceiling:
-    """The JPEG of `image` (RGB) nearest to it in at most `bits`."""
+    """The JPEG nearest to ``image`` (RGB) in at most ``bits``."""
     return _search(image, bits, _jpeg)
 
 
 def webp(image: Image.Image, bits: int) -> Ceiling:
-    """The WebP of `image` (RGB) nearest to it in at most `bits`."""
+    """The WebP nearest to ``image`` (RGB) in at most ``bits``."""
     return _search(image, bits, _webp)
 
 
 def ceilings() -> dict[str, Callable[[Image.Image, int], Ceiling]]:
-    """Those that this Pillow can make, by name."""
+    """The ceilings that this Pillow supports, by name."""
     found = {"downscale": downscale, "jpeg": jpeg}
     return {**found, "webp": webp} if features.check("webp") else found
 
 
 def is_gray(image: Image.Image) -> bool:
-    """Whether red, green and blue are equal in every pixel of `image` (RGB)."""
+    """Whether red, green and blue are equal in every pixel of ``image`` (RGB)."""
     pixels = np.asarray(image)  # (H, W, 3)
     return bool((pixels == pixels[..., :1]).all())
 
@@ -99,12 +99,12 @@ def _search(image: Image.Image, bits: int, encode: Encoder) -> Ceiling:
         if error < least:
             best, least = Ceiling(restored, spent, True), error
         if quality == BEST_QUALITY:
-            break  # smaller ones lose pixels and gain nothing
+            break  # smaller scales lose pixels and gain nothing
     return best or _one_color(image)
 
 
 def _best_quality(image: Image.Image, bits: int, encode: Encoder) -> tuple[int, bytes, int] | None:
-    """(bits, file, quality) of the highest quality that fits, by bisection; None where none does."""
+    """(bits, file, quality) of the highest quality that fits, by bisection; None if none fits."""
     spent, file = encode(image, 1)
     if spent > bits:
         return None
@@ -127,7 +127,7 @@ def _jpeg(image: Image.Image, quality: int) -> tuple[int, bytes]:
 
 
 def _scan_start(data: bytes) -> int:
-    """Where the entropy-coded bytes of a baseline JPEG begin: behind the start-of-scan segment."""
+    """Where the entropy-coded bytes of a baseline JPEG begin: after the start-of-scan segment."""
     place = 2
     while True:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
@@ -145,7 +145,7 @@ def _webp(image: Image.Image, quality: int) -> tuple[int, bytes]:
 
 
 def _shape(size: tuple[int, int], pixels: int) -> tuple[int, int]:
-    """Sides in about the proportion of `size` with at most `pixels` pixels, and none above its own."""
+    """Sides in about the proportion of ``size`` with at most ``pixels`` pixels, none longer than its own."""
     width, height = size
     if width * height <= pixels:
         return size

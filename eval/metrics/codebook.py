@@ -1,6 +1,6 @@
-"""How much of a codebook is in use: counts of the codes, usage and perplexity.
+"""Use of a codebook: counts of the codes, usage and perplexity.
 
-With several codes per position every slot has K codes of its own, so there is one histogram for each slot.
+With several codes per position each slot has its own K codes, so there is one histogram per slot.
 """
 
 import torch
@@ -8,9 +8,15 @@ from torch import Tensor
 
 
 def code_counts(codes: Tensor, codebook_size: int, codes_per_position: int = 1) -> Tensor:
-    """How often each code occurs, (n, K) int64: codes are of any shape, with a last axis n where n > 1.
+    """How often each code occurs, (n, K) int64.
 
-    Raises ValueError when the last axis is not n.
+    Args:
+        codes: Any shape; with n > 1 the last axis is n.
+        codebook_size: K.
+        codes_per_position: n.
+
+    Raises:
+        ValueError: The last axis is not n.
     """
     n, K = codes_per_position, codebook_size
     if n > 1 and (not codes.ndim or codes.shape[-1] != n):
@@ -22,15 +28,15 @@ def code_counts(codes: Tensor, codebook_size: int, codes_per_position: int = 1) 
 
 
 def usage(counts: Tensor) -> Tensor:
-    """The share of the n*K codes that occur at all, of counts (n, K)."""
+    """The share of the n*K codes that occur, from counts (n, K)."""
     return (counts > 0).double().mean()
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy: how many codes, equally used, would say as much; 1..K, of counts (n, K).
+    """exp of the entropy, the number of equally used codes with the same entropy; 1..K, from counts (n, K).
 
-    Over several slots the geometric mean, which is exp of the mean entropy: n * log2 of it are the bits that
-    a position costs when each slot is entropy-coded by itself. NaN where there is no code.
+    Over several slots it is the geometric mean, exp of the mean entropy: n * log2 of it are the bits of a
+    position if each slot is entropy-coded separately. NaN if there are no codes.
     """
     share = counts.double() / counts.sum(-1, keepdim=True)  # (n, K)
     return (-torch.xlogy(share, share).sum(-1)).mean().exp()

@@ -1,6 +1,6 @@
-"""The judges: OCR engines that read a word or a line in an image.
+"""OCR engines that read a word or a line in an image; they judge what tokenizers and models draw.
 
-They need the extras ``ocr`` and ``tesseract``. Neither fetches anything: RapidOCR's models lie in its wheel,
+They need the extras ``ocr`` and ``tesseract``. Nothing is downloaded: RapidOCR's models are in its wheel,
 Tesseract's English data come with the system's packages.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from ...tokenizers.progress import Progress, silent
 
-INSTALL = "no OCR engine is installed, which reads the text in the images: pip install 'earlyfusion[ocr]'"
+INSTALL = "no OCR engine is installed to read the text in images: pip install 'earlyfusion[ocr]'"
 
 OnRead = Callable[[int], None] | None
 """Called with the number of images read so far."""
@@ -33,41 +33,43 @@ class Reader(Protocol):
     version: str
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
-        """What stands in each image, without white space at either end; "" where nothing is found.
+        """The text in each image, stripped of white space at both ends; "" if nothing is found.
 
-        Neither is asked about an image of one color (see `is_blank`), in which Tesseract reads "OO".
-
-        An image's reading does not depend on the other images.
+        Images of one color (see ``is_blank``) are not read: Tesseract would read "OO" there. An image's
+        reading does not depend on the other images.
         """
         ...
 
 
 class RapidReader:
-    """RapidOCR's recogniser (PaddleOCR's model, run by onnxruntime); a detector is not used.
+    """RapidOCR's recognizer (PaddleOCR's model, run by onnxruntime); its detector is only used by ``find``.
 
-    A strip less than 32 px high is enlarged by a whole number, and each gets a border of 4 px: on word
-    images 16 px high that read best among the borders of 0 to 16 px and the enlargements tried.
+    Strips less than 32 px high are enlarged by a whole number, and each gets a border of 4 px: on word images
+    16 px high that reads best among the borders of 0 to 16 px and the enlargements tried.
     """
 
     name = "rapidocr"
 
     def __init__(self, threads: int | None = None) -> None:
-        """`threads` images are read at a time (default: one per CPU of this process, at most 8).
+        """
+        Args:
+            threads: Images read at a time. Default: one per CPU of this process, at most 8.
 
-        Raises ImportError, naming the extra, when it is not installed, and FileNotFoundError when its model
-        is not in its folder.
+        Raises:
+            ImportError: It is not installed; the message names the extra.
+            FileNotFoundError: Its models are not in its folder.
         """
         try:
             import onnxruntime  # noqa: F401  rapidocr imports it late, with a message of its own
             import rapidocr
         except ImportError as error:
-            raise ImportError(f"rapidocr cannot be used ({error}): pip install 'earlyfusion[ocr]'") from None
+            raise ImportError(f"cannot use rapidocr ({error}): pip install 'earlyfusion[ocr]'") from None
         folder = Path(str(rapidocr.__file__)).parent / "models"
         models = {part: sorted(folder.glob(f"*{part.lower()}*.onnx")) for part in ("Rec", "Det")}
         for part, files in models.items():
-            if not files:  # rapidocr would fetch it from the network
+            if not files:  # rapidocr would download it
                 raise FileNotFoundError(
-                    f"{folder} has no *{part.lower()}*.onnx: install rapidocr again, its wheel holds one"
+                    f"{folder} has no *{part.lower()}*.onnx: reinstall rapidocr, its wheel contains one"
                 )
         self.version = version("rapidocr")
         self.threads = threads or min(8, _cpus())
@@ -83,20 +85,19 @@ class RapidReader:
         logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
-        """See `Reader.read`."""
         with ThreadPoolExecutor(self.threads) as pool:
             return _collect(pool.map(partial(_read_unless_blank, self._read), images), on_read)
 
     @cached_property
     def _finder(self) -> Any:
-        """The engine that detects. One of its own: an engine remembers what it was last asked to do, and
-        several threads may read and find at once."""
+        """A separate engine that detects: an engine remembers its last request, and several threads may read
+        and find at once."""
         return self._new_engine()
 
     def find(self, page: Image.Image) -> list[tuple[int, int, int, int]]:
-        """Where the detector finds a line: (left, top, right, bottom) in px, from top to bottom.
+        """The lines that the detector finds: (left, top, right, bottom) in px, from top to bottom.
 
-        It enlarges a page's shorter side, so that strips are seen on a white page of at most 8 to 1.
+        It enlarges the shorter side of a page, so that strips are put on a white page of at most 8 to 1.
         """
         width, height = page.size
         room = Image.new("RGB", (max(width, -(-height // 8)), max(height, -(-width // 8))), "white")
@@ -119,39 +120,42 @@ class RapidReader:
 
 
 class TesseractReader:
-    """Tesseract through tesserocr, as one text line (psm 7): an independent and stricter judge.
+    """Tesseract through tesserocr, reading one text line (psm 7): an independent and stricter judge.
 
-    Border of 10 px, enlarged by a whole number below 20 px of height. The English data are those of the
-    system (see `tessdata`); tesserocr's wheel brings the engine itself.
+    Images get a border of 10 px, and are enlarged by a whole number if less than 20 px high. The English data
+    are the system's (see ``tessdata``); tesserocr's wheel contains the engine.
     """
 
     name = "tesseract"
 
     def __init__(self, threads: int | None = None) -> None:
-        """`threads` images are read at a time (default: one per CPU of this process, at most 8).
+        """
+        Args:
+            threads: Images read at a time. Default: one per CPU of this process, at most 8.
 
-        Raises ImportError, naming the extra, without tesserocr, and FileNotFoundError without English data.
+        Raises:
+            ImportError: tesserocr is not installed; the message names the extra.
+            FileNotFoundError: There are no English data.
         """
         try:
             import tesserocr  # pyright: ignore[reportMissingImports]  an extra of its own
         except ImportError as error:
             raise ImportError(
-                f"tesserocr cannot be used ({error}): pip install 'earlyfusion[tesseract]'"
+                f"cannot use tesserocr ({error}): pip install 'earlyfusion[tesseract]'"
             ) from None
         folder = tessdata()
         if folder is None:
             raise FileNotFoundError(
-                f"{ENGLISH} of Tesseract is not found (Debian: apt install tesseract-ocr-eng; macOS: brew "
-                "install tesseract; else name its folder in the environment variable TESSDATA_PREFIX)"
+                f"Tesseract's {ENGLISH} not found (Debian: apt install tesseract-ocr-eng; macOS: brew "
+                "install tesseract; otherwise set the environment variable TESSDATA_PREFIX to its folder)"
             )
         self.version = str(tesserocr.tesseract_version()).split("\n")[0].removeprefix("tesseract").strip()
         self.threads = threads or min(8, _cpus())
         self._mode = tesserocr.PSM.SINGLE_LINE
         self._open = partial(tesserocr.PyTessBaseAPI, path=f"{folder}{os.sep}", lang="eng", psm=self._mode)
-        self._engines: list[Any] = []  # those that no thread uses now: an engine reads one image at a time
+        self._engines: list[Any] = []  # idle ones: an engine reads one image at a time
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
-        """See `Reader.read`."""
         with ThreadPoolExecutor(self.threads) as pool:
             return _collect(pool.map(partial(_read_unless_blank, self._read), images), on_read)
 
@@ -160,11 +164,11 @@ class TesseractReader:
             engine = self._engines.pop()
         except IndexError:
             engine = self._open()
-            engine.SetVariable("debug_file", os.devnull)  # it writes warnings of its own to stderr
+            engine.SetVariable("debug_file", os.devnull)  # it would write warnings to stderr
         try:
             engine.SetImage(prepare(image, least_height=20, border=10))
             text = engine.GetUTF8Text()
-            engine.ClearAdaptiveClassifier()  # what it learned of this image is nothing to the next
+            engine.ClearAdaptiveClassifier()  # the next image is independent
         finally:
             engine.Clear()
             self._engines.append(engine)
@@ -172,7 +176,7 @@ class TesseractReader:
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Whether no channel of the image spans more than 7 of its 255 levels: there is nothing to read."""
+    """Whether no channel of the image spans more than 7 of 255 levels, so that there is nothing to read."""
     extrema = image.convert("RGB").getextrema()
     return all(high - low < 8 for low, high in extrema)  # type: ignore[misc]  # a pair for each channel
 
@@ -186,7 +190,7 @@ ENGLISH = "eng.traineddata"
 
 
 def tessdata() -> Path | None:
-    """The folder of Tesseract's English data: TESSDATA_PREFIX, or where systems put it; None without any."""
+    """The folder of Tesseract's English data: TESSDATA_PREFIX or the system's; None if there is none."""
     named = os.environ.get("TESSDATA_PREFIX")
     folders = [Path(named), Path(named) / "tessdata"] if named else []
     for prefix in (Path(sys.prefix), Path("/usr"), Path("/usr/local"), Path("/opt/homebrew")):
@@ -203,16 +207,20 @@ READERS: dict[str, type[RapidReader] | type[TesseractReader]] = {
 
 
 def readers(names: Sequence[str] | None = None) -> list[Reader]:
-    """The readers of these names; with None those that are installed, which may be none.
+    """OCR engines.
 
-    Raises ValueError for an unknown name, and for a named reader that is not installed.
+    Args:
+        names: Keys of ``READERS``. Default: all that are installed, perhaps none.
+
+    Raises:
+        ValueError: A name is unknown, or that engine is not installed.
     """
     if names is None:
         return [READERS[name]() for name in READERS if _is_installed(name)]
     found: list[Reader] = []
     for name in names:
         if name not in READERS:
-            raise ValueError(f"OCR engine {name!r} is unknown, expected one of {', '.join(READERS)}")
+            raise ValueError(f"unknown OCR engine {name!r}, expected one of {', '.join(READERS)}")
         try:
             found.append(READERS[name]())
         except (ImportError, FileNotFoundError) as error:
@@ -223,15 +231,15 @@ def readers(names: Sequence[str] | None = None) -> list[Reader]:
 def read_with(
     reader: Reader, images: Sequence[Image.Image], what: str, progress: Progress = silent
 ) -> list[str]:
-    """`reader.read(images)`, with "NAME: WHAT" on the progress bar."""
+    """``reader.read(images)``, with "NAME: WHAT" on the progress bar."""
     return reader.read(images, lambda done: progress(f"{reader.name}: {what}", done, len(images)))
 
 
 def prepare(image: Image.Image, *, least_height: int, border: int) -> Image.Image:
-    """The image in RGB and in a border, enlarged by a whole number to at least `least_height` px.
+    """An image in RGB with a border, enlarged by a whole number to at least ``least_height`` px.
 
-    The border has the median color of the outermost pixels: with a white one around light type on dark,
-    Tesseract reads half as many.
+    The border has the median color of the outermost pixels: with a white border around light type on dark,
+    Tesseract reads half as many texts.
     """
     image = image.convert("RGB")
     pixels = np.asarray(image)  # (H, W, 3)
@@ -243,7 +251,7 @@ def prepare(image: Image.Image, *, least_height: int, border: int) -> Image.Imag
 
 
 def missing() -> dict[str, str]:
-    """Why each reader that is not installed is not, by its name."""
+    """For each reader that is not installed, how to install it."""
     reasons = {
         "rapidocr": "rapidocr is not installed: pip install 'earlyfusion[ocr]'",
         "tesseract": "tesserocr or Tesseract's English data are not installed: "
@@ -259,7 +267,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _cpus() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

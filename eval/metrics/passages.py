@@ -1,6 +1,6 @@
-"""Which texts stand in the images, and the picture of each that a reader gets to see.
+"""The texts in images, and the crop of each that a reader sees.
 
-An item with boxes is read box by box: crops with a small margin. An item with a text alone is read whole.
+An item with boxes is read box by box, as crops with a small margin. An item with only a text is read whole.
 """
 
 from collections.abc import Sequence
@@ -14,34 +14,34 @@ from ..items import Item
 from .text import TextBox
 
 MARGIN = 0.05
-"""Margin of a crop on each side, in heights of the box. In more of it parts of the next line show: with 1 px
-both readers read more of the built-in suite than with 2, and with 4 px a tenth of it was lost."""
+"""Margin of a crop on each side, in heights of the box. Larger margins show parts of the next line: with 1 px
+both readers read more of the built-in suite than with 2, and with 4 px they lost a tenth of it."""
 LEAST_MARGIN = 1
-"""The margin in px at least."""
+"""Least margin in px."""
 
 
 class Passage(NamedTuple):
-    """A text that stands in an image."""
+    """A text in an image."""
 
     item: int
     """Index of the image."""
     text: str
     crop: tuple[int, int, int, int] | None
-    """(left, top, right, bottom) of what is read, in px; None: the whole image."""
+    """(left, top, right, bottom) of the part to read, in px; None: the whole image."""
     relative_size: float
     """Width of the text / number of characters / longer side of the image."""
     pixels: float
-    """Size of the type in px per em where it is known, else `glyph_height`."""
+    """Size of the type in px per em if known, else ``glyph_height``."""
     glyph_height: float
-    """Height of the box in px, without one that of the ink."""
+    """Height of the box in px, or of the ink if there is no box."""
     kind: str | None
 
     def picture(self, image: Image.Image) -> Image.Image:
-        """What a reader sees of `image`."""
+        """The part of ``image`` that a reader sees."""
         return image if self.crop is None else image.crop(self.crop)
 
     def box(self, before: str, after: str) -> TextBox:
-        """The text with what a reader made of it."""
+        """The text with its readings before and after."""
         return TextBox(
             self.text, before, after, self.relative_size, self.pixels, self.kind, self.glyph_height
         )
@@ -50,10 +50,12 @@ class Passage(NamedTuple):
 def passages(
     items: Sequence[Item], originals: Sequence[Image.Image], policy: Policy = "resize"
 ) -> list[Passage]:
-    """The texts of all items, `originals` being their images as fitted to the tokenizer by `policy`.
+    """The texts of all items, except empty ones and boxes outside their image.
 
-    Boxes follow their image's change of size. Texts without a character, and boxes outside their image, are
-    left out.
+    Args:
+        items: Images with texts or boxes.
+        originals: Their images as fitted to the tokenizer; boxes are scaled accordingly.
+        policy: How they were fitted.
     """
     found = []
     for i, (item, original) in enumerate(zip(items, originals)):
@@ -100,15 +102,15 @@ def ink_box(image: Image.Image, contrast: int = 48) -> tuple[int, int, int, int]
 
 
 def one_line(text: str) -> str:
-    """`text` without white space at its ends, and with single spaces inside."""
+    """``text`` without white space at its ends, and with single spaces inside."""
     return " ".join(text.split())
 
 
 def _scales(image: Image.Image, fitted: Image.Image, policy: Policy) -> tuple[float, float]:
-    """By how much `pixels.fit` made the image wider and higher."""
+    """The factors by which ``pixels.fit`` made the image wider and higher."""
     x, y = fitted.width / image.width, fitted.height / image.height
     if policy == "resize":
         return x, y
-    # Padding adds white behind the image; one that was too large was first made smaller, in proportion.
+    # Padding adds white on the right and below; an image that is too large is first scaled in proportion.
     scale = min(1.0, x, y)
     return scale, scale

@@ -1,11 +1,11 @@
-"""LPIPS and FID with weights that the user has; nothing is downloaded, and nothing is measured without them.
+"""LPIPS and FID with the user's own weights; nothing is downloaded, and nothing is measured without them.
 
 - LPIPS: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric"
   (arXiv:1801.03924), with the linear heads that torchmetrics carries. The backbone is torchvision's AlexNet
   or VGG16 as a state dict (``alexnet-owt-7be5be79.pth``, ``vgg16-397923af.pth``, or a safetensors file with
   the same names in it); torchvision itself is not needed.
-- FID: Heusel et al. (arXiv:1706.08500), torchmetrics' `FrechetInceptionDistance`. The Inception network is
-  either TorchScript that takes uint8 images and `return_features=True` (NVIDIA's
+- FID: Heusel et al. (arXiv:1706.08500), torchmetrics' ``FrechetInceptionDistance``. The Inception network is
+  either TorchScript that takes uint8 images and ``return_features=True`` (NVIDIA's
   ``inception-2015-12-05.pt``), or torch-fidelity's state dict (``pt_inception-2015-12-05-6726825d.pth``,
   which needs torch-fidelity). "rFID" is that distance between originals and reconstructions.
 """
@@ -26,9 +26,11 @@ INCEPTION_FEATURES = 2048
 
 
 def lpips(weights: str | Path) -> "LPIPS":
-    """LPIPS with the backbone in the file `weights`, in evaluation mode, on the CPU.
+    """LPIPS with the backbone in the file ``weights``, in evaluation mode, on the CPU.
 
-    Raises FileNotFoundError when there is no such file, and ValueError when it holds another network.
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It contains another network.
     """
     state = _state_dict(Path(weights))
     state = {name.removeprefix("features."): tensor for name, tensor in state.items()}
@@ -36,26 +38,33 @@ def lpips(weights: str | Path) -> "LPIPS":
     kind = "alex" if first == [64, 3, 11, 11] else "vgg" if first == [64, 3, 3, 3] else None
     if kind is None:
         raise ValueError(
-            f"{weights} is no backbone for LPIPS: expected the state dict of torchvision's AlexNet or VGG16"
+            f"{weights} is not a backbone for LPIPS: expected torchvision's AlexNet or VGG16 (state dict)"
         )
     return LPIPS(kind, state, str(weights))
 
 
 class LPIPS(nn.Module):
-    """The distance of two batches of images, differentiable in both; the weights stay as they are."""
+    """The distance of two batches of images, differentiable in both; the weights are frozen."""
 
     shift: Tensor
     scale: Tensor
 
     def __init__(self, kind: str, backbone: dict[str, Tensor], name: str) -> None:
-        """`kind` is "alex" or "vgg", `backbone` the weights by their layers' places ("0.weight", ...)."""
+        """
+        Args:
+            kind: "alex" or "vgg".
+            backbone: Weights by the index of their layer ("0.weight", ...).
+            name: The file, for error messages.
+        """
         super().__init__()
         self.kind = kind
         self.features, self.taps, self.least_side = _alexnet() if kind == "alex" else _vgg16()
         wanted = self.features.state_dict()
         wrong = [n for n, tensor in wanted.items() if n not in backbone or backbone[n].shape != tensor.shape]
         if wrong:
-            raise ValueError(f"{name} is no whole {kind} backbone: {wrong[0]} is missing or of another shape")
+            raise ValueError(
+                f"{name} is not a complete {kind} backbone: {wrong[0]} is missing or has another shape"
+            )
         self.features.load_state_dict({n: backbone[n] for n in wanted})
         for i, head in enumerate(_heads(kind)):
             self.register_buffer(f"head{i}", head)  # (1, C, 1, 1)
@@ -65,14 +74,13 @@ class LPIPS(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> "LPIPS":
-        """Stays in evaluation mode, also inside a module that is trained."""
+        """Stays in evaluation mode, even inside a module that is being trained."""
         return super().train(False)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Two batches (B, 3, H, W) in [-1, 1] -> distances (B,).
 
-        Images with a side below what the backbone can take (AlexNet 31 px, VGG16 16 px) are enlarged by a
-        whole number.
+        Images too small for the backbone (AlexNet 31 px, VGG16 16 px) are enlarged by a whole number.
         """
         distance = images.new_zeros(len(images))
         for i, (a, b) in enumerate(zip(self._features(images), self._features(targets))):
@@ -94,40 +102,47 @@ class LPIPS(nn.Module):
 
 
 class Perceptual:
-    """LPIPS and FID of several rows of pictures against the same originals."""
+    """LPIPS and FID of several sets of pictures against the same originals."""
 
     def __init__(
         self, lpips_weights: str | Path | None, fid_weights: str | Path | None, device: str = "cpu"
     ) -> None:
-        """Files of weights, or None; raises as `lpips` and `fid` do."""
+        """
+        Args:
+            lpips_weights: File of weights; None: not measured. Errors as :func:`lpips`.
+            fid_weights: File of weights; None: not measured. Errors as :func:`fid`.
+            device: Where the networks run.
+        """
         self.device = device
         self.lpips = lpips(lpips_weights).to(device) if lpips_weights else None
         self.fid = fid(fid_weights).to(device) if fid_weights else None
 
     def begin(self) -> None:
-        """Forget all images, for other originals."""
+        """Forget all images, to begin with other originals."""
         if self.fid is not None:
             self.fid.reset_real_features = True
             self.fid.reset()
             self.fid.reset_real_features = False
 
     def missing(self) -> dict[str, str]:
-        """Why "lpips" and "rfid" are not measured, where they are not."""
+        """Why "lpips" and "rfid" are not measured, if they are not."""
         missing = {} if self.lpips else {"lpips": WITHOUT_LPIPS}
         return missing if self.fid else {**missing, "rfid": WITHOUT_FID}
 
 
 def fid(weights: str | Path) -> FrechetInceptionDistance:
-    """The metric with the Inception network in the file `weights`; takes images in [0, 1].
+    """FID with the Inception network in the file ``weights``; takes images in [0, 1].
 
-    What it saw as real stays when it is reset, so that several sets can be compared with the same originals.
+    Real images are kept by a reset, so that several sets can be compared with the same originals.
 
-    Raises FileNotFoundError when there is no such file, ValueError when it holds another network, and
-    ImportError when the file needs torch-fidelity and that is not installed.
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It contains another network.
+        ImportError: It needs torch-fidelity, which is not installed.
     """
     path = Path(weights)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: the weights of Inception for FID are expected there")
+        raise FileNotFoundError(f"Inception's weights for FID not found: {path}")
     try:
         if _is_torchscript(path):
             network = _Inception(torch.jit.load(str(path), map_location="cpu").eval())
@@ -140,16 +155,16 @@ def fid(weights: str | Path) -> FrechetInceptionDistance:
         )
     except ModuleNotFoundError:
         raise ImportError(
-            f"{path} is a state dict, which torch-fidelity's Inception reads: pip install torch-fidelity, or "
-            "give a TorchScript file (inception-2015-12-05.pt)"
+            f"{path} is a state dict for torch-fidelity's Inception: pip install torch-fidelity, or use a "
+            "TorchScript file (inception-2015-12-05.pt)"
         ) from None
-    except Exception as error:  # whatever loading stumbles over
+    except Exception as error:  # loading raises all kinds of errors
         line = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise ValueError(f"{path} cannot be used as Inception for FID: {line}") from None
+        raise ValueError(f"cannot use {path} as Inception for FID: {line}") from None
 
 
 class _Inception(nn.Module):
-    """TorchScript for uint8 images -> what torchmetrics wants: images in [0, 1] -> features (B, 2048)."""
+    """Adapts TorchScript for uint8 images to torchmetrics: images in [0, 1] -> features (B, 2048)."""
 
     def __init__(self, script: Any) -> None:
         super().__init__()
@@ -171,18 +186,16 @@ def _is_torchscript(path: Path) -> bool:
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} not found: the weights of AlexNet or VGG16 for LPIPS are expected there"
-        )
+        raise FileNotFoundError(f"AlexNet's or VGG16's weights for LPIPS not found: {path}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling stumbles over
+    except Exception as error:  # unpickling raises all kinds of errors
         line = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as weights: {line}") from None
+        raise ValueError(f"cannot read {path} as weights: {line}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} is no state dict: expected names and tensors")
+        raise ValueError(f"{path} is not a state dict: expected names and tensors")
     return state
 
 
@@ -199,7 +212,7 @@ def _unit(x: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 Backbone = tuple[nn.Sequential, frozenset[int], int]
-"""Layers, the places whose outputs are compared, and the least side in px."""
+"""Layers, the indices of those whose outputs are compared, and the least side in px."""
 
 
 def _alexnet() -> Backbone:

@@ -1,7 +1,7 @@
-"""How far pictures are from their originals.
+"""Distances of pictures from their originals.
 
-torchmetrics' L1, MSE, PSNR and SSIM on images clamped to [0, 1], and LPIPS and FID where there are
-weights (see `perceptual`).
+torchmetrics' L1, MSE, PSNR and SSIM on images clamped to [0, 1], and LPIPS and FID if there are weights (see
+``perceptual``).
 """
 
 import math
@@ -21,10 +21,10 @@ SSIM_WINDOW = 11
 
 
 class PixelScores:
-    """The metrics of one row of pictures, batch by batch."""
+    """The metrics of one set of pictures, batch by batch."""
 
     def __init__(self, perceptual: Perceptual | None = None) -> None:
-        """`perceptual` has seen the originals before the first update (see `see_originals`)."""
+        """``perceptual`` must have seen the originals before the first update (see ``see_originals``)."""
         self.l1, self.mse = MeanAbsoluteError(), MeanSquaredError()
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
         self.ssim, self.lpips = MeanMetric(nan_strategy="ignore"), MeanMetric()
@@ -34,7 +34,7 @@ class PixelScores:
             perceptual.fid.reset()
 
     def update(self, pictures: Tensor, originals: Tensor) -> list[float | None]:
-        """Two batches (B, 3, H, W) in [-1, 1]; gives the PSNR in dB of each, None where no pixel differs."""
+        """Add two batches (B, 3, H, W) in [-1, 1]; returns each PSNR in dB, None if no pixel differs."""
         got, expected = unit_range(pictures), unit_range(originals)
         for metric in (self.l1, self.mse, self.psnr):
             metric.update(got.flatten(), expected.flatten())
@@ -51,9 +51,9 @@ class PixelScores:
         return [finite(-10 * math.log10(value)) if value else None for value in error.tolist()]
 
     def compute(self) -> dict[str, float | None]:
-        """{"l1", "mse", "psnr", "ssim", "lpips", "rfid"}; None where it was not measured.
+        """{"l1", "mse", "psnr", "ssim", "lpips", "rfid"}; None if not measured.
 
-        L1, MSE and PSNR are over all pixels of all images (no PSNR where no pixel differs), SSIM and LPIPS
+        L1, MSE and PSNR are over all pixels of all images (no PSNR if no pixel differs), SSIM and LPIPS are
         means over the images, rFID is of the set.
         """
         extra = self.perceptual
@@ -68,17 +68,16 @@ class PixelScores:
 
 
 def see_originals(perceptual: Perceptual | None, originals: Tensor) -> None:
-    """Count a batch (B, 3, H, W) in [-1, 1] among those that FID compares with."""
+    """Add a batch (B, 3, H, W) in [-1, 1] to the originals that FID compares with."""
     if perceptual is not None and perceptual.fid is not None:
         perceptual.fid.update(unit_range(originals).to(perceptual.device), real=True)
 
 
 def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
-    """SSIM of each of two batches (B, 3, H, W) in [0, 1], (B,): Gaussian window of 11 px, sigma 1.5.
+    """SSIM of two batches (B, 3, H, W) in [0, 1], (B,): Gaussian window of 11 px, sigma 1.5.
 
-    In an image with a shorter side than that the window is the largest odd number of pixels that fits, and
-    sigma shrinks with it (nothing is padded: agreeing padding would raise the score). Below 3 px there is no
-    window to speak of, and the result is NaN.
+    If a side is shorter than that, the window is the largest odd number of pixels that fits, and sigma
+    shrinks with it (nothing is padded: equal padding would raise the score). Below 3 px the result is NaN.
     """
     window = min(SSIM_WINDOW, *(side - (side + 1) % 2 for side in original.shape[-2:]))
     if window < 3:
@@ -97,6 +96,6 @@ def unit_range(images: Tensor) -> Tensor:
 
 
 def finite(value: Tensor | float) -> float | None:
-    """`value` as JSON can hold it: infinity and NaN become None."""
+    """``value`` for JSON: infinity and NaN become None."""
     number = float(value)
     return number if math.isfinite(number) else None

@@ -1,6 +1,6 @@
-"""How well one text agrees with another: edit distance, CER, exact match, and TokBench's T-ACC and T-NED.
+"""Agreement of two texts: edit distance, CER, exact match, and TokBench's T-ACC and T-NED.
 
-Everything counts characters (Unicode code points) and minds the case. Plain Python: no torch, no numpy.
+Everything counts characters (Unicode code points) and is case-sensitive. Plain Python: no torch, no numpy.
 TokBench: Wu et al., arXiv:2505.18142.
 """
 
@@ -14,7 +14,7 @@ Bin = tuple[float, float]
 """A half-open range: low <= value < high."""
 
 TOKBENCH_BINS: tuple[Bin, ...] = ((0.02, 0.03), (0.03, 0.04), (0.04, 1.0))
-"""Width of a character over the longer side of its image; boxes outside are dropped."""
+"""Width of a character over the longer side of its image; boxes outside the bins are dropped."""
 
 PIXEL_EDGES = (0, 8, 10, 12, 13, 14, 15, 16, 20, 24, 32, 48)
 PIXEL_BINS: tuple[Bin, ...] = tuple(zip(PIXEL_EDGES, (*PIXEL_EDGES[1:], math.inf)))
@@ -22,17 +22,17 @@ PIXEL_BINS: tuple[Bin, ...] = tuple(zip(PIXEL_EDGES, (*PIXEL_EDGES[1:], math.inf
 
 HEIGHT_EDGES = (0, 6, 8, 10, 12, 16, 20, 24, 32, 48)
 HEIGHT_BINS: tuple[Bin, ...] = tuple(zip(HEIGHT_EDGES, (*HEIGHT_EDGES[1:], math.inf)))
-"""Height of the glyphs in pixels, from the lowest to the highest that is inked."""
+"""Height of the glyphs in pixels, from the lowest to the highest inked pixel."""
 
 
 class TextBox(NamedTuple):
-    """One text in an image and what a reader made of it, before the tokenizer and after."""
+    """A text in an image and its readings, before the tokenizer and after."""
 
     text: str
     original: str
-    """What the reader reads in the original."""
+    """The reading of the original."""
     reconstruction: str
-    """What it reads in the reconstruction."""
+    """The reading of the reconstruction."""
     relative_size: float
     """Width of the text / number of characters / longer side of the image."""
     pixels: float
@@ -40,11 +40,11 @@ class TextBox(NamedTuple):
     kind: str | None = None
     """A name to group by, such as "word" or "random"."""
     glyph_height: float = math.nan
-    """Height of what is inked, in pixels; NaN where it was not measured."""
+    """Height of the ink in pixels; NaN if not measured."""
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and substitutions that make `b` of `a`."""
+    """Levenshtein distance: the fewest insertions, deletions and substitutions that turn ``a`` into ``b``."""
     if len(a) < len(b):
         a, b = b, a
     row = list(range(len(b) + 1))  # row[j]: distance of a[:i] and b[:j]
@@ -56,10 +56,12 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def cer(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
-    """Character error rate: all edits / all reference characters. None without reference characters.
+    """Character error rate: all edits / all reference characters; None without reference characters.
 
-    It exceeds 1 where the hypotheses are much longer than the references. Raises ValueError for two lists of
-    different lengths.
+    It exceeds 1 if the hypotheses are much longer than the references.
+
+    Raises:
+        ValueError: The lists differ in length.
     """
     characters = sum(map(len, references))
     edits = sum(edit_distance(*pair) for pair in _pairs(references, hypotheses))
@@ -67,7 +69,7 @@ def cer(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
 
 
 def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
-    """Share of hypotheses that equal their reference, 0..1. None without any. Raises as `cer` does."""
+    """Share of hypotheses that equal their reference, 0..1; None without any. Errors as ``cer``."""
     return mean(float(a == b) for a, b in _pairs(references, hypotheses))
 
 
@@ -95,7 +97,7 @@ def row_scores(rows: Sequence[Mapping[str, Any]], read: str) -> dict[str, Any]:
 
 
 def t_ned(reference: str, hypothesis: str) -> float:
-    """TokBench's T-NED of one box: 1 - edit distance / length of the longer text; 1 where both are empty."""
+    """TokBench's T-NED of one box: 1 - edit distance / length of the longer text; 1 if both are empty."""
     longer = max(len(reference), len(hypothesis))
     return 1 - edit_distance(reference, hypothesis) / longer if longer else 1.0
 
@@ -103,9 +105,9 @@ def t_ned(reference: str, hypothesis: str) -> float:
 def tokbench(boxes: Sequence[TextBox]) -> dict[str, Any]:
     """TokBench's scores of the reconstructions.
 
-    T-ACC is the share of texts that are read exactly, T-NED the mean of `t_ned`; both are the unweighted mean
-    of the bins of relative size. Only the boxes that the reader reads right in the original count; those
-    outside the bins are dropped. See `binned_scores` for what comes back.
+    T-ACC is the share of texts that are read exactly, T-NED the mean of ``t_ned``; both are unweighted means
+    over the bins of relative size. Only boxes that the reader reads correctly in the original count; those
+    outside the bins are dropped. The result is that of ``binned_scores``.
     """
     return binned_scores(boxes, lambda box: box.relative_size, TOKBENCH_BINS)
 
@@ -121,10 +123,10 @@ def by_glyph_height(boxes: Sequence[TextBox]) -> dict[str, Any]:
 
 
 def read_scores(boxes: Sequence[TextBox]) -> dict[str, Any]:
-    """What one reader makes of the texts, before and after.
+    """The scores of one reader, before and after.
 
     - "original", "reconstruction": {"t_acc", "t_ned"}: TokBench's, means of its bins; {"cer", "exact_match"}:
-      over all texts. T-ACC and T-NED are None where no bin holds a text that is read in the original.
+      over all texts. T-ACC and T-NED are None if no bin contains a text that is read in the original.
     - "items": all texts, "counted": those in T-ACC and T-NED, "dropped": those outside TokBench's bins,
       "empty_bins": bins left out of the means, "bins": the scores in each.
     - "without_bins": the scores over the texts of every size, T-ACC and T-NED too.
@@ -134,7 +136,7 @@ def read_scores(boxes: Sequence[TextBox]) -> dict[str, Any]:
     """
     overall, binned = side_by_side(boxes), tokbench(boxes)
     binned_mean = {name: binned.pop(name) for name in ("t_acc", "t_ned")}
-    # Those that count are read right in the original, in whichever bin: its T-ACC and T-NED are 1 there.
+    # Texts that count are read correctly in the original, in any bin: its T-ACC and T-NED are 1 there.
     original_mean = {name: None if value is None else 1.0 for name, value in binned_mean.items()}
     return {
         "items": len(boxes),
@@ -157,12 +159,12 @@ def read_scores(boxes: Sequence[TextBox]) -> dict[str, Any]:
 def binned_scores(
     boxes: Sequence[TextBox], size: Callable[[TextBox], float], bins: Sequence[Bin]
 ) -> dict[str, Any]:
-    """Scores in each bin of `size`, and their unweighted mean over the bins that hold a counting box.
+    """Scores in each bin of ``size``, and their unweighted mean over the bins with a box that counts.
 
     {"t_acc", "t_ned", "counted": boxes in the mean, "dropped": boxes outside every bin,
     "empty_bins": [names of bins in which no box counts],
-    "bins": [{"bin", "items", "counted", "original": {...}, "reconstruction": {...}} where there are items]}.
-    Scores without a counting box are None.
+    "bins": [{"bin", "items", "counted", "original": {...}, "reconstruction": {...}} for bins with items]}.
+    Scores without a box that counts are None.
     """
     rows, empty = [], []
     for low, high in bins:
@@ -186,7 +188,7 @@ def binned_scores(
 def side_by_side(boxes: Sequence[TextBox]) -> dict[str, Any]:
     """{"counted", "original": scores, "reconstruction": scores} of some boxes, without bins.
 
-    Exact match and CER are over all boxes, T-ACC and T-NED over those that the reader reads right in the
+    Exact match and CER are over all boxes, T-ACC and T-NED over those that the reader reads correctly in the
     original: there the original's are 1 by definition.
     """
     counted = [box for box in boxes if box.original == box.text]
@@ -212,7 +214,7 @@ def bin_name(bounds: Bin) -> str:
 
 
 def grouped(values: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
-    """Values by `key`, keys in ascending order; those whose key is None are left out."""
+    """Values by ``key``, in ascending order of keys; values whose key is None are left out."""
     groups: dict[Any, list[T]] = {}
     for value in values:
         if (name := key(value)) is not None:
@@ -228,5 +230,7 @@ def mean(values: Iterable[float]) -> float | None:
 
 def _pairs(references: Sequence[str], hypotheses: Sequence[str]) -> Iterable[tuple[str, str]]:
     if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses: one each is needed")
+        raise ValueError(
+            f"{len(references)} references but {len(hypotheses)} hypotheses, expected equal numbers"
+        )
     return zip(references, hypotheses)

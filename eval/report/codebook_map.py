@@ -1,4 +1,4 @@
-"""The codebook as a picture: what each code draws, codes that are alike side by side."""
+"""The codebook as a picture: what each code draws, with similar codes side by side."""
 
 import math
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import to_pil
 
 AROUND = 3
-"""Positions a side of the image that a code is drawn in; its middle is shown."""
+"""Positions per side of the image that a code is drawn in; its middle is shown."""
 BATCH_PIXELS = 2**21
 
 
@@ -22,16 +22,17 @@ class CodebookMap(NamedTuple):
     picture: Image.Image
     """Cells of ``factor`` x ``factor`` px."""
     codes: np.ndarray
-    """The code in each cell (side, side) int64, -1 where there is none."""
+    """The code in each cell (side, side) int64, -1 in empty cells."""
 
 
 def codebook_map(tokenizer: ImageTokenizer, slot: int = 0) -> CodebookMap:
-    """What each code of a slot draws where all positions around it have the same; the other slots say white.
+    """Draw each code of a slot among equal codes; the other slots are those of white.
 
-    Along the rows and then along the columns codes are sorted by the two main directions of their vectors
-    (PCA), so that neighbours are alike.
+    Codes are sorted by the two principal directions of their vectors (PCA), along the rows and along the
+    columns, so that neighbors are similar.
 
-    :raises ValueError: there is no such slot, or the tokenizer has no decoder.
+    Raises:
+        ValueError: The slot does not exist, or the tokenizer has no decoder.
     """
     n, K, factor = tokenizer.codes_per_position, tokenizer.codebook_size, tokenizer.factor
     if not 0 <= slot < n:
@@ -57,7 +58,7 @@ def codebook_map(tokenizer: ImageTokenizer, slot: int = 0) -> CodebookMap:
 
 
 def _places(vectors: Tensor) -> np.ndarray:
-    """(K, d) -> the square of codes."""
+    """Vectors (K, d) -> codes in a square, -1 in empty cells."""
     centred = vectors - vectors.mean(0)
     directions = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
     x, y = [*(centred @ directions.T).T.numpy(), np.zeros(len(vectors))][:2]

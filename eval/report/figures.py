@@ -1,4 +1,4 @@
-"""The figures of a run that stand first, and how figures are written."""
+"""The headline figures of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,11 @@ from .numbers import figure, percent
 
 KINDS: dict[str, str] = {"word": "words", "random": "random strings"}
 FONTS: dict[str, str] = {"words": "training fonts", "words-new-fonts": "held-out fonts"}
-"""What a page calls the kinds of texts, and the held-out sets."""
+"""Names of the kinds of texts, and of the held-out sets."""
 
 
 def headline(results: Mapping[str, Any]) -> list[Card]:
-    """The figures that stand first, in the page and at the end of the command."""
+    """The figures at the top of the page and at the end of the command."""
     cards = []
     for name, scores in results.get("reading", {}).items():
         note = f"of {scores['items']} held-out texts read exactly ({kinds(scores)})"
@@ -51,5 +51,5 @@ def by_kind(scores: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def kind_name(kind: str) -> str:
-    """What a table calls a kind of texts."""
+    """The name of a kind of texts."""
     return KINDS.get(kind, kind)

@@ -1,4 +1,4 @@
-"""Values with pictures in them, kept in a folder: JSON, and a PNG file for each picture."""
+"""Values with pictures in them, stored in a folder: JSON, and a PNG file for each picture."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ _KEY = "png"
 
 
 def save_gallery(folder: str | Path, gallery: dict[str, Any]) -> None:
-    """Write nested dictionaries and lists, which may hold PIL images, as ``folder``; whole or not at all."""
+    """Write nested dictionaries and lists, which may contain PIL images, as ``folder``, all or nothing."""
     with atomic_folder(folder) as new:
         count = 0
 
@@ -32,7 +32,12 @@ def save_gallery(folder: str | Path, gallery: dict[str, Any]) -> None:
 
 
 def load_gallery(folder: str | Path) -> dict[str, Any]:
-    """What ``save_gallery`` wrote. Raises FileNotFoundError or ValueError when it cannot be read."""
+    """Read what ``save_gallery`` wrote.
+
+    Raises:
+        FileNotFoundError: The gallery or a picture does not exist.
+        ValueError: It cannot be read.
+    """
     folder = Path(folder)
 
     def restored(value: Any) -> Any:

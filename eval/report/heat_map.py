@@ -1,4 +1,4 @@
-"""Figures of an image's codes, laid over the picture."""
+"""Figures of an image's codes, drawn over the picture."""
 
 import numpy as np
 from PIL import Image
@@ -6,18 +6,25 @@ from PIL import Image
 SCALE = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], np.float64)
 """Five colors of matplotlib's "plasma", from low to high."""
 STRENGTH = 0.62
-"""Of the colors over the picture, whose own are left out."""
+"""Opacity of the colors over the picture, which is shown in gray."""
 
 
 def heat_map(picture: Image.Image, values: np.ndarray, low: float, high: float) -> Image.Image:
-    """``values`` (h, w), of which NaN is left gray, over a picture whose size is a multiple of (w, h).
+    """Draw values over a picture.
 
-    :raises ValueError: the picture cannot be divided so.
+    Args:
+        picture: Its size is a multiple of (w, h).
+        values: (h, w); NaN stays gray.
+        low: Value of the first color.
+        high: Value of the last color.
+
+    Raises:
+        ValueError: The picture cannot be divided into h x w equal cells.
     """
     height, width = values.shape
     if picture.width % width or picture.height % height:
         raise ValueError(
-            f"a picture of {picture.width} x {picture.height} px has no {width} x {height} equal cells"
+            f"cannot divide {picture.width} x {picture.height} px into {width} x {height} equal cells"
         )
     share = ((values - low) / ((high - low) or 1)).clip(0, 1)
     gray = np.asarray(picture.convert("L").convert("RGB"), np.float64)

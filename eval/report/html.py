@@ -1,15 +1,14 @@
 """Pages about images, text and tokens: pure functions that return HTML.
 
-No scripts and no other files: images are data URIs, curves are inline SVG. Colors follow the reader's light
-or dark setting. Text that is passed in is escaped here; captions and arguments named ``html`` are not.
+No scripts and no other files: images are data URIs, curves (``charts``) are inline SVG. Colors follow the
+reader's light or dark setting. Text is escaped here; captions and arguments named ``html`` are not.
 """
 
 import base64
 import io
-import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -22,19 +21,10 @@ SIDE = 256
 class Part(NamedTuple):
     """A segment of a document."""
 
-    content: str | Image.Image
+    content: Any
+    """A string, a PIL image, or what another codec shows."""
     prompt: bool = False
-    """Given, not written by the model."""
-
-
-class Series(NamedTuple):
-    """A curve."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    color: str = "text"
-    """``text``, ``image``, ``structure`` or ``all``; other modalities share one color."""
-    dashed: bool = False
+    """Part of the prompt, not written by the model."""
 
 
 class TokenCell(NamedTuple):
@@ -44,7 +34,7 @@ class TokenCell(NamedTuple):
     """``structure``, or the name of a modality."""
     says: str
     detail: str = ""
-    """What shows when it is pointed at."""
+    """Shown on hover."""
     level: float | None = None
     """Its probability, drawn as a bar."""
     block: int | None = None
@@ -56,7 +46,7 @@ class TokenCell(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A figure that stands at the top."""
+    """A figure at the top of the page."""
 
     value: str
     label: str
@@ -79,7 +69,7 @@ def picture(
     title: str = "",
     uri: Callable[[Image.Image], str] = data_uri,
 ) -> str:
-    """An image enlarged by a whole number, its pixels as squares; ``uri`` says where it is."""
+    """An image enlarged by a whole number, its pixels as squares; ``uri`` gives its address."""
     width, height = image.width * scale, image.height * scale
     alt = alt or f"image of {image.width} x {image.height} pixels"
     return (
@@ -89,19 +79,19 @@ def picture(
 
 
 def figure(html: str, caption: str = "", *, right: bool | None = None) -> str:
-    """Pictures with a caption; ``right`` marks it as right or wrong."""
+    """Pictures with a caption; ``right`` marks it as correct or wrong."""
     kind = "" if right is None else f' class="{"right" if right else "wrong"}"'
     return f"<figure{kind}>{html}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
 
 
 def sheet(figures: Iterable[str], width: int = 0) -> str:
-    """Figures side by side, wrapping; ``width`` gives all of them as many pixels at least."""
+    """Figures side by side, wrapping; ``width`` is their least width in px."""
     style = f' style="--cell:{width}px"' if width else ""
     return f'<div class="sheet"{style}>{"".join(figures)}</div>'
 
 
 def beside(images: Sequence[tuple[str, Image.Image]], scale: int = 3, *, stacked: bool = False) -> str:
-    """Images side by side, or ``stacked``, each with its small label below; an empty label is left out."""
+    """Images side by side, or ``stacked``, each above its small label (if not empty)."""
     cells = (
         f'<span class="labelled" style="width:{max(image.width * scale, 60)}px">'
         f"{picture(image, scale, title=name)}{f'<small>{escape(name)}</small>' if name else ''}</span>"
@@ -111,7 +101,7 @@ def beside(images: Sequence[tuple[str, Image.Image]], scale: int = 3, *, stacked
 
 
 def mark(text: str, right: bool) -> str:
-    """A text with a tick or a cross; an empty text is shown as such."""
+    """A text with a tick or a cross; "nothing" if it is empty."""
     shown = f"<b>{escape(text)}</b>" if text.strip() else "<i>nothing</i>"
     return f'{shown} <span class="{"ok" if right else "no"}">{"✓" if right else "✗"}</span>'
 
@@ -128,6 +118,8 @@ def document(parts: Iterable[Part], scale: int = 3, uri: Callable[[Image.Image],
         side = "given" if part.prompt else "made"
         if isinstance(part.content, str):
             out.append(f'<span class="said {side}">{escape(part.content)}</span>')
+        elif not isinstance(part.content, Image.Image):
+            out.append(f'<span class="said {side}">[{escape(type(part.content).__name__)}]</span>')
         else:
             enlarge = scale or max(1, SIDE // max(part.content.size))
             out.append(f'<span class="drawn {side}">{picture(part.content, enlarge, uri=uri)}</span>')
@@ -148,7 +140,7 @@ def token_strip(cells: Iterable[TokenCell]) -> str:
             data += f' data-place="{",".join(map(str, cell.place))}"'
         if cell.level is not None:
             data += f' style="--p:{cell.level:.3f}"'
-        kind = _color(cell.kind) + (" given" if cell.given else "")
+        kind = color_class(cell.kind) + (" given" if cell.given else "")
         detail = escape(cell.detail or cell.says)
         out.append(f'<i class="{kind}" data-token="{number}" title="{detail}"{data}>{says}</i>')
     return f'<div class="tokens">{"".join(out)}</div>'
@@ -167,7 +159,7 @@ def cards(items: Iterable[Card]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table whose first column is text and the others figures; scrolls sideways where it is too wide."""
+    """A table with text in the first column and figures in the others; scrolls sideways if too wide."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     note = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -198,108 +190,6 @@ def page(title: str, *html: str) -> str:
     )
 
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 46
-"""Pixels of a chart and of what surrounds its curves."""
-
-
-def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_label: str = "step",
-    y_label: str = "",
-    log_y: bool = False,
-    points: int = 240,
-) -> str:
-    """Curves over steps as an inline SVG with a legend; at most ``points`` points each, means of the rest."""
-    drawn = [s._replace(points=thinned(_finite(s.points, log_y), points)) for s in series]
-    drawn = [s for s in drawn if s.points]
-    if not drawn:
-        return ""
-    xs = [x for s in drawn for x, _ in s.points]
-    ys = [y for s in drawn for _, y in s.points]
-    x_low, x_high = min(xs), max(xs)
-    y_marks = _log_ticks(min(ys), max(ys)) if log_y else _ticks(min(ys), max(ys))
-    y_low, y_high = min([*y_marks, *ys]), max([*y_marks, *ys])
-    warp: Callable[[float], float] = math.log if log_y else float
-
-    def x_at(x: float) -> float:
-        return LEFT + (x - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
-
-    def y_at(y: float) -> float:
-        share = (warp(y) - warp(y_low)) / ((warp(y_high) - warp(y_low)) or 1)
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
-    svg = []
-    for y in y_marks:
-        svg.append(f'<path class="grid" d="M{LEFT} {y_at(y):.1f}H{WIDTH - RIGHT}"/>')
-        svg.append(f'<text x="{LEFT - 6}" y="{y_at(y) + 5:.1f}" text-anchor="end">{_number(y)}</text>')
-    for x in (x for x in _ticks(x_low, x_high) if x_low <= x <= x_high):
-        svg.append(
-            f'<text x="{x_at(x):.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{_number(x)}</text>'
-        )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    svg.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
-    for s in drawn:
-        line = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in s.points)
-        svg.append(f'<polyline class="{_color(s.color)}{" dashed" if s.dashed else ""}" points="{line}"/>')
-    legend = "".join(
-        f'<span><i class="{_color(s.color)}{" dashed" if s.dashed else ""}"></i>{escape(s.name)} '
-        f"<small>{s.points[-1][1]:.3g}</small></span>"
-        for s in drawn
-    )
-    note = f" <small>{escape(y_label)}</small>" if y_label else ""
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}{note}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(svg)}</svg>'
-        f'<div class="legend">{legend}</div></figure>'
-    )
-
-
-def charts(drawn: Iterable[str]) -> str:
-    """Charts side by side, wrapping; empty ones are left out."""
-    return f'<div class="charts">{"".join(chart for chart in drawn if chart)}</div>'
-
-
-def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most ``most`` points: neighbours are averaged; the last one stays where it is."""
-    if len(points) <= most:
-        return list(points)
-    out = []
-    for i in range(most):
-        group = points[i * len(points) // most : (i + 1) * len(points) // most]
-        out.append((group[-1][0], sum(y for _, y in group) / len(group)))
-    return out
-
-
-def _color(name: str) -> str:
+def color_class(name: str) -> str:
     """The class of a color; modalities that the style does not know share one."""
     return name if name in ("structure", "text", "image", "all") else f"{escape(name)} other"
-
-
-def _finite(points: Sequence[tuple[float, float]], positive: bool) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not positive)]
-
-
-def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers from below ``low`` to above ``high``."""
-    span = (high - low) or abs(high) or 1.0
-    step = 10 ** math.floor(math.log10(span / wanted))
-    step *= next((m for m in (1, 2, 5, 10) if span / (m * step) <= wanted), 10)
-    return [i * step for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten (powers alone over many of them) around low..high."""
-    few = math.log10(high / low) < 3
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [m * 10.0**p for p in powers for m in ((1, 2, 5) if few else (1,))]
-    below = [t for t in ticks if t <= low * (1 + 1e-9)][-1:]
-    return [t for t in ticks if low < t < high or t in below] + [t for t in ticks if t >= high][:1]
-
-
-def _number(value: float) -> str:
-    if abs(value) >= 1000:
-        return f"{value / 1000:g}k"
-    return f"{value:.4g}"

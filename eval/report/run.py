@@ -1,17 +1,17 @@
-"""The report of a run: one HTML page that holds everything, pictures and curves included.
+"""The report of a run: one self-contained HTML page with figures, pictures and curves.
 
 ``report(results, gallery, curves)`` is a pure function of three plain values:
 
-- ``results``: the figures, what ``results.json`` holds (see ``earlyfusion.train.demo.run``);
-- ``gallery``: what there is to look at, nested lists and dictionaries with PIL images:
+- ``results``: the figures, as in ``results.json`` (see ``earlyfusion.train.demo.run``);
+- ``gallery``: nested lists and dictionaries with PIL images:
   "reconstructions": {title: [{"original", "reconstruction", "caption", "read", "text"}]},
   "readings": [{"image", "text", "read"}], "writings": [{"text", "picture", "read"}],
   "drawings": [{"prompt", "name", "picture", "nearest", "nearest_name"}],
   "documents": [{"parts": [{"text" or "image", "prompt"}], "stop"}], "tokens": [[modality, label]];
-  a picture that the model did not finish is None;
+  an unfinished picture is None;
 - ``curves``: {"image_tokenizer", "lm"} -> metric -> (step, value) pairs.
 
-What is missing is left out, so that a shorter run has a shorter report.
+Missing parts are left out, so that a shorter run has a shorter report.
 """
 
 import math
@@ -19,23 +19,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import html
+from .charts import charts_grid
 from .curves import image_tokenizer_charts, lm_charts
 from .figures import FONTS, by_kind, headline, kind_name
 from .html import Part
 from .numbers import count, duration, figure, percent
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
-SHOWN = 24
-"""Readings and writings shown, the first ones."""
+LISTED = 24
+"""Number of readings and writings in the report, the first ones."""
 
 
 def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curves) -> str:
-    """The page."""
+    """The page, see the module's docstring for the arguments."""
     made = results.get("models", {})
     lead = (
         "A VQ-VAE, a BPE tokenizer and one transformer "
         f"of {count(made.get('lm_parameters'))} parameters over "
-        f"their shared vocabulary of {made.get('vocab_size', 0):,} tokens, all trained from nothing in "
+        f"their shared vocabulary of {made.get('vocab_size', 0):,} tokens, all trained from scratch in "
         f"{duration(results.get('seconds'))} on {results.get('machine', {}).get('cpu', 'this machine')}."
     )
     parts = (
@@ -48,7 +49,7 @@ def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curve
         _run(results),
     )
     return html.page(
-        "earlyfusion: a run from nothing",
+        "earlyfusion: a run from scratch",
         "<h1>Pixels and words, one token stream</h1>",
         f'<p class="lead">{html.escape(lead)}</p>',
         html.cards(headline(results)),
@@ -67,9 +68,9 @@ def _drawings(drawings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) 
         pictures = html.beside([(name, image) for name, image in images if image is not None], scale=2)
         figures.append(html.figure(pictures, f"<b>{html.escape(one['prompt'])}</b>", right=right))
     note = (
-        f"The first {len(drawings)} samples of the seed, none picked. The names are training names, so these "
-        "are drawings that it learned; beside each stands the training picture nearest to it (smallest mean "
-        "squared difference of the pixels). Held-out things are not asked for: it never saw their names."
+        f"The first {len(drawings)} samples of the seed, not selected. The names are training names, so the "
+        "model has learned these drawings; beside each is the nearest training picture (smallest mean "
+        "squared difference of the pixels). Held-out things are left out: the model never saw their names."
     )
     return html.section("Drawing", f'<p class="note">{note}</p>', html.sheet(figures, 232), id="drawing")
 
@@ -78,8 +79,8 @@ def _documents(documents: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence
     if not documents:
         return ""
     note = (
-        "Text and pictures as the model wrote them, in one stream. Plain text and dashed frames were given, "
-        "blue ones are the model's; where nothing was given, it began by itself."
+        "Text and pictures as the model wrote them, in one stream. Plain text and dashed frames are the "
+        "prompt, blue is the model's; some documents have no prompt."
     )
     body = [html.document([_part(p) for p in one["parts"]]) for one in documents]
     strip = ""
@@ -102,13 +103,11 @@ def _writings(writings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) 
     if not writings:
         return ""
     figures = []
-    for one in writings[:SHOWN]:
+    for one in writings[:LISTED]:
         picture = html.picture(one["picture"]) if one["picture"] is not None else "<i>no picture</i>"
         caption = f"{html.escape(one['text'])} → {html.mark(one['read'], one['read'] == one['text'])}"
         figures.append(html.figure(picture, caption, right=one["read"] == one["text"]))
-    note = (
-        f"The first {len(figures)} held-out texts: what was asked for, the image, and what OCR reads in it."
-    )
+    note = f"The first {len(figures)} held-out texts: the text, the image, and what OCR reads in it."
     table = ""
     if scores:
         rows = [(name, str(row["items"]), *_scores(row)) for name, row in _lines(scores)]
@@ -133,7 +132,7 @@ def _readings(readings: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) 
             f"{html.escape(one['text'])} → {html.mark(one['read'], one['read'] == one['text'])}",
             right=one["read"] == one["text"],
         )
-        for one in readings[:SHOWN]
+        for one in readings[:LISTED]
     ]
     note = f"The first {len(figures)} images of held-out texts: the truth, and what the model read."
     tables = [
@@ -166,8 +165,9 @@ def _reconstructions(
         return ""
     read = any("text" in item for group in groups.values() for item in group)
     body = [
-        '<p class="note">An image becomes a grid of codes and an image again: first the original, then what '
-        f"comes back{', and what OCR reads there' if read else ''}. What is lost is lost to the model.</p>"
+        '<p class="note">An image becomes a grid of codes and an image again: first the original, then the '
+        f"reconstruction{', and what OCR reads in it' if read else ''}. What is lost here, the model never "
+        "sees.</p>"
     ]
     for title, items in groups.items():
         wide = max(one["original"].width for one in items)
@@ -234,7 +234,7 @@ def _ocr_table(scores: Mapping[str, Any], title: str) -> str:
         header = ("", "texts", "exact before", "exact after", "CER before", "CER after", "T-ACC", "T-NED")
         caption = (
             f"What {reader} {one['version']} reads, {title}, before and after the tokenizer; T-ACC and T-NED "
-            "are of the texts that it reads before"
+            "are over the texts that it reads before"
         )
         tables.append(html.table(header, rows, caption))
     return "".join(tables)
@@ -255,13 +255,13 @@ def _ocr_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _learning(curves: Curves) -> str:
     charts = [*lm_charts(curves.get("lm", {})), *image_tokenizer_charts(curves.get("image_tokenizer", {}))]
-    return html.section("Learning", html.charts(charts), id="curves") if any(charts) else ""
+    return html.section("Learning", charts_grid(charts), id="curves") if any(charts) else ""
 
 
 def _run(results: Mapping[str, Any]) -> str:
     stages = [(s["name"], f"{s['seconds']:.0f}") for s in results.get("stages", [])]
     if "seconds" in results:
-        stages.append(("in all", f"{results['seconds']:.0f}"))
+        stages.append(("total", f"{results['seconds']:.0f}"))
     machine, made = results.get("machine", {}), results.get("models", {})
     memory = results.get("peak_memory_bytes")
     facts = [
@@ -286,7 +286,7 @@ def _run(results: Mapping[str, Any]) -> str:
 
 
 def _codes(one: Mapping[str, Any]) -> str:
-    """How many codes there are: K, or "n × K" with n of them at each position."""
+    """The number of codes: K, or "n × K" with n codes per position."""
     n, K = one.get("codes_per_position", 1), one["codebook_size"]
     return f"{K:,}" if n == 1 else f"{n} × {K:,}"
 
@@ -304,10 +304,10 @@ def _maker(made: Mapping[str, Any], parameters: str, size: str, unit: str) -> st
 
 
 def _credits() -> str:
-    licence = '<a href="https://creativecommons.org/licenses/by-sa/4.0/">CC BY-SA 4.0</a>'
+    license = '<a href="https://creativecommons.org/licenses/by-sa/4.0/">CC BY-SA 4.0</a>'
     return (
         '<footer>Pictures and their copies: <a href="https://openmoji.org">OpenMoji</a>, the open-source '
-        f"emoji and icon project, {licence}. Names: Unicode. Words: wordfreq. Held-out words, fonts and "
+        f"emoji and icon project, {license}. Names: Unicode. Words: wordfreq. Held-out words, fonts and "
         "things, and the rule by which they are kept out of training: earlyfusion.data.render.split.</footer>"
     )
 

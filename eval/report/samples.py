@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ...tokenizers.files import atomic_folder, write_bytes, write_json, write_text
 from . import html
 from .html import Part
@@ -35,8 +37,8 @@ def write_samples(folder: str | Path, samples: Sequence[Sample], settings: dict[
     """Write ``folder``/sample.json, its images as PNG, and index.html, all or nothing.
 
     sample.json holds "segments", each {"type": "text", "text", "prompt"} or {"type": "image", "file",
-    "prompt"}, "stop", and ``settings``. With several samples, "samples" is the list of all, each with its
-    segments and stop, and those at the top are the first's.
+    "prompt"} (other modalities have no content yet), "stop", and ``settings``. With several samples,
+    "samples" is the list of all, each with its segments and stop, and those at the top are the first's.
     """
     with atomic_folder(folder) as new:
         records = []
@@ -85,6 +87,9 @@ def _write_parts(folder: Path, parts: Iterable[Part], prefix: str) -> list[dict[
     for part in parts:
         if isinstance(part.content, str):
             records.append({"type": "text", "text": part.content, "prompt": part.prompt})
+            continue
+        if not isinstance(part.content, Image.Image):
+            records.append({"type": type(part.content).__name__, "prompt": part.prompt})
             continue
         images += 1
         name = f"{prefix}image-{images}.png"

@@ -1,4 +1,4 @@
-"""The tokens of a document, to be read: what each says, where it stands, how sure the model is of it."""
+"""The tokens of a document in words: meaning, place, and probability under the model."""
 
 import math
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ class Token(NamedTuple):
     kind: str
     """structure, or the modality's name."""
     says: str
-    """The piece of text, "code 12" (of several a position "code 12 of slot 2"), the rows or columns of an
-    image, or the name of what it marks."""
+    """The piece of text, "code 12" (with several slots "code 12 of slot 2"), the size of a block along an
+    axis, or the name of its role."""
     block: int | None = None
     """The block (an image, ...) of the document that the code belongs to: 0, 1, ..."""
     place: tuple[int, ...] | None = None
     """Its position in the block: row and column in an image."""
     p: float | None = None
-    """Its probability after what stands before it."""
+    """Its probability given the tokens before it."""
     entropy: float | None = None
-    """Of the distribution that it comes from, nats."""
+    """Entropy of its distribution, nats."""
 
 
 def describe(tokenizer: DocumentTokenizer, tokens: Tensor, scores: TokenScores | None = None) -> list[Token]:
@@ -91,7 +91,7 @@ def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[TokenCe
 
 def grids(tokens: Sequence[Token], name: str) -> list[np.ndarray]:
     """``name`` ("p" or "entropy") of the codes of each image of a document, (h, w) float; the mean over
-    the codes of a position where there are several, NaN where there is no figure."""
+    the codes of a position if there are several, NaN without figures."""
     images: dict[int, dict[tuple[int, ...], list[float]]] = {}
     for token in tokens:
         if token.block is not None and token.place is not None and token.kind == "image":

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from ...data.render.fonts import held_out_fonts, train_fonts
 from ...data.render.openmoji import render_drawing
 from ...data.render.split import DRAW, NAME, demo_concepts, sentence
-from ...data.render.words import held_out_fonts, train_fonts
 from ...fusion_lm.choices import BestBy
 from ...fusion_lm.cpu.packed_weights import for_generation
 from ...fusion_lm.guidance import Guidance

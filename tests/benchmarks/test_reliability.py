@@ -14,7 +14,7 @@ def test_mutated_rows_crash_nothing_and_cost_nothing_good(script, tmp_path: Path
     script("studies/reliability/fuzz.py").main()
     result = json.loads(out.read_text())
     assert result["images"]["of_these_lost"] == result["lines"]["of_these_lost"] == 0
-    assert result["images"]["left_out"]["image that cannot be read"] > 5
+    assert result["images"]["left_out"]["unreadable image"] > 5
     assert result["lines"]["lines_that_cannot_be_read"] > 3
     assert len(result["structures"]["outcomes"]) > 5
 

@@ -70,7 +70,7 @@ def test_an_unknown_command_lists_the_commands_and_the_nearest(fails):
         ("demo --budget huge", "'huge'"),
         ("demo --buget quick", "'--budget'"),
         ("lm fti", "'fti'"),
-        ("image-tokenizer encod", "fit, validate, test, predict, encode, decode, import"),
+        ("image-tokenizer encod", "fit, validate, predict, encode, decode, import"),
         ("image-tokenizer encode x --out y", "--model"),
         ("image-tokenizer decode x --model m --out y --tile 0", "--tile"),
         ("image-tokenizer import", "CHECKPOINT"),

@@ -142,8 +142,8 @@ def test_sample_needs_a_whole_model(fails, model_folder, tmp_path, monkeypatch):
 
 
 def test_control_characters_do_not_reach_the_terminal_or_the_page(tmp_path, capsys):
-    segments = [Part("a\x1b[31m\0b\n<b>"), Part(Image.new("RGB", (8, 8)))]
-    write_samples(tmp_path / "out", [Sample(segments, "eos")], {"seed": 0})
+    parts = [Part("a\x1b[31m\0b\n<b>"), Part(Image.new("RGB", (8, 8))), Part([0.5])]
+    write_samples(tmp_path / "out", [Sample(parts, "eos")], {"seed": 0})
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "a\ufffd[31m\ufffdb\n&lt;b&gt;" in page
     assert (

@@ -9,7 +9,7 @@ from PIL import Image
 
 from earlyfusion.cli.main import main
 from earlyfusion.data import codes as codes_module
-from earlyfusion.data.codes import decode_folder, encode_folder, fingerprint
+from earlyfusion.data.codes import decode_folder, encode_folder, weights_hash
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.pixels import fit, to_pil, to_tensor
 
@@ -148,7 +148,7 @@ def test_single_files(pictures, image_tokenizer, tmp_path):
 def test_codes_of_another_tokenizer_are_refused(pictures, model, image_tokenizer, tmp_path, capsys):
     codes = tmp_path / "codes"
     encode_folder(image_tokenizer, pictures, codes)
-    assert fingerprint(ImageTokenizer.load(model)) == fingerprint(image_tokenizer)
+    assert weights_hash(ImageTokenizer.load(model)) == weights_hash(image_tokenizer)
     other = ImageTokenizer.load(model)
     with torch.no_grad():
         other.last_layer.mul_(1.01)
@@ -192,7 +192,7 @@ def test_nothing_to_do_is_a_mistake(model, image_tokenizer, tmp_path, capsys):
         line = capsys.readouterr().err
         assert expected in line and line.count("\n") == 1
     assert run("encode", tmp_path / "empty", "--model", tmp_path / "none", "--out", tmp_path / "out") == 2
-    assert "holds no image tokenizer" in capsys.readouterr().err
+    assert "no image tokenizer" in capsys.readouterr().err
     (tmp_path / "empty" / "x.png").write_bytes(b"no")
     with pytest.raises(ValueError, match="none of the 1 images"):
         encode_folder(image_tokenizer, tmp_path / "empty", tmp_path / "out")
@@ -206,7 +206,7 @@ def test_the_index_says_what_the_codes_are(pictures, image_tokenizer, tmp_path):
     encode_folder(image_tokenizer, pictures, tmp_path / "codes")
     index = json.loads((tmp_path / "codes" / "codes.json").read_text())
     assert (index["factor"], index["codebook_size"], index["codes_per_position"]) == (8, 32, 1)
-    assert index["tokenizer"] == fingerprint(image_tokenizer)
+    assert index["tokenizer"] == weights_hash(image_tokenizer)
 
 
 def test_importing_what_is_no_checkpoint_is_one_line(tmp_path, capsys):

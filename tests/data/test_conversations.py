@@ -103,7 +103,7 @@ def test_documents_are_what_the_tokenizer_makes_and_answers_are_learned(chats, t
             expected += [number % 2 == 1] * length
         assert learned.tolist() == expected
         assert int(tokens[-1]) == vocab.eos and int((tokens == vocab.sep).sum()) == len(row) - 1
-        targets = targets_of(tokens[None], torch.zeros(1, len(tokens)), vocab, learned[None]).tokens[0]
+        targets = targets_of(tokens[None], torch.zeros(1, len(tokens)), vocab, learned[None])[0]
         assert targets[:-1].tolist() == torch.where(learned[1:], tokens[1:], -100).tolist()
         assert len(split(tokens, vocab)) == len(segments) - len(row) + 1 - (row is turns[1])
     assert not found

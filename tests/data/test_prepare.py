@@ -95,7 +95,7 @@ def test_orders_of_pairs(order: Any, tmp_path: Path, tokenizer_folders, photo: P
     source = write(rows, Features(image=Image(), text=Value("string")), tmp_path / "pairs")
     prepare(config(source, tokenizer_folders, tmp_path / "out", order=order), silent)
     vocab = DocumentTokenizer.load(tmp_path / "out/tokenizer").vocab
-    image_first = [d[1] == vocab["image"].layout.begin for d in documents_of(tmp_path / "out")]
+    image_first = [d[1] == vocab.layout("image").begin for d in documents_of(tmp_path / "out")]
     assert len(image_first) == (40 if order == "both" else 20)
     expected = {"image_first": {1.0}, "text_first": {0.0}, "both": {0.5}}
     share = sum(image_first) / len(image_first)
@@ -180,8 +180,8 @@ def test_documents_as_the_field_stores_them(tmp_path: Path, tokenizer_folders, p
 def test_a_fixed_grid_is_not_written(tmp_path: Path, tokenizer_folders, documents: Path):
     prepare(config(str(documents), tokenizer_folders, tmp_path / "out", fixed_grid=(2, 3)), silent)
     vocab = DocumentTokenizer.load(tmp_path / "out/tokenizer").vocab
-    layout = vocab["image"].layout
-    assert layout is not None and (layout.numbers, layout.shape) == (None, (2, 3))
+    layout = vocab.layout("image")
+    assert (layout.numbers, layout.shape) == (None, (2, 3))
     for document in documents_of(tmp_path / "out"):
         for part in split(torch.tensor(document), vocab):
             assert part.kind == "text" or tuple(part.values.shape) == (2, 3)

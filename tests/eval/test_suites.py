@@ -4,11 +4,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from earlyfusion.data.render.fonts import SIZES
 from earlyfusion.data.render.lexicon import kept_for_measuring
 from earlyfusion.data.render.openmoji import render_drawing
 from earlyfusion.data.render.split import demo_concepts, demo_words
 from earlyfusion.data.render.typeset import KINDS, PAGES
-from earlyfusion.data.render.words import SIZES
 from earlyfusion.eval.suites import ocr_suite, openmoji_suite, scans, word_suite
 
 

@@ -101,22 +101,22 @@ def another_everything(folder: Path, tokenizer: DocumentTokenizer) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (another_codebook, "the image tokenizer has 8 codes, the vocabulary 32"),
-        (another_text, "the text tokenizer has "),
-        (another_vocabulary, "tokens, its tokenizer's vocabulary "),
-        (another_everything, "these two were not trained together"),
+        (another_codebook, r"image.*\b8\b.*\b32\b"),
+        (another_text, "text"),
+        (another_vocabulary, r"transformer.*\d+ tokens.*vocabulary.*\d+"),
+        (another_everything, r"transformer.*\d+ tokens.*vocabulary.*\d+"),
     ],
 )
 def test_parts_of_other_models_are_refused(folder: Path, document_tokenizer, change, message: str) -> None:
     change(folder, document_tokenizer)
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load_model(folder)
     assert str(folder) in str(caught.value)
 
 
 def test_what_does_not_fit_is_not_saved(build, document_tokenizer: DocumentTokenizer, tmp_path: Path) -> None:
     size = document_tokenizer.vocab.size
-    with pytest.raises(ValueError, match=f"the transformer has {size + 1} tokens, its tokenizer's .* {size}"):
+    with pytest.raises(ValueError, match=f"transformer.*{size + 1} tokens.*vocabulary.*{size}"):
         save_model(tmp_path / "model", build(vocab_size=size + 1), document_tokenizer)
     assert not list(tmp_path.iterdir())
 

@@ -52,14 +52,16 @@ def test_figures_have_the_names_of_the_table() -> None:
 
 def test_any_number_of_modalities() -> None:
     logits, targets = batch()
-    table = ModalityTable(("a", "b", "c", "d", "e"), torch.arange(V) % 4)  # none is an "e"
+    table = ModalityTable(("a", "b", "c", "d", "e"), torch.arange(V) // 3)  # none is an "e"
     terms = loss(logits, targets, table)
     assert terms.names == table.names and terms.of(terms.counts, "e") == 0
     assert terms.of(terms.by_modality, "e").isnan()
     for place, name in enumerate(table.names[:4]):
-        mine = torch.where(targets.clamp(min=0) % 4 == place, targets, IGNORE)
+        mine = torch.where(targets.clamp(min=0) // 3 == place, targets, IGNORE)
         expected = F.cross_entropy(logits.flatten(0, 1), mine.flatten())
-        torch.testing.assert_close(terms.of(terms.by_modality, name).double(), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            terms.of(terms.by_modality, name).double(), expected, atol=1e-6, rtol=0, equal_nan=True
+        )
 
 
 def test_cross_entropy_is_torchs() -> None:

@@ -32,7 +32,9 @@ class Budget:
 def load_budget(folder: Path) -> Budget:
     """The budget of a folder."""
     values = settings(folder / DEMO)
-    corpus = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("corpus").items()}
+    corpus: dict[str, Any] = values.pop("corpus")
+    if "heights" in corpus:
+        corpus["heights"] = tuple(corpus["heights"])
     return Budget(CorpusConfig(**corpus), **values)
 
 

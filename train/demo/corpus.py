@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ...data.render.fonts import SIZES, STRIP_HEIGHT, render_word, train_fonts
 from ...data.render.openmoji import Concept, concepts, place_drawing, render_drawing
 from ...data.render.split import (
     BOTH,
@@ -34,15 +35,7 @@ from ...data.render.split import (
     demo_words,
     sentence,
 )
-from ...data.render.words import (
-    SIZES,
-    STRIP_HEIGHT,
-    WORD_LENGTHS,
-    contains_any,
-    random_strings,
-    render_word,
-    train_fonts,
-)
+from ...data.render.words import WORD_LENGTHS, contains_any, random_strings
 
 LARGE_HEIGHTS = (24, 32)
 """Pixels that strips of larger type are high."""
@@ -99,10 +92,15 @@ class Corpus:
         self, config: CorpusConfig, seed: int, factor: int = 8, measured: frozenset[str] = frozenset()
     ) -> None:
         """
-        :param factor: widths of word images are multiples of it.
-        :param measured: texts that are never trained on as they are, though another text may contain one: the
-            random strings of the measurements (a string of three letters is a part of many words).
-        :raises ImportError: the extra ``demo`` is missing.
+        Args:
+            config: How much data.
+            seed: Random seed.
+            factor: Widths of word images are multiples of it.
+            measured: Texts that are never trained on as they are, though another text may contain one: the
+                random strings of the measurements (a string of three letters is a part of many words).
+
+        Raises:
+            ImportError: The extra ``demo`` is missing.
         """
         self.config, self.factor, self.measured = config, factor, measured
         self.rng = random.Random(f"demo corpus {seed}")

@@ -16,10 +16,10 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from ...data.render.fonts import held_out_fonts, train_fonts
 from ...data.render.openmoji import render_drawing
 from ...data.render.split import demo_concepts, demo_words
 from ...data.render.text_images import OBJECTS
-from ...data.render.words import held_out_fonts, train_fonts
 from ...eval.items import METADATA, Item
 from ...eval.suites import word_suite
 from ...tokenizers.files import atomic_folder, write_bytes, write_text

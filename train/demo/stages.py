@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...eval.items import Item, images_from_folder
+from ...eval.items import METADATA, Item, images_from_folder
 from ...eval.metrics.ocr import readers
 from ...eval.report.contact_sheet import contact_sheet
 from ...eval.report.curves import read_metrics
@@ -147,24 +147,25 @@ def fit_lm(run: Run) -> Command:
 
 
 def evaluation(run: Run) -> list[Command]:
-    """Measures on held-out words, fonts and pictures; writes evaluation/*.json."""
-    held_out, few = run.data / "held_out", run.budget.corpus.reconstructions
+    """Measures on held-out words, fonts and pictures; writes evaluation/WHAT-NAME.json."""
+    held_out, reader = run.data / "held_out", ("--readers", READER)
 
-    def measure(what: str, name: str, *options: tuple[str, Any]) -> Command:
+    def measure(what: str, name: str, *options: tuple[Any, ...]) -> Command:
         out = run.folder / "evaluation" / f"{what}-{name}.json"
-        return _command(f"eval {what}", (str(run.folder / "model"),), *options, ("--out", out))
+        return _command(f"eval {what}", (run.folder / "model",), *options, ("--out", out))
 
-    reader = ("--readers", READER)
-    bare = ("--no-ceilings",)
+    def reconstruction(name: str, images: str, *options: tuple[Any, ...]) -> Command:
+        images_of = ("--images", held_out / images)
+        return measure("reconstruction", name, images_of, *options, ("--no-ceilings",))
+
+    first, words = ("--limit", run.budget.corpus.reconstructions), held_out / WORDS / METADATA
     return [
-        measure("reconstruction", WORDS, ("--images", held_out / WORDS), ("--limit", few), reader, bare),
-        measure("reconstruction", NEW_FONTS, ("--images", held_out / NEW_TYPE), reader, bare),
-        measure("reconstruction", PICTURES, ("--images", held_out / PICTURES), bare),
+        reconstruction(WORDS, WORDS, reader, first),
+        reconstruction(NEW_FONTS, NEW_TYPE, reader),
+        reconstruction(PICTURES, PICTURES),
         measure("reading", WORDS, ("--images", held_out / WORDS)),
         measure("reading", NEW_FONTS, ("--images", held_out / NEW_FONTS)),
-        measure(
-            "writing", WORDS, ("--words", held_out / WORDS / "metadata.jsonl"), reader, ("--seed", run.seed)
-        ),
+        measure("writing", WORDS, ("--words", words), reader, ("--seed", run.seed)),
     ]
 
 

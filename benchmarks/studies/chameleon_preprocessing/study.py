@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from earlyfusion.data.render.fonts import held_out_fonts
 from earlyfusion.data.render.openmoji import concepts, render_drawing
-from earlyfusion.data.render.words import held_out_fonts
 from earlyfusion.eval.suites import word_suite
 from earlyfusion.tokenizers.documents import TOKENIZER
 from earlyfusion.tokenizers.image import ImageTokenizer

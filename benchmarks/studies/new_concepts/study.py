@@ -169,8 +169,8 @@ def write_documents(folder: Path, count: int, old: bool, seed: int) -> None:
 
 def abilities(folder: Path, words: int) -> dict[str, float]:
     """What the model in ``folder`` names, draws and reads rightly, in shares."""
+    from earlyfusion.data.render.fonts import train_fonts
     from earlyfusion.data.render.split import demo_concepts
-    from earlyfusion.data.render.words import train_fonts
     from earlyfusion.eval.suites import word_suite
     from earlyfusion.eval.tasks.drawing import evaluate_drawing
     from earlyfusion.eval.tasks.naming import HELD_OUT, KNOWN, evaluate_naming, naming_items

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from earlyfusion.data.render.fonts import train_fonts
 from earlyfusion.data.render.split import DRAW, demo_concepts, demo_words, sentence
-from earlyfusion.data.render.words import train_fonts
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.sampling import Sampling

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from earlyfusion.data.render.fonts import held_out_fonts, load_face, train_faces
 from earlyfusion.data.render.lexicon import (
     Lexicon,
     held_out_lexicon,
@@ -12,7 +13,6 @@ from earlyfusion.data.render.lexicon import (
     train_lexicon,
 )
 from earlyfusion.data.render.typeset import KINDS, PAGES, STRIPS, Page, typeset
-from earlyfusion.data.render.words import held_out_fonts, load_face, train_faces
 
 WORDS = Lexicon(("apple", "river", "stone", "quilt", "jumping"))
 

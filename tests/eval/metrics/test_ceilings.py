@@ -22,7 +22,7 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
     return -10 * np.log10(error / 255**2)
 
 
-@pytest.mark.parametrize("colour", ["black", "red"])
+@pytest.mark.parametrize("color", ["black", "red"])
 @pytest.mark.parametrize("name", list(ceilings.ceilings()))
 def test_no_more_bits_than_given_and_more_bits_are_no_worse(name, color):
     image, make = word(color=color), ceilings.ceilings()[name]
@@ -73,7 +73,7 @@ def test_the_best_jpeg_is_scaled_down_where_bits_are_few():
     assert min(full_size) > 400  # not even the worst quality would have fitted
 
 
-def test_what_nothing_buys_is_the_mean_colour():
+def test_without_bits_the_picture_is_the_mean_color():
     image = word(color="red")
     for make in ceilings.ceilings().values():
         made = make(image, 5)

@@ -67,15 +67,13 @@ def test_light_type_on_a_dark_ground_is_read_too(name, request):
 
 
 def test_an_unknown_reader_and_a_missing_one_are_one_line(monkeypatch):
-    with pytest.raises(ValueError, match="'abbyy' is unknown, expected one of rapidocr, tesseract"):
+    with pytest.raises(ValueError, match="'abbyy'.*rapidocr, tesseract"):
         ocr.readers(["abbyy"])
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     monkeypatch.setitem(sys.modules, "tesserocr", None)
-    with pytest.raises(ValueError, match=r"'rapidocr' is not ready: .*pip install 'earlyfusion\[ocr\]'"):
+    with pytest.raises(ValueError, match=r"'rapidocr'.*earlyfusion\[ocr\]"):
         ocr.readers(["rapidocr"])
-    with pytest.raises(
-        ValueError, match=r"'tesseract' is not ready: .*pip install 'earlyfusion\[tesseract\]'"
-    ):
+    with pytest.raises(ValueError, match=r"'tesseract'.*earlyfusion\[tesseract\]"):
         ocr.readers(["tesseract"])
 
 

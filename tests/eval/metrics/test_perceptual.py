@@ -60,17 +60,17 @@ def test_weights_that_do_not_fit_are_one_line(weights, tmp_path):
     torch.save({"0.weight": torch.zeros(3)}, tmp_path / "other.pth")
     torch.save([1], tmp_path / "list.pth")
     (tmp_path / "text.pth").write_text("no weights")
-    for file, expected in (
-        ("cut.pth", f"{name.removeprefix('features.')} is missing"),
-        ("other.pth", "AlexNet or VGG16"),
-        ("list.pth", "no state dict"),
-        ("text.pth", "cannot be read"),
+    for file, more in (
+        ("cut.pth", name.removeprefix("features.")),
+        ("other.pth", "AlexNet.*VGG16"),
+        ("list.pth", "state dict"),
+        ("text.pth", ""),
     ):
-        with pytest.raises(ValueError, match=expected) as caught:
+        with pytest.raises(ValueError, match=f"{file}.*{more}") as caught:
             lpips(tmp_path / file)
         assert "\n" not in str(caught.value)
     for load in (lpips, fid):
-        with pytest.raises(FileNotFoundError, match="not found"):
+        with pytest.raises(FileNotFoundError, match="none.pth"):
             load(tmp_path / "none.pth")
 
 
@@ -113,10 +113,10 @@ def test_fid_equals_the_formula_and_keeps_the_originals(script):
 
 def test_a_state_dict_for_fid_names_what_it_needs(weights, tmp_path, monkeypatch):
     monkeypatch.setattr("torchmetrics.image.fid._TORCH_FIDELITY_AVAILABLE", False)
-    with pytest.raises(ImportError, match="pip install torch-fidelity"):
+    with pytest.raises(ImportError, match="torch-fidelity"):
         fid(weights)
     torch.jit.script(nn.ReLU()).save(str(tmp_path / "relu.pt"))
-    with pytest.raises(ValueError, match="cannot be used as Inception") as caught:
+    with pytest.raises(ValueError, match="relu.pt") as caught:
         fid(tmp_path / "relu.pt")
     assert "\n" not in str(caught.value)
 

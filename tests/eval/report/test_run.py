@@ -11,7 +11,7 @@ from PIL import Image
 
 from earlyfusion.eval.report.contact_sheet import contact_sheet
 from earlyfusion.eval.report.gallery import load_gallery, save_gallery
-from earlyfusion.eval.report.html import Card, Part, Series
+from earlyfusion.eval.report.html import Card, Part
 from earlyfusion.eval.report.run import html, report
 
 VOID = {"meta", "img", "br"}
@@ -158,44 +158,6 @@ def test_parts_escape_what_they_are_given(photo):
 def test_a_prompt_differs_from_what_was_written():
     assert 'class="said given">a<' in html.document([Part("a", prompt=True), Part("b")])
     assert 'class="said made">b<' in html.document([Part("a", prompt=True), Part("b")])
-
-
-@pytest.mark.parametrize(
-    "points",
-    [
-        [(0, 1.0)],
-        [(0, 1.0), (1, 1.0)],
-        [(0, 0.0), (1, 0.5)],
-        [(0, 1e-6), (1, 1e4)],
-        [(0, -3.0), (10, 3.0)],
-        [(i, math.sin(i)) for i in range(5000)],
-        [(0, 1.0), (1, math.nan), (2, math.inf), (3, 2.0)],
-    ],
-)
-@pytest.mark.parametrize("log_y", [False, True])
-def test_charts_bear_every_curve(points, log_y):
-    chart = html.line_chart([Series("a", points)], title="t", log_y=log_y)
-    if not chart:
-        assert log_y and not any(y > 0 for _, y in points)
-        return
-    check(chart)
-    drawn = re.search(r'<polyline[^>]* points="([^"]+)"', chart)
-    assert drawn
-    pairs = [tuple(map(float, pair.split(","))) for pair in drawn[1].split()]
-    assert 1 <= len(pairs) <= 240
-    assert all(0 <= x <= html.WIDTH and 0 <= y <= html.HEIGHT for x, y in pairs)
-
-
-def test_a_chart_without_points_is_left_out():
-    assert html.line_chart([Series("a", [])], title="t") == ""
-
-
-def test_thinning_keeps_the_mean_and_the_end():
-    points = [(i, float(i % 7)) for i in range(1000)]
-    thin = html.thinned(points, 100)
-    assert len(thin) == 100 and thin[-1][0] == 999
-    assert sum(y for _, y in thin) / 100 == pytest.approx(sum(y for _, y in points) / 1000)
-    assert html.thinned(points[:5], 100) == points[:5]
 
 
 def test_a_gallery_comes_back(tmp_path, gallery):

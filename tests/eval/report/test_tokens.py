@@ -78,7 +78,7 @@ def test_an_image_that_is_cut_short_has_the_codes_that_are_there(document_tokeni
     assert places == [(0, 0), (0, 1), (1, 0)]
 
 
-def test_heat_maps_colour_each_cell_and_leave_the_unknown_grey():
+def test_heat_maps_color_each_cell_and_leave_the_unknown_gray():
     picture = Image.new("RGB", (32, 16), "white")
     found = heat_map(picture, np.array([[0.0, 1.0], [np.nan, 5.0]]), 0, 1)
     assert found.size == (32, 16)
@@ -86,7 +86,7 @@ def test_heat_maps_colour_each_cell_and_leave_the_unknown_grey():
     assert high == above and len({low, high, unknown}) == 3
     assert isinstance(unknown, tuple) and len(set(unknown)) == 1
     assert found.getpixel((15, 7)) == low and found.getpixel((16, 7)) == high
-    with pytest.raises(ValueError, match="has no 3 x 2 equal cells"):
+    with pytest.raises(ValueError, match="32 x 16.* 3 x 2 "):
         heat_map(picture, np.zeros((2, 3)), 0, 1)
     assert legend(40, 4).size == (40, 4)
 
@@ -100,7 +100,7 @@ def test_the_map_of_the_codebook_shows_each_code_once(image_tokenizer: ImageToke
     alone = image_tokenizer.decode(torch.full((1, 3, 3), 7))[0, :, 8:16, 8:16]
     expected = ((alone + 1) * 127.5).clamp(0, 255).round().permute(1, 2, 0).numpy()
     assert np.abs(cell - expected).max() <= 1
-    with pytest.raises(ValueError, match="slot is 1"):
+    with pytest.raises(ValueError, match="slot.*1"):
         codebook_map(image_tokenizer, 1)
 
 

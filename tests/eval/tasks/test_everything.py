@@ -2,12 +2,11 @@
 
 import json
 import math
-from argparse import Namespace
 
 import pytest
 import torch
 
-from earlyfusion.cli import evaluate as commands
+from earlyfusion.cli.main import main
 from earlyfusion.data.render.split import NAME, sentence
 from earlyfusion.eval.tasks.everything import documents, evaluate_bits
 from earlyfusion.eval.tasks.naming import naming_items
@@ -48,8 +47,8 @@ def test_the_command_writes_figures_and_a_page(model, document_tokenizer, tmp_pa
     pytest.importorskip("rapidocr")
     save_model(tmp_path / "model", model, document_tokenizer)
     out, sheet = tmp_path / "lm.json", tmp_path / "lm.html"
-    args = {"limit": 4, "seed": 0, "heights": (16,), "sequences": 20, "sheet": str(sheet)}
-    commands.lm(Namespace(model=str(tmp_path / "model"), out=str(out), **args))
+    options = ["--limit", "4", "--sequences", "20", "--sheet", str(sheet)]
+    assert main(["eval", "lm", str(tmp_path / "model"), "--out", str(out), *options]) == 0
     result = json.loads(out.read_text())
     assert set(result["reading"]) == set(result["views"]) == {"training fonts", "held-out fonts"}
     assert result["views"]["training fonts"]["views"] == 3 and result["best"]["sampling"]["best_of"] == 8

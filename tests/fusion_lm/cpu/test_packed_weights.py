@@ -96,10 +96,7 @@ def test_packed_weights_write_what_the_model_writes(build, weights) -> None:
     plain = build(vocab_size=vocab.size).half().float()
     packed = for_generation(build(vocab_size=vocab.size).half().float(), weights)
     for some in (prompts, prompts[:1]):
-        rows = [
-            generate(model, vocab, some, max_new_tokens=30, text=greedy, image=greedy)
-            for model in (plain, packed)
-        ]
+        rows = [generate(model, vocab, some, max_new_tokens=30, sampling=greedy) for model in (plain, packed)]
         assert [r.tokens.tolist() for r in rows[0]] == [r.tokens.tolist() for r in rows[1]]
 
 

