@@ -34,11 +34,11 @@ def load_resized(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
 def resized(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tuple[FusionLM, int]:
     """Resize ``net``, trained with the tokens of ``old``, for those of ``new``.
 
-    Tokens that mean the same in both keep their rows of embedding and lm_head: roles, numbers of sizes, pieces
-    of text, and codes with the same vector in the codebook. A new piece of text begins with the mean of
-    the pieces that it had (Gee et al., Fast Vocabulary Transfer, arXiv:2402.09977), a new image code with the
-    nearest old one if the codebook was only enlarged, and a new number with the nearest. Rows that have
-    nothing to begin with are random.
+    Tokens that mean the same in both keep their rows of embedding and lm_head: roles, numbers of sizes,
+    pieces of text, and codes with the same vector in the codebook. A new piece of text begins with the mean
+    of the pieces that it had (Gee et al., Fast Vocabulary Transfer, arXiv:2402.09977), a new code with the
+    nearest old one if the codebook was only enlarged, and a new number with the largest old one. Rows that
+    have nothing to begin with are random.
 
     Returns:
         The new network, and how many tokens kept their rows.
