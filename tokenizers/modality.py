@@ -83,37 +83,38 @@ class Codec(Protocol):
         """n, the slots."""
         ...
 
-    def takes(self, segment: Any) -> bool:
+    def takes(self, segment: Any, /) -> bool:
         """Whether ``segment`` of a document is of this modality."""
         ...
 
-    def prepare(self, segment: Any, layout: Layout, *, whole: bool = False, **options: Any) -> "Tensor":
+    def prepare(self, segment: Any, layout: Layout, /, *, whole: bool = False) -> "Tensor":
         """A segment -> an input of ``encode``, without the batch, whose codes fit ``layout``.
+
+        A codec may have more options, such as ``max_side`` of images (``DocumentTokenizer.encode``).
 
         Args:
             segment: What ``takes`` says yes to.
             layout: Its shape or its largest sizes are the limits.
             whole: Nothing may be cut off, as in a question about an image.
-            options: The codec's own, such as ``max_side`` of images.
 
         Raises:
             ValueError: The segment cannot be read.
         """
         ...
 
-    def encode(self, inputs: "Tensor") -> "Tensor":
+    def encode(self, inputs: "Tensor", /) -> "Tensor":
         """Inputs (B, ...) -> codes (B, *shape), or (B, *shape, n) with n > 1 slots; int64."""
         ...
 
-    def decode(self, codes: "Tensor") -> "Tensor":
+    def decode(self, codes: "Tensor", /) -> "Tensor":
         """The inverse of ``encode``, as well as the codec can."""
         ...
 
-    def show(self, decoded: "Tensor") -> Any:
+    def show(self, decoded: "Tensor", /) -> Any:
         """One decoded segment, without the batch, as people use it: an image, a waveform, ..."""
         ...
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, /) -> None:
         """Write the codec's folder."""
         ...
 

@@ -313,7 +313,8 @@ class SharedVocab:
             yield role, token, 1
         for modality in self.modalities:
             if modality.layout is not None and modality.layout.numbers is not None:
-                yield f"numbers of {modality.name}", *modality.layout.numbers
+                start, count = modality.layout.numbers
+                yield f"numbers of {modality.name}", start, count
             for r in modality.ranges:
                 yield modality.name, r.token, r.count
 

@@ -73,7 +73,7 @@ def at_random(size: int, seed: int, scale: float = 5.0) -> Callable[[Tensor], Te
     return lambda seen: scale * torch.randn(size, generator=generator)
 
 
-def tokens_of(vocab: SharedVocab, *parts: int | tuple[int, int], eos: bool = False, cut: int = 0) -> Tensor:
+def tokens_of(vocab: SharedVocab, *parts: int | tuple[int, ...], eos: bool = False, cut: int = 0) -> Tensor:
     """A document: a number is so many text tokens, a pair an image of that grid; less its last `cut`."""
     ids = torch.tensor([i for r in vocab["text"].ranges for i in range(r.id, r.id + r.count)])
     made: list[tuple[str, Tensor]] = []
@@ -114,14 +114,11 @@ def finishable(tokens: list[int], vocab: SharedVocab, limit: int) -> bool:
     except ValueError:
         return False
     start = max(i for i, token in enumerate(tokens) if token == vocab.layout("image").begin)
-    n = vocab["image"].slots
-    if vocab.layout("image").numbers is None:
-        rows, columns = vocab.layout("image").shape or (0, 0)
+    n, layout = vocab["image"].slots, vocab.layout("image")
+    if layout.numbers is None:
+        rows, columns = layout.shape or (0, 0)
         return start + 2 + rows * columns * n <= limit
-    numbers = [token - vocab.layout("image").numbers.start + 1 for token in tokens[start + 1 : start + 3]] + [
-        1,
-        1,
-    ]
+    numbers = [token - layout.numbers.start + 1 for token in tokens[start + 1 : start + 3]] + [1, 1]
     return start + 4 + numbers[0] * numbers[1] * n <= limit
 
 
@@ -166,7 +163,8 @@ def test_what_may_come_next_is_what_can_be_finished(vocab: SharedVocab) -> None:
         images = len(grids_of(torch.tensor(tokens), vocab))  # nothing is cut short at the limit
         assert len(cursor.spans) == images
     with_roles = vocab.size - int((vocab.modality(torch.arange(vocab.size)) == 0).sum())
-    number = vocab.layout("image").numbers.count if vocab.layout("image").numbers else 0
+    numbers = vocab.layout("image").numbers
+    number = numbers.count if numbers else 0
     assert len(everything) >= with_roles + 3 + min(number, 3)
 
 

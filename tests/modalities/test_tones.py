@@ -1,5 +1,6 @@
 """A third modality, sixteen tones: documents, training, generation, inspection; no other file changes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,13 +65,13 @@ def test_tones_are_a_codec_and_an_entry(text_tokenizer, image_tokenizer, vocab, 
     datasets.Dataset.from_list(windows).save_to_disk(str(folder / "train"))
     datasets.Dataset.from_list(windows[:1]).save_to_disk(str(folder / "validation"))
     config = FusionLMConfig(context_length=96, n_layers=1, width=32, n_heads=2, n_kv_heads=1, ffn_width=32)
-    weights, steps = {"tones": 3.0}, {"max_steps": 40, "warmup_steps": 1}
-    settings = LMSettings(tokenizer=str(folder), config=config, lr=2e-2, modality_weights=weights, **steps)
-    data, run = TokenData(str(folder), batch_size=4), tmp_path / "run"
-    trained = fit(FusionLMTraining(settings), data, run, log_every=5, tensorboard=False)
-    curves = read_metrics(run)
+    settings = LMSettings(tokenizer=str(folder), config=config, lr=2e-2, max_steps=40, warmup_steps=1)
+    settings = replace(settings, modality_weights={"tones": 3.0})
+    data = TokenData(str(folder), batch_size=4)
+    trained = fit(FusionLMTraining(settings), data, tmp_path / "run", log_every=5, tensorboard=False)
+    curves = read_metrics(tmp_path / "run")
     assert curves["train/tones"][-1][1] < 0.7 * curves["train/tones"][0][1]
-    assert {"validation/tones", "validation/perplexity/tones"} <= set(curves)
+    assert "validation/perplexity/tones" in curves
 
     model = load_model(trained)
     [[melody]] = sample(model, [["up "]], then="tones", stop_after="tones", sampling={"tones": Sampling(0)})

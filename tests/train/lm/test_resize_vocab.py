@@ -84,13 +84,10 @@ def test_what_means_the_same(old: DocumentTokenizer, new: DocumentTokenizer):
         1,
         3,
     ]
-    assert (
-        new.vocab.layout("image").numbers is not None
-        and old.vocab.layout("image").numbers is not None
-        and new.vocab.sep is not None
-    )
-    assert kept[new.vocab.sep] == -1
-    grid = new.vocab.layout("image").numbers.start
+    numbers = new.vocab.layout("image").numbers
+    assert numbers is not None and old.vocab.layout("image").numbers is not None
+    assert new.vocab.sep is not None and kept[new.vocab.sep] == -1
+    grid = numbers.start
     assert (kept[grid : grid + 12] >= 0).tolist() == [True] * 8 + [False] * 4
     before = {old.text.id_to_piece(i) for i in range(old.text.vocab_size)}
     shared = [i for i in new.text.encode("The cat sees") if new.text.id_to_piece(i) in before]

@@ -60,7 +60,7 @@ class Training(LoggedTraining):
         """``bad``: batches whose loss is NaN; ``high``: those that report 6 nats, the others 2."""
         super().__init__(TrainingSettings(max_steps=max_steps))
         torch.manual_seed(0)
-        self.net = FusionLM(CONFIG)
+        self.net: FusionLM = FusionLM(CONFIG)
         self.optimizer, self.bad, self.absurd, self.high = optimizer, bad, absurd, high
         self.last_loss: Tensor | None = None
         self.skipped = False
