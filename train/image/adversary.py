@@ -134,7 +134,8 @@ class Adversary:
     def discriminator_step(self, images: Tensor, reconstruction: Tensor, step: int) -> dict[str, Tensor]:
         """Teach the discriminator images (B, 3, H, W) from their reconstructions, which get no gradient.
 
-        :returns: figures to log: its loss and the mean logits of both.
+        Returns:
+            Figures to log: its loss and the mean logits of both.
         """
         if not self.active(step):
             return {}
@@ -158,8 +159,11 @@ class Adversary:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What to add to the loss for ``reconstruction`` (B, 3, H, W), and figures to log.
 
-        :param reconstruction_loss: the other losses of the image, whose gradient is the measure.
-        :param last_layer: weight of the decoder's last layer, ``ImageTokenizer.last_layer``.
+        Args:
+            reconstruction: (B, 3, H, W).
+            reconstruction_loss: The other losses of the image, whose gradient sets the scale.
+            last_layer: Weight of the decoder's last layer, ``ImageTokenizer.last_layer``.
+            step: The step; 0 is the first.
         """
         if not self.active(step):
             return reconstruction.new_zeros(()), {}

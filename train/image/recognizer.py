@@ -105,7 +105,9 @@ class Recognizer(nn.Module):
     def load(cls, folder: str | Path) -> Self:
         """Read a folder written by :meth:`save`, strictly, in evaluation mode.
 
-        :raises FileNotFoundError: a file is missing.  :raises ValueError: the files do not fit together.
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: The files do not fit together.
         """
         return load_network(cls, RecognizerConfig, Path(folder), _kind(Path(folder))).eval()
 

@@ -26,7 +26,8 @@ WEIGHTS = "model.safetensors"
 def shell(config: FusionLMConfig) -> FusionLM:
     """The network without its weights (on the device "meta").
 
-    :raises ValueError: it ties embedding and lm_head.
+    Raises:
+        ValueError: The config ties embedding and lm_head.
     """
     if config.tie_embeddings:
         raise ValueError("build_in_shards cannot tie embedding and lm_head: leave one of the two at false")
@@ -89,7 +90,8 @@ def stored(
 ) -> Iterator[tuple[str, Tensor]]:
     """The weights of a model folder, a tensor at a time.
 
-    :raises ValueError: it has another config, another tokenizer, or other tensors.
+    Raises:
+        ValueError: The folder has another config, another tokenizer, or other tensors.
     """
     folder = Path(folder)
     theirs = folder / TOKENIZER

@@ -37,10 +37,11 @@ def grown(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tupl
     Tokens that mean the same in both keep their rows of embedding and lm_head: roles, grid numbers, pieces of
     text, and image codes with the same vector in the codebook. A new piece of text begins with the mean of
     the pieces that it had (Gee et al., Fast Vocabulary Transfer, arXiv:2402.09977), a new image code with the
-    nearest old one, where the codebook was only enlarged, and a new grid number with the nearest. What has
-    nothing to begin with is drawn anew.
+    nearest old one if the codebook was only enlarged, and a new grid number with the nearest. All other rows
+    are random.
 
-    :returns: the new network, and how many tokens kept their rows.
+    Returns:
+        The new network, and the number of tokens that kept their rows.
     """
     kept, begun = kept_tokens(old, new), first_rows(old, new)
     config = replace(net.config, vocab_size=new.vocab.size)

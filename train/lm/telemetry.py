@@ -108,9 +108,11 @@ def max_attention_logit(q: Tensor, k: Tensor, documents: Tensor, used: Tensor) -
     """The largest q·k / sqrt(D) (scalar, float32) over all heads and the pairs that attention looks at: the
     key not after the query, both in one document, the query not padding.
 
-    :param q: (B, H, T, D), and k (B, Hkv, T, D), as attention takes them.
-    :param documents: (B, T), as ``FusionLM.forward`` takes them.
-    :param used: (B, T) bool, False for padding.
+    Args:
+        q: (B, H, T, D), as attention takes it.
+        k: (B, Hkv, T, D).
+        documents: (B, T), as ``Inputs`` has them.
+        used: (B, T) bool, False for padding.
     """
     B, H, T, D = q.shape
     index = torch.arange(T, device=q.device)
@@ -248,9 +250,9 @@ class Telemetry(Callback):
         """The weights before the step that is being measured; None at all others."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew.
-
-        :raises ValueError: the gradients' cosine is asked for, but the weights are sharded.
+        """
+        Raises:
+            ValueError: ``gradient_cosine`` is on, but the weights are sharded.
         """
         self._means, self._before = Means(), None
         if self.gradient_cosine and any(isinstance(p, DTensor) for p in pl_module.parameters()):
@@ -259,20 +261,18 @@ class Telemetry(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Windows to look at."""
         self._batch = batch
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
-        """Look inside the network; once a step, however many batches it accumulates."""
+        # once a step, however many batches it accumulates
         if self.every and (trainer.global_step + 1) % self.every == 0:
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, where the step was made that is being measured."""
         self._batch = None
         if self._before is None:
             return

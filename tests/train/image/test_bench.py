@@ -91,7 +91,7 @@ def test_it_looks_at_the_averaged_weights(
     seen: list[torch.Tensor] = []
     raw: list[torch.Tensor] = []
 
-    def look(net: ImageTokenizer, items: list[Item], readers: list[Knowing]) -> dict[str, Any]:
+    def look(net: ImageTokenizer, items: list[Item], readers: list[Knowing]) -> Any:
         seen.append(net.last_layer.detach().clone())
         return measure(net, items, readers)
 

@@ -90,7 +90,9 @@ def test_what_means_the_same(old: DocumentTokenizer, new: DocumentTokenizer):
         and new.vocab.sep is not None
     )
     assert kept[new.vocab.sep] == -1
-    grid = new.vocab.layout("image").numbers.start
+    numbers = new.vocab.layout("image").numbers
+    assert numbers is not None
+    grid = numbers.start
     assert (kept[grid : grid + 12] >= 0).tolist() == [True] * 8 + [False] * 4
     before = {old.text.id_to_piece(i) for i in range(old.text.vocab_size)}
     shared = [i for i in new.text.encode("The cat sees") if new.text.id_to_piece(i) in before]
