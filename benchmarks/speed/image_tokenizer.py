@@ -270,7 +270,7 @@ def ours(reference: Any) -> tuple[ImageTokenizer, dict[str, Tensor]]:
 
 
 def pictures(size: int) -> Tensor:
-    """One image (1, 3, size, size): soft patches of colour with lines and grain on them."""
+    """One image (1, 3, size, size): soft patches of color with lines and grain on them."""
     generator = torch.Generator().manual_seed(size)
     patches = torch.rand(1, 3, max(2, size // 16), max(2, size // 16), generator=generator) * 2 - 1
     lines = (torch.rand(1, 1, size // 4, size // 4, generator=generator) > 0.8).float()

@@ -68,8 +68,8 @@ def pictures(folder: Path, count: int, side: int) -> Path:
         draw = ImageDraw.Draw(image)
         for _ in range(6):
             x, y = (sorted(rng.randrange(side) for _ in range(2)) for _ in range(2))
-            colour = tuple(rng.randrange(256) for _ in range(3))
-            draw.rectangle((x[0], y[0], x[1], y[1]), fill=colour)
+            color = tuple(rng.randrange(256) for _ in range(3))
+            draw.rectangle((x[0], y[0], x[1], y[1]), fill=color)
         stored = io.BytesIO()
         image.save(stored, "PNG")
         rows["image"].append({"bytes": stored.getvalue(), "path": None})

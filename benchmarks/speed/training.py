@@ -192,7 +192,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def networks(config: FusionLMConfig, args: argparse.Namespace) -> tuple[Side, Side]:
-    """Ours and theirs with the same random weights, and an optimiser each."""
+    """Ours and theirs with the same random weights, and an optimizer each."""
     theirs = chameleon(config).to(args.device)
 
     def their_loss(batch: Batch, _z_loss: float) -> Tensor:

@@ -117,7 +117,7 @@ class _Sheet:
     """A mask of ink to write on, and the boxes written so far."""
 
     def __init__(self, size: tuple[int, int], font: Font, em: float, angle: float = 0.0) -> None:
-        """:param angle: degrees by which it will be turned: a margin is kept, so that no ink leaves it."""
+        """``angle``: degrees by which the sheet will be turned; a margin keeps the ink inside."""
         self.size, self.font, self.em = size, font, em
         height, width = size
         sine = abs(math.sin(math.radians(angle)))

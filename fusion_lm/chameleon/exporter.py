@@ -128,7 +128,7 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
         if name not in names:
             special[name] = names[name] = max(vocab.size, max(names.values()) + 1)
     value["model"]["vocab"] |= special
-    added = list(value.get("added_tokens") or ())
+    added: list[dict[str, Any]] = list(value.get("added_tokens") or ())
     known = {token["content"] for token in added}
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     for name, token in sorted(special.items(), key=lambda item: item[1]):

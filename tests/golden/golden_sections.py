@@ -417,6 +417,7 @@ def shards(work: Path) -> Parts:
     """What ``prepare`` makes of small data sets of every shape."""
     parts: Parts = {"shards": {}, "prepared": {}, "prepared files": {}, "prepare keys": {}}
     write_tokenizers()
+    Path("packaged").symlink_to(ef.packaged_model())  # keys hold the names of folders
     for name, settings in prepare_cases().items():
         _prepare(parts, name, settings)
     return parts
@@ -506,7 +507,7 @@ def prepare_cases() -> dict[str, dict[str, Any]]:
             "policy": "pad",
         },
         "streamed": {**own, **small, "documents": streamed, "streaming": True, "order": "both"},
-        "packaged model": {**small, "documents": pairs, "model": str(ef.packaged_model()), "order": "both"}
+        "packaged model": {**small, "documents": pairs, "model": "packaged", "order": "both"}
         | {"context_length": 256},
     }
 

@@ -5,9 +5,9 @@
     python tests/golden/record.py --compare /wt/old-record /wt/new-record
 
 --tree is the folder that holds a checkout called `earlyfusion`, or a checkout of any name. Each section runs
-in a process of its own that can import that tree alone. --sections takes some of them; the others of a record
-stay. Two trees agree when each part is exact; --tolerance allows floats to differ by so much. A record
-belongs to its machine: floats, and codes that hang on them, differ from one to another.
+in a process of its own that can import that tree alone. --sections takes some of them, to record (the others
+of a record stay) or to compare. Two trees agree when each part is exact; --tolerance allows floats to differ
+by so much. A record belongs to its machine: floats, and codes that hang on them, differ from one to another.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,16 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=0.0, help="of floats; default: none")
     parser.add_argument("--section", help=argparse.SUPPRESS)  # of the process that records it
     args = parser.parse_args()
+    sections = args.sections.split(",")
+    if unknown := [name for name in sections if name not in NAMES]:
+        parser.error(f"unknown section {unknown[0]!r}; known are {', '.join(NAMES)}")
     if args.compare:
         first, second = args.compare
-        return compare(first, second, args.tolerance)
+        return compare(first, second, args.tolerance, sections)
     if args.section:
         return record_section(args.section, args.out)
     if args.tree is None or args.out is None:
         parser.error("give --tree and --out, or --compare A B")
-    sections = args.sections.split(",")
-    if unknown := [name for name in sections if name not in NAMES]:
-        parser.error(f"unknown section {unknown[0]!r}; known are {', '.join(NAMES)}")
     return record(args.tree.resolve(), args.out.resolve(), sections)
 
 
@@ -70,7 +71,8 @@ def record(tree: Path, out: Path, sections: list[str]) -> int:
     failed = []
     with tempfile.TemporaryDirectory(prefix="golden-") as scratch:
         checkout, environment = alone(tree, scratch)
-        about |= {"tree": str(checkout), "commit": commit_of(checkout), "python": sys.version.split()[0]}
+        about |= {"tree": str(checkout), "python": sys.version.split()[0]}
+        commit = commit_of(checkout)
         for name in sections:
             work = Path(scratch) / f"{name}-work"
             work.mkdir()
@@ -80,7 +82,8 @@ def record(tree: Path, out: Path, sections: list[str]) -> int:
             seconds = round(time.perf_counter() - began, 1)
             cpu = round(_cpu_seconds() - cpu, 1)
             print(f"{name}: {'FAILED' if code else 'recorded'} in {seconds} s, {cpu} s of a CPU", flush=True)
-            about["sections"][name] = {"seconds": seconds, "cpu_seconds": cpu, "failed": bool(code)}
+            times = {"seconds": seconds, "cpu_seconds": cpu}
+            about["sections"][name] = {**times, "commit": commit, "failed": bool(code)}
             failed += [name] if code else []
             shutil.rmtree(work, ignore_errors=True)
             (out / ABOUT).write_text(json.dumps(about, indent=1))
@@ -188,16 +191,15 @@ def write_part(stem: Path, values: dict[str, Any]) -> None:
 # comparing
 
 
-def compare(a: Path, b: Path, tolerance: float = 0.0) -> int:
+def compare(a: Path, b: Path, tolerance: float = 0.0, sections: Sequence[str] = NAMES) -> int:
     """Print a line for each part; 1 where one differs or is missing."""
     abouts = [json.loads((folder / ABOUT).read_text()) for folder in (a, b)]
     for folder, about in zip((a, b), abouts):
-        print(f"{folder}: {about['tree']}, commit {about['commit']}")
+        commits = {run["commit"]: None for name, run in about["sections"].items() if name in sections}
+        print(f"{folder}: {about['tree']}, commit {', '.join(commits) or 'unknown: nothing was recorded'}")
     different = 0
-    for section in NAMES:
+    for section in sections:
         runs = [about["sections"].get(section) for about in abouts]
-        if all(run is None for run in runs):
-            continue
         if any(run is None or run["failed"] for run in runs):
             print(f"{section}: MISSING or failed in one of the records")
             different += 1

@@ -167,10 +167,14 @@ def test_other_settings_than_the_checkpoints_are_refused(
 def write_record(folder: Path, **arrays: np.ndarray) -> Path:
     """A record of one section."""
     folder.mkdir()
-    about = {"tree": "x", "commit": "y", "sections": {"documents": {"failed": False}}}
+    about = {"tree": "x", "sections": {"documents": {"commit": "y", "failed": False}}}
     (folder / "about.json").write_text(json.dumps(about))
     record.write_part(folder / "documents--scores", {**arrays, "one": {"tokens": [1, 2, 3]}})
     return folder
+
+
+def compare(a: Path, b: Path, tolerance: float = 0.0) -> int:
+    return record.compare(a, b, tolerance, ["documents"])
 
 
 def test_records_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,23 +183,26 @@ def test_records_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     same = write_record(tmp_path / "same", x=ones)
     near = write_record(tmp_path / "near", x=ones + np.array([0, 1e-6, 0], np.float32))
     more = write_record(tmp_path / "more", x=ones, y=ones)
-    assert record.compare(a, same) == 0
+    assert compare(a, same) == 0
     assert "exact" in capsys.readouterr().out
-    assert record.compare(a, near) == 1
+    assert compare(a, near) == 1
     assert "x: 1 of 3 differ, first at [1]: 1.0 and 1.00000" in capsys.readouterr().out
-    assert record.compare(a, near, tolerance=1e-5) == 0
+    assert compare(a, near, tolerance=1e-5) == 0
     assert "within 1e-05, at most" in capsys.readouterr().out
-    assert record.compare(a, more, tolerance=1) == 1
+    assert compare(a, more, tolerance=1) == 1
     assert "y: only in B" in capsys.readouterr().out
     about = json.loads((same / "about.json").read_text())
-    (same / "about.json").write_text(json.dumps({**about, "sections": {"documents": {"failed": True}}}))
-    assert record.compare(a, same) == 1
+    (same / "about.json").write_text(
+        json.dumps({**about, "sections": {"documents": {"commit": "y", "failed": True}}})
+    )
+    assert compare(a, same) == 1
+    assert record.compare(a, a) == 1  # the other sections are in neither
 
 
 def test_tokens_have_no_tolerance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = write_record(tmp_path / "a"), write_record(tmp_path / "b")
     record.write_part(b / "documents--scores", {"one": {"tokens": [1, 2, 4]}})
-    assert record.compare(a, b, tolerance=10) == 1
+    assert compare(a, b, tolerance=10) == 1
     assert "one/tokens: lengths 3 and 3, first at 2: 3 and 4" in capsys.readouterr().out
 
 

@@ -160,10 +160,10 @@ class Adversary:
         """What to add to the loss for ``reconstruction`` (B, 3, H, W), and figures to log.
 
         Args:
-            reconstruction: (B, 3, H, W).
-            reconstruction_loss: The other losses of the image, whose gradient sets the scale.
+            reconstruction: The decoder's output.
+            reconstruction_loss: The other losses of the image; their gradient scales this one.
             last_layer: Weight of the decoder's last layer, ``ImageTokenizer.last_layer``.
-            step: The step; 0 is the first.
+            step: The training step, from 0.
         """
         if not self.active(step):
             return reconstruction.new_zeros(()), {}

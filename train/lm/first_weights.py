@@ -1,6 +1,6 @@
-"""The weights that a training of the transformer begins with.
+"""Initial weights of the transformer.
 
-Where each process keeps a shard of them (FSDP2), they can be made a part at a time: otherwise every process
+If each process keeps a shard of them (FSDP2), they can be made a part at a time: otherwise every process
 makes the whole network first, 4 bytes a parameter, and eight processes of a 34B on one machine would want
 1.1 TB for that moment. ``shell`` and ``fill`` hold embedding and lm_head, or a block, beside the shards.
 """
@@ -91,7 +91,7 @@ def stored(
     """The weights of a model folder, a tensor at a time.
 
     Raises:
-        ValueError: The folder has another config, another tokenizer, or other tensors.
+        ValueError: The config, the tokenizer or the tensors differ.
     """
     folder = Path(folder)
     theirs = folder / TOKENIZER

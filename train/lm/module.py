@@ -24,7 +24,7 @@ from .data import TokenData
 from .first_weights import drawn, fill, shell, start_from_codebook, stored
 from .lora import adapt, merged, trained_names
 from .muon import muon
-from .resize_vocab import load_grown
+from .resize_vocab import load_resized
 from .settings import LMSettings, weight_tensor
 from .sharding import is_sharded, shard, whole_net
 from .targets import drop_conditions, share_of_all, targets_of, weighted_mean, window_loss
@@ -61,7 +61,7 @@ class FusionLMTraining(LoggedTraining):
         if settings.build_in_shards:
             pass  # their weights come with configure_model
         elif settings.init_from is not None:
-            net = load_grown(settings.init_from, folder)
+            net = load_resized(settings.init_from, folder)
             check_config(settings.init_from, net.config, self.config)
             self.net.load_state_dict(net.state_dict())
         else:

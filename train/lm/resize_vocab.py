@@ -17,13 +17,13 @@ from ...tokenizers.same_tokens import (
 )
 
 
-def load_grown(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
-    """The transformer of a model folder, for other tokens if it has others; that is then told."""
+def load_resized(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
+    """Load a model folder's transformer, resized if its vocabulary differs (prints a notice)."""
     net, theirs = FusionLM.load(folder), Path(folder) / TOKENIZER
     if not theirs.is_dir() or same_tokens(theirs, tokenizer_folder):
         return net
     old, new = DocumentTokenizer.load(theirs), DocumentTokenizer.load(tokenizer_folder)
-    larger, kept = grown(net, old, new)
+    larger, kept = resized(net, old, new)
     print(
         f"{folder} has another tokenizer: {kept:,} of its {old.vocab.size:,} tokens keep their rows, "
         f"{new.vocab.size - kept:,} of {new.vocab.size:,} are new"
@@ -31,17 +31,17 @@ def load_grown(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
     return larger
 
 
-def grown(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tuple[FusionLM, int]:
-    """``net``, trained with ``old``, for the tokens of ``new``.
+def resized(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tuple[FusionLM, int]:
+    """Resize ``net``, trained with the tokens of ``old``, for those of ``new``.
 
-    Tokens that mean the same in both keep their rows of embedding and lm_head: roles, grid numbers, pieces of
-    text, and image codes with the same vector in the codebook. A new piece of text begins with the mean of
-    the pieces that it had (Gee et al., Fast Vocabulary Transfer, arXiv:2402.09977), a new image code with the
-    nearest old one if the codebook was only enlarged, and a new grid number with the nearest. All other rows
-    are random.
+    Tokens that mean the same in both keep their rows of embedding and lm_head: roles, numbers of sizes,
+    pieces of text, and codes with the same vector in the codebook. A new piece of text begins with the mean
+    of the pieces that it had (Gee et al., Fast Vocabulary Transfer, arXiv:2402.09977), a new code with the
+    nearest old one if the codebook was only enlarged, and a new number with the largest old one. Rows that
+    have nothing to begin with are random.
 
     Returns:
-        The new network, and the number of tokens that kept their rows.
+        The new network, and how many tokens kept their rows.
     """
     kept, begun = kept_tokens(old, new), first_rows(old, new)
     config = replace(net.config, vocab_size=new.vocab.size)

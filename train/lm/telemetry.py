@@ -111,7 +111,7 @@ def max_attention_logit(q: Tensor, k: Tensor, documents: Tensor, used: Tensor) -
     Args:
         q: (B, H, T, D), as attention takes it.
         k: (B, Hkv, T, D).
-        documents: (B, T), as ``Inputs`` has them.
+        documents: (B, T), as in ``Inputs``.
         used: (B, T) bool, False for padding.
     """
     B, H, T, D = q.shape
@@ -250,10 +250,7 @@ class Telemetry(Callback):
         """The weights before the step that is being measured; None at all others."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """
-        Raises:
-            ValueError: ``gradient_cosine`` is on, but the weights are sharded.
-        """
+        """Raises ValueError if the gradients' cosine is requested and the weights are sharded."""
         self._means, self._before = Means(), None
         if self.gradient_cosine and any(isinstance(p, DTensor) for p in pl_module.parameters()):
             raise ValueError("gradient_cosine does not work with FSDP's sharded weights: set it to false")
@@ -261,18 +258,20 @@ class Telemetry(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        """Windows to look at."""
         self._batch = batch
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
-        # once a step, however many batches it accumulates
+        """Look inside the network; once a step, however many batches it accumulates."""
         if self.every and (trainer.global_step + 1) % self.every == 0:
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Log, where the step was made that is being measured."""
         self._batch = None
         if self._before is None:
             return

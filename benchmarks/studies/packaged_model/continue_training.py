@@ -4,7 +4,7 @@
     python benchmarks/studies/packaged_model/continue_training.py --run runs/long --out runs/long-more
 
 Takes the documents of the long budget's corpus without those that name a picture, prepares them, and goes on
-training with the model's weights and a fresh optimiser: half of the windows are theirs, half the whole
+training with the model's weights and a fresh optimizer: half of the windows are theirs, half the whole
 corpus'. OUT/run/model is then pretrained/openmoji-words, but for float16. About 80 minutes of two cores.
 """
 

@@ -72,8 +72,8 @@ STRAY: tuple[Any, ...] = (
 def picture(rng: random.Random) -> Image.Image:
     """A small drawing, in one of several kinds of pixels."""
     image = Image.new("RGB", (rng.choice((16, 24, 40)), rng.choice((16, 32))), "white")
-    colour = tuple(rng.randrange(256) for _ in range(3))
-    ImageDraw.Draw(image).rectangle((rng.randrange(8), rng.randrange(8), 12, 12), fill=colour)
+    color = tuple(rng.randrange(256) for _ in range(3))
+    ImageDraw.Draw(image).rectangle((rng.randrange(8), rng.randrange(8), 12, 12), fill=color)
     return image
 
 

@@ -4,7 +4,7 @@
 
 Each job (prepare; the training of the image tokenizer; that of the transformer) runs once without a stop.
 Each trial runs one of them from nothing, kills it, runs the same command again, and compares everything that
-is left with the run without a stop, to the bit: shards and their record; weights, optimiser, schedule, random
+is left with the run without a stop, to the bit: shards and their record; weights, optimizer, schedule, random
 states and loader in the checkpoint; the model folder; the curves but for the speed; the sheets of samples.
 
 Half of the kills come at a moment drawn uniformly over the time of the run without a stop; the other half in
@@ -60,10 +60,10 @@ def documents(folder: Path, count: int = 400) -> None:
     rows: dict[str, list[Any]] = {"image": [], "text": []}
     for number in range(count):
         image = PilImage.new("RGB", ((16, 24, 40)[number % 3], 16), "white")
-        colour = tuple(rng.randrange(256) for _ in range(3))
-        ImageDraw.Draw(image).rectangle((rng.randrange(8), rng.randrange(8), 12, 12), fill=colour)
+        color = tuple(rng.randrange(256) for _ in range(3))
+        ImageDraw.Draw(image).rectangle((rng.randrange(8), rng.randrange(8), 12, 12), fill=color)
         rows["image"].append(image)
-        rows["text"].append(f"number {number}, a box of the colour {colour}")
+        rows["text"].append(f"number {number}, a box of the colour {color}")
     Dataset.from_dict(rows, Features(image=Image(), text=Value("string"))).save_to_disk(str(folder))
 
 

@@ -78,7 +78,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What a row is recognised by."""
+        """What a row is recognized by."""
         return f"{self.recipe}, {self.stream}, lr {self.lr:g}, seed {self.seed}"
 
     @property

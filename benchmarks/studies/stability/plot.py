@@ -126,16 +126,16 @@ def _sweep(panel: Any, sweep: Sweep | None, recipe: str) -> None:
     panel.set_xscale("log")
     if sweep is None:
         return
-    colour, marker = LOOK[recipe]
+    color, marker = LOOK[recipe]
     by_seed = [sweep.losses(seed) for seed in sweep.seeds]
     by_rate = [spread([losses[lr] for losses in by_seed if lr in losses]) for lr in sweep.rates]
     low, mean, high = zip(*by_rate, strict=True)
     sensitivity = told(sweep.over_seeds(sweep.sensitivity))
     label = f"{recipe}: {sensitivity}" if sensitivity else recipe
     wide = 1.8 if recipe in (PLAIN, DEFAULT) else 1.1
-    panel.plot(sweep.rates, mean, color=colour, marker=marker, markersize=4, linewidth=wide, label=label)
+    panel.plot(sweep.rates, mean, color=color, marker=marker, markersize=4, linewidth=wide, label=label)
     if len(by_seed) > 1:
-        panel.fill_between(sweep.rates, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.fill_between(sweep.rates, low, high, color=color, alpha=0.15, linewidth=0)
     panel.grid(color=PALE, linewidth=0.5)
 
 
@@ -154,7 +154,7 @@ def draw_streams(curves: dict[tuple[str, str, float], list[Point]], path: Path) 
 def _grid_of_curves(
     curves: dict[tuple[str, str, float], list[Point]], lines: dict[str, tuple[str, str, str]], path: Path
 ) -> None:
-    """``lines``: label -> (colour, recipe, stream)."""
+    """``lines``: label -> (color, recipe, stream)."""
     shape = len(CURVES), len(SHOWN_RATES)
     figure, panels = plt.subplots(*shape, figsize=(9.5, 8.5), sharex=True, sharey="row", layout="constrained")
     for column, lr in enumerate(SHOWN_RATES):
@@ -167,10 +167,10 @@ def _grid_of_curves(
                 panel.set_yscale("log")
             if column == 0:
                 panel.set_ylabel(TITLES[name])
-            for label, (colour, recipe, stream) in lines.items():
+            for label, (color, recipe, stream) in lines.items():
                 points = [p for p in curves.get((recipe, stream, lr), []) if math.isfinite(p[name])]
                 xs, ys = [p["step"] for p in points], [p[name] for p in points]
-                panel.plot(xs, ys, color=colour, linewidth=1.2, label=label)
+                panel.plot(xs, ys, color=color, linewidth=1.2, label=label)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines))
     _save(figure, path)
 

@@ -1,4 +1,4 @@
-"""The curves of a training with the adversarial loss, beside one without it: does it destabilise?
+"""The curves of a training with the adversarial loss, beside one without it: does it destabilize?
 
 .venv/bin/python benchmarks/studies/tokenizer/adversary.py RUN_WITH RUN_WITHOUT
 """
@@ -24,7 +24,7 @@ PANELS = {
 
 
 def draw(with_it: Path, without: Path, out: Path) -> None:
-    """Six panels, steps to the right; the run without the loss in grey."""
+    """Six panels, steps to the right; the run without the loss in gray."""
     runs = {"with": read_metrics(with_it), "without": read_metrics(without)}
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.5), constrained_layout=True)
     for panel, (title, names) in zip(axes.flat, PANELS.items(), strict=True):

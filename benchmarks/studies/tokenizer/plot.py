@@ -46,7 +46,7 @@ FAMILIES = {
     "several codes per position": ("#138a72", "D"),
     "ceilings": ("#5a5a5a", "X"),
 }
-"""Colour and marker of each family; the markers tell them apart in grey, too."""
+"""Color and marker of each family; the markers tell them apart in gray, too."""
 INK, PALE = "#222222", "#d9d9d9"
 DASHES = (0, (4, 3))
 STYLE: Any = {
@@ -189,8 +189,8 @@ def draw_rate_fidelity(recipes: list[Recipe], path: Path) -> None:
         _draw_panel(figure, panel, [recipe for recipe in recipes if recipe.values(column)], column)
     shown = {recipe.family for recipe in recipes}
     handles = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6, label=family)
-        for family, (colour, marker) in FAMILIES.items()
+        Line2D([], [], color=color, marker=marker, linestyle="", markersize=6, label=family)
+        for family, (color, marker) in FAMILIES.items()
         if family in shown
     ]
     figure.legend(handles=handles, loc="upper center", ncols=5, frameon=False, handletextpad=0.2)
@@ -217,26 +217,26 @@ def _draw_panel(figure: Any, panel: Any, recipes: list[Recipe], column: str) -> 
     places = _side_by_side(panel, [one for one in recipes if one.rated], on_curve, column)
     taken: list[Bbox] = []
     for recipe in recipes:
-        colour, marker = FAMILIES[recipe.family]
+        color, marker = FAMILIES[recipe.family]
         low, mean, high = (100 * v for v in _spread(recipe.values(column)))
         if recipe.name not in places:
-            panel.axhline(mean, color=colour, linewidth=1, linestyle=DASHES, zorder=1)
+            panel.axhline(mean, color=color, linewidth=1, linestyle=DASHES, zorder=1)
             taken.append(_box(panel, panel.get_xlim()[0], mean, panel.get_xlim()[1], mean, 1))
             continue
         x = places[recipe.name]
         single = len(recipe.rows) == 1 and recipe.family != "ceilings"
-        style = {"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.7}
+        style = {"color": color, "markeredgecolor": "white", "markeredgewidth": 0.7}
         style["zorder"] = 2.8 if recipe.family == "ceilings" else 3
         panel.plot([x], [mean], marker, markersize=5 if single else 7, **style)
         if high > low:
-            bar = {"ecolor": colour, "elinewidth": 1.4, "capsize": 3.5, "capthick": 1.4, "zorder": 2.5}
+            bar = {"ecolor": color, "elinewidth": 1.4, "capsize": 3.5, "capthick": 1.4, "zorder": 2.5}
             panel.errorbar(x, mean, [[mean - low], [high - mean]], fmt="none", **bar)
         taken.append(_box(panel, x, low, x, high, 5))
     for members in curves.values():
-        colour = FAMILIES[members[0].family][0]
+        color = FAMILIES[members[0].family][0]
         line = [(places[one.name], 100 * one.mean(column)) for one in members]
         dashes = DASHES if members[0].family == "ceilings" else "-"
-        panel.plot(*zip(*line, strict=True), color=colour, lw=1.4, linestyle=dashes, alpha=0.75, zorder=2)
+        panel.plot(*zip(*line, strict=True), color=color, lw=1.4, linestyle=dashes, alpha=0.75, zorder=2)
         for (x0, y0), (x1, y1) in zip(line, line[1:], strict=False):
             steps = [i / 24 for i in range(25)]
             points = [(x0 ** (1 - t) * x1**t, y0 + (y1 - y0) * t) for t in steps]
@@ -246,7 +246,7 @@ def _draw_panel(figure: Any, panel: Any, recipes: list[Recipe], column: str) -> 
         label, anchors = recipe.name, [recipe]
         if recipe.curve in curves:  # named once, at its upper end if there is room
             label, anchors = recipe.curve, curves[recipe.curve][::-1]
-        if label in told or recipe.parts == {"plain"}:  # trials of its learning rate: the colour says enough
+        if label in told or recipe.parts == {"plain"}:  # trials of its learning rate: the color says enough
             continue
         told.add(label)
         left: float = panel.get_xlim()[0]
@@ -334,7 +334,7 @@ def draw_ladder(recipes: list[Recipe], path: Path) -> None:
     """T-ACC of both readers, a pair of bars a recipe, the first one on top, a dot a seed."""
     figure, axes = plt.subplots(figsize=(9, 0.9 + 0.56 * len(recipes)), layout="constrained")
     highest = 0.0
-    for reader, colour, shift in zip(READERS, ("#4a7fb0", "#b3cee6"), (-0.19, 0.19), strict=True):
+    for reader, color, shift in zip(READERS, ("#4a7fb0", "#b3cee6"), (-0.19, 0.19), strict=True):
         for place, recipe in enumerate(recipes):
             values = [100 * value for value in recipe.values(f"{reader}_t_acc")]
             if not values:
@@ -342,7 +342,7 @@ def draw_ladder(recipes: list[Recipe], path: Path) -> None:
             low, mean, high = _spread(values)
             y = place + shift
             highest = max(highest, high)
-            axes.barh(y, mean, 0.36, color=colour, label=reader if place == 0 else None)
+            axes.barh(y, mean, 0.36, color=color, label=reader if place == 0 else None)
             if len(values) > 1:
                 axes.hlines(y, low, high, color=INK, linewidth=1)
                 axes.plot(values, [y] * len(values), "o", color="white", markeredgecolor=INK, markersize=3.5)

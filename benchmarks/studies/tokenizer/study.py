@@ -4,13 +4,13 @@
     .venv/bin/python benchmarks/studies/tokenizer/study.py ceilings
     .venv/bin/python benchmarks/studies/tokenizer/study.py plot --best ours
 
-``run`` renders the training images and trains the two recognisers once, then trains and measures one cell
+``run`` renders the training images and trains the two recognizers once, then trains and measures one cell
 after another, each in a process with one thread, and adds a row to cells.csv as each one ends; a cell whose
 row is there is passed over, so a stopped study goes on. ``plot`` draws the figures and prints the means.
 
 - Equal compute: every cell takes as many steps as fit into the same floating-point operations of forward and
   backward, those of its losses included, counted by torch on its own networks. CPU seconds are reported too.
-- Selection: learning rates and codebooks are chosen by ``select_cer``, the errors of a recogniser of our own
+- Selection: learning rates and codebooks are chosen by ``select_cer``, the errors of our own recognizer
   (trained with another seed than the one in the text-aware loss) on 400 validation images in training fonts.
 - Measurement: rapidocr and tesseract on held-out words, random strings and lines in held-out fonts (the
   built-in suite); neither trains or selects anything.
@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What a row is recognised by."""
+        """What a row is recognized by."""
         return f"{self.name}, seed {self.seed}"
 
 
@@ -63,7 +63,7 @@ PLAIN: dict[str, Any] = {
     "codebook_dim": 16,
     "codebook_decay": 0.95,
 }
-"""The plain recipe: one VQ codebook, L1 + MSE, quantised from the first step."""
+"""The plain recipe: one VQ codebook, L1 + MSE, quantized from the first step."""
 OURS: dict[str, Any] = {
     **PLAIN,
     "quantizer": "cosine",
@@ -138,7 +138,7 @@ def cells() -> list[Cell]:
 
 
 def prepare(out: Path) -> None:
-    """Training images and recognisers, once."""
+    """Training images and recognizers, once."""
     run = [sys.executable, "-m", "earlyfusion.cli.main"]
     if not (out / "text").is_dir():
         options = ["--kinds", ",".join(KINDS), "--count", str(TEXT_IMAGES), "--size", "32x128"]
@@ -233,7 +233,7 @@ _CONFIG_COLUMNS = (
 
 
 def operations_of_a_step(training: Any, share_of_adversary: float = 0.0) -> float:
-    """Operations of one quantised step on a batch, forwards and backwards, as torch counts them.
+    """Operations of one quantized step on a batch, forwards and backwards, as torch counts them.
 
     :param share_of_adversary: part of the steps in which the adversary works, if there is one.
     """
@@ -260,7 +260,7 @@ def operations_of_a_step(training: Any, share_of_adversary: float = 0.0) -> floa
 
 
 def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
-    """What the two readers make of the suite, and our own recogniser of the validation images."""
+    """What the two readers make of the suite, and our own recognizer on the validation images."""
     from datasets import load_from_disk
 
     from earlyfusion.data.strips import Strips

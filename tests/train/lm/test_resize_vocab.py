@@ -14,7 +14,7 @@ from earlyfusion.tokenizers.same_tokens import kept_tokens, same_tokens
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import FusionLMTraining
-from earlyfusion.train.lm.resize_vocab import grown
+from earlyfusion.train.lm.resize_vocab import resized
 from earlyfusion.train.lm.settings import LMSettings
 
 CONFIG = ImageTokenizerConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=32, codebook_dim=4)
@@ -65,7 +65,7 @@ def network(vocab: SharedVocab, **more) -> FusionLM:
 @pytest.mark.parametrize("tied", [False, True])
 def test_documents_of_the_old_tokens_have_the_old_logits(old, new, tied: bool):
     net = network(old.vocab, tie_embeddings=tied)
-    larger, count = grown(net, old, new)
+    larger, count = resized(net, old, new)
     kept = kept_tokens(old, new)
     assert larger.config.vocab_size == new.vocab.size
     assert count == int((kept >= 0).sum())
@@ -108,7 +108,7 @@ def test_what_means_the_same(old: DocumentTokenizer, new: DocumentTokenizer):
 
 def test_new_pieces_begin_with_the_mean_of_their_old_ones(old: DocumentTokenizer, new: DocumentTokenizer):
     net = network(old.vocab)
-    larger, _ = grown(net, old, new)
+    larger, _ = resized(net, old, new)
     kept = kept_tokens(old, new)
     found = 0
     for i in range(new.text.vocab_size):
