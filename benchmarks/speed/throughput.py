@@ -5,7 +5,7 @@
 - prepare beside the bare image tokenizer: images/s of prepare (reading, decoding PNG, encoding, packing,
   writing), from its first shard to its last, over those of ``DocumentTokenizer.encode_images`` on the same
   pixels, which are in memory; with one process of all threads, and with a process for each thread.
-- the loader beside the training: tokens/s of the loader alone over those of ``fit_lm`` on the same windows.
+- the loader beside the training: tokens/s of the loader alone over those of ``fit`` on the same windows.
 - memory: the resident size of the process over many epochs of the loader, and over a long prepare.
 - cost: seconds of prepare from a thousand to a million documents of text.
 

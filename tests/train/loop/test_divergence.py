@@ -60,8 +60,8 @@ class Training(LoggedTraining):
         """``bad``: batches whose loss is NaN; ``high``: those that report 6 nats, the others 2."""
         super().__init__(TrainingSettings(max_steps=max_steps))
         torch.manual_seed(0)
-        self.net: FusionLM = FusionLM(CONFIG)
-        self.optimizer, self.bad, self.absurd, self.high = optimizer, bad, absurd, high
+        self.net = FusionLM(CONFIG)
+        self.made_by, self.bad, self.absurd, self.high = OPTIMIZERS[optimizer], bad, absurd, high
         self.last_loss: Tensor | None = None
         self.skipped = False
 
@@ -81,7 +81,7 @@ class Training(LoggedTraining):
         self.grad_norm, self.skipped = clip_or_skip(self.net.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        optimizer = OPTIMIZERS[self.optimizer](self.net)
+        optimizer = self.made_by(self.net)
         if not self.absurd:
             return optimizer
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < HEALTHY else 300.0)
