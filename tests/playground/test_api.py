@@ -49,7 +49,7 @@ def test_what_is_composed_is_what_the_python_api_samples(client: Any, model: Mod
 
     prompt = ["A red apple:"]
     at = Sampling(temperature=0.7)
-    expected = sample(model, [prompt, prompt], text=at, image=at, seed=5)
+    expected = sample(model, [prompt, prompt], sampling=at, seed=5)
     assert len(got) == 2
     for document, segments in zip(got, expected):
         assert document["stop"] == "eos"

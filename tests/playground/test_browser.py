@@ -262,7 +262,7 @@ def test_what_the_script_lets_pass_the_server_refuses(visit: Open):
         bad,
     )
     page.click("#generate")
-    page.wait_for_selector("#answer .refused:has-text('picture')")
+    page.wait_for_selector("#answer .refused:has-text('truncated')")
     page.click("[data-clear]")
     page.click("#compose-prompt .prompt")
     page.keyboard.type("long " * 60)
