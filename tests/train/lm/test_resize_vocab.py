@@ -137,7 +137,11 @@ def test_another_decoder_is_no_other_tokenizer(old: DocumentTokenizer, tmp_path:
     assert capsys.readouterr().out == ""
     for name, weight in net.state_dict().items():
         assert torch.equal(module.net.state_dict()[name], weight)
-    turned = replace(old.vocab, scan="columns")  # the same numbers, read in another order
+    modalities = tuple(
+        replace(one, layout=one.layout and replace(one.layout, scan="columns"))
+        for one in old.vocab.modalities
+    )
+    turned = replace(old.vocab, modalities=modalities)  # the same numbers, read in another order
     DocumentTokenizer(turned, text=old.text, image=old.image).save(tmp_path / "turned")
     assert not same_tokens(tmp_path / "turned", tmp_path / "model" / "tokenizer")
 
