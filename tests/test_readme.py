@@ -355,11 +355,14 @@ def test_its_tree_is_the_tree(block: Block) -> None:
     assert folders <= named, f"not in the tree: {folders - named}"
 
 
-def test_its_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)\s]+)\)", README) + re.findall(r"<img[^>]*\ssrc=\"([^\"]+)\"", README)
+@pytest.mark.parametrize(
+    ("page", "text"), [("README.md", README), *((f"docs/{n}", x) for n, x in DOCS.items())]
+)
+def test_links_lead_somewhere(page: str, text: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"<img[^>]*\ssrc=\"([^\"]+)\"", text)
     for link in links:
         if not re.match(r"[a-z]+:|#", link):
-            assert (ROOT / link.partition("#")[0]).exists(), link
+            assert ((ROOT / page).parent / link.partition("#")[0]).exists(), link
 
 
 # Python
@@ -378,6 +381,11 @@ def test_its_python_runs(block: Block, model_folder: Path, photo, tmp_path: Path
         elif path.suffix in IMAGES:
             save(photo, path)
     exec(code, {"__name__": "__main__"})
+
+
+def test_the_python_of_the_architecture_page_runs() -> None:
+    [code] = [block.text for block in blocks(DOCS["architecture.md"]) if block.language == "python"]
+    exec(compile(code, "docs/architecture.md", "exec"), {})
 
 
 # the tests of these tests
