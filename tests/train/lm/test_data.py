@@ -79,7 +79,8 @@ def test_what_cannot_be_mixed(prepared: Path, texts: Path, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(texts, other)
     vocab = SharedVocab.load(other / "tokenizer")
-    replace(vocab, scan="columns").save(other / "tokenizer")
+    images = replace(vocab["image"], layout=replace(vocab.layout("image"), scan="columns"))
+    replace(vocab, modalities=(vocab["text"], images)).save(other / "tokenizer")
     with pytest.raises(ValueError, match="other.*tokenizer"):
         TokenData(str(prepared), mixture={str(other): 0.5}).setup("fit")
 
