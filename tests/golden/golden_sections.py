@@ -531,7 +531,9 @@ def _prepare(parts: Parts, name: str, settings: dict[str, Any]) -> None:
         if (out / part).is_dir():
             for column, values in ef.windows(out / part).items():
                 parts["shards"][f"{name}/{part}/{column}"] = values.numpy()
-    parts["prepared files"][name] = files_of(out, {key: "KEY"}, without=("prepare.json",))
+    parts["prepared files"][name] = files_of(
+        out, {key: "KEY", str(Path.cwd()): "WORK"}, without=("prepare.json",)
+    )
     with contextlib.redirect_stdout(printed):  # a second time nothing is done
         ef.prepare({"out": str(out), **settings})
     parts["prepared"][f"{name}/again"] = printed.getvalue().splitlines()[-1]
