@@ -31,11 +31,9 @@ def get(*candidates: str) -> Any:
 
     :raises LookupError: no module has it, or several have.
     """
-    for candidate in candidates:
-        module, _, attribute = candidate.partition(":")
-        found = _module(module)
-        if found is not None and hasattr(found, attribute):
-            return getattr(found, attribute)
+    found = find(*candidates)
+    if found is not None:
+        return found
     name = candidates[-1].partition(":")[2]
     modules = _defining(name)
     if len(modules) != 1:
@@ -43,6 +41,16 @@ def get(*candidates: str) -> Any:
         raise LookupError(f"none of {', '.join(candidates)} exists, and {name} is defined by {where}")
     print(f"golden adapter: {name} was found in {modules[0]}, under none of its paths", file=sys.stderr)
     return getattr(importlib.import_module(f"{PACKAGE}.{modules[0]}"), name)
+
+
+def find(*candidates: str) -> Any:
+    """The same, or None where no candidate is there."""
+    for candidate in candidates:
+        module, _, attribute = candidate.partition(":")
+        found = _module(module)
+        if found is not None and hasattr(found, attribute):
+            return getattr(found, attribute)
+    return None
 
 
 @cache
@@ -184,10 +192,16 @@ def end_of_turn() -> Any:
 
 def chameleon_code_name(code: int) -> str:
     """What Chameleon calls the token of an image code."""
-    return get("tokenizers.chameleon:code_name", "fusion_lm.chameleon.vocab:code_name")(code)
+    return get("fusion_lm.chameleon.vocab:code_name", "tokenizers.chameleon:code_name")(code)
 
 
 # tokenizers and documents
+
+
+def initialise_codebook(tokenizer: Any, latents: Any) -> None:
+    """Fit the codebook of an image tokenizer to latents (N, latent_dim)."""
+    name = "initialise_codebook" if hasattr(tokenizer, "initialise_codebook") else "initialize_codebook"
+    getattr(tokenizer, name)(latents)
 
 
 def build_vocab(text: Any, codebook_size: int, **fields: Any) -> Any:
@@ -196,7 +210,17 @@ def build_vocab(text: Any, codebook_size: int, **fields: Any) -> Any:
 
 
 def document_tokenizer(text: Any, image: Any, vocab: Any) -> Any:
-    return DocumentTokenizer()(text, image, vocab)
+    cls = DocumentTokenizer()
+    if next(iter(list(inspect.signature(cls.__init__).parameters)[1:])) == "vocab":
+        return cls(vocab, text=text, image=image)
+    return cls(text, image, vocab)
+
+
+def encode(tokenizer: Any, segments: Sequence[Any], *, eos: bool = True, **of_images: Any) -> Any:
+    """Segments -> tokens (T,); ``of_images`` are policy and max_side."""
+    if "options" in inspect.signature(type(tokenizer).encode).parameters:
+        return tokenizer.encode(segments, eos=eos, options={"image": of_images} if of_images else {}).tokens
+    return tokenizer.encode(segments, eos=eos, **of_images)
 
 
 def interleave(parts: Sequence[tuple[str, Any]], vocab: Any, **options: Any) -> Any:
@@ -218,6 +242,39 @@ def role(vocab: Any, name: str) -> int | None:
 def modality(vocab: Any, tokens: Any) -> Any:
     """Numbers of MODALITIES for tokens."""
     return vocab.modality(tokens)
+
+
+def has_layouts(vocab: Any) -> bool:
+    """Whether the vocabulary knows its modalities by name, each with a layout."""
+    return hasattr(vocab, "modalities")
+
+
+def image_facts(vocab: Any) -> dict[str, Any]:
+    """Of the images: fixed_grid, scan, codes_per_position, codebook_size."""
+    if not has_layouts(vocab):
+        names = ("fixed_grid", "scan", "codes_per_position", "codebook_size")
+        return {name: getattr(vocab, name) for name in names}
+    layout = vocab.layout("image")
+    sizes = {"codes_per_position": layout.slots, "codebook_size": vocab["image"].codebook_size}
+    return {"fixed_grid": layout.shape, "scan": layout.scan, **sizes}
+
+
+def text_ids(vocab: Any, tokens: Any) -> Any:
+    return vocab.to_codes("text", tokens) if has_layouts(vocab) else vocab.tokens_to_text(tokens)
+
+
+def code_tokens(vocab: Any, codes: Any) -> Any:
+    return vocab.to_tokens("image", codes) if has_layouts(vocab) else vocab.codes_to_tokens(codes)
+
+
+def slots(vocab: Any, tokens: Any) -> Any:
+    return vocab.slot(tokens, "image") if has_layouts(vocab) else vocab.slot(tokens)
+
+
+def numbers_of_grids(vocab: Any) -> list[int]:
+    """The tokens that say rows and columns."""
+    numbers = vocab.layout("image").numbers if has_layouts(vocab) else vocab.grid
+    return [] if numbers is None else list(range(numbers.start, numbers.start + numbers.count))
 
 
 # the transformer
@@ -245,38 +302,30 @@ def logits(lm: Any, tokens: Any, documents: Any = None) -> Any:
     return lm(tokens, documents=documents)
 
 
-def loss_terms(lm: Any, tokens: Any, documents: Any, targets: Any, kinds: Any, of_vocab: Any) -> Any:
-    """Means over the target tokens, by modality ``kinds`` (B, T); see ``LossTerms``."""
-    options = {"targets": targets, "modality": kinds, "vocab_modality": of_vocab}
+def loss_terms(lm: Any, vocab: Any, tokens: Any, documents: Any, learned: Any = None) -> dict[str, Any]:
+    """Losses of packed windows with their statistics: the tensors of ``LossTerms``, by name."""
+    import torch
+
+    targets_of = get("train.lm.targets:targets_of", "train.lm.module:targets_of", "train.lm:targets_of")
+    targets = targets_of(tokens, documents, vocab, learned)
     if takes_inputs(lm):
-        parameters = inspect.signature(type(lm).forward).parameters
-        if "modality" not in parameters and "targets" in parameters:  # what is to be predicted is one thing
-            Targets = get("fusion_lm.loss:Targets", "fusion_lm.inputs:Targets", "train.lm.module:Targets")
-            pair = Targets(targets, kinds)
-            return lm(_inputs(tokens, documents), targets=pair, vocab_modality=of_vocab)
-        return lm(_inputs(tokens, documents), **options)
-    return lm(tokens, documents=documents, **options)
+        options = {"targets": targets, "modalities": vocab.table(), "statistics": True}
+        terms = lm(_inputs(tokens, documents), **options)
+    else:
+        of_vocab = modality(vocab, torch.arange(vocab.size))
+        options = {"targets": targets.tokens, "modality": targets.modality, "vocab_modality": of_vocab}
+        terms = lm(tokens, documents=documents, **options)
+    return {name: value for name, value in terms._asdict().items() if isinstance(value, torch.Tensor)}
 
 
 def takes_inputs(lm: Any) -> bool:
     """Whether ``forward`` takes one object in the place of tokens and documents."""
-    parameters = list(inspect.signature(type(lm).forward).parameters)
+    parameters = inspect.signature(type(lm).forward).parameters
     return "tokens" not in parameters or "documents" not in parameters
 
 
 def _inputs(tokens: Any, documents: Any) -> Any:
     return get("fusion_lm.inputs:Inputs", "fusion_lm.model:Inputs")(tokens=tokens, documents=documents)
-
-
-def targets_of(tokens: Any, documents: Any, vocab: Any, learned: Any = None) -> Any:
-    """What packed windows are to predict: a pair of next tokens and their modalities."""
-    find = get(
-        "fusion_lm.loss:targets_of",
-        "train.lm.module:targets_of",
-        "data.windows:targets_of",
-        "train.lm:targets_of",
-    )
-    return find(tokens, documents, vocab, learned)
 
 
 def token_scores(lm: Any, tokens: Any) -> Any:
@@ -292,26 +341,38 @@ def both_ways(lm: Any, vocab: Any, tokens: Any, prompt_length: int) -> float:
 
 
 @cache
-def one_mapping_of_sampling() -> bool:
-    """Whether generation takes ``sampling={"text": ..., "image": ...}`` in the place of ``text`` and
-    ``image``."""
-    return "sampling" in inspect.signature(get("fusion_lm.generate:decode")).parameters
+def option_names() -> frozenset[str]:
+    """What generation can be asked for."""
+    options = find("fusion_lm.prompts:Options")
+    if options is not None:
+        return frozenset(options.__dataclass_fields__)
+    return frozenset(inspect.signature(get("fusion_lm.generate:decode")).parameters)
 
 
-def sampling_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of generation whose ``text`` and ``image`` are fields of Sampling, as this tree takes them."""
-    given = {name: Sampling()(**options[name]) for name in ("text", "image") if name in options}
-    rest = {name: value for name, value in options.items() if name not in ("text", "image", "guidance")}
-    if "guidance" in options:
-        rest["guidance"] = Guidance()(**options["guidance"])
-    if one_mapping_of_sampling():
-        return {**rest, "sampling": given} if given else rest
-    return {**rest, **given}
+def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of generation as this tree takes them. They are given as the first tree had them: ``text`` and
+    ``image`` are fields of Sampling, ``guidance`` of Guidance, and grid, max_images, stop_after_image."""
+    names, found = option_names(), dict(options)
+    given = {name: Sampling()(**found.pop(name)) for name in ("text", "image") if name in found}
+    if "guidance" in found:
+        found["guidance"] = Guidance()(**found["guidance"])
+    if given and "sampling" in names:
+        found["sampling"] = given
+    else:
+        found |= given
+    if "grid" in found and "shapes" in names:
+        grid = found.pop("grid")
+        found["shapes"] = {} if grid is None else {"image": grid}
+    if "max_images" in found and "max_blocks" in names:
+        found["max_blocks"] = found.pop("max_images")
+    if "stop_after_image" in found and "stop_after" in names:
+        found["stop_after"] = "image" if found.pop("stop_after_image") else None
+    return found
 
 
 def generate(lm: Any, vocab: Any, prompts: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
     """Each row's tokens, length of the prompt, reason to stop and log-likelihood."""
-    results = get("fusion_lm.generate:generate")(lm, vocab, prompts, **sampling_options(options))
+    results = get("fusion_lm.generate:generate")(lm, vocab, prompts, **options_of(options))
     return [
         {
             "tokens": result.tokens.tolist(),
@@ -324,26 +385,30 @@ def generate(lm: Any, vocab: Any, prompts: Sequence[Any], **options: Any) -> lis
 
 
 def infill(model: Any, segments: Sequence[Any], box: Any, **options: Any) -> list[Any]:
-    """Drawings of a region; ``codes`` and ``log_likelihood`` of each."""
-    run = get("fusion_lm.infill:infill")
-    if not one_mapping_of_sampling() or "sampling" in inspect.signature(run).parameters:
-        return run(model, segments, box, **sampling_options(options))
-    try:
-        return run(model, segments, box, **sampling_options(options))
-    except TypeError:  # of images alone, so that it may take their sampling alone
-        image = {"image": Sampling()(**options["image"])} if "image" in options else {}
-        rest = {name: value for name, value in options.items() if name != "image"}
-        return run(model, segments, box, **sampling_options(rest), **image)
+    """Drawings of a region; ``image``, ``codes`` and ``log_likelihood`` of each."""
+    return get("fusion_lm.infill:infill")(model, segments, box, **options_of(options))
 
 
-def stream(model: Any, prompts: Sequence[Any], **options: Any) -> Iterator[Any]:
-    """Events; a class's name says what one is."""
-    return get(":stream", "fusion_lm.stream:stream")(model, prompts, **sampling_options(options))
+def stream(model: Any, prompts: Sequence[Any], **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Events, as the first tree had them: kind and fields."""
+    factor = model.tokenizer.image.factor
+    for event in get(":stream", "fusion_lm.stream:stream")(model, prompts, **options_of(options)):
+        kind, fields = type(event).__name__, dict(vars(event))
+        if kind.startswith("Segment"):
+            kind = "Image" + kind.removeprefix("Segment")
+            if fields.pop("modality") != "image":
+                raise ValueError(f"{kind} is of no image")
+            if "shape" in fields:
+                rows, columns = fields.pop("shape")
+                fields |= {"width": columns * factor, "height": rows * factor}
+            if "value" in fields:
+                fields["image"] = fields.pop("value")
+        yield kind, fields
 
 
 def sample(model: Any, prompts: Sequence[Any], **options: Any) -> list[list[Any]]:
     """Strings and images."""
-    return get(":sample", "fusion_lm.stream:sample")(model, prompts, **sampling_options(options))
+    return get(":sample", "fusion_lm.stream:sample")(model, prompts, **options_of(options))
 
 
 # data and training
@@ -362,54 +427,64 @@ def windows(folder: Path) -> dict[str, Any]:
     """All windows of one part of a prepared folder, as training reads them: int64 (B, T) each."""
     import numpy as np
 
-    reader = get("data.windows:Windows", "data.tokens:Windows", "train.token_data:Windows")(folder)
+    reader = get("data.windows:Windows", "train.token_data:Windows")(folder)
     rows = reader.load(np.arange(reader.length))
     return {name: values for name, values in rows.items() if name != "windows"}
 
 
 def training(tokenizer: Path, config: Mapping[str, Any], **settings: Any) -> Any:
     """A training of the transformer, for the tokenizer in a prepared folder."""
-    return Training()(str(tokenizer), LMConfig()(**config), **settings)
+    values = {"tokenizer": str(tokenizer), "config": LMConfig()(**config), **settings}
+    return _module_of(Training(), "train.lm.settings:LMSettings", values)
 
 
 def fit_lm(module: Any, folder: Path, run: Path, batch_size: int, **options: Any) -> Path:
     """Train in ``run``, or go on there; returns the model's folder."""
-    data = get("data.windows:TokenData", "data.tokens:TokenData", "train.token_data:TokenData")
-    fit = get("train.loop.fit:fit_lm", "train.lm.fit:fit_lm", "train.fit:fit_lm")
-    return fit(
-        module, data(str(folder), batch_size=batch_size), run, progress=False, tensorboard=False, **options
-    )
+    data = get("train.lm.data:TokenData", "data.windows:TokenData", "train.token_data:TokenData")
+    return _fit("fit_lm", module, data(str(folder), batch_size=batch_size), run, options)
 
 
 def image_training(config: Mapping[str, Any], **settings: Any) -> Any:
     """A training of the image tokenizer."""
-    module = get("train.image.module:ImageTokenizerTraining", "train.image_tokenizer:ImageTokenizerTraining")
-    return module(ImageConfig()(**config), **settings)
+    cls = get("train.image.module:ImageTokenizerTraining", "train.image_tokenizer:ImageTokenizerTraining")
+    values = {"config": ImageConfig()(**config), **settings}
+    return _module_of(cls, "train.image.settings:ImageTokenizerSettings", values)
 
 
 def fit_image_tokenizer(
     module: Any, images: Path, data: Mapping[str, Any], run: Path, **options: Any
 ) -> Path:
     """Train in ``run`` on a folder of images, or go on there; returns the image tokenizer's folder."""
-    images_of = get("data.images:ImageData", "train.data:ImageData")(
-        str(images), factor=module.config.factor, **data
+    cls = get("train.image.data:ImageData", "data.images:ImageData", "train.data:ImageData")
+    return _fit(
+        "fit_image_tokenizer", module, cls(str(images), factor=module.config.factor, **data), run, options
     )
-    fit = get("train.loop.fit:fit_image_tokenizer", "train.fit:fit_image_tokenizer")
-    return fit(module, images_of, run, progress=False, tensorboard=False, **options)
+
+
+def _module_of(cls: Any, settings: str, values: Mapping[str, Any]) -> Any:
+    """A training, whose settings are its arguments, or one object."""
+    if "settings" in inspect.signature(cls.__init__).parameters:
+        return cls(get(settings)(**values))
+    return cls(**values)
+
+
+def _fit(name: str, module: Any, data: Any, run: Path, options: Mapping[str, Any]) -> Path:
+    """By a function of its own, or by the one of all trainings."""
+    fit = find(f"train.loop.fit:{name}", f"train.fit:{name}") or get("train.loop.fit:fit")
+    return fit(module, data, run, progress=False, tensorboard=False, accelerator="cpu", **options)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], int]:
     """The hyper-parameters in a checkpoint, and its step."""
-    return get(
-        "train.loop.fit:read_checkpoint",
-        "train.loop.checkpoints:read_checkpoint",
-        "train.fit:read_checkpoint",
-    )(path)
+    read = get(
+        "train.loop.resume:read_checkpoint", "train.loop.fit:read_checkpoint", "train.fit:read_checkpoint"
+    )
+    return read(path)
 
 
 def modality_weights(weights: Mapping[str, float]) -> str:
     """The option of `earlyfusion lm fit` that gives them."""
-    default = inspect.signature(Training().__init__).parameters["modality_weights"].default
-    if isinstance(default, tuple | list):
+    parameter = inspect.signature(Training().__init__).parameters.get("modality_weights")
+    if parameter is not None and isinstance(parameter.default, tuple | list):
         return f"--model.modality_weights=[{','.join(str(weights[name]) for name in MODALITIES)}]"
     return "--model.modality_weights={" + ", ".join(f"{n}: {w}" for n, w in weights.items()) + "}"

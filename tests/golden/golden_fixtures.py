@@ -282,10 +282,12 @@ def expected_shards(name: str) -> dict[str, Any]:
     lines = (out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
     parts = [part for part in ("train", "validation") if (out / part).is_dir()]
     return {
-        "counts": {part: {k: v for k, v in record[part].items() if k != "fill"} for part in parts},
+        "counts": {
+            part: {**record[part], "left_out": sum(record[part]["left_out"].values())} for part in parts
+        },
         "rejected": [
-            [e["part"], e.get("row"), Path(e.get("file", "")).name, e["reason"].partition(":")[0]]
-            for e in map(json.loads, lines)
+            [entry["part"], entry.get("row"), Path(entry.get("file", "")).name]
+            for entry in map(json.loads, lines)
         ],
         "windows": {part: windows_of(out / part) for part in parts},
         "columns": {part: columns_of(out / part) for part in parts},

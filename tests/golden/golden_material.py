@@ -102,7 +102,7 @@ def image_tokenizer(n: int = 1) -> Any:
         torch.manual_seed(0)
         tokenizer = ef.ImageTokenizer()(config).eval()
         latents = tokenizer.latents(torch.rand(8, 3, 32, 32) * 2 - 1).detach()
-        tokenizer.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+        ef.initialise_codebook(tokenizer, latents.movedim(1, -1).flatten(0, 2))
     return tokenizer
 
 

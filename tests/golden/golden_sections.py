@@ -65,7 +65,7 @@ def packaged_cases(tokenizer: Any) -> list[tuple[str, list[list[Any]], dict[str,
     images: list[list[Any]] = [[_picture(1)], [_picture(2, (64, 16))]]
     mixed: list[list[Any]] = [["A house: ", _picture(3)], [_picture(4, (32, 64)), "is a"]]
     every = [*texts, *images, *mixed]
-    negative = tokenizer.encode(["A green pear:"], eos=False)
+    negative = ef.encode(tokenizer, ["A green pear:"], eos=False)
     turn = ef.end_of_turn()
     room = {"max_new_tokens": 90}
     return [
@@ -204,7 +204,7 @@ def _tiny(parts: Parts, name: str, model: Any) -> None:
 
 def _continue(parts: Parts, name: str, model: Any, prompts: list[list[Any]], options: dict[str, Any]) -> None:
     vocab = model.tokenizer.vocab
-    encoded = [model.tokenizer.encode(prompt, eos=False) for prompt in prompts]
+    encoded = [ef.encode(model.tokenizer, prompt, eos=False) for prompt in prompts]
     results = ef.generate(model.lm, vocab, encoded, **options)
     likelihoods = []
     for row, result in enumerate(results):
@@ -234,8 +234,7 @@ def _stream(parts: Parts, name: str, model: Any, prompts: list[list[Any]], optio
         asked = iter([False] * options["stopped"] + [True])
         more["stopped"] = lambda: next(asked)
     told: list[list[Any]] = []
-    for event in ef.stream(model, prompts, **{**options, **more}):
-        kind, fields = type(event).__name__, dict(vars(event))
+    for kind, fields in ef.stream(model, prompts, **{**options, **more}):
         for field in ("preview", "image"):
             if field in fields:
                 picture = fields.pop(field)
@@ -286,7 +285,7 @@ def _documents(
     for number in numbers:
         segments = material.document(number, conversation=talks and number % 2 == 0)
         options = {"policy": policies[number % len(policies)], "max_side": max_side}
-        tokens = tokenizer.encode(segments, **options)
+        tokens = ef.encode(tokenizer, segments, **options)
         encoded.append(tokens)
         parts["tokens"][f"{name}/{number}"] = tokens.tolist()
         back = tokenizer.decode(tokens)
@@ -336,11 +335,8 @@ def _losses(part: Part, name: str, model: Any, encoded: list[Any]) -> None:
     with torch.no_grad():
         part[f"{name}/logits"] = ef.logits(model.lm, tokens, numbers)[0, ::7].numpy()
         part[f"{name}/logits alone"] = ef.logits(model.lm, encoded[0][None])[0, ::7].numpy()
-        of_vocab = ef.modality(vocab, torch.arange(vocab.size))
         for case, learned in (("all", None), ("learned", (tokens % 3 > 0).long())):
-            targets, kinds = ef.targets_of(tokens, numbers, vocab, learned)
-            terms = ef.loss_terms(model.lm, tokens, numbers, targets, kinds, of_vocab)
-            for field, value in terms._asdict().items():
+            for field, value in ef.loss_terms(model.lm, vocab, tokens, numbers, learned).items():
                 part[f"{name}/{case}/{field}"] = value.numpy()
 
 
@@ -373,29 +369,29 @@ def given_parts(shape: str, number: int) -> list[tuple[str, Any]]:
 
 def layout(vocab: Any) -> dict[str, Any]:
     """What each token is: roles, runs of modalities, and the tokens of all text ids and codes."""
-    n, tokens = vocab.codes_per_position, torch.arange(vocab.size)
+    facts, tokens = ef.image_facts(vocab), torch.arange(vocab.size)
+    n = facts["codes_per_position"]
     kinds = ef.modality(vocab, tokens).tolist()
     runs: list[list[int]] = []
     for token, kind in enumerate(kinds):
         if not runs or runs[-1][1] != kind:
             runs.append([token, kind])
     text = tokens[vocab.is_text(tokens)]
-    codes = torch.arange(vocab.codebook_size)
+    codes = torch.arange(facts["codebook_size"])
     every = codes if n == 1 else codes[:, None].expand(-1, n)
+    roles = ("bos", "eos", "pad", "begin_image", "end_image", "sep")
     return {
         "size": vocab.size,
-        "roles": {
-            name: ef.role(vocab, name) for name in ("bos", "eos", "pad", "begin_image", "end_image", "sep")
-        },
+        "roles": {name: ef.role(vocab, name) for name in roles},
         "runs": runs,
-        "text ids": _runs(vocab.tokens_to_text(text).tolist()),
-        "codes": [_runs(column) for column in vocab.codes_to_tokens(every).reshape(len(codes), n).T.tolist()],
-        "slots": _runs(vocab.slot(tokens).tolist(), step=0),
-        "grid": _runs(tokens[vocab.is_grid(tokens)].tolist()),
-        "fixed_grid": vocab.fixed_grid and list(vocab.fixed_grid),
-        "scan": vocab.scan,
+        "text ids": _runs(ef.text_ids(vocab, text).tolist()),
+        "codes": [_runs(column) for column in ef.code_tokens(vocab, every).reshape(len(codes), n).T.tolist()],
+        "slots": _runs(ef.slots(vocab, tokens).tolist(), step=0),
+        "grid": _runs(ef.numbers_of_grids(vocab)),
+        "fixed_grid": facts["fixed_grid"] and list(facts["fixed_grid"]),
+        "scan": facts["scan"],
         "codes_per_position": n,
-        "codebook_size": vocab.codebook_size,
+        "codebook_size": facts["codebook_size"],
     }
 
 
@@ -415,7 +411,13 @@ def _runs(values: list[int], step: int = 1) -> list[list[int]]:
 
 def shards(work: Path) -> Parts:
     """What ``prepare`` makes of small data sets of every shape."""
-    parts: Parts = {"shards": {}, "prepared": {}, "prepared files": {}, "prepare keys": {}}
+    parts: Parts = {
+        "shards": {},
+        "prepared": {},
+        "prepare words": {},
+        "prepared files": {},
+        "prepare keys": {},
+    }
     write_tokenizers()
     Path("packaged").symlink_to(ef.packaged_model())  # keys hold the names of folders
     for name, settings in prepare_cases().items():
@@ -522,19 +524,31 @@ def _prepare(parts: Parts, name: str, settings: dict[str, Any]) -> None:
     record = json.loads((out / "prepare.json").read_text())
     key = record.pop("key")
     record["config"] = {k: _plain(v) for k, v in record["config"].items()}
-    told = [str(w.message) for w in warned if "left out" in str(w.message)]
-    rejected = (out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
-    told_of = {"record": record, "printed": lines, "warned": told}
-    parts["prepared"][name] = _plain({**told_of, "rejected": [json.loads(line) for line in rejected]})
+    told = [str(w.message) for w in warned if "rejected" in str(w.message)]
+    lines_of = (out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    rejected = [json.loads(line) for line in lines_of]
+    reasons = {}
+    for part in ("train", "validation"):
+        if part in record:
+            reasons[part] = record[part].pop("left_out")
+            record[part]["left_out"] = sum(reasons[part].values())
+    rows = [[entry["part"], entry.get("row", entry.get("file"))] for entry in rejected]
+    parts["prepared"][name] = _plain({"record": record, "rejected": rows})
+    words = {"reasons": reasons, "rejected": rejected, "printed": lines, "warned": told}
+    parts["prepare words"][name] = _plain(words)
     parts["prepare keys"][name] = key
     for part in ("train", "validation"):
         if (out / part).is_dir():
             for column, values in ef.windows(out / part).items():
                 parts["shards"][f"{name}/{part}/{column}"] = values.numpy()
-    parts["prepared files"][name] = files_of(out, {key: "KEY"}, without=("prepare.json",))
+    parts["prepared files"][name] = files_of(
+        out, {key: "KEY", str(Path.cwd()): "WORK"}, without=("prepare.json",)
+    )
+    before = (out / "prepare.json").stat().st_mtime_ns
     with contextlib.redirect_stdout(printed):  # a second time nothing is done
         ef.prepare({"out": str(out), **settings})
-    parts["prepared"][f"{name}/again"] = printed.getvalue().splitlines()[-1]
+    parts["prepared"][f"{name}/again"] = (out / "prepare.json").stat().st_mtime_ns == before
+    parts["prepare words"][f"{name}/again"] = printed.getvalue().splitlines()[-1]
 
 
 def _plain(value: Any) -> Any:
@@ -833,8 +847,9 @@ def command(*arguments: str) -> str:
 
 def chameleon(work: Path) -> Parts:
     """Random models in the layouts of transformers and of Meta become ours, and ours becomes theirs."""
-    parts: Parts = {"chameleon": {}, "chameleon logits": {}, "chameleon weights": {}, "chameleon files": {}}
-    printed = parts["chameleon"]
+    names = ("chameleon", "chameleon words", "chameleon logits", "chameleon weights", "chameleon files")
+    parts: Parts = {name: {} for name in names}
+    printed = parts["chameleon words"]
     write_chameleon(Path("hf"))
     printed["import"] = run_main("import", "chameleon", "hf", "--out", "imported")
     _imported(parts, "imported", Path("imported"))
@@ -862,20 +877,20 @@ def chameleon(work: Path) -> Parts:
 
 def _imported(parts: Parts, name: str, folder: Path) -> None:
     model = ef.load_model(folder)
-    side = 32 if model.tokenizer.vocab.fixed_grid == (8, 8) else 512
+    side = 32 if ef.image_facts(model.tokenizer.vocab)["fixed_grid"] == (8, 8) else 512
     prompts: list[list[Any]] = [["A red apple."], ["the cat sees"], ["naïve 猫 🙂 <s>"]]
     if side == 32:
         prompts += [["A", material.drawing(n, (32 + n, 32), "RGB"), " and"] for n in range(4)]
     with torch.no_grad():
         for number, prompt in enumerate(prompts):
-            tokens = model.tokenizer.encode(prompt, eos=False)
+            tokens = ef.encode(model.tokenizer, prompt, eos=False)
             parts["chameleon"][f"{name}/tokens {number}"] = tokens.tolist()
             parts["chameleon logits"][f"{name}/{number}"] = (
                 ef.logits(model.lm, tokens[None])[0].float().numpy()
             )
     parts["chameleon"][f"{name}/layout"] = layout(model.tokenizer.vocab)
     options = {"max_new_tokens": 20, "max_images": 0, "seed": 1}
-    encoded = [model.tokenizer.encode(prompt, eos=False) for prompt in prompts]
+    encoded = [ef.encode(model.tokenizer, prompt, eos=False) for prompt in prompts]
     for number, row in enumerate(ef.generate(model.lm, model.tokenizer.vocab, encoded, **options)):
         parts["chameleon logits"][f"{name}/log-likelihood {number}"] = np.array(row.pop("log_likelihood"))
         parts["chameleon"][f"{name}/written {number}"] = row
@@ -1013,7 +1028,7 @@ def save_chameleon_shape(folder: Path) -> None:
     torch.manual_seed(3)
     images = ef.ImageTokenizer()(config).eval()
     latents = images.latents(torch.rand(4, 3, SIDE, SIDE) * 2 - 1).detach()
-    images.initialise_codebook(latents.movedim(1, -1).flatten(0, 2))
+    ef.initialise_codebook(images, latents.movedim(1, -1).flatten(0, 2))
     text = material.text_tokenizer()
     vocab = ef.build_vocab(text, 16, max_grid=None, fixed_grid=(8, 8))
     lm = material.network_of(vocab, context_length=160, n_kv_heads=2)

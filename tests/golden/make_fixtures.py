@@ -25,66 +25,73 @@ def main() -> int:
     """Write everything anew."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tree", type=Path, help="the checkout, or the folder that holds it")
+    parser.add_argument("--keep", action="store_true", help="leave the fixtures, write expected.json alone")
     parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)  # in the tree's own process
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golden-") as scratch:
         if args.write:
             print(record.check_tree())
-            return write(Path(scratch))
+            return write(Path(scratch), args.keep)
         if args.tree is None:
             parser.error("give --tree")
         _, environment = record.alone(args.tree.resolve(), scratch)
-        command = [sys.executable, str(Path(__file__).resolve()), "--write"]
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            "--write",
+            *(["--keep"] if args.keep else []),
+        ]
         return subprocess.run(command, env=environment).returncode
 
 
-def write(work: Path) -> int:
-    """Write the fixtures, and then what is expected of them."""
-    import golden_adapter as ef
+def write(work: Path, keep: bool) -> int:
+    """Write the fixtures, unless they are to be kept, and then what is expected of them."""
     import golden_fixtures as fixtures
-    import golden_material as material
     import torch
 
     torch.set_num_threads(1)
-    folder = fixtures.FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    with (
-        fixtures.within(folder),
-        contextlib.redirect_stdout(io.StringIO()),
-        warnings.catch_warnings(action="ignore"),
-    ):
-        fixtures.write_data(Path("data"))
-        material.same_times(Path("data"))
-        text = ef.TextTokenizer().train(material.SENTENCES * 20, vocab_size=300, threads=1)
-        images = material.fill(ef.ImageTokenizer()(ef.ImageConfig()(**fixtures.IMAGE)), scale=0.3).eval()
-        latents = images.latents(torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1)
-        torch.manual_seed(0)
-        images.initialise_codebook(latents.detach().movedim(1, -1).flatten(0, 2))
-        vocab = ef.build_vocab(text, fixtures.CODES, max_grid=8, separator=True)
-        lm = material.network_of(vocab, **fixtures.LM)
-        ef.save_model("model", lm, ef.document_tokenizer(text, images, vocab))
-        common = {
-            "model": "model",
-            "context_length": fixtures.CONTEXT,
-            "validation_share": 0.25,
-            "shard_rows": 4,
-        }
-        ef.prepare({**common, "documents": "data/pairs", "out": "prepared", "order": "both"})
-        ef.prepare({**common, "documents": "data/talks/talks.jsonl", "out": "talks"})
-        for name, train in (("lm", fixtures.train_lm), ("image_tokenizer", fixtures.train_image_tokenizer)):
-            with contextlib.suppress(KeyboardInterrupt):
-                train(work / name, fixtures.stop_at(fixtures.STOPPED + 1))
-            shutil.copyfile(work / name / "last.ckpt", f"{name}.ckpt")
-        (work / "again").mkdir()
+    if not keep:
+        shutil.rmtree(fixtures.FOLDER, ignore_errors=True)
+        fixtures.FOLDER.mkdir()
+    (work / "out").mkdir()
+    (work / "again").mkdir()
+    with fixtures.within(fixtures.FOLDER), warnings.catch_warnings(action="ignore"):
+        if not keep:
+            with contextlib.redirect_stdout(io.StringIO()):
+                _write_fixtures(work)
         shutil.copyfile("lm.ckpt", work / "again" / "last.ckpt")
         fixtures.train_lm(work / "again")
-    (work / "out").mkdir()
     values = fixtures.plain(fixtures.expected(work / "out"))
     values["losses of the transformer that goes on"] = fixtures.losses_of(work / "again")
     commit = record.commit_of(Path(os.environ["GOLDEN_TREE"]))
     fixtures.EXPECTED.write_text(_in_lines({"written by": commit, **values}), encoding="utf-8")
     return 0
+
+
+def _write_fixtures(work: Path) -> None:
+    """All of them, into the working directory."""
+    import golden_adapter as ef
+    import golden_fixtures as fixtures
+    import golden_material as material
+    import torch
+
+    fixtures.write_data(Path("data"))
+    material.same_times(Path("data"))
+    text = ef.TextTokenizer().train(material.SENTENCES * 20, vocab_size=300, threads=1)
+    images = material.fill(ef.ImageTokenizer()(ef.ImageConfig()(**fixtures.IMAGE)), scale=0.3).eval()
+    latents = images.latents(torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    torch.manual_seed(0)
+    ef.initialise_codebook(images, latents.detach().movedim(1, -1).flatten(0, 2))
+    vocab = ef.build_vocab(text, fixtures.CODES, max_grid=8, separator=True)
+    lm = material.network_of(vocab, **fixtures.LM)
+    ef.save_model("model", lm, ef.document_tokenizer(text, images, vocab))
+    common = {"model": "model", "context_length": fixtures.CONTEXT, "validation_share": 0.25, "shard_rows": 4}
+    ef.prepare({**common, "documents": "data/pairs", "out": "prepared", "order": "both"})
+    ef.prepare({**common, "documents": "data/talks/talks.jsonl", "out": "talks"})
+    for name, train in (("lm", fixtures.train_lm), ("image_tokenizer", fixtures.train_image_tokenizer)):
+        with contextlib.suppress(KeyboardInterrupt):
+            train(work / name, fixtures.stop_at(fixtures.STOPPED + 1))
+        shutil.copyfile(work / name / "last.ckpt", f"{name}.ckpt")
 
 
 def _in_lines(values: dict[str, Any]) -> str:

@@ -27,8 +27,6 @@ from typing import Any
 
 ABOUT = "about.json"
 NAMES = ("generation", "documents", "shards", "trainings", "chameleon", "commands")
-FIRST = 3
-"""Differences that are shown of each part."""
 
 
 def main() -> int:
@@ -44,6 +42,7 @@ def main() -> int:
     parser.add_argument("--sections", default=",".join(NAMES), help="default: all (%(default)s)")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two records")
     parser.add_argument("--tolerance", type=float, default=0.0, help="of floats; default: none")
+    parser.add_argument("--show", type=int, default=3, metavar="N", help="differences of a part (default: 3)")
     parser.add_argument("--section", help=argparse.SUPPRESS)  # of the process that records it
     args = parser.parse_args()
     sections = args.sections.split(",")
@@ -51,7 +50,7 @@ def main() -> int:
         parser.error(f"unknown section {unknown[0]!r}; known are {', '.join(NAMES)}")
     if args.compare:
         first, second = args.compare
-        return compare(first, second, args.tolerance, sections)
+        return compare(first, second, args.tolerance, sections, args.show)
     if args.section:
         return record_section(args.section, args.out)
     if args.tree is None or args.out is None:
@@ -191,8 +190,8 @@ def write_part(stem: Path, values: dict[str, Any]) -> None:
 # comparing
 
 
-def compare(a: Path, b: Path, tolerance: float = 0.0, sections: Sequence[str] = NAMES) -> int:
-    """Print a line for each part; 1 where one differs or is missing."""
+def compare(a: Path, b: Path, tolerance: float = 0.0, sections: Sequence[str] = NAMES, show: int = 3) -> int:
+    """Print a line for each part, and its first differences; 1 where one differs or is missing."""
     abouts = [json.loads((folder / ABOUT).read_text()) for folder in (a, b)]
     for folder, about in zip((a, b), abouts):
         commits = {run["commit"]: None for name, run in about["sections"].items() if name in sections}
@@ -206,7 +205,7 @@ def compare(a: Path, b: Path, tolerance: float = 0.0, sections: Sequence[str] = 
             continue
         parts = sorted({path.stem for folder in (a, b) for path in folder.glob(f"{section}--*")})
         for part in parts:
-            different += _compare_part(part, _read(a, part), _read(b, part), tolerance)
+            different += _compare_part(part, _read(a, part), _read(b, part), tolerance, show)
     print("the records are the same" if not different else f"{different} parts differ")
     return 1 if different else 0
 
@@ -238,7 +237,7 @@ def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
         into[name] = value
 
 
-def _compare_part(part: str, a: dict[str, Any], b: dict[str, Any], tolerance: float) -> int:
+def _compare_part(part: str, a: dict[str, Any], b: dict[str, Any], tolerance: float, show: int) -> int:
     """One line about a part, and some more where it differs: 1 then."""
     wrong: list[str] = []
     largest = 0.0
@@ -257,7 +256,7 @@ def _compare_part(part: str, a: dict[str, Any], b: dict[str, Any], tolerance: fl
         return 0
     apart = f"; numbers at most {largest:.3g} apart" if largest else ""
     print(f"{label:34} DIFFERENT in {len(wrong)} of {len(a.keys() | b.keys())} values{apart}")
-    for line in wrong[:FIRST]:
+    for line in wrong[:show]:
         print(f"    {line}")
     return 1
 

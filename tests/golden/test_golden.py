@@ -88,7 +88,7 @@ def test_a_model_is_read_and_writes() -> None:
         [picture],
         ["a", ef.end_of_turn(), "b", picture, ef.end_of_turn()],
     ]
-    encoded = [tokenizer.encode(prompt, eos=False) for prompt in prompts]
+    encoded = [ef.encode(tokenizer, prompt, eos=False) for prompt in prompts]
     greedy = {"temperature": 0.0}
     for then in ("any", "text", "image"):
         options = {"max_new_tokens": 12, "then": then, "grid": (2, 2), "text": greedy, "image": greedy}
