@@ -54,6 +54,8 @@ def counting() -> Tensor:
 class Training(LoggedTraining):
     """A tiny transformer, trained as FusionLMTraining trains its own."""
 
+    net: FusionLM
+
     def __init__(
         self, max_steps: int, *, bad: Any = (), absurd: bool = False, optimizer: str = "fused", high: Any = ()
     ) -> None:
