@@ -120,12 +120,12 @@ def test_a_span_sees_its_future_and_nothing_else_does() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler: no g++ here")
-@pytest.mark.parametrize("spans", [None, SPANS], ids=["documents", "mixed"])
-def test_flex_attention_has_the_same_masks(spans: Tensor | None) -> None:
+def test_flex_attention_has_the_mixed_mask() -> None:
+    """Masks of documents alone are in test_model.py."""
     q, k, v = (torch.randn(B, heads, T, 16) for heads in (4, 2, 2))
-    mask = document_mask(DOCUMENTS) if spans is None else mixed_mask(DOCUMENTS, spans)
-    found = attend(q, k, v, Context(blocks=attention_blocks(DOCUMENTS, spans)))
-    torch.testing.assert_close(found, attend(q, k, v, Context(mask=mask)), atol=1e-5, rtol=1e-5)
+    found = attend(q, k, v, Context(blocks=attention_blocks(DOCUMENTS, SPANS)))
+    expected = attend(q, k, v, Context(mask=mixed_mask(DOCUMENTS, SPANS)))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("placement", ["pre", "reordered"])
