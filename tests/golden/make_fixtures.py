@@ -1,6 +1,6 @@
 """Wrote tests/golden/fixtures and expected.json, once, with the commit that expected.json names.
 
-    python tests/golden/make_fixtures.py --tree /wt/old
+    python tests/golden/make_fixtures.py --tree ../before/earlyfusion
 
 They show that later commits read what that one wrote: run it again with that commit, or leave them alone.
 """

@@ -1,8 +1,8 @@
 """The golden record: what a checkout of earlyfusion does, to be compared with what another one does.
 
-    python tests/golden/record.py --tree /wt/old --out /wt/old-record
-    python tests/golden/record.py --tree /work/main --out /wt/new-record
-    python tests/golden/record.py --compare /wt/old-record /wt/new-record
+    python tests/golden/record.py --tree ../before/earlyfusion --out records/old
+    python tests/golden/record.py --tree . --out records/new
+    python tests/golden/record.py --compare records/old records/new
 
 --tree is the folder that holds a checkout called `earlyfusion`, or a checkout of any name. Each section runs
 in a process of its own that can import that tree alone. --sections takes some of them, to record (the others

@@ -1,5 +1,6 @@
 """What the trainings share: settings in the checkpoint, curves, and how a run resumes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from .resume import NEW_RUN, check_resumed
 from .settings import TrainingSettings
 
 
-class LoggedTraining(L.LightningModule):
+class LoggedTraining(L.LightningModule, ABC):
     """Trains ``self.net`` with one optimizer and logs what ``self.means`` gathers between two log entries.
 
     A run that resumes from a checkpoint writes the curves that it would have written without the stop.
@@ -50,9 +51,9 @@ class LoggedTraining(L.LightningModule):
         training.load_state_dict(checkpoint["state_dict"], strict=training.strict_loading)
         return training
 
+    @abstractmethod
     def save_folder(self, folder: str | Path) -> None:
         """Write what is trained as a folder that everything else loads; all ranks call it."""
-        raise NotImplementedError
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within, ``self.net`` holds averaged weights, if this training averages them."""

@@ -1,5 +1,6 @@
 """Sheets of pictures that a training draws: RUN/NAME/step-N.png, and in TensorBoard."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import lightning as L
@@ -9,15 +10,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 
-class Drawing(Callback):
-    """Calls ``draw`` every so many steps, and at the end of the training."""
+class Drawing(Callback, ABC):
+    """Calls ``draw`` every N steps, and at the end of the training."""
 
     def __init__(self, every: int) -> None:
         self.every = every
 
+    @abstractmethod
     def draw(self, trainer: L.Trainer, training: L.LightningModule) -> None:
         """Draw what the network makes now; all ranks call it."""
-        raise NotImplementedError
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
