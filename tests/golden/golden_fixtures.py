@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import golden_adapter as ef
+import golden_documents
 import golden_material as material
-import golden_sections as sections
+import golden_parts
 import numpy as np
 import torch
 from PIL import Image
@@ -215,13 +216,13 @@ TEXTS = (*material.SENTENCES, *material.ODD)
 def expected_layouts() -> dict[str, Any]:
     """Vocabularies of 300 text ids, of which two have no token."""
     text = (300, (0, 7))
-    return {shape: sections.layout(material.vocab_of(shape, text)) for shape in SHAPES}
+    return {shape: golden_documents.layout(material.vocab_of(shape, text)) for shape in SHAPES}
 
 
 def given_documents() -> list[list[Any]]:
     """[shape, parts] of documents; parts are kinds and values."""
     return [
-        [shape, [[kind, values.tolist()] for kind, values in sections.given_parts(shape, number)]]
+        [shape, [[kind, values.tolist()] for kind, values in golden_documents.given_parts(shape, number)]]
         for shape in SHAPES
         for number in range(6)
     ]
@@ -333,7 +334,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
     }
     for part in ("", "tokenizer/image/"):
         described[f"{part}config.json"] = json.loads((folder / f"{part}config.json").read_text())
-        tensors = sections.tensors_of(folder / f"{part}model.safetensors")
+        tensors = golden_parts.tensors_of(folder / f"{part}model.safetensors")
         described[f"{part}model.safetensors"] = {n: [str(t.dtype), list(t.shape)] for n, t in tensors.items()}
     return described
 

@@ -115,7 +115,7 @@ def test_a_model_is_written_as_it_was(tmp_path: Path) -> None:
             assert found[name] == wanted[name], name
     for part in ("", "tokenizer/image/"):
         first, second = (
-            fixtures.sections.tensors_of(folder / f"{part}model.safetensors")
+            fixtures.golden_parts.tensors_of(folder / f"{part}model.safetensors")
             for folder in (MODEL, tmp_path / "saved")
         )
         assert all(first[name].tobytes() == second[name].tobytes() for name in first)
