@@ -99,7 +99,7 @@ def _decode(args: Namespace) -> None:
 
 
 def _import(args: Namespace) -> None:
-    from ..tokenizers.taming import load_taming
+    from ..tokenizers.vqvae.taming import load_taming
     from .info import describe
 
     load_taming(args.checkpoint).save(args.out)

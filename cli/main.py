@@ -15,7 +15,6 @@ from . import (
     chameleon,
     codes,
     demo,
-    evaluate,
     info,
     playground,
     prepare,
@@ -24,6 +23,7 @@ from . import (
     text_tokenizer,
     training,
 )
+from .evaluation import group as evaluation
 from .terminal import Parser, UsageError, tell
 
 COMMANDS = (
@@ -37,7 +37,7 @@ COMMANDS = (
     playground,
     chameleon,
     info,
-    evaluate,
+    evaluation,
 )
 """In the order in which the help lists them."""
 

@@ -23,7 +23,7 @@ from ..tokenizers.files import read_json, write_bytes, write_json
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import IMAGE_SUFFIXES, fit, load_image, to_pil, to_tensor
 from ..tokenizers.progress import Progress
-from ..tokenizers.tiles import decode_tiled, encode_tiled
+from ..tokenizers.vqvae.tiles import decode_tiled, encode_tiled
 
 INDEX = "codes.json"
 FORMAT = 1

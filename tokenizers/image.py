@@ -2,8 +2,7 @@
 
 An image (B, 3, H, W) in [-1, 1] becomes a grid of codes (B, h, w), or (B, h, w, n) with n codes per position,
 h = H / factor, w = W / factor, and the grid becomes an image again. After van den Oord et al., "Neural
-Discrete Representation Learning" (arXiv:1711.00937). The networks are in ``unshuffle`` and ``vqgan``, the
-quantizers in ``quantizer``.
+Discrete Representation Learning" (arXiv:1711.00937). Networks and quantizers are in ``vqvae/``.
 """
 
 import math
@@ -15,12 +14,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from . import unshuffle
-from .cpu import Conv
 from .image_config import ImageTokenizerConfig, upgrade
 from .layout import Layout, Shape
 from .pixels import Policy, contain, cover, fit, load_image, to_pil, to_tensor
-from .quantizer import Quantizer
+from .vqvae import unshuffle
+from .vqvae.cpu import Conv
+from .vqvae.quantizer import Quantizer
 from .weights import load_network, read_config, save_network
 
 __all__ = ["KIND", "ImageTokenizer", "ImageTokenizerConfig", "ImageTokenizerOutput"]
@@ -47,7 +46,7 @@ class ImageTokenizer(nn.Module):
         super().__init__()
         self.config = config
         if config.architecture == "vqgan":
-            from . import vqgan
+            from .vqvae import vqgan
 
             self.encoder = vqgan.build_encoder(config)
             self.decoder = vqgan.build_decoder(config) if config.decoder else nn.Identity()

@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from machine import commit, processor
 from torch import Tensor
 
-from earlyfusion.tokenizers.cpu import compute_dtype
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from earlyfusion.tokenizers.taming import from_state
+from earlyfusion.tokenizers.vqvae.cpu import compute_dtype
+from earlyfusion.tokenizers.vqvae.taming import from_state
 
 MULTIPLIERS = (1, 1, 2, 2, 4)
 TIE = 1e-5

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import Policy, fit, to_pil, to_tensor
 from ...tokenizers.progress import Progress, silent
-from ...tokenizers.tiles import decode_tiled, encode_tiled
+from ...tokenizers.vqvae.tiles import decode_tiled, encode_tiled
 from ..batches import equal_batches
 from ..items import Item
 from ..metrics.ceilings import ceilings as all_ceilings

@@ -19,8 +19,8 @@ from ...tokenizers.files import atomic_folder, read_json, write_json
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
 from ...tokenizers.progress import Progress
-from ...tokenizers.taming import from_state, load_taming
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
+from ...tokenizers.vqvae.taming import from_state, load_taming
 from ...tokenizers.weights import CONFIG, FORMAT, WEIGHTS
 from ..model import KIND, FusionLMConfig
 from .meta import meta_tensor, read_meta

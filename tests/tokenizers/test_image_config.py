@@ -54,7 +54,7 @@ def test_bad_settings_are_named(fields: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("quantizer", get_args(QuantizerKind))
 def test_every_kind_can_be_built(quantizer: str) -> None:
-    from earlyfusion.tokenizers.quantizer import Quantizer
+    from earlyfusion.tokenizers.vqvae.quantizer import Quantizer
 
     fields: dict[str, Any] = {"quantizer": quantizer, "codebook_size": 64, "codebook_dim": 16}
     if quantizer == "fsq":

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...eval.report.canvas import picture_sheet
 from ...tokenizers.pixels import to_pil
-from ..loop.pictures import Drawing, save_sheet
-from ..loop.predictions import PredictionFiles
+from ..callbacks.pictures import Drawing, save_sheet
+from ..callbacks.predictions import PredictionFiles
 from .ema import averaged
 from .module import ImageTokenizerTraining
 

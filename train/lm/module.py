@@ -14,7 +14,7 @@ from ...fusion_lm.loss import LossTerms
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.vocab import SharedVocab
-from ..loop.divergence import skipped_steps
+from ..callbacks.divergence import skipped_steps
 from ..loop.logged_training import LoggedTraining
 from ..loop.meters import Means
 from ..loop.optim import adamw, clip_or_skip, scheduled

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..loop.predictions import PredictionFiles
+from ..callbacks.predictions import PredictionFiles
 
 
 class LossFiles(PredictionFiles):

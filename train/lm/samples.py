@@ -17,7 +17,7 @@ from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.files import write_text
 from ...tokenizers.pixels import to_pil
-from ..loop.pictures import Drawing, save_sheet, step_file
+from ..callbacks.pictures import Drawing, save_sheet, step_file
 from .module import FusionLMTraining
 
 TOP_P = 0.95

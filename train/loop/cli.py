@@ -14,7 +14,7 @@ import jsonargparse
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from .checkpoints import Checkpoints
+from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
 from .resume import CHECKPOINT, read_checkpoint, recover
 from .trainables import TRAINABLES, Link, Trainable, load

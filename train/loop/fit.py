@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from .checkpoints import Checkpoints
+from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
 from .resume import MODEL, read_checkpoint, recover
 from .trainables import Trainable, load, trainable_of

@@ -31,6 +31,6 @@ def best_cpu_precision() -> Literal["32-true", "bf16-mixed"]:
 
     Without them they are emulated, tens of times slower than float32. Imports torch.
     """
-    from ...tokenizers.cpu import has_bfloat16
+    from ...tokenizers.vqvae.cpu import has_bfloat16
 
     return "bf16-mixed" if has_bfloat16() else "32-true"

@@ -134,7 +134,7 @@ field of a config file is an option too; example configs: train/configs/.""",
     callbacks={
         "samples": "train.lm.samples:Samples",
         "telemetry": "train.lm.telemetry:Telemetry",
-        "divergence": "train.loop.divergence:Divergence",
+        "divergence": "train.callbacks.divergence:Divergence",
     },
     always=("divergence",),
     predictions="train.lm.predictions:LossFiles",

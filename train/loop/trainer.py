@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from .checkpoints import ModelFolder
+from ..callbacks.checkpoints import ModelFolder
+from ..callbacks.progress_bar import StepBar
+from ..callbacks.random_states import RandomStates
+from ..callbacks.stopping import Stopping
 from .logs import CsvLog, Curves
 from .process import best_cpu_precision
-from .progress_bar import StepBar
-from .random_states import RandomStates
-from .stopping import Stopping
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # trainings are as long as trainer.max_steps says

@@ -138,7 +138,7 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
     """The figures of the suite and of training pictures, and the suite's samples for the eye."""
-    from earlyfusion.cli.evaluate_reconstruction import WITHOUT_TEXT
+    from earlyfusion.cli.evaluation.reconstruction import WITHOUT_TEXT
     from earlyfusion.eval.tasks import reconstruction
     from earlyfusion.tokenizers.image import ImageTokenizer
 

@@ -145,7 +145,7 @@ def prepare(out: Path) -> None:
         subprocess.run(
             [*run, "text-images", *options, "--type-sizes", "10-28", "--out", str(out / "text")], check=True
         )
-    config = HERE.parents[1] / "train/configs/recognizer.yaml"
+    config = HERE.parents[2] / "train/configs/recognizer.yaml"
     for seed in (0, 1):
         folder = out / f"recogniser-{seed}"
         if not (folder / "model").is_dir():

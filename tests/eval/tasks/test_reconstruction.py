@@ -23,7 +23,7 @@ from earlyfusion.eval.tasks.reconstruction import (
 )
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.pixels import to_pil, to_tensor
-from earlyfusion.tokenizers.tiles import encode_tiled
+from earlyfusion.tokenizers.vqvae.tiles import encode_tiled
 
 
 class FakeTokenizer(nn.Module):

@@ -3,14 +3,14 @@
 from argparse import Namespace
 from typing import Any
 
-from . import evaluate_lm, evaluate_reading, evaluate_reconstruction, evaluate_writing
-from .terminal import add_group
+from ..terminal import add_group
+from . import lm, reading, reconstruction, writing
 
 MEASUREMENTS = {
-    "reconstruction": evaluate_reconstruction,
-    "reading": evaluate_reading,
-    "writing": evaluate_writing,
-    "lm": evaluate_lm,
+    "reconstruction": reconstruction,
+    "reading": reading,
+    "writing": writing,
+    "lm": lm,
 }
 
 

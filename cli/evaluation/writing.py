@@ -3,9 +3,9 @@
 from argparse import Namespace
 from typing import Any
 
+from ..sample import add_best_of
+from ..terminal import check_out, real
 from .measurement import add_heights, add_measurement, add_readers, finish, held_out_words, or_give
-from .sample import add_best_of
-from .terminal import check_out, real
 
 
 def add(kinds: Any) -> None:
@@ -45,8 +45,8 @@ rate. Needs the extra `ocr`. Without --words: the built-in held-out words (extra
 
 def run(args: Namespace) -> None:
     check_out(args.out)
-    from ..eval.items import Word, words_from_file
-    from ..eval.metrics.ocr import INSTALL, readers
+    from ...eval.items import Word, words_from_file
+    from ...eval.metrics.ocr import INSTALL, readers
 
     judges = readers(args.readers)
     if not judges:
@@ -60,12 +60,12 @@ def run(args: Namespace) -> None:
     else:
         originals, source = [], {"data": str(args.words)}
         words = words_from_file(args.words, limit=args.limit)
-    from ..eval.report.tables import writing_table
-    from ..eval.tasks.writing import evaluate_writing
-    from ..fusion_lm.guidance import Guidance
-    from ..fusion_lm.sampling import Sampling
-    from ..tokenizers.progress import progress_bars
-    from .models import load_generating
+    from ...eval.report.tables import writing_table
+    from ...eval.tasks.writing import evaluate_writing
+    from ...fusion_lm.guidance import Guidance
+    from ...fusion_lm.sampling import Sampling
+    from ...tokenizers.progress import progress_bars
+    from ..models import load_generating
 
     model, tokenizer = load_generating(args.model)
     with progress_bars() as progress:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .image import ImageTokenizer
-from .image_config import ImageTokenizerConfig
+from ..image import ImageTokenizer
+from ..image_config import ImageTokenizerConfig
 
 
 class Margins(NamedTuple):

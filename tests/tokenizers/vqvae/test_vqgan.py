@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from earlyfusion.tokenizers import cpu
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from earlyfusion.tokenizers.vqvae import cpu
 
 LEVELS = {
     "chameleon": {"channels": (32, 32, 64)},

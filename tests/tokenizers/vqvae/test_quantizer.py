@@ -11,7 +11,7 @@ from torch import Tensor
 from vector_quantize_pytorch import GroupedResidualVQ, ResidualSimVQ, ResidualVQ
 
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from earlyfusion.tokenizers.quantizer import IBQ, Quantizer
+from earlyfusion.tokenizers.vqvae.quantizer import IBQ, Quantizer
 
 K, WIDTH = 16, 4
 KINDS: dict[str, dict[str, Any]] = {

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from earlyfusion.tokenizers import tiles
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from earlyfusion.tokenizers.tiles import (
+from earlyfusion.tokenizers.vqvae import tiles
+from earlyfusion.tokenizers.vqvae.tiles import (
     decode_tiled,
     decoder_margins,
     encode_tiled,

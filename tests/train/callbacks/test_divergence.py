@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 
 from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.train.callbacks.divergence import Diverged, Divergence, Figures, skipped_steps
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.muon import muon
 from earlyfusion.train.lm.settings import LMSettings
-from earlyfusion.train.loop.divergence import Diverged, Divergence, Figures, skipped_steps
 from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logged_training import LoggedTraining
 from earlyfusion.train.loop.optim import adamw, clip_or_skip

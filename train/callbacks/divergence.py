@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from .resume import MODEL
+from ..loop.resume import MODEL
 
 RECENT = 5
 """Steps of the short average of the loss: checkpoints look at it, since the long one is slow to notice."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import kmeans, rotate_to
 
-from .image_config import ImageTokenizerConfig
+from ..image_config import ImageTokenizerConfig
 
 
 class Quantized(NamedTuple):

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from typing import Any
 
+from ..terminal import best_device, check_out, positive_integer, tell
 from .measurement import add_heights, add_measurement, finish
-from .terminal import best_device, check_out, positive_integer, tell
 
 
 def add(kinds: Any) -> None:
@@ -40,14 +40,14 @@ def run(args: Namespace) -> None:
     check_out(args.out)
     if args.sheet is not None:
         check_out(args.sheet, "--sheet", "an HTML file")
-    from ..data.render.fonts import STRIP_HEIGHT
-    from ..eval.metrics.ocr import INSTALL, readers
-    from ..eval.report.lm_page import lm_page
-    from ..eval.report.tables import lm_tables
-    from ..eval.tasks.everything import evaluate_lm
-    from ..fusion_lm.folder import load_model
-    from ..tokenizers.files import write_text
-    from ..tokenizers.progress import progress_bars
+    from ...data.render.fonts import STRIP_HEIGHT
+    from ...eval.metrics.ocr import INSTALL, readers
+    from ...eval.report.lm_page import lm_page
+    from ...eval.report.tables import lm_tables
+    from ...eval.tasks.everything import evaluate_lm
+    from ...fusion_lm.folder import load_model
+    from ...tokenizers.files import write_text
+    from ...tokenizers.progress import progress_bars
 
     model, tokenizer = load_model(args.model, best_device())
     heights = args.heights or (STRIP_HEIGHT,)

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .image import ImageTokenizer
-from .image_config import ImageTokenizerConfig
-from .tensor_files import load_pytorch
+from ..image import ImageTokenizer
+from ..image_config import ImageTokenizerConfig
+from ..tensor_files import load_pytorch
 
 CHAMELEON = "model.vqmodel."
 """Prefix of the image tokenizer in a Chameleon model of ``transformers``."""

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..image_config import ImageTokenizerConfig, Norm
 from .cpu import Conv, compute_dtype, fast_layout
-from .image_config import ImageTokenizerConfig, Norm
 from .unshuffle import ChannelNorm
 
 EPS = 1e-6

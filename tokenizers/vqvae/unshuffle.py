@@ -8,7 +8,7 @@ attention.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .image_config import ImageTokenizerConfig, Norm
+from ..image_config import ImageTokenizerConfig, Norm
 
 
 class ChannelNorm(nn.LayerNorm):

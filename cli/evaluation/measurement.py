@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .terminal import Parser, Run, add_command, integer, names, positive_integer, positive_integers, tell
+from ..terminal import Parser, Run, add_command, integer, names, positive_integer, positive_integers, tell
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..eval.items import Item
+    from ...eval.items import Item
 
 IMAGES = "imagefolder: images, and metadata.jsonl with file_name and text"
 
@@ -56,7 +56,7 @@ def add_readers(parser: Parser) -> None:
 
 def folder_items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     """The images of the folder ``args.images``, and what the JSON says of them."""
-    from ..eval.items import images_from_folder
+    from ...eval.items import images_from_folder
 
     items, skipped = images_from_folder(args.images, limit=args.limit)
     for line in skipped:
@@ -66,8 +66,8 @@ def folder_items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
 
 def held_out_words(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
     """The built-in words, in type, and what the JSON says of them."""
-    from ..data.render.fonts import STRIP_HEIGHT
-    from ..eval.suites import word_suite
+    from ...data.render.fonts import STRIP_HEIGHT
+    from ...eval.suites import word_suite
 
     heights = getattr(args, "heights", None) or (STRIP_HEIGHT,)
     return word_suite(args.seed, heights=heights)[: args.limit], {"data": f"held-out words, seed {args.seed}"}
@@ -86,7 +86,7 @@ def finish(args: Namespace, result: dict[str, Any], *tables: "Table") -> None:
     """Write the JSON and print the tables."""
     from rich.console import Console
 
-    from ..tokenizers.files import write_json
+    from ...tokenizers.files import write_json
 
     write_json(args.out, {**result, "model": str(args.model)})
     console = Console()

@@ -3,11 +3,11 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from ..terminal import check_out, names, positive_integer, tell
 from .measurement import IMAGES, add_measurement, add_readers, finish, folder_items, held_out_words, or_give
-from .terminal import check_out, names, positive_integer, tell
 
 if TYPE_CHECKING:
-    from ..eval.items import Item
+    from ...eval.items import Item
 
     Suite = tuple[list[Item], str]
     """Images, and where they are from."""
@@ -21,25 +21,25 @@ def _words(args: Namespace) -> "Suite":
 
 
 def _words64(args: Namespace) -> "Suite":
-    from ..eval.suites import words64_suite
+    from ...eval.suites import words64_suite
 
     return words64_suite(args.seed, args.per_kind), f"words64 suite, seed {args.seed}"
 
 
 def _ocr(args: Namespace) -> "Suite":
-    from ..eval.suites import ocr_suite
+    from ...eval.suites import ocr_suite
 
     return ocr_suite(args.seed, args.kinds, args.per_kind), f"OCR suite, seed {args.seed}"
 
 
 def _openmoji(args: Namespace) -> "Suite":
-    from ..eval.suites import openmoji_suite
+    from ...eval.suites import openmoji_suite
 
     return openmoji_suite(args.seed, args.per_kind), f"OpenMoji, held-out concepts, seed {args.seed}"
 
 
 def _scans(args: Namespace) -> "Suite":
-    from ..eval.suites import scans
+    from ...eval.suites import scans
 
     return scans(), "photographed page of scikit-image"
 
@@ -113,16 +113,16 @@ def run(args: Namespace) -> None:
     """Measure; without an OCR engine, the pixels alone."""
     check_out(args.out)
     if args.sheet is not None:
-        from ..eval.report.reconstruction_sheet import check_sheet
+        from ...eval.report.reconstruction_sheet import check_sheet
 
         check_sheet(args.sheet)
         check_out(args.sheet, "--sheet", "a file")
-    from ..eval.metrics.ocr import INSTALL, missing, readers
-    from ..eval.metrics.perceptual import Perceptual
-    from ..eval.report.reconstruction_table import table
-    from ..eval.tasks.reconstruction import measure
-    from ..tokenizers.progress import progress_bars
-    from .models import best_device, load_image_tokenizer
+    from ...eval.metrics.ocr import INSTALL, missing, readers
+    from ...eval.metrics.perceptual import Perceptual
+    from ...eval.report.reconstruction_table import table
+    from ...eval.tasks.reconstruction import measure
+    from ...tokenizers.progress import progress_bars
+    from ..models import best_device, load_image_tokenizer
 
     tokenizer = load_image_tokenizer(args.model)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, best_device())
@@ -138,7 +138,7 @@ def run(args: Namespace) -> None:
     result = {**measured.figures, **source}
     result["not_measured"] |= missing() if with_text else {"text": WITHOUT_TEXT}
     if args.sheet is not None:
-        from ..eval.report.reconstruction_sheet import write_sheet
+        from ...eval.report.reconstruction_sheet import write_sheet
 
         write_sheet(args.sheet, measured.results, [judge.name for judge in judges])
     finish(args, result, table(result))

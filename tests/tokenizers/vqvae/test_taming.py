@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from earlyfusion.tokenizers.taming import load_taming
+from earlyfusion.tokenizers.vqvae.taming import load_taming
 
 CHANNELS = (32, 32, 64)
 K, WIDTH = 48, 8

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from ...tokenizers.files import clear_temporary
+from ..loop.resume import LAST, MODEL
 from .divergence import trouble
-from .resume import LAST, MODEL
 
 
 def validation_follows(trainer: L.Trainer) -> bool:

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from typing import Any
 
+from ..terminal import check_out, positive_integer
 from .measurement import IMAGES, add_heights, add_measurement, finish, folder_items, held_out_words, or_give
-from .terminal import check_out, positive_integer
 
 
 def add(kinds: Any) -> None:
@@ -35,11 +35,11 @@ times by sampling; the reading that agrees best with all views, in both directio
 
 def run(args: Namespace) -> None:
     check_out(args.out)
-    from ..eval.items import scaled
-    from ..eval.report.tables import reading_table
-    from ..eval.tasks.reading import evaluate_reading
-    from ..tokenizers.progress import progress_bars
-    from .models import load_generating
+    from ...eval.items import scaled
+    from ...eval.report.tables import reading_table
+    from ...eval.tasks.reading import evaluate_reading
+    from ...tokenizers.progress import progress_bars
+    from ..models import load_generating
 
     model, tokenizer = load_generating(args.model)
     if args.images is None:
