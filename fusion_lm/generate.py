@@ -14,7 +14,7 @@ from torch import Tensor
 from ..tokenizers.layout import DONE, FREE
 from ..tokenizers.vocab import SharedVocab
 from .choices import BEST_BY, BestBy
-from .grammar import ANY, Grammar, GrammarState
+from .grammar import ANY, Grammar, GrammarState, grammar_of
 from .guidance import Branches
 from .inputs import Inputs
 from .model import FusionLM
@@ -83,23 +83,24 @@ def generate_steps(
     wanted.check(vocab)
     seeds, prompts = wanted.seeds(B), [tokens_of(prompt) for prompt in prompts]
     cursors = read_prompts(vocab, prompts, context)
-    grammar = Grammar(vocab, device, wanted.shapes)
+    grammar = grammar_of(vocab, device, wanted.shapes)
     branches = Branches(wanted.guidance, wanted.negative, prompts, cursors, vocab)
     state = grammar.state(cursors)
     length = torch.tensor([len(prompt) for prompt in prompts], device=device)
     limit = (length + wanted.max_new_tokens).clamp(max=context)  # the length a row may reach
     steps = int((limit - length).max())
     tokens = branches.to(device)
-    allowed = grammar.allowed(state, branches.room(limit - length, context), _may_begin(wanted, length, 0))
+    begun = torch.zeros_like(length)  # blocks begun in the continuation
+    room = branches.room(limit - length, context)
+    allowed = grammar.allowed(state, room, _may_begin(wanted, begun))
     if wanted.then != ANY:
         allowed &= grammar.first_token(wanted.then) | (state.mode != FREE)[:, None]
-    check_room(grammar, state, branches.room(limit - length, context), length, allowed, wanted.then)
+    check_room(grammar, state, room, length, allowed, wanted.then)
 
     picker = _Picker(wanted, grammar, prompts, device)
     numbers = uniforms(seeds, steps).to(device)
     given = None if wanted.given is None else dictated(wanted.given, B, steps).to(device)
     ends = _Ends(wanted, grammar, limit, context)
-    begun = torch.zeros_like(length)  # blocks begun in the continuation
     was_training = model.training
     model.eval()
     try:
@@ -109,7 +110,7 @@ def generate_steps(
         for step in range(steps):
             if step:
                 room = branches.room(limit - length, context)
-                allowed = grammar.allowed(state, room, _may_begin(wanted, length, begun))
+                allowed = grammar.allowed(state, room, _may_begin(wanted, begun))
             masked = logits[:B].masked_fill(~allowed, -torch.inf)
             guided = masked
             if branches.guided:
@@ -278,10 +279,8 @@ class _Ends:
         return torch.where(after.mode == DONE, EOS, stop) * going
 
 
-def _may_begin(options: Options, length: Tensor, begun: Tensor | int) -> Tensor | None:
-    if options.max_blocks is None:
-        return None
-    return torch.zeros_like(length) + begun < options.max_blocks
+def _may_begin(options: Options, begun: Tensor) -> Tensor | None:
+    return None if options.max_blocks is None else begun < options.max_blocks
 
 
 def _logits(logits: Any) -> Tensor:

@@ -7,16 +7,18 @@ slot, the block's end, and text again. A conversation, which is a document with 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..tokenizers.layout import FREE, Cursor, Layout, automaton
+from ..tokenizers.layout import FREE, Cursor, Shape, automaton
 from ..tokenizers.vocab import SharedVocab
 
 ANY = "any"
-"""What comes next is up to the model; otherwise a modality's name."""
+"""The value of ``Options.then`` that lets the model choose; the others are names of modalities."""
 
 
 @dataclass
@@ -31,8 +33,18 @@ class GrammarState:
     """Turns that ended."""
 
 
+class _Frame(NamedTuple):
+    """What ``Grammar.allowed`` needs to know of a modality's blocks."""
+
+    begin: int
+    least: int
+    """Tokens of the smallest block."""
+    numbers: slice | None
+    """The tokens that write its size."""
+
+
 class Grammar:
-    """What may come next, and where a token leads; made once for a vocabulary."""
+    """What may come next, and where a token leads. ``grammar_of`` makes one."""
 
     def __init__(
         self,
@@ -57,12 +69,16 @@ class Grammar:
 
         self.next, self.end, self.after = tensor(table.next), tensor(table.end), tensor(table.after)
         self.codes, self.number = tensor(table.codes), tensor(table.number)
-        self.is_code = tensor([int(mode.kind == "code") for mode in table.modes])
+        self.is_code = tensor([mode.kind == "code" for mode in table.modes])
         self.is_end = tensor([mode.kind == "end" for mode in table.modes])
         self.modality = tensor([max(1, vocab.names.index(mode.name)) for mode in table.modes])
         """(M,) Place in ``vocab.names`` of the modality that is sampled; text when a row is done."""
         masks = tensor(table.taken_by) == tensor(table.takes)[:, None]  # (M, V)
-        self.frames = [_Frame(vocab.layout(name), shapes.get(name)) for name in vocab.names[2:]]
+        self.frames: list[_Frame] = []
+        for modality in vocab.framed:
+            layout = vocab.layout(modality.name)
+            numbers = layout.numbers and slice(layout.numbers.start, sum(layout.numbers))
+            self.frames.append(_Frame(layout.begin, layout.length(shapes.get(modality.name)), numbers))
         for name, shape in shapes.items():
             try:
                 written = vocab.layout(name).size_tokens(tuple(shape))
@@ -92,16 +108,17 @@ class Grammar:
         """The state after ``tokens`` (B,), which must be allowed; rows that are done stay done."""
         mode, free = state.mode, state.mode == FREE
         is_code = self.is_code[mode]
-        remaining = torch.where(free, self.codes[tokens], state.remaining * self.number[tokens] - is_code)
+        remaining = state.remaining * self.number[tokens] - is_code.long()
+        remaining = torch.where(free, self.codes[tokens], remaining)
         following = torch.where(free, self.after[tokens], self.next[mode])
-        following = torch.where(is_code.bool() & (remaining == 0), self.end[mode], following)
+        following = torch.where(is_code & (remaining == 0), self.end[mode], following)
         turns = state.turns
         if self.vocab.sep is not None:
             turns = turns + (free & (tokens == self.vocab.sep))
         return GrammarState(following, remaining, turns)
 
     def first_token(self, then: str) -> Tensor:
-        """What begins the modality that is to come next, (V,) bool."""
+        """The tokens that begin modality ``then``, (V,) bool."""
         mask = torch.zeros_like(self.masks[FREE])
         layout = self.vocab[then].layout
         if layout is not None:
@@ -129,20 +146,25 @@ class Grammar:
             if frame.numbers is None:
                 continue
             # All codes, the other sizes, the end and this token itself must fit.
-            numbers = slice(*frame.numbers)
-            codes = (state.remaining * self.least[mode])[:, None] * self.number[numbers]
+            codes = (state.remaining * self.least[mode])[:, None] * self.number[frame.numbers]
             fit = codes + self.rest[mode][:, None] <= room[:, None]
-            allowed[:, numbers] &= fit | ~self.is_size[mode][:, None]
+            allowed[:, frame.numbers] &= fit | ~self.is_size[mode][:, None]
         return allowed
 
     def fits(self, state: GrammarState, room: Tensor) -> Tensor:
         """Whether the rest of the block that a row is in fits into ``room``, (B,) bool."""
-        return ~self.is_code[state.mode].bool() | (state.remaining + 1 <= room)
+        return ~self.is_code[state.mode] | (state.remaining + 1 <= room)
 
 
-class _Frame:
-    """What ``Grammar.allowed`` needs to know of a modality's blocks."""
+def grammar_of(
+    vocab: SharedVocab, device: torch.device | str, shapes: Mapping[str, tuple[int, ...]]
+) -> Grammar:
+    """The ``Grammar`` of these, whose tables over the whole vocabulary are made once."""
+    return _grammar(
+        vocab, torch.device(device), tuple((name, tuple(shape)) for name, shape in shapes.items())
+    )
 
-    def __init__(self, layout: Layout, shape: tuple[int, ...] | None) -> None:
-        self.begin, self.least = layout.begin, layout.length(shape)
-        self.numbers = layout.numbers and (layout.numbers.start, sum(layout.numbers))
+
+@lru_cache(maxsize=8)
+def _grammar(vocab: SharedVocab, device: torch.device, shapes: tuple[tuple[str, Shape], ...]) -> Grammar:
+    return Grammar(vocab, device, dict(shapes))

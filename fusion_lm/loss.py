@@ -71,7 +71,7 @@ class LossTerms(NamedTuple):
         """The value of one modality (scalar) in ``values`` (G,), such as ``terms.of(terms.counts, "text")``.
 
         Raises:
-            ValueError: There is no such modality.
+            ValueError: ``names`` does not have it.
         """
         if name not in self.names:
             raise ValueError(f"modality: expected one of {', '.join(self.names)}, got {name!r}")

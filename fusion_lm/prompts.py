@@ -23,7 +23,7 @@ class Options:
     """Tokens that a row may add; a block that would not fit is not begun."""
     sampling: Sampling | Mapping[str, Sampling] = Sampling()
     """Of every modality, or of each by its name, e.g. ``{"text": Sampling(0)}``; names left out get the
-    default. Of text it is of what comes next, too."""
+    default. That of text also draws whether a block begins or the document ends."""
     then: str = ANY
     """The modality that the first new token begins; "any" leaves it to the model."""
     max_blocks: int | None = None
@@ -39,7 +39,7 @@ class Options:
     negative: Tensor | None = None
     """Tokens (T,) of a document's beginning that blocks are led away from; None: the empty document."""
     given: Sequence[Tensor] | None = None
-    """Tokens (T,) for each row that it writes whatever it would draw, -1 where it is to draw."""
+    """Tokens (T,) that each row must write; -1 where it draws."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -118,7 +118,7 @@ def check_room(
         room: (B,) tokens that each may add.
         lengths: (B,) tokens of the prompts.
         allowed: (B, V) what their first token may be.
-        then: The modality that is to come next, or "any".
+        then: As in ``Options``.
 
     Raises:
         ValueError: Nothing that is allowed fits.

@@ -222,8 +222,8 @@ class Row:
     ended: bool = False
     ids: list[int] = field(default_factory=list)
     """Text ids of the stretch that is being written."""
-    told: int = 0
-    """Characters of it that events have brought."""
+    sent: int = 0
+    """Characters of it that were in events."""
     codes: list[int] = field(default_factory=list)
     """Tokens of codes of the block that is being written."""
     written: list[int] = field(default_factory=list)
@@ -238,7 +238,7 @@ class Row:
         mode, inside = self.cursor.take(token), self.cursor.inside
         if mode.kind == "free" and inside is not None:
             yield from self._text(whole=True)
-            self.ids, self.told, self.codes = [], 0, []
+            self.ids, self.sent, self.codes = [], 0, []
         elif mode.kind == "free" and token not in (vocab.eos, vocab.sep):
             self.ids += vocab.to_codes("text", torch.tensor([token])).tolist()
             yield from self._text(whole=False)
@@ -265,9 +265,9 @@ class Row:
         text = self.tokenizer.text.decode(self.ids) if self.ids else ""
         # The bytes of a character may come as several tokens; what cannot be read yet may still become one.
         known = text if whole else text.rstrip("\ufffd")
-        if len(known) > self.told:
-            yield TextDelta(self.number, known[self.told :])
-            self.told = len(known)
+        if len(known) > self.sent:
+            yield TextDelta(self.number, known[self.sent :])
+            self.sent = len(known)
 
     def _progress(self, name: str) -> Iterator[Event]:
         shape, layout, codec = self.cursor.shape, self.cursor.layout, self.tokenizer.codecs[name]

@@ -5,7 +5,7 @@ codes (see ``layout``). In a conversation, turns of the user and of the model al
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from .batches import equal_batches
 from .bpe import BpeTokenizer, load_text
 from .files import atomic_folder
 from .layout import parse, write
@@ -276,11 +277,11 @@ class DocumentTokenizer:
 
     def encode_inputs(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Inputs of a codec, as ``prepare`` gives them -> codes (*shape) or (*shape, n), batched by size."""
-        return _batched(inputs, lambda x: x.shape, self.codecs[name].encode, device_of(self.codecs[name]))
+        return _batched(inputs, self.codecs[name].encode, device_of(self.codecs[name]))
 
     def decode_codes(self, name: str, codes: Sequence[Tensor]) -> list[Tensor]:
         """Codes of modality ``name`` -> what its codec makes of them, batched by shape."""
-        return _batched(codes, lambda x: x.shape, self.codecs[name].decode, device_of(self.codecs[name]))
+        return _batched(codes, self.codecs[name].decode, device_of(self.codecs[name]))
 
     def decode(self, tokens: Tensor, *, partial: Partial = "error") -> list[str | Tensor]:
         """The strings and decoded segments (images (3, H, W)) of one document, tokens (T,).
@@ -377,21 +378,14 @@ def device_of(codec: Any) -> torch.device:
 
 
 def _batched(
-    inputs: Sequence[Tensor],
-    key: Callable[[Tensor], Hashable],
-    function: Callable[[Tensor], Tensor],
-    device: torch.device,
+    inputs: Sequence[Tensor], function: Callable[[Tensor], Tensor], device: torch.device
 ) -> list[Tensor]:
-    """``function`` of each tensor, in batches of equal ``key``; the results are on the CPU, in order."""
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for i, tensor in enumerate(inputs):
-        groups[key(tensor)].append(i)
+    """``function`` of each tensor, in batches of one shape; the results are on the CPU, in order."""
     results: dict[int, Tensor] = {}
     with torch.no_grad():
-        for group in groups.values():
-            for batch in (group[i : i + BATCH] for i in range(0, len(group), BATCH)):
-                outputs = function(torch.stack([inputs[i].to(device) for i in batch]))
-                results.update(zip(batch, outputs.cpu()))
+        for batch in equal_batches([tensor.shape for tensor in inputs], BATCH):
+            outputs = function(torch.stack([inputs[i].to(device) for i in batch]))
+            results.update(zip(batch, outputs.cpu()))
     return [results[i] for i in range(len(inputs))]
 
 

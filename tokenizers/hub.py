@@ -23,7 +23,7 @@ def local_folder(name: str | Path, files: Sequence[str] | None = None) -> Path:
         files: Patterns of the files to download; None: all.
 
     Raises:
-        FileNotFoundError: There is no such folder, and the download failed.
+        FileNotFoundError: It is not a local folder, and the download failed.
     """
     folder = Path(name)
     if folder.exists() or not _NAME.fullmatch(str(name)):

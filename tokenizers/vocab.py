@@ -288,7 +288,7 @@ class SharedVocab:
         """Read ``folder``/vocab.json of format 2, or of format 1, which knew text and images alone.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: The file is missing.
             ValueError: It is not a vocabulary; the message names the file.
         """
         path = Path(folder) / FILE

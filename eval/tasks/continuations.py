@@ -10,11 +10,11 @@ from torch import Tensor
 from ...fusion_lm.generate import Generated, generate
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.sampling import Sampling
+from ...tokenizers.batches import equal_batches
 from ...tokenizers.documents import DocumentTokenizer, interleave, split
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import to_pil
 from ...tokenizers.progress import Progress, silent
-from ..batches import equal_batches
 
 GREEDY = Sampling(temperature=0)
 

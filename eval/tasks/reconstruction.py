@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...tokenizers.batches import equal_batches
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import Policy, fit, to_pil, to_tensor
 from ...tokenizers.progress import Progress, silent
 from ...tokenizers.vqvae.tiles import decode_tiled, encode_tiled
-from ..batches import equal_batches
 from ..items import Item
 from ..metrics.ceilings import ceilings as all_ceilings
 from ..metrics.codebook import code_counts, perplexity, usage

@@ -18,8 +18,8 @@ from ...tokenizers.files import atomic_folder, write_json, write_text
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
 from ...tokenizers.progress import Progress
+from ...tokenizers.same_tokens import text_tokens
 from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
-from ...tokenizers.vocab import SharedVocab
 from ...tokenizers.weights import CONFIG, WEIGHTS
 from ..model import FusionLM, FusionLMConfig
 from .importer import DECODER
@@ -122,7 +122,7 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
             special[SEPARATOR] = vocab.sep
         tokens = vocab.to_tokens("image", torch.arange(vocab["image"].codebook_size)).tolist()
         special |= {code_name(code): token for code, token in enumerate(tokens)}
-        value = bpe_of(text, token_of_text(vocab))
+        value = bpe_of(text, dict(text_tokens(vocab)))
         names = {**value["model"]["vocab"], **special}
     for name in (PLACEHOLDER, SEPARATOR):
         if name not in names:
@@ -136,11 +136,6 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
             added.append({"id": token, "content": name, **plain, "special": True})
     value["added_tokens"] = added
     return dict(sorted(names.items(), key=lambda item: item[1])), value
-
-
-def token_of_text(vocab: SharedVocab) -> dict[int, int]:
-    """Text id -> token."""
-    return {first + n: token + n for token, first, count in vocab["text"].ranges for n in range(count)}
 
 
 def _transformer(

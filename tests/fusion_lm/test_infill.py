@@ -1,4 +1,4 @@
-"""A region drawn anew: the rest stays, and the likeliest drawing comes first."""
+"""A region drawn again: the rest stays, and the likeliest drawing comes first."""
 
 import re
 from typing import Any
@@ -58,11 +58,11 @@ def test_the_likelihood_is_that_of_the_region_and_of_what_stands_behind(model: M
         first = len(tokens) - 1 - scan.numel()
         assert tokens[-1] == vocab.layout("image").end
         expected, seen_region = 0.0, False
-        anew = torch.zeros(drawing.codes.shape, dtype=torch.bool)
+        again = torch.zeros(drawing.codes.shape, dtype=torch.bool)
         rows, columns = drawing.codes.shape
-        anew[int(0.4 * rows) : -int(-0.6 * rows // 1), int(0.3 * columns) : -int(-0.6 * columns // 1)] = True
+        again[int(0.4 * rows) : -int(-0.6 * rows // 1), int(0.3 * columns) : -int(-0.6 * columns // 1)] = True
         for n, free in enumerate(
-            (anew if vocab.layout("image").scan == "rows" else anew.T).flatten().tolist()
+            (again if vocab.layout("image").scan == "rows" else again.T).flatten().tolist()
         ):
             seen_region |= free
             if seen_region:

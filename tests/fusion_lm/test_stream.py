@@ -1,4 +1,4 @@
-"""What comes as it comes is what comes at once."""
+"""The events of ``stream`` together are what ``generate`` returns."""
 
 import pytest
 import torch

@@ -370,5 +370,5 @@ def test_load_refuses_parts_of_different_models(document_tokenizer: DocumentToke
     with pytest.raises(ValueError, match="tokenizer: .*text tokenizer"):
         DocumentTokenizer.load(tmp_path / "tokenizer")
     shutil.rmtree(tmp_path / "tokenizer")
-    with pytest.raises(FileNotFoundError, match="not found"):
+    with pytest.raises(FileNotFoundError, match="vocab.json not found"):
         DocumentTokenizer.load(tmp_path / "tokenizer")
