@@ -183,7 +183,7 @@ def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
 def reconstruct(tokenizer: ImageTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
     """Encode and decode images (B, 3, H, W) in [-1, 1].
 
-    A single image of more than ``BATCH_PIXELS`` goes in tiles (see ``tokenizers.tiles``).
+    A single image of more than ``BATCH_PIXELS`` goes in tiles (see ``tokenizers.vqvae.tiles``).
 
     Returns:
         Images of the same shape and codes (B, h, w[, n]), on the CPU.

@@ -43,7 +43,7 @@ from earlyfusion.data import prepare, shards  # noqa: E402
 from earlyfusion.data.prepare_config import PrepareConfig  # noqa: E402
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig  # noqa: E402
 from earlyfusion.tokenizers.text import TextTokenizer  # noqa: E402
-from earlyfusion.train.loop import checkpoints  # noqa: E402
+from earlyfusion.train.callbacks import checkpoints  # noqa: E402
 from earlyfusion.train.loop import cli as lightning_cli  # noqa: E402
 
 HERE = Path(__file__).parent
