@@ -104,9 +104,9 @@ def initialize(module: nn.Module, layers: int) -> None:
 
 
 class HeadNorm(nn.Module):
-    """Norm over the head width D: LayerNorm with gain and bias, or RMSNorm with gain.
+    """Weights of a norm over the head width D: LayerNorm's gain and bias, or RMSNorm's gain.
 
-    weight and bias are (H, D), one row per head.
+    They are (H, D), one row per head; ``normalize_heads`` applies them.
     """
 
     def __init__(self, kind: Literal["layer", "rms"], n_heads: int, head_width: int, eps: float):
@@ -114,10 +114,6 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(n_heads, head_width))
         self.bias = nn.Parameter(torch.zeros(n_heads, head_width)) if kind == "layer" else None
         self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, H, D) -> (B, T, H, D)."""
-        return normalize_heads(x, self)
 
 
 def normalize_heads(x: Tensor, *norms: HeadNorm) -> Tensor:
