@@ -10,13 +10,17 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageColumn
-from PIL import Image, ImageDraw
-from PIL import Image as PilImage
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from earlyfusion.cli.main import main
+from earlyfusion.data.prepare import prepare
+from earlyfusion.data.prepare_config import PrepareConfig
+from earlyfusion.eval.items import Item
+from earlyfusion.fusion_lm.folder import save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.documents import interleave
+from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
+from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 
@@ -45,10 +49,6 @@ def vocab(text_tokenizer: TextTokenizer) -> SharedVocab:
 @pytest.fixture(scope="session")
 def image_tokenizer():
     """An untrained VQ-VAE with 32 codes and 8 pixels per code, whose codebook lies among its latents."""
-    import torch
-
-    from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer = ImageTokenizer(
@@ -63,8 +63,6 @@ def image_tokenizer():
 
 @pytest.fixture
 def document_tokenizer(text_tokenizer, image_tokenizer, vocab):
-    from earlyfusion.tokenizers.documents import DocumentTokenizer
-
     return DocumentTokenizer(vocab, text=text_tokenizer, image=image_tokenizer)
 
 
@@ -90,12 +88,6 @@ def photo_file(photo: Image.Image, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Path:
     """A tiny untrained model, with a context of 96 tokens, as a folder. Tests leave it as it is."""
-    import torch
-
-    from earlyfusion.fusion_lm.folder import save_model
-    from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-    from earlyfusion.tokenizers.documents import DocumentTokenizer
-
     folder = tmp_path_factory.mktemp("models") / "model"
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -111,12 +103,12 @@ def model_folder(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Pa
 SIZES = ((16, 16), (24, 16), (40, 16))  # (width, height)
 
 
-def drawing(number: int) -> PilImage.Image:
+def drawing(number: int) -> Image.Image:
     """A small picture, another one for each number."""
     rng = random.Random(number)
-    image = PilImage.new("RGB", SIZES[number % len(SIZES)], "white")
-    colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
-    ImageDraw.Draw(image).rectangle((rng.randrange(8), rng.randrange(8), 12, 12), fill=colour)
+    image = Image.new("RGB", SIZES[number % len(SIZES)], "white")
+    color = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+    ImageDraw.Draw(image).rectangle((rng.randrange(8), rng.randrange(8), 12, 12), fill=color)
     return image
 
 
@@ -130,19 +122,45 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def text_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def box_features() -> Features:
+    """The columns of images with text boxes."""
+    return Features(
+        image=ImageColumn(), objects={"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
+    )
+
+
+@pytest.fixture(scope="session")
+def text_page() -> Callable[[list[str]], tuple[Image.Image, dict[str, list]]]:
+    """Draws a page of texts, one in each line."""
+
+    def text_page(texts: list[str]) -> tuple[Image.Image, dict[str, list]]:
+        """The page and its objects."""
+        image = Image.new("RGB", (120, 40 * len(texts)), "white")
+        draw, font = ImageDraw.Draw(image), ImageFont.load_default(16)
+        found = []
+        for line, text in enumerate(texts):
+            place = (10 + 3 * line, 40 * line + 8)
+            draw.text(place, text, fill="black", font=font)
+            left, top, right, bottom = draw.textbbox(place, text, font=font)
+            found.append([float(left), float(top), float(right - left), float(bottom - top)])
+        return image, {"bbox": found, "text": texts}
+
+    return text_page
+
+
+@pytest.fixture(scope="session")
+def text_images(tmp_path_factory: pytest.TempPathFactory, box_features: Features) -> Path:
     """48 images of 32 x 16 px with a word and its box, one in four without any."""
     rows: dict[str, list] = {"image": [], "objects": []}
     for number in range(48):
-        image = PilImage.new("RGB", (32, 16), (255, 255 - 3 * number, 255))
+        image = Image.new("RGB", (32, 16), (255, 255 - 3 * number, 255))
         text = f"w{number}" if number % 4 else ""
         ImageDraw.Draw(image).text((4, 2), text, fill="black")
         box = [[4.0, 2.0, 6.0 * len(text), 11.0]] if text else []
         rows["image"].append(image)
         rows["objects"].append({"bbox": box, "text": [text] if text else []})
-    objects = {"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
     folder = tmp_path_factory.mktemp("texts") / "set"
-    Dataset.from_dict(rows, Features(image=ImageColumn(), objects=objects)).save_to_disk(str(folder))
+    Dataset.from_dict(rows, box_features).save_to_disk(str(folder))
     return folder
 
 
@@ -184,9 +202,6 @@ def prepared(
     tmp_path_factory: pytest.TempPathFactory, documents: Path, tokenizer_folders: tuple[Path, Path]
 ) -> Path:
     """`documents` as windows of 64 tokens."""
-    from earlyfusion.data.prepare import prepare
-    from earlyfusion.data.prepare_config import PrepareConfig
-
     out = tmp_path_factory.mktemp("prepared") / "tokens"
     text, image = tokenizer_folders
     config = PrepareConfig(
@@ -268,8 +283,6 @@ def windows() -> Callable[..., tuple[Tensor, Tensor]]:
 @pytest.fixture
 def model(vocab):
     """An untrained transformer for `vocab`, with a context of 96 tokens."""
-    from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = FusionLMConfig(
@@ -307,8 +320,6 @@ def pixel_reader():
 @pytest.fixture
 def shades() -> list[Any]:
     """Six images of three sizes with a text each."""
-    from earlyfusion.eval.items import Item
-
     texts = [
         ("red", "word"),
         ("green", "word"),

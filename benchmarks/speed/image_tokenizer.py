@@ -11,8 +11,6 @@ different ones should only be where the two nearest codes are equally far, by le
 """
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import time
@@ -21,9 +19,9 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+import machine
 import torch
 import torch.nn.functional as F
-from machine import commit, processor
 from torch import Tensor
 
 from earlyfusion.tokenizers.files import write_json
@@ -171,11 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n\n")[0],
-        epilog=(__doc__ or "").partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = machine.described_parser(__doc__)
     made.add_argument("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
     made.add_argument("--repeats", metavar="N", type=int, default=5, help="runs of each side (default: 5)")
     made.add_argument(
@@ -317,16 +311,7 @@ def measure(
 
 def facts() -> dict[str, Any]:
     """What it was measured on."""
-    return {
-        "machine": processor(),
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "threads": torch.get_num_threads(),
-        "commit": commit(),
-    }
+    return {**machine.facts(), "transformers": version("transformers")}
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from earlyfusion.train.loop.process import tune_malloc
 
 tune_malloc()  # as the training commands do, before torch allocates anything
 
+import machine
 import torch
 import torch.nn.functional as F
-from machine import commit, processor
 from torch import Tensor
 
 from earlyfusion.fusion_lm.loss import next_token_loss
@@ -42,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     about = {
-        "machine": processor() if args.device == "cpu" else torch.cuda.get_device_name(args.device),
+        "machine": machine.processor() if args.device == "cpu" else torch.cuda.get_device_name(args.device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "dtype": args.dtype,
         "clock": args.clock,
-        "commit": commit(),
+        "commit": machine.commit(),
         "tokens": args.tokens,
         "width": args.width,
     }
@@ -68,11 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n\n")[0],
-        epilog=(__doc__ or "").partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = machine.described_parser(__doc__)
     add = made.add_argument
     add("--vocabularies", metavar="V", type=int, nargs="+", default=[8192, 65_536])
     add("--chunks", metavar="LOG2", type=int, nargs="+", default=[20, 21, 22, 23, 24, 25, 26])

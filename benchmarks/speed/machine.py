@@ -1,11 +1,37 @@
-"""Where a figure comes from: the processor's name and the checkout's commit."""
+"""Where a figure comes from: machine, versions and commit; and the command line of a script."""
 
+import argparse
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import torch
 
 ROOT = Path(__file__).parents[2]
+
+
+def described_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the docstring of the script, as it is written."""
+    title, _, text = (doc or "").partition("\n\n")
+    return argparse.ArgumentParser(
+        description=title, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def facts() -> dict[str, Any]:
+    """What a figure was measured on."""
+    return {
+        "machine": processor(),
+        "cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+    }
 
 
 def processor() -> str:

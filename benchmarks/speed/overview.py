@@ -13,8 +13,6 @@ included.
 # ruff: noqa: E402
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import time
@@ -26,8 +24,8 @@ from earlyfusion.train.loop.process import best_cpu_precision, tune_malloc
 
 tune_malloc()  # as the training commands do, before torch allocates anything
 
+import machine
 import torch
-from machine import commit, processor
 from torch import Tensor
 
 from earlyfusion.fusion_lm.folder import load_model
@@ -90,11 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n\n")[0],
-        epilog=(__doc__ or "").partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = machine.described_parser(__doc__)
     made.add_argument("--model", metavar="DIR", help="model folder (default: random weights)")
     made.add_argument(
         "--budget", choices=("full", "long", "quick"), default="full", help="shape of the random networks"
@@ -247,14 +241,8 @@ def about(networks: Networks) -> list[str]:
 def facts(networks: Networks) -> dict[str, Any]:
     """The same for programs."""
     return {
-        "machine": processor(),
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        **machine.facts(),
         "precision": best_cpu_precision(),
-        "commit": commit(),
         "networks": networks.name,
         "parameters": {
             "image": sum(p.numel() for p in networks.image.parameters()),

@@ -13,8 +13,6 @@ slows both kinds of steps. The median over the runs is printed, with the least a
 # ruff: noqa: E402
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,9 +26,9 @@ from earlyfusion.train.loop.process import best_cpu_precision, tune_malloc
 tune_malloc()  # as the training commands do, before torch allocates anything
 
 import lightning as L
+import machine
 import torch
 from lightning.pytorch.callbacks import Callback
-from machine import commit, processor
 from overview import windows
 from torch.utils.data import DataLoader
 
@@ -115,11 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n\n")[0],
-        epilog=(__doc__ or "").partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = machine.described_parser(__doc__)
     add = made.add_argument
     add("--size", choices=sorted(SIZES), default="30M", help="of the transformer (default: 30M)")
     add("--windows", metavar="N", type=int, default=8, help="in a batch (default: 8)")
@@ -189,17 +183,11 @@ def precision(args: argparse.Namespace) -> Any:
 def facts(args: argparse.Namespace) -> dict[str, Any]:
     """What was measured, and on what."""
     return {
-        "machine": processor(),
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
+        **machine.facts(),
         "device": "no GPU" if args.accelerator == "cpu" else torch.cuda.get_device_name(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "precision": precision(args),
         "compile": args.compile,
         "clock": args.clock,
-        "commit": commit(),
         "config": asdict(SIZES[args.size]),
         "windows": args.windows,
         "rows": args.rows,

@@ -24,8 +24,6 @@ Its list of them is emptied here, which spares it that time. For the loss alone 
 # ruff: noqa: E402
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import time
@@ -39,9 +37,9 @@ from earlyfusion.train.loop.process import tune_malloc
 
 tune_malloc()  # as the training commands do, before torch allocates anything
 
+import machine
 import numpy as np
 import torch
-from machine import commit, processor
 from torch import Tensor, nn
 
 from earlyfusion.data.packing import Document, pack
@@ -112,11 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n\n")[0],
-        epilog=(__doc__ or "").partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = machine.described_parser(__doc__)
     add = made.add_argument
     add("--what", choices=("training", "rate"), default="training", help="(default: training)")
     add("--size", choices=sorted(SIZES), default="35M", help="of the transformer (default: 35M)")
@@ -478,17 +472,11 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
     except PackageNotFoundError:
         other = "not installed"
     return {
-        "machine": processor(),
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
+        **machine.facts(),
         "device": "no GPU" if args.device == "cpu" else torch.cuda.get_device_name(args.device),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "transformers": other,
-        "threads": torch.get_num_threads(),
         "dtype": args.dtype,
         "clock": args.clock,
-        "commit": commit(),
     }
 
 

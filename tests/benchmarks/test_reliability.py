@@ -19,16 +19,20 @@ def test_mutated_rows_crash_nothing_and_cost_nothing_good(script, tmp_path: Path
     assert len(result["structures"]["outcomes"]) > 5
 
 
-def test_a_killed_prepare_comes_to_the_same_end(script, tmp_path: Path):
+def test_a_killed_prepare_comes_to_the_same_end(script, tmp_path: Path, monkeypatch):
     kill = script("studies/reliability/kill.py")
+    for owner, name in kill.WRITES:
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # afterwards it is as before
+        kill.tell(owner, name)
     kill.set_up(tmp_path)
     out = tmp_path / "run"
     reference = kill.run("prepare", tmp_path, out)
     expected = kill.contents(out)
     assert set(expected) > {"prepare.json", "rejected.jsonl", "train/state.json"}
-    for trial in range(3):
+    assert len(kill.durations(reference[0])) == 23  # 21 shards, of which one is not full, and the folder
+    for trial, mode in enumerate(("any time", "in a write", "any time", "in a write")):
         kill.shutil.rmtree(out)
-        kill.run("prepare", tmp_path, out, kill.killing(random.Random(trial), "any time", reference))
+        kill.run("prepare", tmp_path, out, kill.killing(random.Random(trial), mode, reference))
         kill.run("prepare", tmp_path, out)
         assert kill.difference(expected, kill.contents(out)) == ""
 

@@ -59,6 +59,13 @@ def test_the_overview_takes_a_model_folder(overview, document_tokenizer, tmp_pat
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
+def test_windows_are_packed_documents(overview, vocab) -> None:
+    tokens, documents = overview.windows(vocab, 3, 40)
+    assert tokens.shape == documents.shape == (3, 40)
+    assert (tokens == vocab.bos).sum() == documents.unique().numel()
+    assert torch.equal(documents.flatten().sort().values, documents.flatten())
+
+
 def batches(training: ModuleType) -> tuple[list, list, list]:
     """Ours packed, theirs padded, theirs of similar lengths, of the same 400 documents."""
     rng = np.random.default_rng(0)

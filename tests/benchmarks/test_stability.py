@@ -4,6 +4,7 @@ import csv
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +14,10 @@ import torch
 from datasets import Dataset, Features, List, Value
 
 from earlyfusion.data.packing import Document, pack
+from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, Part, interleave, split
 from earlyfusion.tokenizers.files import write_json
+from earlyfusion.train.lm.settings import LMSettings
 
 FOLDER = Path(__file__).parents[2] / "benchmarks/studies/stability"
 NAMES = ("grid", "streams", "cell", "results", "study")
@@ -75,6 +78,53 @@ def test_two_cells_from_command_to_figures(data: Path, tmp_path: Path, modules, 
     assert "0 cells" in capsys.readouterr().out  # nothing is left
     with pytest.raises(SystemExit, match="steps.*4.*5"):
         modules["study"].main([*arguments, "--steps", "5"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
+def test_workers_end_with_a_killed_command(data: Path, tmp_path: Path) -> None:
+    run = subprocess.Popen(
+        command(data, tmp_path, "--steps", "100000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    listed = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    children: list[int] = []
+    deadline = time.monotonic() + 120
+    while len(children) < 2 and time.monotonic() < deadline:  # a worker, and Python's resource tracker
+        time.sleep(0.1)
+        children = [int(pid) for pid in listed.read_text().split()]
+    while not any(len(list(Path(f"/proc/{pid}/task").iterdir())) > 1 for pid in children):  # it is at work
+        time.sleep(0.1)
+    run.kill()
+    run.wait(timeout=60)
+    while any(map(alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(children) == 2 and not any(map(alive, children))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_the_default_recipe_is_the_default(modules) -> None:
+    grid, settings = modules["grid"], LMSettings(tokenizer="")
+    config, default = FusionLMConfig(), grid.RECIPES[grid.DEFAULT]
+    assert default.config == {name: getattr(config, name) for name in default.config}
+    assert default.z_loss_weight == settings.z_loss_weight
+    assert (grid.BETAS, grid.WEIGHT_DECAY) == (settings.betas, settings.weight_decay)
+
+
+def test_every_recipe_is_plain_and_something(modules) -> None:
+    grid = modules["grid"]
+    plain = grid.RECIPES[grid.PLAIN]
+    for name, recipe in grid.RECIPES.items():
+        assert (name == grid.PLAIN) == (recipe == plain)
+        assert set(recipe.config) == set(plain.config)
+    keys = [cell.key for cell in grid.cells()]
+    assert len(keys) == len(set(keys))
+    assert max(grid.LEARNING_RATES) / min(grid.LEARNING_RATES) >= 100
 
 
 def test_a_stream_of_one_modality(modules, data: Path, vocab) -> None:

@@ -30,6 +30,12 @@ def test_what_is_measured_is_neither_trained_on_nor_validated(openmoji64: Module
     assert everything == {stem for some in stems for stem in some}
 
 
+def test_its_network_is_the_presets(openmoji64: ModuleType):
+    config = openmoji64.network(4096)
+    assert (config.channels, config.res_blocks, config.codebook_size) == ((128, 256), 2, 4096)
+    assert (config.quantizer, config.factor) == ("cosine", 8)
+
+
 def test_a_run_of_a_few_steps(
     openmoji64: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -61,9 +67,8 @@ def test_a_run_of_a_few_steps(
     assert "text not measured" in capsys.readouterr().out
 
     weights = ImageTokenizer.load(tmp_path / "out/run/model").state_dict()
-    assert (
-        openmoji64.main([*out, "--steps", "10", "--shown", "2"]) == 0
-    )  # it is finished: measured again, no more
+    # The training is finished: the same command only measures again.
+    assert openmoji64.main([*out, "--steps", "10", "--shown", "2"]) == 0
     again = ImageTokenizer.load(tmp_path / "out/run/model").state_dict()
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert {**json.loads((tmp_path / "new/r.json").read_text()), "training": 0} == {**result, "training": 0}

@@ -195,7 +195,7 @@ def test_a_model_of_its_own_vocabulary(chats, tokenizer_folders, tmp_path: Path)
     prepare(again, lambda *_: None)
     pairs = zip(documents_of(first), documents_of(tmp_path / "again"), strict=True)
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
-    with pytest.raises(ValueError, match="scan"):
+    with pytest.raises(ValueError, match="leave out scan"):
         PrepareConfig("x", "y", model="z", scan="columns")
     unclear: list[dict[str, Any]] = [{"model": "z", "text_tokenizer": "t"}, {"text_tokenizer": "t"}]
     for words in unclear:
@@ -220,7 +220,7 @@ def test_messages_with_images_of_their_row():
         ("hello", None, "messages"),
         ([{"role": "tool", "content": "x"}], None, "role.*'tool'"),
         ([{"role": "user", "content": "x"}], None, "without an answer"),
-        ([{"role": "assistant", "content": "x"}], None, "answer"),
+        ([{"role": "assistant", "content": "x"}], None, "starts with an answer"),
         ([{"role": "user", "content": 3}], None, "content"),
         ([{"role": "user", "content": [{"type": "video"}]}], None, "part.*'video'"),
         ([{"role": "user", "content": [{"type": "image"}]}], None, "more images"),

@@ -164,5 +164,5 @@ def test_sources_of_many_kinds(tmp_path: Path, image_folder: Path, photo: PilIma
 def test_columns_and_images_that_cannot_be_used(image_folder: Path):
     with pytest.raises(ValueError, match="'picture'.*found image"):
         read_images(image_folder, factor=8, column="picture")
-    with pytest.raises(ValueError, match="'image'"):
+    with pytest.raises(ValueError, match="no image.*'image'"):
         read_images(Dataset.from_dict({"image": [b"x"]}), factor=8)

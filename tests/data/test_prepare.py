@@ -114,7 +114,7 @@ def test_long_documents_are_split_between_segments(tmp_path: Path, tokenizer_fol
         ],
     }
     source = write(rows, Features(images=List(Image()), texts=List(Value("string"))), tmp_path / "long")
-    with pytest.warns(UserWarning, match="1 rows"):
+    with pytest.warns(UserWarning, match=": 1 rows"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "out", max_side=None), silent)["train"]
     tokenizer = DocumentTokenizer.load(tmp_path / "out/tokenizer")
     documents = documents_of(tmp_path / "out")
@@ -145,7 +145,7 @@ def test_texts_alone_and_images_that_cannot_be_read(tmp_path: Path, tokenizer_fo
     rows = [{"bytes": stored.getvalue(), "path": None}, {"bytes": b"broken", "path": None}]
     features = Features(image=Image(decode=False), text=Value("string"))
     source = write({"image": rows, "text": ["good", "bad"]}, features, tmp_path / "pairs")
-    with pytest.warns(UserWarning, match="1 rows"):
+    with pytest.warns(UserWarning, match=": 1 rows"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "pairs-out"), silent)["train"]
     assert counts["pieces"] == 1
     assert counts["left_out"] == {"unreadable image": 1}

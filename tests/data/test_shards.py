@@ -282,7 +282,7 @@ def test_a_shard_of_the_data_that_cannot_be_read(tmp_path: Path, tokenizer_folde
         settings = {"validation_share": 0.0}
         with pytest.raises(ValueError, match="cannot be read"):
             load_source(source)
-        with pytest.warns(UserWarning, match="1 rows"):
+        with pytest.warns(UserWarning, match=": 1 rows"):
             record = prepare(
                 config(source, tokenizer_folders, tmp_path / f"{source.name}-out", **settings), silent
             )

@@ -6,32 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image
 from PIL import Image as PilImage
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
 from earlyfusion.data.strips import Strips
 
-FEATURES = Features(
-    image=Image(), objects={"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
-)
 
-
-def page(texts: list[str], size: int = 16) -> tuple[PilImage.Image, dict[str, list]]:
-    """A page with a text in each line, and its objects."""
-    image = PilImage.new("RGB", (120, 40 * len(texts)), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
-    found = []
-    for line, text in enumerate(texts):
-        place = (10 + 3 * line, 40 * line + 8)
-        draw.text(place, text, fill="black", font=font)
-        left, top, right, bottom = draw.textbbox(place, text, font=font)
-        found.append([float(left), float(top), float(right - left), float(bottom - top)])
-    return image, {"bbox": found, "text": texts}
-
-
-def test_strips_hold_their_texts() -> None:
-    image, objects = page(["abc", "deb", "cede"])
+def test_strips_hold_their_texts(text_page) -> None:
+    image, objects = text_page(["abc", "deb", "cede"])
     strips = Strips.around([(image, objects)])
     seen = []
     for width, group in strips.groups.items():
@@ -63,48 +46,50 @@ def test_strips_at_the_edge_of_an_image_repeat_it() -> None:
     assert (strip[:14] == 10).all() and (strip[14:] == 90).all()
 
 
-def test_images_without_texts_give_no_strips() -> None:
-    image, objects = page(["abc", "deb"])
+def test_images_without_texts_give_no_strips(text_page) -> None:
+    image, objects = text_page(["abc", "deb"])
     without: list[Any] = [None, {}, {"bbox": [], "text": []}, {"bbox": objects["bbox"]}]
     assert not Strips.around([(image, some) for some in without]).groups
     half = {"bbox": objects["bbox"], "text": ["abc", ""]}  # a box whose text is not known
     assert [len(group) for group in Strips.around([(image, half)]).groups.values()] == [1]
 
 
-def write(folder: Path, rows: dict[str, list], features: Features = FEATURES) -> Path:
-    Dataset.from_dict(rows, features).save_to_disk(str(folder))
-    return folder
+def test_data_sets_that_do_not_fit(tmp_path: Path, text_page, box_features: Features) -> None:
+    image, objects = text_page(["abc", "deb"])
 
+    def write(name: str, objects: list[Any]) -> str:
+        rows = {"image": [image] * len(objects), "objects": objects}
+        Dataset.from_dict(rows, box_features).save_to_disk(tmp_path / name)
+        return str(tmp_path / name)
 
-def test_data_sets_that_do_not_fit(tmp_path: Path) -> None:
-    image, objects = page(["abc", "deb"])
-    plain = write(tmp_path / "plain", {"image": [image]}, Features(image=Image()))
+    Dataset.from_dict({"image": [image]}, Features(image=Image())).save_to_disk(tmp_path / "plain")
     with pytest.raises(ValueError, match="plain.*'objects'"):
-        Strips.read(str(plain), "train", 256)
-    empty = write(tmp_path / "empty", {"image": [image], "objects": [{"bbox": [], "text": []}]})
+        Strips.read(str(tmp_path / "plain"), "train", 256)
+    empty = write("empty", [{"bbox": [], "text": []}])
     with pytest.raises(ValueError, match="empty.*256 px"):
-        Strips.read(str(empty), "train", 256)
-    good = write(tmp_path / "good", {"image": [image], "objects": [objects]})
+        Strips.read(empty, "train", 256)
+    good = write("good", [objects])
     with pytest.raises(ValueError, match="good.*16 px"):
-        Strips.read(str(good), "train", 16)
+        Strips.read(good, "train", 16)
     short = {"bbox": objects["bbox"], "text": ["abc"]}
-    odd = write(tmp_path / "odd", {"image": [image, image], "objects": [objects, short]})
+    odd = write("odd", [objects, short])
     with pytest.raises(ValueError, match="odd, row 1: objects.*1 texts.*2 boxes"):
-        Strips.read(str(odd), "train", 256)
-    bad = write(tmp_path / "bad", {"image": [image], "objects": [{"bbox": [[1.0, 2.0]], "text": ["a"]}]})
+        Strips.read(odd, "train", 256)
+    bad = write("bad", [{"bbox": [[1.0, 2.0]], "text": ["a"]}])
     with pytest.raises(ValueError, match="bad, row 0: objects is "):
-        Strips.read(str(bad), "train", 256)
+        Strips.read(bad, "train", 256)
     with pytest.raises(FileNotFoundError, match="nowhere not found"):
         Strips.read(str(tmp_path / "nowhere"), "train", 256)
 
 
-def test_images_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
-    image, objects = page(["abc", "deb"])
+def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, text_page, box_features: Features) -> None:
+    image, objects = text_page(["abc", "deb"])
     stored = io.BytesIO()
     image.save(stored, "PNG")
     cells = [{"bytes": b"no image", "path": None}, {"bytes": stored.getvalue(), "path": None}]
-    features = Features(image=Image(decode=False), objects=FEATURES["objects"])
-    folder = write(tmp_path / "some", {"image": cells, "objects": [objects] * 2}, features)
+    features = Features(image=Image(decode=False), objects=box_features["objects"])
+    rows = {"image": cells, "objects": [objects] * 2}
+    Dataset.from_dict(rows, features).save_to_disk(tmp_path / "some")
     with pytest.warns(UserWarning, match="skipped 1 .*; row 0: "):
-        strips = Strips.read(str(folder), "train", 256)
+        strips = Strips.read(str(tmp_path / "some"), "train", 256)
     assert sum(map(len, strips.groups.values())) == 2

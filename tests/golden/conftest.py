@@ -1,4 +1,4 @@
-"""The golden record's modules stand beside the tests."""
+"""The modules of the golden record are beside the tests."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Import and export of Chameleon."""
+"""The section of importing and exporting Chameleon."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from golden_documents import layout
 from golden_parts import Parts, files_of, run_main, tensors_of
 
 
-def chameleon(work: Path) -> Parts:
-    """Random models in the layouts of transformers and of Meta become ours, and ours becomes theirs."""
+def chameleon() -> Parts:
+    """Import random models in the formats of transformers and Meta, and export our own."""
     names = ("chameleon", "chameleon words", "chameleon logits", "chameleon weights", "chameleon files")
     parts: Parts = {name: {} for name in names}
     printed = parts["chameleon words"]
@@ -71,7 +71,7 @@ CODES, SIDE = 8, 32
 
 
 def bpe() -> dict[str, Any]:
-    """A byte-level BPE whose vocabulary holds Chameleon's special tokens, codes and spare tokens too."""
+    """A byte-level BPE with Chameleon's special tokens, codes and spare tokens in its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     learner = Tokenizer(models.BPE())
@@ -124,9 +124,9 @@ def write_chameleon(folder: Path) -> None:
 
 def write_vqgan(model: Path, path: Path) -> None:
     """A checkpoint of the model's image tokenizer with a decoder, as taming writes one."""
-    mine = ef.ImageTokenizer().load(model / "tokenizer" / "image")
+    mine = ef.ImageTokenizer.load(model / "tokenizer" / "image")
     torch.manual_seed(1)
-    whole = ef.ImageTokenizer()(ef.ImageConfig()(**{**vars(mine.config), "decoder": True}))
+    whole = ef.ImageTokenizer(ef.ImageConfig(**{**vars(mine.config), "decoder": True}))
     material.fill(whole)
     whole.load_state_dict(mine.state_dict(), strict=False)
     state = {n: t for n, t in whole.state_dict().items() if not n.startswith("quantizer.")}
@@ -134,7 +134,7 @@ def write_vqgan(model: Path, path: Path) -> None:
 
 
 def write_meta(folder: Path, size: int) -> None:
-    """A random checkpoint in Meta's layout, of two shards in bfloat16."""
+    """A random checkpoint in Meta's format: two shards in bfloat16."""
     target, S = folder / "models" / "7b", 2
     target.mkdir(parents=True)
     V, C, H, Hkv, D, F, layers = size + size % 2, 32, 4, 2, 8, 88, 2
@@ -181,7 +181,7 @@ def write_meta(folder: Path, size: int) -> None:
 
 def save_chameleon_shape(folder: Path) -> None:
     """A model of ours that fits Chameleon's format."""
-    config = ef.ImageConfig()(
+    config = ef.ImageConfig(
         architecture="vqgan",
         stem=1,
         channels=(32, 32, 64),
@@ -193,10 +193,9 @@ def save_chameleon_shape(folder: Path) -> None:
         codebook_dim=8,
     )
     torch.manual_seed(3)
-    images = ef.ImageTokenizer()(config).eval()
-    latents = images.latents(torch.rand(4, 3, SIDE, SIDE) * 2 - 1).detach()
-    ef.initialise_codebook(images, latents.movedim(1, -1).flatten(0, 2))
+    images = ef.ImageTokenizer(config).eval()
+    ef.initialize_codebook(images, torch.rand(4, 3, SIDE, SIDE) * 2 - 1)
     text = material.text_tokenizer()
-    vocab = ef.build_vocab(text, 16, max_grid=None, fixed_grid=(8, 8))
+    vocab = ef.Vocab.build(text=text, codebook_size=16, max_grid=None, fixed_grid=(8, 8))
     lm = material.network_of(vocab, context_length=160, n_kv_heads=2)
     ef.save_model(folder, lm, ef.document_tokenizer(text, images, vocab))

@@ -1,7 +1,6 @@
-"""Documents, tokens, layouts, scores and losses."""
+"""The section of documents, tokens, layouts, scores and losses."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import golden_adapter as ef
@@ -11,8 +10,8 @@ import torch
 from golden_parts import Part, Parts
 
 
-def documents(work: Path) -> Parts:
-    """Token ids of 500 documents, what they become again, and how likely models find some of them."""
+def documents() -> Parts:
+    """Token ids of 500 documents, their segments after decoding, and scores and losses of some of them."""
     parts: Parts = {"tokens": {}, "layouts": {}, "scores": {}, "losses": {}, "decoded": {}}
     packaged = ef.load_model()
     _documents(parts, "packaged", packaged, range(60), policies=("resize", "pad"), max_side=96)
@@ -30,7 +29,7 @@ def _documents(
     parts: Parts, name: str, model: Any, numbers: range, policies: Sequence[str], max_side: int | None
 ) -> None:
     tokenizer, vocab = model.tokenizer, model.tokenizer.vocab
-    talks = ef.role(vocab, "sep") is not None
+    talks = vocab.sep is not None
     encoded = []
     for number in numbers:
         segments = material.document(number, conversation=talks and number % 2 == 0)
@@ -58,7 +57,7 @@ def _documents(
 
 
 def _both_ways(model: Any, tokens: Any) -> float:
-    """Of the document cut behind its first part."""
+    """The score of a document that is cut after its first part."""
     vocab = model.tokenizer.vocab
     kind, values = ef.split(tokens, vocab)[0]
     first = ef.interleave([(kind, values)], vocab, eos=False)
@@ -66,15 +65,14 @@ def _both_ways(model: Any, tokens: Any) -> float:
 
 
 def _losses(part: Part, name: str, model: Any, encoded: list[Any]) -> None:
-    """Logits and losses of documents that are packed into windows, three in each."""
+    """Logits and losses of windows of up to three documents."""
     vocab, width = model.tokenizer.vocab, model.lm.config.context_length
     rows: list[list[Any]] = [[]]
     for tokens in encoded:
         if sum(map(len, rows[-1])) + len(tokens) > width or len(rows[-1]) == 3:
             rows.append([])
         rows[-1].append(tokens)
-    pad: Any = ef.role(vocab, "pad")
-    tokens = torch.full((len(rows), width), pad)
+    tokens = torch.full((len(rows), width), vocab.pad)
     numbers = torch.full((len(rows), width), 9)
     for row, some in enumerate(rows):
         end = 0
@@ -91,7 +89,7 @@ def _losses(part: Part, name: str, model: Any, encoded: list[Any]) -> None:
 
 
 def _given(parts: Parts, name: str, vocab: Any, numbers: range) -> None:
-    """Documents of codes that are given, there and back."""
+    """Documents of given ids and codes to tokens, and back."""
     for number in numbers:
         described = given_parts(name, number)
         tokens = ef.interleave(described, vocab)
@@ -101,7 +99,7 @@ def _given(parts: Parts, name: str, vocab: Any, numbers: range) -> None:
 
 
 def given_parts(shape: str, number: int) -> list[tuple[str, Any]]:
-    """Parts of a document, of text ids and codes that depend on nothing but the number."""
+    """The parts of a document, whose text ids and codes depend only on its number."""
     fields, rng = material.SHAPES[shape], np.random.default_rng(number)
     n = fields["codes_per_position"]
     found: list[tuple[str, Any]] = []
@@ -118,10 +116,10 @@ def given_parts(shape: str, number: int) -> list[tuple[str, Any]]:
 
 
 def layout(vocab: Any) -> dict[str, Any]:
-    """What each token is: roles, runs of modalities, and the tokens of all text ids and codes."""
+    """The meaning of each token: roles, runs of modalities, and the tokens of all text ids and codes."""
     facts, tokens = ef.image_facts(vocab), torch.arange(vocab.size)
     n = facts["codes_per_position"]
-    kinds = ef.modality(vocab, tokens).tolist()
+    kinds = vocab.modality(tokens).tolist()
     runs: list[list[int]] = []
     for token, kind in enumerate(kinds):
         if not runs or runs[-1][1] != kind:
@@ -132,12 +130,12 @@ def layout(vocab: Any) -> dict[str, Any]:
     roles = ("bos", "eos", "pad", "begin_image", "end_image", "sep")
     return {
         "size": vocab.size,
-        "roles": {name: ef.role(vocab, name) for name in roles},
+        "roles": {name: vocab.roles.get(name) for name in roles},
         "runs": runs,
         "text ids": _runs(ef.text_ids(vocab, text).tolist()),
         "codes": [_runs(column) for column in ef.code_tokens(vocab, every).reshape(len(codes), n).T.tolist()],
         "slots": _runs(ef.slots(vocab, tokens).tolist(), step=0),
-        "grid": _runs(ef.numbers_of_grids(vocab)),
+        "grid": _runs(ef.size_tokens(vocab)),
         "fixed_grid": facts["fixed_grid"] and list(facts["fixed_grid"]),
         "scan": facts["scan"],
         "codes_per_position": n,
@@ -146,7 +144,7 @@ def layout(vocab: Any) -> dict[str, Any]:
 
 
 def _runs(values: list[int], step: int = 1) -> list[list[int]]:
-    """[first value, how many] of each run whose values rise by ``step``."""
+    """[first value, count] of each run whose values rise by ``step``."""
     runs: list[list[int]] = []
     for value in values:
         if runs and value == runs[-1][0] + step * runs[-1][1]:

@@ -1,8 +1,7 @@
-"""The small folders and checkpoints that an earlier commit wrote, and what does not depend on a machine.
+"""Small folders and checkpoints that an earlier commit wrote, and what is expected of them on any machine.
 
-``expected`` says what a tree makes of them: token ids of given codes and texts, layouts of vocabularies,
-windows of prepared data. Images become codes here by a rule in the place of a network, whose rounding differs
-from one CPU to another.
+``expected`` is what a tree makes of them: token ids of given codes and texts, layouts of vocabularies,
+windows of prepared data. A rule encodes images instead of a network, whose rounding differs between CPUs.
 """
 
 import contextlib
@@ -43,18 +42,18 @@ STOPPED = 2
 """The step of the checkpoints."""
 
 
-# what lies in fixtures/data
+# fixtures/data
 
 
 def write_data(folder: Path) -> None:
-    """Pictures of one colour each, so that whatever scales them leaves their codes; texts; conversations."""
+    """Texts, conversations, and pictures of one color, whose codes do not depend on how they are scaled."""
     sizes = ((8, 8), (12, 8), (10, 6), (16, 4), (24, 20))
     names = ["red", "green", "blue", "a cat", "two birds"]
     names += ["the house", "a bicycle", "an umbrella", "type", "word"]
     rows: list[Any] = []
     for number, name in enumerate(names):
         rows.append({"file_name": f"{number}.png", "text": f"{name}:" if number % 2 else name})
-        material.write_png(folder / "pairs" / f"{number}.png", one_colour(number, sizes[number % len(sizes)]))
+        material.write_png(folder / "pairs" / f"{number}.png", one_color(number, sizes[number % len(sizes)]))
     material.write_lines(folder / "pairs" / "metadata.jsonl", rows)
     interleaved = [
         {
@@ -73,22 +72,22 @@ def write_data(folder: Path) -> None:
     material.write_lines(folder / "talks" / "talks.jsonl", [_talk(n, names) for n in range(12)])
     for number in range(4):
         size = ((8, 8), (16, 8))[number % 2]
-        material.write_png(folder / "talks" / f"{number}.png", one_colour(20 + number, size))
+        material.write_png(folder / "talks" / f"{number}.png", one_color(20 + number, size))
     for number in range(3):
-        page = one_colour(30 + number, (32, 16))
-        page.paste(one_colour(40 + number, (16, 16)), (16, 0))
+        page = one_color(30 + number, (32, 16))
+        page.paste(one_color(40 + number, (16, 16)), (16, 0))
         material.write_png(folder / "pages" / f"{number}.png", page)
     lines = [{"file_name": f"{number}.png", "text": f"page {number}"} for number in range(3)]
     material.write_lines(folder / "pages" / "metadata.jsonl", lines)
 
 
-def one_colour(number: int, size: tuple[int, int]) -> Image.Image:
-    """A picture whose colour stands in the middle of a bin of ``ruled_codes``."""
+def one_color(number: int, size: tuple[int, int]) -> Image.Image:
+    """A picture whose color is in the middle of a bin of ``ruled_codes``."""
     return Image.new("RGB", size, tuple(16 * (number * k % 16) + 8 for k in (1, 3, 7)))
 
 
 def _talk(number: int, names: Sequence[str]) -> dict[str, Any]:
-    """A conversation; two of them are none."""
+    """A conversation; number 5 and number 7 are invalid."""
 
     def said(text: str) -> dict[str, Any]:
         return {"type": "text", "text": text, "image": None}
@@ -113,31 +112,31 @@ def _talk(number: int, names: Sequence[str]) -> dict[str, Any]:
 
 
 def text_tokenizer() -> Any:
-    return ef.TextTokenizer().load(FOLDER / "model" / "tokenizer")
+    return ef.TextTokenizer.load(FOLDER / "model" / "tokenizer")
 
 
 def two_codes() -> Any:
-    """An image tokenizer with two codes a position, of which the rule needs nothing but the config."""
+    """An image tokenizer with two codes a position; the rule uses only its config."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return ef.ImageTokenizer()(ef.ImageConfig()(**{**IMAGE, "groups": 2, "quantizer": "vq"})).eval()
+        return ef.ImageTokenizer(ef.ImageConfig(**{**IMAGE, "groups": 2, "quantizer": "vq"})).eval()
 
 
 def ruled_codes(self: Any, images: torch.Tensor) -> torch.Tensor:
-    """Takes the place of ``ImageTokenizer.encode``: codes of the colour and the place of a square alone."""
+    """Replaces ``ImageTokenizer.encode``: codes that depend only on the color and the place of a square."""
     middle, n = self.factor // 2, self.codes_per_position
     levels = ((images[:, :, middle :: self.factor, middle :: self.factor] + 1) * 127.5).round().long() // 16
     rows = torch.arange(levels.shape[2])[:, None]
     columns = torch.arange(levels.shape[3])
-    colour = levels[:, 0] + 3 * levels[:, 1] + 5 * levels[:, 2]
-    slots = [(colour * (1 + slot) + rows + 2 * columns + 7 * slot) % self.codebook_size for slot in range(n)]
+    color = levels[:, 0] + 3 * levels[:, 1] + 5 * levels[:, 2]
+    slots = [(color * (1 + slot) + rows + 2 * columns + 7 * slot) % self.codebook_size for slot in range(n)]
     return slots[0] if n == 1 else torch.stack(slots, dim=-1)
 
 
 @contextlib.contextmanager
 def codes_by_rule() -> Iterator[None]:
-    """Within, images become codes by ``ruled_codes``."""
-    cls = ef.ImageTokenizer()
+    """Within, ``ruled_codes`` encodes images."""
+    cls = ef.ImageTokenizer
     before = cls.encode
     cls.encode = ruled_codes
     try:
@@ -170,7 +169,7 @@ def stop_at(step: int) -> Any:
 
 
 def remember(weights: dict[str, torch.Tensor]) -> Any:
-    """A callback that keeps the weights that a training begins with, under their names in checkpoints."""
+    """A callback that stores the weights at the start of a training, by their names in checkpoints."""
     from lightning.pytorch.callbacks import Callback
 
     class Remember(Callback):
@@ -181,7 +180,7 @@ def remember(weights: dict[str, torch.Tensor]) -> Any:
 
 
 def train_lm(run: Path, *callbacks: Any) -> Any:
-    """Train the tiny transformer, or go on in ``run``; the working directory is the fixtures'."""
+    """Train the tiny transformer, or resume in ``run``. The working directory must be the fixtures'."""
     torch.manual_seed(0)
     module = ef.training(Path("prepared"), LM, **LM_SETTINGS)
     options = {"log_every": 1, "validate_every": 2, "checkpoint_steps": 2, "precision": "32-true"}
@@ -190,7 +189,7 @@ def train_lm(run: Path, *callbacks: Any) -> Any:
 
 
 def train_image_tokenizer(run: Path, *callbacks: Any) -> Any:
-    """The same of the tiny image tokenizer."""
+    """Train the tiny image tokenizer, or resume in ``run``, as ``train_lm``."""
     torch.manual_seed(0)
     module = ef.image_training(IMAGE, **IMAGE_SETTINGS)
     data = {"batch_pixels": 512, "validation_share": 0.2}
@@ -200,27 +199,26 @@ def train_image_tokenizer(run: Path, *callbacks: Any) -> Any:
 
 
 def losses_of(run: Path) -> dict[str, float]:
-    """Step -> training loss, of the steps that the run's log holds."""
+    """Step -> training loss, for the steps in the run's log."""
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
     return {row["step"]: float(row["train/loss"]) for row in rows}
 
 
-# what does not depend on the machine
+# expected on any machine
 
 
 SHAPES = tuple(material.SHAPES)
 TEXTS = (*material.SENTENCES, *material.ODD)
 
 
-def expected_layouts() -> dict[str, Any]:
-    """Vocabularies of 300 text ids, of which two have no token."""
-    text = (300, (0, 7))
-    return {shape: golden_documents.layout(material.vocab_of(shape, text)) for shape in SHAPES}
+def expected_layout(shape: str) -> dict[str, Any]:
+    """The layout of a vocabulary with 300 text ids, of which two have no token."""
+    return golden_documents.layout(material.vocab_of(shape, (300, (0, 7))))
 
 
 def given_documents() -> list[list[Any]]:
-    """[shape, parts] of documents; parts are kinds and values."""
+    """[shape, parts] of each document; a part is [kind, values]."""
     return [
         [shape, [[kind, values.tolist()] for kind, values in golden_documents.given_parts(shape, number)]]
         for shape in SHAPES
@@ -229,7 +227,7 @@ def given_documents() -> list[list[Any]]:
 
 
 def tokens_of_given(shape: str, parts: Sequence[Any]) -> list[int]:
-    """Tokens of a document whose parts are given; they become the same parts again."""
+    """The tokens of a document of given parts. Checks that they are split into the same parts."""
     vocab = material.vocab_of(shape, (300, (0,)))
     tensors = [(kind, torch.tensor(values, dtype=torch.int64)) for kind, values in parts]
     tokens = ef.interleave(tensors, vocab)
@@ -237,7 +235,7 @@ def tokens_of_given(shape: str, parts: Sequence[Any]) -> list[int]:
     wanted: list[list[Any]] = []
     for kind, values in parts:
         if kind == "text" and wanted and wanted[-1][0] == "text":
-            wanted[-1][1] = wanted[-1][1] + list(values)  # texts that touch are one
+            wanted[-1][1] = wanted[-1][1] + list(values)  # adjacent texts are one
         elif kind != "turn":
             wanted.append([kind, list(values)])
         else:
@@ -253,7 +251,7 @@ def expected_texts() -> list[Any]:
 
 
 def prepare_cases() -> dict[str, dict[str, Any]]:
-    """Settings of ``prepare``; the working directory holds data, model, text, image and image2."""
+    """Settings of ``prepare``, for a working directory with data, model, text, image and image2."""
     own = {"text_tokenizer": "text", "image_tokenizer": "image", "max_grid": 8}
     small = {"context_length": CONTEXT, "validation_share": 0.25, "shard_rows": 4}
     pairs, talks = {"documents": "data/pairs"}, {"documents": "data/talks/talks.jsonl"}
@@ -275,7 +273,7 @@ def prepare_cases() -> dict[str, dict[str, Any]]:
 
 
 def expected_shards(name: str) -> dict[str, Any]:
-    """What ``prepare`` makes of a case."""
+    """The folder that ``prepare`` writes in a case."""
     out = Path(f"out-{name.replace(', ', '-').replace(' ', '-')}")
     with codes_by_rule(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
         ef.prepare({"out": str(out), **prepare_cases()[name]})
@@ -302,7 +300,7 @@ def windows_of(folder: Path) -> dict[str, Any]:
 
 
 def columns_of(folder: Path) -> dict[str, list[Any]]:
-    """Column -> type and width, as the files of a part have them."""
+    """Column -> type and width in the files of a part."""
     import pyarrow as pa
 
     files = sorted(folder.glob("data-*.arrow"))
@@ -312,7 +310,7 @@ def columns_of(folder: Path) -> dict[str, list[Any]]:
 
 
 def lay_out(folder: Path) -> None:
-    """What ``prepare_cases`` name, in an empty folder."""
+    """Put what ``prepare_cases`` name into an empty folder."""
     for name in ("data", "model"):
         (folder / name).symlink_to(FOLDER / name)
     (folder / "text").symlink_to(FOLDER / "model" / "tokenizer")
@@ -321,7 +319,7 @@ def lay_out(folder: Path) -> None:
 
 
 def expected_saved(folder: Path) -> dict[str, Any]:
-    """The fixtures' model read and written again: its files, configs and tensors."""
+    """The files, configs and tensors of the fixtures' model, read and written again."""
     model = ef.load_model(FOLDER / "model")
     ef.save_model(folder / "saved", model.lm, model.tokenizer)
     return describe_model(folder / "saved")
@@ -340,11 +338,11 @@ def describe_model(folder: Path) -> dict[str, Any]:
 
 
 def expected(work: Path) -> dict[str, Any]:
-    """All of it; ``work`` is an empty folder."""
+    """Everything expected. ``work`` is an empty folder."""
     lay_out(work)
     with within(work):
         return {
-            "layouts": expected_layouts(),
+            "layouts": {shape: expected_layout(shape) for shape in SHAPES},
             "documents": [[*given, tokens_of_given(*given)] for given in given_documents()],
             "texts": expected_texts(),
             "windows": {
@@ -365,4 +363,4 @@ def plain(value: Any) -> Any:
 def _number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value)} is no JSON")
+    raise TypeError(f"{type(value)} is not JSON")

@@ -1,7 +1,6 @@
-"""What the models write."""
+"""The section of generation."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import golden_adapter as ef
@@ -10,7 +9,7 @@ import numpy as np
 from golden_parts import COOL, GREEDY, Parts, digest, picture
 
 
-def generation(work: Path) -> Parts:
+def generation() -> Parts:
     """Continuations, their likelihoods, the events of streams, and the pictures in them."""
     parts: Parts = {"generation": {}, "likelihoods": {}, "streams": {}, "pictures": {}}
     packaged = ef.load_model()
@@ -43,7 +42,7 @@ def packaged_cases(tokenizer: Any) -> list[tuple[str, list[list[Any]], dict[str,
     mixed: list[list[Any]] = [["A house: ", picture(3)], [picture(4, (32, 64)), "is a"]]
     every = [*texts, *images, *mixed]
     negative = ef.encode(tokenizer, ["A green pear:"], eos=False)
-    turn = ef.end_of_turn()
+    turn = ef.END_OF_TURN
     room = {"max_new_tokens": 90}
     return [
         ("greedy", every, {**room, "text": GREEDY, "image": GREEDY}),
@@ -141,7 +140,7 @@ def stream_cases() -> list[tuple[str, list[list[Any]], dict[str, Any]]]:
 
 
 def _tiny(parts: Parts, name: str, model: Any) -> None:
-    """What a tiny random model writes."""
+    """Continuations, drawings and events of a tiny random model."""
     vocab = model.tokenizer.vocab
     prompts: list[list[Any]] = [
         [],
@@ -160,8 +159,8 @@ def _tiny(parts: Parts, name: str, model: Any) -> None:
         ("best", prompts[1:2], {**room, "seed": 5, "best_of": 4, "then": "image", "stop_after_image": True}),
         ("best both", prompts[1:2], {**room, "seed": 6, "best_of": 4, "best_by": "both", "then": "text"}),
     ]
-    if ef.role(vocab, "sep") is not None:
-        turn = ef.end_of_turn()
+    if vocab.sep is not None:
+        turn = ef.END_OF_TURN
         talk: list[list[Any]] = [
             ["A red", turn],
             [picture(9, (24, 16)), "what?", turn, "cat", turn, "and?", turn],
@@ -210,22 +209,22 @@ def _stream(parts: Parts, name: str, model: Any, prompts: list[list[Any]], optio
     if "stopped" in options:
         asked = iter([False] * options["stopped"] + [True])
         more["stopped"] = lambda: next(asked)
-    told: list[list[Any]] = []
+    events: list[list[Any]] = []
     for kind, fields in ef.stream(model, prompts, **{**options, **more}):
         for field in ("preview", "image"):
             if field in fields:
                 picture = fields.pop(field)
                 fields["size"] = list(picture.size)
                 if field == "image":
-                    parts["pictures"][f"{name}/{len(told)}"] = np.asarray(picture)
+                    parts["pictures"][f"{name}/{len(events)}"] = np.asarray(picture)
                 else:
                     fields["pixels"] = digest(picture.tobytes())
-        told.append([kind, json.loads(json.dumps(fields))])
-    parts["streams"][name] = told
+        events.append([kind, json.loads(json.dumps(fields))])
+    parts["streams"][name] = events
     if "stopped" not in options and "previews" not in options:
         written = ef.sample(model, prompts, **options)
-        parts["streams"][f"{name}/sample"] = [[_told(segment) for segment in row] for row in written]
+        parts["streams"][f"{name}/sample"] = [[_described(segment) for segment in row] for row in written]
 
 
-def _told(segment: Any) -> Any:
+def _described(segment: Any) -> Any:
     return segment if isinstance(segment, str) else [list(segment.size), digest(segment.tobytes())]

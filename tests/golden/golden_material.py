@@ -1,6 +1,6 @@
-"""What the golden record is made of: documents, tokenizers and networks, the same in each run and each tree.
+"""The inputs of the golden record: documents, tokenizers and networks, the same in each run and each tree.
 
-Nothing here depends on how a tree draws first weights: the networks get theirs by name.
+Nothing here depends on how a tree initializes weights: networks get theirs by name.
 """
 
 import json
@@ -40,14 +40,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     for scan in ("rows", "columns")
     for n in (1, 2)
 }
-"""Every shape of a vocabulary; those that scan by columns have conversations, too."""
+"""Every shape of a vocabulary. Those that scan by columns have a separator, for conversations."""
 CODES = {1: 32, 2: 16}
-"""Codes of each slot, by codes per position."""
+"""Codes per position -> codes of each slot."""
 MTIME = 1_700_000_000
 
 
 def drawing(number: int, size: tuple[int, int] | None = None, mode: str | None = None) -> Image.Image:
-    """A picture, another one for each number; without a size and mode those of its number, too."""
+    """A picture for each number, which also determines the default size and mode."""
     rng = random.Random(number)
     width, height = size or SIZES[number % len(SIZES)]
     image = Image.new("RGB", (width, height), tuple(rng.randrange(256) for _ in range(3)))
@@ -75,41 +75,41 @@ def text(number: int) -> str:
 
 
 def document(number: int, conversation: bool = False) -> list[Any]:
-    """Texts and images in any order; with the ends of turns where it is a conversation."""
+    """Texts and images in any order, with ends of turns in a conversation."""
     rng = random.Random(number)
     parts: list[Any] = []
     for place in range(1 + rng.randrange(4)):
         own = 1000 * number + place
         parts.append(drawing(own) if rng.random() < 0.4 else text(own))
         if conversation and place % 2 == 0:
-            parts.append(ef.end_of_turn())
+            parts.append(ef.END_OF_TURN)
     return parts
 
 
 @cache
 def text_tokenizer() -> Any:
     """A BPE of 360 pieces."""
-    return ef.TextTokenizer().train(SENTENCES * 20, vocab_size=360, threads=1)
+    return ef.TextTokenizer.train(SENTENCES * 20, vocab_size=360, threads=1)
 
 
 @cache
 def image_tokenizer(n: int = 1) -> Any:
-    """An untrained VQ-VAE with 8 pixels a position and ``n`` codes there, whose codebook lies among its
-    latents."""
+    """An untrained VQ-VAE with ``n`` codes for 8 x 8 pixels and a codebook of its own latents."""
     fields = {"quantizer": "vq", "groups": 2, "codebook_dim": 8} if n == 2 else {"codebook_dim": 4}
-    config = ef.ImageConfig()(stem=4, channels=(8, 16), res_blocks=1, codebook_size=CODES[n], **fields)
+    config = ef.ImageConfig(stem=4, channels=(8, 16), res_blocks=1, codebook_size=CODES[n], **fields)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tokenizer = ef.ImageTokenizer()(config).eval()
-        latents = tokenizer.latents(torch.rand(8, 3, 32, 32) * 2 - 1).detach()
-        ef.initialise_codebook(tokenizer, latents.movedim(1, -1).flatten(0, 2))
+        tokenizer = ef.ImageTokenizer(config).eval()
+        ef.initialize_codebook(tokenizer, torch.rand(8, 3, 32, 32) * 2 - 1)
     return tokenizer
 
 
 def vocab_of(shape: str, text: Any = None) -> Any:
-    """The vocabulary of a shape; ``text`` is a tokenizer, or its size and structural ids."""
+    """The vocabulary of a shape. ``text`` is a tokenizer, or its size and the ids without a token."""
     fields = SHAPES[shape]
-    return ef.build_vocab(text or text_tokenizer(), CODES[fields["codes_per_position"]], **fields)
+    return ef.Vocab.build(
+        text=text or text_tokenizer(), codebook_size=CODES[fields["codes_per_position"]], **fields
+    )
 
 
 def tokenizer_of(shape: str) -> Any:
@@ -120,7 +120,7 @@ def tokenizer_of(shape: str) -> Any:
 
 @torch.no_grad()
 def fill(network: Any, scale: float = 0.1) -> Any:
-    """Give a network weights that are a function of their names, none of them special."""
+    """Set the weights of a network as a function of their names, none of them to 0 or 1."""
     for name, parameter in network.named_parameters():
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         noise = torch.randn(parameter.shape, generator=generator)
@@ -134,33 +134,33 @@ def fill(network: Any, scale: float = 0.1) -> Any:
 def network_of(vocab: Any, **fields: Any) -> Any:
     """A tiny transformer for a vocabulary."""
     shape = {"context_length": 96, "n_layers": 2, "width": 32, "n_heads": 4, "n_kv_heads": 4, "ffn_width": 48}
-    config = ef.LMConfig()(**{"vocab_size": vocab.size, **shape, **fields})
-    return fill(ef.LM()(config)).eval()
+    config = ef.LMConfig(**{"vocab_size": vocab.size, **shape, **fields})
+    return fill(ef.LM(config)).eval()
 
 
 def model_of(shape: str, **fields: Any) -> Any:
     """A tiny random model."""
     tokenizer = tokenizer_of(shape)
-    return ef.model_of(network_of(tokenizer.vocab, **fields), tokenizer)
+    return ef.Model(network_of(tokenizer.vocab, **fields), tokenizer)
 
 
 # data for prepare
 
 
 def write_lines(path: Path, rows: list[Any]) -> None:
-    """JSON lines; what is a string already stands there as it is."""
+    """JSON lines. Strings are lines already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=True) for row in rows]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def write_png(path: Path, image: Image.Image) -> None:
-    """A PNG file, which has no CMYK."""
+    """A PNG file; CMYK, which PNG lacks, becomes RGB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (image.convert("RGB") if image.mode == "CMYK" else image).save(path)
 
 
 def same_times(folder: Path) -> None:
-    """Give all files one time, as the keys of prepared folders hold it."""
+    """Set the time of all files, which the keys of prepared folders depend on."""
     for path in sorted(folder.rglob("*")):
         os.utime(path, (MTIME, MTIME))

@@ -1,4 +1,8 @@
-"""What the sections of the golden record share: parts, files, tensors, pictures."""
+"""What the sections of the golden record share.
+
+A section is a function that runs in an empty working directory and returns its parts: name -> values. A value
+is a NumPy array or anything that JSON holds. All paths are relative, so that two records agree.
+"""
 
 import contextlib
 import hashlib
@@ -16,8 +20,6 @@ from PIL import Image
 
 Part = dict[str, Any]
 Parts = dict[str, Part]
-STEPS = 30
-"""Of each training."""
 GREEDY = {"temperature": 0.0}
 COOL = {"temperature": 0.6}
 
@@ -25,7 +27,7 @@ COOL = {"temperature": 0.6}
 def files_of(
     folder: Path, renamed: Mapping[str, str] | None = None, without: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Every file below a folder, with a digest of its content, in which ``renamed`` has other names."""
+    """Every file below a folder, with a digest of its content after replacing the keys of ``renamed``."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in without:
@@ -52,7 +54,7 @@ def digest(content: bytes) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Values without this tree's and this run's paths."""
+    """Values without the paths of this tree and this run."""
     text = json.dumps(value)
     for path, name in ((str(ef.package_folder()), "TREE"), (str(Path.cwd()), "WORK")):
         text = text.replace(json.dumps(path)[1:-1], name)
@@ -60,12 +62,12 @@ def plain(value: Any) -> Any:
 
 
 def run_main(*arguments: str) -> list[str]:
-    """Run the command here; the lines that it prints, without this run's paths."""
+    """Run the command in this process. Returns the lines that it prints, without the paths of this run."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = ef.main(arguments)
+        code = ef.main(list(arguments))
     if code:
-        raise RuntimeError(f"earlyfusion {' '.join(arguments)} gave {code}")
+        raise RuntimeError(f"earlyfusion {' '.join(arguments)} returned {code}")
     return plain(printed.getvalue().splitlines())
 
 

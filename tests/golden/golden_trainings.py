@@ -1,4 +1,4 @@
-"""Trainings from the command line: curves, weights, checkpoints."""
+"""The section of trainings, from the command line."""
 
 import contextlib
 import csv
@@ -13,12 +13,15 @@ import golden_adapter as ef
 import golden_material as material
 import numpy as np
 import torch
-from golden_parts import STEPS, Part, Parts, digest, files_of, plain, tensors_of
-from golden_prepare import write_pairs, write_talks, write_tokenizers
+from golden_parts import Part, Parts, digest, files_of, plain, tensors_of
+from golden_shards import write_pairs, write_talks, write_tokenizers
+
+STEPS = 30
+"""Of each training."""
 
 
-def trainings(work: Path) -> Parts:
-    """Curves and last weights of short trainings through the command line."""
+def trainings() -> Parts:
+    """Curves, last weights, files and checkpoints of short trainings."""
     parts: Parts = {"curves": {}, "weights": {}, "training files": {}, "checkpoints": {}}
     write_tokenizers()
     pairs = write_pairs(Path("pairs"))
@@ -54,7 +57,7 @@ def training_cases(images: str) -> dict[str, list[str]]:
     tuned = str(ef.config_file("lm_fine_tune.yaml"))
     tune = ["lm", "fit", "--config", tuned, *common, "--data.path=talk-tokens", "--data.batch_size=2"]
     tune += [f"--model.init_from={ef.packaged_model()}", "--model.warmup_steps=5", "--telemetry.every=0"]
-    weights = ef.modality_weights({"structure": 1.0, "text": 2.0, "image": 0.5})
+    weights = ef.modality_weights(structure=1.0, text=2.0, image=0.5)
     return {
         "lm_debug": lm,
         "lm, the whole recipe": [
@@ -112,7 +115,7 @@ def _train(parts: Parts, name: str, arguments: list[str]) -> None:
 
 
 def _checkpoint(name: str, value: Any, into: Part) -> None:
-    """All that a checkpoint holds, by name: digests of tensors, and plain values."""
+    """The content of a checkpoint by name: digests of tensors, and plain values."""
     if isinstance(value, dict):
         for key, one in value.items():
             _checkpoint(f"{name}/{key}", one, into)
@@ -128,7 +131,7 @@ def _checkpoint(name: str, value: Any, into: Part) -> None:
 
 
 def _write_images(folder: Path) -> str:
-    """48 pictures of three sizes, most of them with the box of a text."""
+    """48 pictures of three sizes, most of them with a text box."""
     import datasets
 
     rows: dict[str, list[Any]] = {"image": [], "objects": []}
@@ -146,13 +149,13 @@ def _write_images(folder: Path) -> str:
 
 
 def command(*arguments: str) -> str:
-    """Run the command `earlyfusion` in a process of its own; returns what it printed."""
+    """Run the command `earlyfusion` in its own process. Returns its output."""
     script = Path(__file__).with_name("record.py")
     run = subprocess.run(
         [sys.executable, str(script), "--command", *arguments], capture_output=True, text=True
     )
     if run.returncode:
         raise RuntimeError(
-            f"earlyfusion {' '.join(arguments)} gave {run.returncode}:\n{run.stdout}\n{run.stderr}"
+            f"earlyfusion {' '.join(arguments)} returned {run.returncode}:\n{run.stdout}\n{run.stderr}"
         )
     return run.stdout

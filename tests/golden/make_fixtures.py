@@ -1,8 +1,8 @@
-"""Wrote tests/golden/fixtures and expected.json, once, with the commit that expected.json names.
+"""How tests/golden/fixtures and expected.json were written, by the commit that expected.json names.
 
     python tests/golden/make_fixtures.py --tree ../before/earlyfusion
 
-They show that later commits read what that one wrote: run it again with that commit, or leave them alone.
+They test that later commits read what that one wrote: run this with that commit, or not at all.
 """
 
 import argparse
@@ -22,10 +22,10 @@ import record
 
 
 def main() -> int:
-    """Write everything anew."""
+    """Write the fixtures and what is expected of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--tree", type=Path, help="the checkout, or the folder that holds it")
-    parser.add_argument("--keep", action="store_true", help="leave the fixtures, write expected.json alone")
+    parser.add_argument("--tree", type=Path, help="the checkout, or the folder that it is in")
+    parser.add_argument("--keep", action="store_true", help="keep the fixtures, write only expected.json")
     parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)  # in the tree's own process
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golden-") as scratch:
@@ -35,17 +35,13 @@ def main() -> int:
         if args.tree is None:
             parser.error("give --tree")
         _, environment = record.alone(args.tree.resolve(), scratch)
-        command = [
-            sys.executable,
-            str(Path(__file__).resolve()),
-            "--write",
-            *(["--keep"] if args.keep else []),
-        ]
+        command = [sys.executable, str(Path(__file__).resolve()), "--write"]
+        command += ["--keep"] if args.keep else []
         return subprocess.run(command, env=environment).returncode
 
 
 def write(work: Path, keep: bool) -> int:
-    """Write the fixtures, unless they are to be kept, and then what is expected of them."""
+    """Write the fixtures, unless ``keep``, and expected.json."""
     import golden_fixtures as fixtures
     import torch
 
@@ -62,14 +58,14 @@ def write(work: Path, keep: bool) -> int:
         shutil.copyfile("lm.ckpt", work / "again" / "last.ckpt")
         fixtures.train_lm(work / "again")
     values = fixtures.plain(fixtures.expected(work / "out"))
-    values["losses of the transformer that goes on"] = fixtures.losses_of(work / "again")
+    values["losses after resuming"] = fixtures.losses_of(work / "again")
     commit = record.commit_of(Path(os.environ["GOLDEN_TREE"]))
     fixtures.EXPECTED.write_text(_in_lines({"written by": commit, **values}), encoding="utf-8")
     return 0
 
 
 def _write_fixtures(work: Path) -> None:
-    """All of them, into the working directory."""
+    """Write them into the working directory."""
     import golden_adapter as ef
     import golden_fixtures as fixtures
     import golden_material as material
@@ -77,12 +73,12 @@ def _write_fixtures(work: Path) -> None:
 
     fixtures.write_data(Path("data"))
     material.same_times(Path("data"))
-    text = ef.TextTokenizer().train(material.SENTENCES * 20, vocab_size=300, threads=1)
-    images = material.fill(ef.ImageTokenizer()(ef.ImageConfig()(**fixtures.IMAGE)), scale=0.3).eval()
-    latents = images.latents(torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    text = ef.TextTokenizer.train(material.SENTENCES * 20, vocab_size=300, threads=1)
+    images = material.fill(ef.ImageTokenizer(ef.ImageConfig(**fixtures.IMAGE)), scale=0.3).eval()
+    pictures = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     torch.manual_seed(0)
-    ef.initialise_codebook(images, latents.detach().movedim(1, -1).flatten(0, 2))
-    vocab = ef.build_vocab(text, fixtures.CODES, max_grid=8, separator=True)
+    ef.initialize_codebook(images, pictures)
+    vocab = ef.Vocab.build(text=text, codebook_size=fixtures.CODES, max_grid=8, separator=True)
     lm = material.network_of(vocab, **fixtures.LM)
     ef.save_model("model", lm, ef.document_tokenizer(text, images, vocab))
     common = {"model": "model", "context_length": fixtures.CONTEXT, "validation_share": 0.25, "shard_rows": 4}
@@ -95,7 +91,7 @@ def _write_fixtures(work: Path) -> None:
 
 
 def _in_lines(values: dict[str, Any]) -> str:
-    """JSON with a line for each entry of each section, so that a difference shows where it is."""
+    """JSON with one line for each entry of each section, for readable diffs."""
 
     def lines(value: Any) -> str:
         if isinstance(value, dict):

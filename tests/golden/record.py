@@ -1,20 +1,19 @@
-"""The golden record: what a checkout of earlyfusion does, to be compared with what another one does.
+"""The golden record: what a checkout of earlyfusion does, to compare with what another one does.
 
     python tests/golden/record.py --tree ../before/earlyfusion --out records/old
     python tests/golden/record.py --tree . --out records/new
     python tests/golden/record.py --compare records/old records/new
 
---tree is the folder that holds a checkout called `earlyfusion`, or a checkout of any name. Each section runs
-in a process of its own that can import that tree alone. --sections takes some of them, to record (the others
-of a record stay) or to compare. Two trees agree when each part is exact; --tolerance allows floats to differ
-by so much. A record belongs to its machine: floats, and codes that hang on them, differ from one to another.
+--tree is a checkout, or the folder of a checkout that is called `earlyfusion`. Each section (golden_NAME.py)
+runs in a process that can import only that tree. --sections selects sections, to record them (the others in
+the record stay) or to compare them. Two records agree if every part is exact; --tolerance lets floats differ
+by that much. Records are from one machine: floats, and codes that depend on them, differ between machines.
 """
 
 import argparse
-import hashlib
+import importlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,32 +24,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ABOUT = "about.json"
-NAMES = ("generation", "documents", "shards", "trainings", "chameleon", "commands")
+SECTIONS = ("generation", "documents", "shards", "trainings", "chameleon", "commands")
+SHOWN = 3
+"""Differences that are printed of a part."""
 
 
 def main() -> int:
-    """Record, or compare; 1 where a section failed or a part differs."""
-    if sys.argv[1:2] == ["--command"]:  # from a section: the tree's command line
+    """Record or compare; 1 if a section failed or a part differs."""
+    if sys.argv[1:2] == ["--command"]:  # the tree's command line, run by a section
         import golden_adapter
 
         check_tree()
         return golden_adapter.main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--tree", type=Path, help="the checkout, or the folder that holds it")
+    parser.add_argument("--tree", type=Path, help="the checkout, or the folder that it is in")
     parser.add_argument("--out", type=Path, help="folder to write")
-    parser.add_argument("--sections", default=",".join(NAMES), help="default: all (%(default)s)")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="default: all (%(default)s)")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two records")
-    parser.add_argument("--tolerance", type=float, default=0.0, help="of floats; default: none")
-    parser.add_argument("--show", type=int, default=3, metavar="N", help="differences of a part (default: 3)")
-    parser.add_argument("--section", help=argparse.SUPPRESS)  # of the process that records it
+    parser.add_argument("--tolerance", type=float, default=0.0, help="for floats; default: none")
+    parser.add_argument("--section", help=argparse.SUPPRESS)  # in the process that records it
     args = parser.parse_args()
     sections = args.sections.split(",")
-    if unknown := [name for name in sections if name not in NAMES]:
-        parser.error(f"unknown section {unknown[0]!r}; known are {', '.join(NAMES)}")
+    if unknown := [name for name in sections if name not in SECTIONS]:
+        parser.error(f"unknown section {unknown[0]!r}, expected some of {', '.join(SECTIONS)}")
     if args.compare:
-        first, second = args.compare
-        return compare(first, second, args.tolerance, sections, args.show)
+        return compare(*args.compare, args.tolerance, sections)
     if args.section:
         return record_section(args.section, args.out)
     if args.tree is None or args.out is None:
@@ -62,7 +63,7 @@ def main() -> int:
 
 
 def record(tree: Path, out: Path, sections: list[str]) -> int:
-    """Run each section with nothing but ``tree`` to import; 1 where one failed."""
+    """Run each section in a process that can import only ``tree``; 1 if one failed."""
     out.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {"sections": {}}
     if (out / ABOUT).is_file():
@@ -75,39 +76,27 @@ def record(tree: Path, out: Path, sections: list[str]) -> int:
         for name in sections:
             work = Path(scratch) / f"{name}-work"
             work.mkdir()
-            began, cpu = time.perf_counter(), _cpu_seconds()
+            began = time.perf_counter()
             command = [sys.executable, str(Path(__file__).resolve()), "--section", name, "--out", str(out)]
             code = subprocess.run(command, cwd=work, env=environment).returncode
             seconds = round(time.perf_counter() - began, 1)
-            cpu = round(_cpu_seconds() - cpu, 1)
-            print(f"{name}: {'FAILED' if code else 'recorded'} in {seconds} s, {cpu} s of a CPU", flush=True)
-            times = {"seconds": seconds, "cpu_seconds": cpu}
-            about["sections"][name] = {**times, "commit": commit, "failed": bool(code)}
+            print(f"{name}: {'FAILED' if code else 'recorded'} in {seconds} s", flush=True)
+            about["sections"][name] = {"seconds": seconds, "commit": commit, "failed": bool(code)}
             failed += [name] if code else []
             shutil.rmtree(work, ignore_errors=True)
             (out / ABOUT).write_text(json.dumps(about, indent=1))
-    total, cpu = (sum(about["sections"][name][of] for name in sections) for of in ("seconds", "cpu_seconds"))
-    print(
-        f"{out}: {len(sections)} sections in {total:.0f} s, {cpu:.0f} s of a CPU"
-        + (f"; failed: {', '.join(failed)}" if failed else "")
-    )
+    print(f"{out}: {len(sections)} sections" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 
-def _cpu_seconds() -> float:
-    """What the processes that ended took of a CPU; the clock says more on a busy machine."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def alone(tree: Path, scratch: str) -> tuple[Path, dict[str, str]]:
-    """The checkout at ``tree``, and the environment of processes that can import it and no other: one thread,
-    no network, and caches in ``scratch``."""
+    """The checkout at ``tree``, and the environment of processes that can import no other: one thread, no
+    network, and caches in ``scratch``."""
     checkout = tree if (tree / "__init__.py").is_file() else tree / "earlyfusion"
     if not (checkout / "__init__.py").is_file():
-        raise SystemExit(f"{tree} is no checkout of earlyfusion, and holds none")
+        raise SystemExit(f"no checkout of earlyfusion at {tree} or in it")
     parent = checkout.parent
-    if checkout.name != "earlyfusion":  # imported under that name whatever it is called
+    if checkout.name != "earlyfusion":  # the name that it is imported by
         parent = Path(scratch) / "tree"
         parent.mkdir()
         (parent / "earlyfusion").symlink_to(checkout)
@@ -122,7 +111,7 @@ def alone(tree: Path, scratch: str) -> tuple[Path, dict[str, str]]:
         "MKL_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",  # the tree is left as it is
+        "PYTHONDONTWRITEBYTECODE": "1",  # writes nothing into the tree
         "CUDA_VISIBLE_DEVICES": "",
         "TOKENIZERS_PARALLELISM": "false",
         "COLUMNS": "100",
@@ -130,7 +119,7 @@ def alone(tree: Path, scratch: str) -> tuple[Path, dict[str, str]]:
 
 
 def commit_of(checkout: Path) -> str:
-    """The commit, and whether files were changed since."""
+    """The commit, with "and changes" if the checkout is not clean."""
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True)
@@ -140,33 +129,39 @@ def commit_of(checkout: Path) -> str:
 
 
 def check_tree() -> str:
-    """The file of the package that is imported. It is the tree's, or nothing is recorded."""
+    """The file of the imported package. Exits if that is not the tree's."""
     import golden_adapter
 
-    golden_adapter.forget_installed_checkouts()
+    forget_installed_checkouts()
     expected, found = Path(os.environ["GOLDEN_TREE"]).resolve(), golden_adapter.package_folder()
     if found.resolve() != expected:
-        raise SystemExit(f"{found} would be recorded in the place of {expected}")
+        raise SystemExit(f"{found} would be recorded instead of {expected}")
     return str(found / "__init__.py")
 
 
+def forget_installed_checkouts() -> None:
+    """Remove the finder of `pip install -e`: it comes after PYTHONPATH, but has modules that a tree lacks."""
+    mark = "__editable__"
+    sys.meta_path[:] = [
+        f for f in sys.meta_path if mark not in str(getattr(f, "__module__", type(f).__module__))
+    ]
+    sys.path_hooks[:] = [hook for hook in sys.path_hooks if mark not in str(getattr(hook, "__module__", ""))]
+    sys.path[:] = [place for place in sys.path if mark not in place]
+    sys.path_importer_cache.clear()
+
+
 def record_section(name: str, out: Path) -> int:
-    """Run a section and write its parts; 1 where it failed."""
+    """Run a section in the working directory and write its parts; 1 if it failed."""
     print(f"{name}: {check_tree()}", flush=True)
-    import golden_adapter
-    import golden_sections
     import torch
 
     torch.set_num_threads(1)
     for path in out.glob(f"{name}--*"):
         path.unlink()
     try:
-        parts = golden_sections.SECTIONS[name](Path.cwd())
+        parts = getattr(importlib.import_module(f"golden_{name}"), name)()
     except Exception:
         traceback.print_exc()
-        return 1
-    if elsewhere := golden_adapter.loaded_from_elsewhere():
-        print(f"{name}: modules of another tree were imported: {elsewhere}", file=sys.stderr)
         return 1
     for part, values in parts.items():
         write_part(out / f"{name}--{part.replace(' ', '-')}", values)
@@ -175,13 +170,11 @@ def record_section(name: str, out: Path) -> int:
 
 def write_part(stem: Path, values: dict[str, Any]) -> None:
     """Write STEM.npz with the arrays among the values, and STEM.json with the others."""
-    import numpy as np
-
     arrays = {key: value for key, value in values.items() if isinstance(value, np.ndarray)}
     facts = {key: value for key, value in values.items() if key not in arrays}
     if facts or not arrays:
         stem.with_suffix(".json").write_text(json.dumps(facts) + "\n")
-    if arrays:  # np.savez would take their names for those of files
+    if arrays:  # np.savez would use the keys as file names
         names = {f"a{number}": key for number, key in enumerate(arrays)}
         stored: Any = {short: arrays[key] for short, key in names.items()}
         np.savez_compressed(stem.with_suffix(".npz"), names=np.array(json.dumps(names)), **stored)
@@ -190,8 +183,8 @@ def write_part(stem: Path, values: dict[str, Any]) -> None:
 # comparing
 
 
-def compare(a: Path, b: Path, tolerance: float = 0.0, sections: Sequence[str] = NAMES, show: int = 3) -> int:
-    """Print a line for each part, and its first differences; 1 where one differs or is missing."""
+def compare(a: Path, b: Path, tolerance: float = 0.0, sections: Sequence[str] = SECTIONS) -> int:
+    """Print a line for each part, with its first differences; 1 if one differs or is missing."""
     abouts = [json.loads((folder / ABOUT).read_text()) for folder in (a, b)]
     for folder, about in zip((a, b), abouts):
         commits = {run["commit"]: None for name, run in about["sections"].items() if name in sections}
@@ -203,17 +196,14 @@ def compare(a: Path, b: Path, tolerance: float = 0.0, sections: Sequence[str] = 
             print(f"{section}: MISSING or failed in one of the records")
             different += 1
             continue
-        parts = sorted({path.stem for folder in (a, b) for path in folder.glob(f"{section}--*")})
-        for part in parts:
-            different += _compare_part(part, _read(a, part), _read(b, part), tolerance, show)
+        for part in sorted({path.stem for folder in (a, b) for path in folder.glob(f"{section}--*")}):
+            different += _compare_part(part, _read(a, part), _read(b, part), tolerance)
     print("the records are the same" if not different else f"{different} parts differ")
     return 1 if different else 0
 
 
 def _read(folder: Path, part: str) -> dict[str, Any]:
-    """Values by name: arrays, and what JSON held, down to its lists and numbers."""
-    import numpy as np
-
+    """The values of a part by name: arrays, and numbers, strings and lists of them from JSON."""
     values: dict[str, Any] = {}
     if (file := folder / f"{part}.json").is_file():
         _flatten("", json.loads(file.read_text()), values)
@@ -225,7 +215,7 @@ def _read(folder: Path, part: str) -> dict[str, Any]:
 
 
 def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
-    """Dictionaries, and lists that hold some, become names."""
+    """Dictionaries, and lists that contain some, become names."""
     if isinstance(value, dict) and value:
         for key, one in value.items():
             _flatten(f"{name}/{key}" if name else key, one, into)
@@ -237,78 +227,58 @@ def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
         into[name] = value
 
 
-def _compare_part(part: str, a: dict[str, Any], b: dict[str, Any], tolerance: float, show: int) -> int:
-    """One line about a part, and some more where it differs: 1 then."""
+def _compare_part(part: str, a: dict[str, Any], b: dict[str, Any], tolerance: float) -> int:
+    """Print a line about a part, and its first differences; 1 if there are any."""
     wrong: list[str] = []
     largest = 0.0
-    for name in [*a, *(name for name in b if name not in a)]:
+    for name in {**a, **b}:
         if name not in a or name not in b:
             wrong.append(f"{name}: only in {'A' if name in a else 'B'}")
             continue
-        found, far = _difference(a[name], b[name], tolerance)
-        largest = max(largest, far)
+        found, apart = _difference(a[name], b[name], tolerance)
+        largest = max(largest, apart)
         if found:
             wrong.append(f"{name}: {found}")
     label = part.replace("--", ": ", 1)
     if not wrong:
         kind = "exact" if largest == 0 else f"within {tolerance:g}, at most {largest:.3g} apart"
-        print(f"{label:34} {kind}, {len(a)} values, digest {_digest(a)}")
+        print(f"{label:34} {kind}, {len(a)} values")
         return 0
     apart = f"; numbers at most {largest:.3g} apart" if largest else ""
-    print(f"{label:34} DIFFERENT in {len(wrong)} of {len(a.keys() | b.keys())} values{apart}")
-    for line in wrong[:show]:
+    print(f"{label:34} DIFFERENT in {len(wrong)} of {len({**a, **b})} values{apart}")
+    for line in wrong[:SHOWN]:
         print(f"    {line}")
     return 1
 
 
 def _difference(a: Any, b: Any, tolerance: float) -> tuple[str, float]:
-    """How two values differ, "" where they do not, and how far numbers are apart."""
-    import numpy as np
-
+    """How two values differ ("" if they do not), and how far their numbers are apart."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        if a.dtype != b.dtype or a.shape != b.shape:
-            return f"{a.dtype} {a.shape} and {b.dtype} {b.shape}", 0.0
-        if a.tobytes() == b.tobytes():
-            return "", 0.0
-        x, y = a.astype(np.float64), b.astype(np.float64)
-        same = (x == y) | (np.isnan(x) & np.isnan(y))
-        far = np.where(same, 0.0, np.abs(x - y))
-        apart = float(np.nan_to_num(far, nan=np.inf).max(initial=0.0))
-        if a.dtype.kind == "f" and apart <= tolerance:
-            return "", apart
-        places = np.argwhere(~same)
-        if not len(places):  # 0.0 and -0.0, or NaNs of other bits
-            return "equal numbers of other bits", 0.0
-        place = tuple(places[0].tolist())
-        return f"{len(places)} of {a.size} differ, first at {list(place)}: {a[place]} and {b[place]}", apart
+        return _difference_of_arrays(a, b, tolerance)
     if a == b and type(a) is type(b):
         return "", 0.0
     if isinstance(a, list) and isinstance(b, list):
-        for number, (one, other) in enumerate(zip(a, b)):
-            if one != other:
-                return (
-                    f"lengths {len(a)} and {len(b)}, first at {number}: {_short(one)} and {_short(other)}",
-                    0.0,
-                )
-        return f"lengths {len(a)} and {len(b)}", 0.0
-    return f"{_short(a)} and {_short(b)}", 0.0
+        first = next((n for n, (one, other) in enumerate(zip(a, b)) if one != other), None)
+        where = "" if first is None else f", first at {first}: {a[first]!r:.160} and {b[first]!r:.160}"
+        return f"lengths {len(a)} and {len(b)}{where}", 0.0
+    return f"{a!r:.160} and {b!r:.160}", 0.0
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 160 else f"{text[:157]}..."
-
-
-def _digest(values: dict[str, Any]) -> str:
-    """Of all values of a part."""
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for name in sorted(values):
-        value = values[name]
-        digest.update(name.encode())
-        digest.update(value.tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode())
-    return digest.hexdigest()[:12]
+def _difference_of_arrays(a: np.ndarray, b: np.ndarray, tolerance: float) -> tuple[str, float]:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return f"{a.dtype} {a.shape} and {b.dtype} {b.shape}", 0.0
+    if a.tobytes() == b.tobytes():
+        return "", 0.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    if same.all():  # 0.0 and -0.0, or other NaNs
+        return "" if tolerance else "equal numbers of other bits", 0.0
+    apart = float(np.nan_to_num(np.where(same, 0.0, np.abs(x - y)), nan=np.inf).max())
+    if a.dtype.kind == "f" and apart <= tolerance:
+        return "", apart
+    place = tuple(np.argwhere(~same)[0].tolist())
+    found = f"{(~same).sum()} of {a.size} differ, first at {list(place)}: {a[place]} and {b[place]}"
+    return found, apart
 
 
 if __name__ == "__main__":

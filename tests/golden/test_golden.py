@@ -1,7 +1,7 @@
-"""What an earlier commit wrote is read, and what it made of given codes and texts is made still.
+"""Files that an earlier commit wrote can be read, and given codes and texts become the same tokens as then.
 
-The fixtures and expected.json are of the commit that expected.json names (see make_fixtures.py). Nothing here
-depends on the machine: images become codes by a rule. `record.py` compares all the rest, on one machine.
+That commit is named in expected.json (see make_fixtures.py). Nothing here depends on the machine: a rule
+turns images into codes. `record.py` compares everything else, on one machine.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import record
 import torch
+from golden_parts import tensors_of
 
 EXPECTED = json.loads(fixtures.EXPECTED.read_text(encoding="utf-8"))
 MODEL = fixtures.FOLDER / "model"
@@ -22,7 +23,7 @@ MODEL = fixtures.FOLDER / "model"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `datasets` converts is kept with the test's files."""
+    """`datasets` converts into the test's folder."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
 
 
@@ -38,7 +39,7 @@ def laid_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("shape", fixtures.SHAPES)
 def test_layouts_of_vocabularies(shape: str) -> None:
-    assert fixtures.plain(fixtures.expected_layouts()[shape]) == EXPECTED["layouts"][shape]
+    assert fixtures.plain(fixtures.expected_layout(shape)) == EXPECTED["layouts"][shape]
 
 
 def test_documents_of_given_codes() -> None:
@@ -55,16 +56,16 @@ def test_ids_of_texts() -> None:
 
 @pytest.mark.parametrize("part", EXPECTED["windows"])
 def test_a_prepared_folder_is_read(part: str) -> None:
-    """As windows, and as documents of the vocabulary that lies beside them."""
+    """As windows, and as documents in the vocabulary of the folder."""
     found = fixtures.windows_of(fixtures.FOLDER / part)
     assert found == EXPECTED["windows"][part]
     assert ("learned" in found) == part.startswith("talks")
-    vocab = ef.Vocab().load(fixtures.FOLDER / Path(part).parent / "tokenizer")
+    vocab = ef.Vocab.load(fixtures.FOLDER / Path(part).parent / "tokenizer")
     kinds: set[str] = set()
     for tokens, numbers in zip(found["tokens"], found["documents"], strict=True):
         for number in sorted(set(numbers)):
             document = [token for token, other in zip(tokens, numbers) if other == number]
-            if document[0] != ef.role(vocab, "pad"):
+            if document[0] != vocab.pad:
                 kinds |= {kind for kind, _ in ef.split(torch.tensor(document), vocab)}
     assert kinds == {"text", "image"}
 
@@ -77,16 +78,16 @@ def test_prepared_windows(name: str, laid_out: Path) -> None:
 
 
 def test_a_model_is_read_and_writes() -> None:
-    """Its greedy continuations are documents; text, images and conversations go in."""
+    """Its greedy continuations of texts, images and conversations are documents."""
     model = ef.load_model(MODEL)
     tokenizer, vocab = model.tokenizer, model.tokenizer.vocab
     assert json.loads((MODEL / "tokenizer" / "vocab.json").read_text())["format"] == 1
-    picture = fixtures.one_colour(3, (12, 8))
+    picture = fixtures.one_color(3, (12, 8))
     prompts: list[list[Any]] = [
         [],
         ["A red"],
         [picture],
-        ["a", ef.end_of_turn(), "b", picture, ef.end_of_turn()],
+        ["a", ef.END_OF_TURN, "b", picture, ef.END_OF_TURN],
     ]
     encoded = [ef.encode(tokenizer, prompt, eos=False) for prompt in prompts]
     greedy = {"temperature": 0.0}
@@ -115,15 +116,14 @@ def test_a_model_is_written_as_it_was(tmp_path: Path) -> None:
             assert found[name] == wanted[name], name
     for part in ("", "tokenizer/image/"):
         first, second = (
-            fixtures.golden_parts.tensors_of(folder / f"{part}model.safetensors")
-            for folder in (MODEL, tmp_path / "saved")
+            tensors_of(folder / f"{part}model.safetensors") for folder in (MODEL, tmp_path / "saved")
         )
         assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
 @pytest.mark.parametrize("name", ["lm", "image_tokenizer"])
-def test_a_checkpoint_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the step where it was stopped to the end, and again from the end to nothing more."""
+def test_a_checkpoint_resumes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the step where it was stopped to the end."""
     monkeypatch.chdir(fixtures.FOLDER)
     run = tmp_path / "run"
     run.mkdir()
@@ -141,13 +141,11 @@ def test_a_checkpoint_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert set(ended) == set(stored)
     assert any(not torch.equal(ended[key], stored[key]) for key in stored)
     if name == "lm":
-        wanted = EXPECTED[
-            "losses of the transformer that goes on"
-        ]  # in three digits, which all machines share
-        assert fixtures.losses_of(run) == pytest.approx(wanted, rel=1e-3)
+        wanted = EXPECTED["losses after resuming"]
+        assert fixtures.losses_of(run) == pytest.approx(wanted, rel=1e-3)  # digits that all machines share
         assert ef.load_model(run / "model").lm.config == ef.load_model(MODEL).lm.config
     else:
-        assert ef.ImageTokenizer().load(run / "model").codebook_size == fixtures.CODES
+        assert ef.ImageTokenizer.load(run / "model").codebook_size == fixtures.CODES
 
 
 def test_other_settings_than_the_checkpoints_are_refused(
@@ -165,7 +163,7 @@ def test_other_settings_than_the_checkpoints_are_refused(
 
 
 def write_record(folder: Path, **arrays: np.ndarray) -> Path:
-    """A record of one section."""
+    """Write a record of one section."""
     folder.mkdir()
     about = {"tree": "x", "sections": {"documents": {"commit": "y", "failed": False}}}
     (folder / "about.json").write_text(json.dumps(about))
@@ -183,12 +181,15 @@ def test_records_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     same = write_record(tmp_path / "same", x=ones)
     near = write_record(tmp_path / "near", x=ones + np.array([0, 1e-6, 0], np.float32))
     more = write_record(tmp_path / "more", x=ones, y=ones)
+    plus, minus = (write_record(tmp_path / name, x=zero * ones) for name, zero in (("+", 0.0), ("-", -0.0)))
     assert compare(a, same) == 0
     assert "exact" in capsys.readouterr().out
     assert compare(a, near) == 1
     assert "x: 1 of 3 differ, first at [1]: 1.0 and 1.00000" in capsys.readouterr().out
     assert compare(a, near, tolerance=1e-5) == 0
     assert "within 1e-05, at most" in capsys.readouterr().out
+    assert compare(plus, minus) == 1
+    assert "x: equal numbers of other bits" in capsys.readouterr().out
     assert compare(a, more, tolerance=1) == 1
     assert "y: only in B" in capsys.readouterr().out
     about = json.loads((same / "about.json").read_text())
@@ -196,7 +197,7 @@ def test_records_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         json.dumps({**about, "sections": {"documents": {"commit": "y", "failed": True}}})
     )
     assert compare(a, same) == 1
-    assert record.compare(a, a) == 1  # the other sections are in neither
+    assert record.compare(a, a) == 1  # the other sections are missing
 
 
 def test_tokens_have_no_tolerance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,10 +207,6 @@ def test_tokens_have_no_tolerance(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "one/tokens: lengths 3 and 3, first at 2: 3 and 4" in capsys.readouterr().out
 
 
-def test_the_adapter_takes_the_first_path_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    cls = ef.get("nowhere.at_all:SharedVocab", "tokenizers.vocab:SharedVocab")
-    assert cls.__name__ == "SharedVocab" and not capsys.readouterr().err
-    assert ef.get("nowhere:SharedVocab") is cls  # by its name
-    assert "under none of its paths" in capsys.readouterr().err
-    with pytest.raises(LookupError, match="no module"):
-        ef.get("nowhere:ThereIsNoSuchThing")
+def test_the_adapter_finds_every_name() -> None:
+    assert ef.rebuilt() and all(getattr(ef, name) is not None for name in ef.PATHS)
+    assert ef.get("tokenizers.vocab:SharedVocab", "nowhere:SharedVocab") is ef.Vocab

@@ -51,6 +51,13 @@ JOBS = ("prepare", "image-tokenizer", "lm")
 COLUMNS = ("seed", "trial", "job", "kill", "seconds", "inside", "write", "same", "difference")
 SPEED = ("train/tokens_per_second",)
 """Columns of the curves that measure time."""
+WRITES: tuple[tuple[Any, str], ...] = (
+    (shards._Maker, "write"),
+    (prepare, "_collect"),
+    (checkpoints.Checkpoints, "_save_checkpoint"),
+    (checkpoints.ModelFolder, "_write"),
+)
+"""The functions that write a shard, a prepared folder, a checkpoint and a model folder."""
 _told: int | None = None
 
 
@@ -306,10 +313,8 @@ def main() -> None:
     args = parser.parse_args()
     done = list(csv.DictReader(args.out.open())) if args.out.is_file() else []
     done = [row for row in done if int(row["seed"]) == args.seed]
-    tell(shards._Shard, "write")
-    tell(prepare, "_collect")
-    tell(checkpoints.Checkpoints, "_save_checkpoint")
-    tell(checkpoints.ModelFolder, "_write")
+    for owner, name in WRITES:
+        tell(owner, name)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         work = Path(name)
         set_up(work)

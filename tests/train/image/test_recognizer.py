@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features
 from lightning.pytorch.callbacks import Callback
-from PIL import Image as PilImage
-from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
 from earlyfusion.data.strips import Strips, TextBatch
@@ -20,34 +18,18 @@ from earlyfusion.train.image.recognizer_training import RecognizerSettings, Reco
 from earlyfusion.train.loop.fit import fit
 
 CONFIG = RecognizerConfig(channels=(8, 12, 16), characters="abcde")
-FEATURES = Features(
-    image=Image(), objects={"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
-)
 STEPS = 18
 
 
-def page(texts: list[str], size: int = 16) -> tuple[PilImage.Image, dict[str, list]]:
-    """A page with a text in each line, and its objects."""
-    image = PilImage.new("RGB", (120, 40 * len(texts)), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
-    found = []
-    for line, text in enumerate(texts):
-        place = (10 + 3 * line, 40 * line + 8)
-        draw.text(place, text, fill="black", font=font)
-        left, top, right, bottom = draw.textbbox(place, text, font=font)
-        found.append([float(left), float(top), float(right - left), float(bottom - top)])
-    return image, {"bbox": found, "text": texts}
-
-
 @pytest.fixture(scope="module")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text_folder(tmp_path_factory: pytest.TempPathFactory, text_page, box_features: Features) -> Path:
     """A folder as `text-images` writes it: train/ and validation/, pages of short words."""
     folder = tmp_path_factory.mktemp("texts")
     words = ["abc", "deb", "cab", "ace", "bead", "dad", "ebb", "cede"]
     for part, count in (("train", 8), ("validation", 2)):
-        pages = [page([words[(i + j) % 8] for j in range(3)]) for i in range(count)]
+        pages = [text_page([words[(i + j) % 8] for j in range(3)]) for i in range(count)]
         rows = {"image": [image for image, _ in pages], "objects": [objects for _, objects in pages]}
-        Dataset.from_dict(rows, FEATURES).save_to_disk(str(folder / part))
+        Dataset.from_dict(rows, box_features).save_to_disk(str(folder / part))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Prepared folders, and the data sets that they are made of."""
+"""The section of prepared folders, and the data sets for them."""
 
 import contextlib
 import io
@@ -12,24 +12,19 @@ import golden_material as material
 from golden_parts import Parts, files_of, plain
 
 
-def shards(work: Path) -> Parts:
-    """What ``prepare`` makes of small data sets of every shape."""
-    parts: Parts = {
-        "shards": {},
-        "prepared": {},
-        "prepare words": {},
-        "prepared files": {},
-        "prepare keys": {},
-    }
+def shards() -> Parts:
+    """Folders that ``prepare`` writes from small data sets of every shape."""
+    names = ("shards", "prepared", "prepare words", "prepared files", "prepare keys")
+    parts: Parts = {name: {} for name in names}
     write_tokenizers()
-    Path("packaged").symlink_to(ef.packaged_model())  # keys hold the names of folders
+    Path("packaged").symlink_to(ef.packaged_model())  # a key depends on the names of folders
     for name, settings in prepare_cases().items():
         _prepare(parts, name, settings)
     return parts
 
 
 def write_tokenizers() -> None:
-    """text, image, and images2 with two codes a position; a small model, model, that has conversations."""
+    """Write text, image, image2 (two codes a position), and model, a small model for conversations."""
     material.text_tokenizer().save("text")
     material.image_tokenizer().save("image")
     material.image_tokenizer(2).save("image2")
@@ -38,7 +33,7 @@ def write_tokenizers() -> None:
 
 
 def prepare_cases() -> dict[str, dict[str, Any]]:
-    """Write the data, and say how they are prepared."""
+    """Write the data. Returns the settings of each case."""
     own = {"text_tokenizer": "text", "image_tokenizer": "image", "max_grid": 16}
     pairs, tiles = write_pairs(Path("pairs")), write_pages(Path("pages"))
     texts, talks = write_texts(Path("texts.jsonl")), write_talks(Path("talks"))
@@ -46,73 +41,35 @@ def prepare_cases() -> dict[str, dict[str, Any]]:
     streamed = write_parquet(Path("parquet"))
     material.same_times(Path())
     small = {"context_length": 64, "validation_share": 0.2, "shard_rows": 8}
+    fresh, tuned = {**small, **own}, {**small, "model": "model"}
+    columns = {"image": "picture", "text": "words"}
+    fixed = {"fixed_grid": (2, 3), "max_grid": 64}
     return {
-        "pairs, both": {**own, **small, "documents": pairs, "order": "both"},
-        "pairs, coin": {**own, **small, "documents": pairs, "order": "coin", "seed": 3, "scan": "columns"},
-        "pairs, columns": {**own, **small, "documents": f"{pairs}/rows.jsonl", "id_column": "id"}
-        | {"columns": {"image": "picture", "text": "words"}, "order": "image_first", "policy": "pad"},
-        "pairs, two codes": {**own, **small, "documents": pairs, "order": "text_first"}
-        | {"image_tokenizer": "image2", "max_side": 24},
-        "pairs, fixed grid": {**own, **small, "documents": pairs, "order": "both", "fixed_grid": (2, 3)}
-        | {"max_grid": 64},
-        "texts, split": {**own, **small, "documents": texts, "validation_share": 0.1, "context_length": 48},
-        "texts, dropped": {
-            **own,
-            **small,
-            "documents": texts,
-            "long_documents": "drop",
-            "context_length": 32,
-        },
-        "texts, validation": {
-            **own,
-            **small,
-            "documents": texts,
-            "validation": texts,
-            "validation_share": 0.0,
-        },
-        "talks": {**small, "documents": talks, "model": "model"},
-        "talks, balanced": {
-            **small,
-            "documents": talks,
-            "model": "model",
-            "balance_answers": True,
-            "seed": 1,
-        },
-        "talks, cut": {**small, "documents": talks, "model": "model", "context_length": 40},
-        "talks, dropped": {**small, "documents": talks, "model": "model", "context_length": 40}
-        | {"long_documents": "drop"},
-        "talks, fixed grid": {**own, **small, "documents": talks, "fixed_grid": (2, 2), "max_grid": 64}
-        | {"separator": True},
-        "long, split": {**own, **small, "documents": parallel, "context_length": 32},
-        "long, dropped": {
-            **own,
-            **small,
-            "documents": parallel,
-            "context_length": 32,
-            "long_documents": "drop",
-        },
+        "pairs, both": {**fresh, "documents": pairs, "order": "both"},
+        "pairs, coin": {**fresh, "documents": pairs, "order": "coin", "seed": 3, "scan": "columns"},
+        "pairs, columns": {**fresh, "documents": f"{pairs}/rows.jsonl", "id_column": "id", "columns": columns}
+        | {"order": "image_first", "policy": "pad"},
+        "pairs, two codes": {**fresh, "documents": pairs, "order": "text_first", "max_side": 24}
+        | {"image_tokenizer": "image2"},
+        "pairs, fixed grid": {**fresh, "documents": pairs, "order": "both", **fixed},
+        "texts, split": {**fresh, "documents": texts, "validation_share": 0.1, "context_length": 48},
+        "texts, dropped": {**fresh, "documents": texts, "long_documents": "drop", "context_length": 32},
+        "texts, validation": {**fresh, "documents": texts, "validation": texts, "validation_share": 0.0},
+        "talks": {**tuned, "documents": talks},
+        "talks, balanced": {**tuned, "documents": talks, "balance_answers": True, "seed": 1},
+        "talks, cut": {**tuned, "documents": talks, "context_length": 40},
+        "talks, dropped": {**tuned, "documents": talks, "context_length": 40, "long_documents": "drop"},
+        "talks, fixed grid": {**fresh, "documents": talks, **fixed, "fixed_grid": (2, 2), "separator": True},
+        "long, split": {**fresh, "documents": parallel, "context_length": 32},
+        "long, dropped": {**fresh, "documents": parallel, "context_length": 32, "long_documents": "drop"},
         "long, one shard": {**own, "documents": parallel, "context_length": 256, "validation_share": 0.0},
-        "placed, both": {**own, **small, "documents": placed, "order": "both"},
-        "placed, coin": {**own, **small, "documents": placed, "order": "coin", "scan": "columns", "seed": 9},
-        "tiles": {
-            **own,
-            **small,
-            "documents": tiles,
-            "large_images": "tile",
-            "max_side": 40,
-            "context_length": 128,
-        },
-        "tiles, scaled": {**own, **small, "documents": tiles, "max_positions": 20, "context_length": 128},
-        "tiles, padded": {
-            **own,
-            **small,
-            "documents": tiles,
-            "max_positions": 9,
-            "max_side": None,
-            "policy": "pad",
-        },
-        "streamed": {**own, **small, "documents": streamed, "streaming": True, "order": "both"},
-        "packaged model": {**small, "documents": pairs, "model": "packaged", "order": "both"}
+        "placed, both": {**fresh, "documents": placed, "order": "both"},
+        "placed, coin": {**fresh, "documents": placed, "order": "coin", "scan": "columns", "seed": 9},
+        "tiles": {**fresh, "documents": tiles, "context_length": 128, "large_images": "tile", "max_side": 40},
+        "tiles, scaled": {**fresh, "documents": tiles, "max_positions": 20, "context_length": 128},
+        "tiles, padded": {**fresh, "documents": tiles, "max_positions": 9, "max_side": None, "policy": "pad"},
+        "streamed": {**fresh, "documents": streamed, "streaming": True, "order": "both"},
+        "packaged model": {**tuned, "documents": pairs, "model": "packaged", "order": "both"}
         | {"context_length": 256},
     }
 
@@ -122,12 +79,11 @@ def _prepare(parts: Parts, name: str, settings: dict[str, Any]) -> None:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        record = ef.prepare({"out": str(out), **settings})
+        ef.prepare({"out": str(out), **settings})
     lines = [line for line in printed.getvalue().splitlines() if "rows/s" not in line]
     record = json.loads((out / "prepare.json").read_text())
     key = record.pop("key")
-    record["config"] = {k: plain(v) for k, v in record["config"].items()}
-    told = [str(w.message) for w in warned if "rejected" in str(w.message)]
+    warnings_of_rows = [str(w.message) for w in warned if "rejected" in str(w.message)]
     lines_of = (out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
     rejected = [json.loads(line) for line in lines_of]
     reasons = {}
@@ -137,7 +93,7 @@ def _prepare(parts: Parts, name: str, settings: dict[str, Any]) -> None:
             record[part]["left_out"] = sum(reasons[part].values())
     rows = [[entry["part"], entry.get("row", entry.get("file"))] for entry in rejected]
     parts["prepared"][name] = plain({"record": record, "rejected": rows})
-    words = {"reasons": reasons, "rejected": rejected, "printed": lines, "warned": told}
+    words = {"reasons": reasons, "rejected": rejected, "printed": lines, "warned": warnings_of_rows}
     parts["prepare words"][name] = plain(words)
     parts["prepare keys"][name] = key
     for part in ("train", "validation"):
@@ -148,14 +104,14 @@ def _prepare(parts: Parts, name: str, settings: dict[str, Any]) -> None:
         out, {key: "KEY", str(Path.cwd()): "WORK"}, without=("prepare.json",)
     )
     before = (out / "prepare.json").stat().st_mtime_ns
-    with contextlib.redirect_stdout(printed):  # a second time nothing is done
+    with contextlib.redirect_stdout(printed):  # the second run does nothing
         ef.prepare({"out": str(out), **settings})
     parts["prepared"][f"{name}/again"] = (out / "prepare.json").stat().st_mtime_ns == before
     parts["prepare words"][f"{name}/again"] = printed.getvalue().splitlines()[-1]
 
 
 def write_pairs(folder: Path) -> str:
-    """Pictures and captions, as an imagefolder and as lines; some of them broken, missing or outside."""
+    """Pictures and captions as an imagefolder and as lines, some broken, missing or outside the folder."""
     rows: list[Any] = []
     for number in range(30):
         name = f"picture-{number:02d}.png"
@@ -194,7 +150,7 @@ def write_texts(path: Path) -> str:
 
 
 def write_talks(folder: Path) -> str:
-    """Conversations with images in their parts and beside them, and some that are none."""
+    """Conversations with images in their parts or in a column, and some that are invalid."""
     rows: list[Any] = []
     for number in range(18):
         material.write_png(folder / f"{number}.png", material.drawing(number, mode="RGB"))
@@ -225,7 +181,7 @@ def write_talks(folder: Path) -> str:
 
 
 def write_parallel(folder: Path) -> str:
-    """Interleaved documents, some of them long, with images that no window of 32 tokens holds."""
+    """Interleaved documents, some of them long, some images too large for a window of 32 tokens."""
     rows = []
     for number in range(24):
         images, texts = [], []
@@ -247,7 +203,7 @@ def write_parallel(folder: Path) -> str:
 
 
 def write_placed(folder: Path) -> str:
-    """Texts whose images belong to their sentences, as MMC4 has them."""
+    """Texts with an image for some of the sentences, as in MMC4."""
     rows = []
     for number in range(12):
         count = 1 + number % 3
@@ -276,7 +232,7 @@ def write_pages(folder: Path) -> str:
 
 
 def write_parquet(folder: Path) -> str:
-    """Pictures and captions inside of parquet files."""
+    """Pictures and captions in parquet files."""
     import datasets
 
     folder.mkdir()
