@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageColumn
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from PIL import Image as PilImage
 from torch import Tensor
 
@@ -144,6 +144,24 @@ def text_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts") / "set"
     Dataset.from_dict(rows, Features(image=ImageColumn(), objects=objects)).save_to_disk(str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def page() -> Callable[[list[str]], tuple[PilImage.Image, dict[str, list]]]:
+    """Makes a page with a text in each line, and its ``objects``."""
+
+    def page(texts: list[str]) -> tuple[PilImage.Image, dict[str, list]]:
+        image = PilImage.new("RGB", (120, 40 * len(texts)), "white")
+        draw, font = ImageDraw.Draw(image), ImageFont.load_default(16)
+        found = []
+        for line, text in enumerate(texts):
+            place = (10 + 3 * line, 40 * line + 8)
+            draw.text(place, text, fill="black", font=font)
+            left, top, right, bottom = draw.textbbox(place, text, font=font)
+            found.append([float(left), float(top), float(right - left), float(bottom - top)])
+        return image, {"bbox": found, "text": texts}
+
+    return page
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Strips around text boxes: each shows its text, whole and in the middle."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +9,17 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
 from earlyfusion.data.strips import Strips
 
+Page = Callable[[list[str]], tuple[PilImage.Image, dict[str, list]]]
 FEATURES = Features(
     image=Image(), objects={"bbox": List(List(Value("float32"))), "text": List(Value("string"))}
 )
 
 
-def page(texts: list[str], size: int = 16) -> tuple[PilImage.Image, dict[str, list]]:
-    """A page with a text in each line, and its objects."""
-    image = PilImage.new("RGB", (120, 40 * len(texts)), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
-    found = []
-    for line, text in enumerate(texts):
-        place = (10 + 3 * line, 40 * line + 8)
-        draw.text(place, text, fill="black", font=font)
-        left, top, right, bottom = draw.textbbox(place, text, font=font)
-        found.append([float(left), float(top), float(right - left), float(bottom - top)])
-    return image, {"bbox": found, "text": texts}
-
-
-def test_strips_hold_their_texts() -> None:
+def test_strips_hold_their_texts(page: Page) -> None:
     image, objects = page(["abc", "deb", "cede"])
     strips = Strips.around([(image, objects)])
     seen = []
@@ -63,7 +52,7 @@ def test_strips_at_the_edge_of_an_image_repeat_it() -> None:
     assert (strip[:14] == 10).all() and (strip[14:] == 90).all()
 
 
-def test_images_without_texts_give_no_strips() -> None:
+def test_images_without_texts_give_no_strips(page: Page) -> None:
     image, objects = page(["abc", "deb"])
     without: list[Any] = [None, {}, {"bbox": [], "text": []}, {"bbox": objects["bbox"]}]
     assert not Strips.around([(image, some) for some in without]).groups
@@ -76,7 +65,7 @@ def write(folder: Path, rows: dict[str, list], features: Features = FEATURES) ->
     return folder
 
 
-def test_data_sets_that_do_not_fit(tmp_path: Path) -> None:
+def test_data_sets_that_do_not_fit(tmp_path: Path, page: Page) -> None:
     image, objects = page(["abc", "deb"])
     plain = write(tmp_path / "plain", {"image": [image]}, Features(image=Image()))
     with pytest.raises(ValueError, match="plain.*'objects'"):
@@ -98,7 +87,7 @@ def test_data_sets_that_do_not_fit(tmp_path: Path) -> None:
         Strips.read(str(tmp_path / "nowhere"), "train", 256)
 
 
-def test_images_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, page: Page) -> None:
     image, objects = page(["abc", "deb"])
     stored = io.BytesIO()
     image.save(stored, "PNG")

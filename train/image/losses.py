@@ -1,7 +1,8 @@
 """The terms of the image tokenizer's loss, each a function of reconstruction and original, and their sum.
 
 Images are (B, 3, H, W) in [-1, 1]; the reconstruction is not clamped. The quantizer's term comes from
-``tokenizers.quantizer``, the adversarial one from ``adversary``, LPIPS from ``eval.metrics.perceptual``.
+``tokenizers.vqvae.quantizer``, the adversarial one from ``adversary``, and LPIPS from
+``eval.metrics.perceptual``.
 """
 
 from typing import Self

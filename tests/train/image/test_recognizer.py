@@ -1,6 +1,7 @@
 """The recognizer of the text-aware loss: reading, strips from boxes, training, a run that goes on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,6 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from lightning.pytorch.callbacks import Callback
-from PIL import Image as PilImage
-from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
 from earlyfusion.data.strips import Strips, TextBatch
@@ -26,21 +25,8 @@ FEATURES = Features(
 STEPS = 18
 
 
-def page(texts: list[str], size: int = 16) -> tuple[PilImage.Image, dict[str, list]]:
-    """A page with a text in each line, and its objects."""
-    image = PilImage.new("RGB", (120, 40 * len(texts)), "white")
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
-    found = []
-    for line, text in enumerate(texts):
-        place = (10 + 3 * line, 40 * line + 8)
-        draw.text(place, text, fill="black", font=font)
-        left, top, right, bottom = draw.textbbox(place, text, font=font)
-        found.append([float(left), float(top), float(right - left), float(bottom - top)])
-    return image, {"bbox": found, "text": texts}
-
-
 @pytest.fixture(scope="module")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text_folder(tmp_path_factory: pytest.TempPathFactory, page: Callable[[list[str]], tuple]) -> Path:
     """A folder as `text-images` writes it: train/ and validation/, pages of short words."""
     folder = tmp_path_factory.mktemp("texts")
     words = ["abc", "deb", "cab", "ace", "bead", "dad", "ebb", "cede"]
