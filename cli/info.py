@@ -189,7 +189,7 @@ def _checkpoint(path: Path) -> Lines:
     settings = header.get("hyper_parameters") or {}
     config = settings.get("config") or {}
     yield "training of", next((what for field, what in NETWORKS.items() if field in config), "unknown")
-    yield "format", f"{settings.get('format', 1)} (Lightning {header.get('pytorch-lightning_version')})"
+    yield "format", f"{header.get('format', 1)} (Lightning {header.get('pytorch-lightning_version')})"
     steps = f" of {settings['max_steps']}" if "max_steps" in settings else ""
     yield "step", f"{header['global_step']}{steps}"
 

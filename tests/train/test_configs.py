@@ -1,5 +1,6 @@
 """Every YAML parses; the ones for debugging run from end to end through the commands."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
+from earlyfusion.cli.info import describe
 from earlyfusion.cli.main import main
 from earlyfusion.cli.prepare import parse
 from earlyfusion.eval.report.curves import read_metrics
@@ -173,6 +175,7 @@ def test_lm_commands(tmp_path: Path, image_folder: Path, prepared: Path, capsys)
     command = overrides(CONFIGS / "lm_debug.yaml", image_folder, prepared, tmp_path)
     assert main(command) == 0
     assert load_model(tmp_path / "model").lm.config.n_kv_heads == 1
+    assert any("2 (Lightning" in line for line in describe(tmp_path)), "the format of the checkpoint"
     assert read_metrics(tmp_path)["validation/loss"][-1][0] == 11
     assert len((tmp_path / "samples/step-000012.jsonl").read_text().splitlines()) == 3
     measured = ["--data.path", str(prepared), "--trainer.default_root_dir", str(tmp_path)]
@@ -193,23 +196,30 @@ def test_a_batch_can_be_learnt_by_heart(tmp_path: Path, image_folder: Path, prep
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model.nonsense=1"], "--model.nonsense=1"),
-        (["--model.lr=fast"], "model.lr"),
-        (["--model.config.n_heads=3"], "n_heads"),
-        (["--trainer.max_steps=-1"], "max_steps"),
-        (["--ckpt_path=none.ckpt"], "none.ckpt"),
-        (["--data.path=nowhere"], "nowhere"),
-        (["--config=none.yaml"], "none.yaml'"),
+        (["--model.nonsense=1"], "unrecognized .*--model.nonsense=1"),
+        (["--model.lr=fast"], r"model\.lr.*float.*fast"),
+        (["--model.config.n_heads=3"], "width.*n_heads = 3"),
+        (["--trainer.max_steps=-1"], "max_steps.*positive.*-1"),
+        (["--ckpt_path=none.ckpt"], r"none\.ckpt not found.*--ckpt_path"),
+        (["--data.path=nowhere"], "nowhere not found.*earlyfusion prepare"),
+        (["--config=none.yaml"], r"none\.yaml'"),
     ],
 )
 def test_mistakes_are_one_line(options, message, tmp_path: Path, image_folder: Path, prepared: Path, capsys):
     command = overrides(CONFIGS / "lm_debug.yaml", image_folder, prepared, tmp_path / "run")
     assert main([*command, *options]) == 2
     error = capsys.readouterr().err.strip()
-    assert message in error
+    assert re.search(message, error), error
     assert error.startswith("earlyfusion: ")
     assert "\n" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_samples_begin_with_a_modality(tmp_path: Path, image_folder: Path, prepared: Path, fails):
+    command = overrides(CONFIGS / "lm_debug.yaml", image_folder, prepared, tmp_path)
+    error = fails(*command, "--samples.then=imgae")
+    assert re.search(r"samples\.then.*'imgae'.*any, text, image", error)
+    assert not (tmp_path / "last.ckpt").exists()
 
 
 def test_an_unknown_key_in_a_file_is_named(tmp_path: Path, prepared: Path, capsys):
@@ -219,6 +229,24 @@ def test_an_unknown_key_in_a_file_is_named(tmp_path: Path, prepared: Path, capsy
     error = capsys.readouterr().err.strip()
     assert "model.warm_up" in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("quantised_lr: 0.001", "model.quantised_lr .*model.quantized_lr"),
+        ("recogniser: runs/reader", "model.recogniser .*model.recognizer"),
+        ("commitment_weight: 1.0", "model.commitment_weight .*1.0"),
+    ],
+)
+def test_a_key_of_an_earlier_version_names_the_new_one(option: str, message: str, tmp_path: Path, capsys):
+    file = tmp_path / "mine.yaml"
+    text = (CONFIGS / "image_tokenizer_debug.yaml").read_text()
+    file.write_text(text.replace("warmup_steps: 2", option))
+    name, value = option.split(": ")
+    for arguments in (["--config", str(file)], [f"--model.{name}={value}"]):
+        assert main(["image-tokenizer", "fit", *arguments, f"--data.train={tmp_path}"]) == 2
+        assert re.fullmatch(f"earlyfusion: {message}.*", capsys.readouterr().err.strip())
 
 
 def test_the_commands_train_a_decoder_alone(

@@ -68,7 +68,7 @@ class CorpusConfig:
     naming_documents: int | None = None
     """Naming documents of each picture; None: as many."""
     picture_images: int = 8
-    """Times each picture stands among the images of the image tokenizer."""
+    """Copies of each picture among the images of the image tokenizer."""
     other_drawings: int = 600
     """More OpenMoji drawings, for the image tokenizer alone."""
     interleaved: int = 3_000

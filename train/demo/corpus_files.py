@@ -47,7 +47,7 @@ def write_corpus(
         config: How much data.
         seed: Random seed.
         factor: Widths of word images are multiples of it.
-        progress: Is told how far it is.
+        progress: Called with what is done, how much of it, and the total.
 
     Returns:
         How many images and documents of each kind it holds.

@@ -101,7 +101,7 @@ def sample_gallery(
         drawings: Number of pictures to draw from training names.
         size: Pixels of a picture's side.
         seed: Random seed.
-        progress: Is told how far it is.
+        progress: Called with what is done, how much of it, and the total.
 
     Returns:
         What the report shows, and all drawings.

@@ -108,7 +108,7 @@ def fit_text_tokenizer(run: Run) -> Command:
 
 
 def fit_image_tokenizer(run: Run) -> Command:
-    """Goes on from its last checkpoint, as every training here."""
+    """Resumes from its last checkpoint, like every training here."""
     return _command(
         "image-tokenizer fit",
         ("--config", run.configs / IMAGE_TOKENIZER),

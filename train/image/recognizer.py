@@ -1,9 +1,9 @@
 """A small text recognizer, whose features measure how alike two images of text are (the text-aware loss).
 
 A convolutional network that reads one line at its own size, trained with CTC (Graves et al., 2006) on this
-project's rendered text. What it has learned about letters in its early layers is the "perceptual" distance of
-``image_losses``, as LPIPS (arXiv:1801.03924) takes the layers of an image classifier. No OCR engine that
-measures anything takes part.
+project's rendered text. What its early layers have learned about letters gives the "perceptual" distance of
+``losses.text_distance``, as LPIPS (arXiv:1801.03924) takes the layers of an image classifier. No OCR engine
+that measures anything takes part.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Recognizer(nn.Module):
     """Gray strips (N, 1, 32, W), W a multiple of 4 -> log-probabilities of characters, one step per 4 px."""
 
     height = 32
-    """Pixels of a strip that is read; type of 8 to 28 px stands in it at its own size."""
+    """Pixels of a strip that is read; type of 8 to 28 px fits in it at its own size."""
 
     def __init__(self, config: RecognizerConfig):
         super().__init__()

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from ...tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from ..loop.settings import TrainingSettings
 from .adversary import AdversaryConfig
 
-PARTS = ("all", "decoder")
+Part = Literal["all", "decoder"]
+"""What is trained: everything; the decoder, with codes that stay as they are."""
 DECODER = ("decoder", "decoder_channels", "decoder_res_blocks")
 """Fields in which a decoder that is trained alone may differ from that of ``init_from``."""
 
@@ -59,7 +60,7 @@ class ImageTokenizerSettings(TrainingSettings):
     """Decay of the average of the weights that is validated and saved; 0: no average."""
     init_from: str | None = None
     """Folder of an image tokenizer whose weights to begin with."""
-    trained_part: Literal["all", "decoder"] = "all"
+    trained_part: Part = "all"
     """all; decoder: encoder and codebook stay those of init_from, so that every image keeps its codes, and
     transformers trained on them stay valid. The decoder may have another size (config.decoder_channels,
     config.decoder_res_blocks), and then begins with random weights."""
@@ -83,8 +84,9 @@ class ImageTokenizerSettings(TrainingSettings):
                 f"adversary.start is {self.adversary.start}, expected at least autoencoder_steps, "
                 f"{self.autoencoder_steps}"
             )
-        if self.trained_part not in PARTS:
-            raise ValueError(f"trained_part is {self.trained_part!r}, expected one of {', '.join(PARTS)}")
+        if self.trained_part not in get_args(Part):
+            allowed = ", ".join(get_args(Part))
+            raise ValueError(f"trained_part is {self.trained_part!r}, expected one of {allowed}")
         if self.trained_part == "decoder" and (self.init_from is None or not self.config.decoder):
             raise ValueError(
                 "trained_part=decoder trains the decoder of an image tokenizer: give init_from, and "

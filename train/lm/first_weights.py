@@ -39,7 +39,7 @@ def shell(config: FusionLMConfig) -> FusionLM:
 def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
     """Begin the rows of codes in embedding and lm_head with a random projection of their codebook.
 
-    Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbours.
+    Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbors.
     """
     for name, codec in tokenizer.codecs.items():
         codebook = getattr(codec, "codebook", None)  # (n * K, latent_dim)
@@ -105,6 +105,6 @@ def stored(
     with torch.device("meta"):
         wanted = {name: p.shape for name, p in FusionLM(config).named_parameters()}
     if {name: files.spec(name).shape for name in files} != {name: tuple(s) for name, s in wanted.items()}:
-        raise ValueError(f"{folder / WEIGHTS} has not the tensors that its config asks for")
+        raise ValueError(f"{folder / WEIGHTS} does not hold the tensors of its config")
     for name in wanted:
         yield name, files[name].float()

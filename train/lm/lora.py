@@ -1,12 +1,12 @@
-"""Fine-tuning a part of a transformer: low-rank updates of its matrices, and the rows of image tokens.
+"""Fine-tuning a part of a transformer: low-rank updates of its matrices, and the rows of all tokens but text.
 
 LoRA (Hu et al., arXiv:2106.09685) adds to a frozen matrix W the product of two narrow ones, (alpha / r) B A.
 B begins at 0, so that training begins with the model as it was, and the sum is a matrix like W again, so that
 what is saved is a plain model folder.
 
 A model whose images came out badly, or not at all (Chameleon was released so), needs more than that: the rows
-of embedding and lm_head that stand for image codes and for what frames them are trained as they are. Anole
-(arXiv:2407.06135) trains such rows of lm_head, and nothing else.
+of embedding and lm_head of all tokens but text, so of image codes and of what frames them, are trained as
+they are. Anole (arXiv:2407.06135) trains such rows of lm_head, and nothing else.
 """
 
 from typing import get_args
@@ -65,7 +65,7 @@ def adapt(net: FusionLM, part: Part, vocab: SharedVocab, rank: int = 16, alpha: 
     Args:
         net: The transformer.
         part: What is trained.
-        vocab: Its vocabulary, which says which rows are those of image tokens.
+        vocab: Its vocabulary. The rows of all its tokens are trained but those of text and of padding.
         rank: r of the low-rank updates of all matrices in the blocks.
         alpha: The updates are scaled by alpha / r.
 

@@ -183,7 +183,7 @@ class FusionLMTraining(LoggedTraining):
         """Under ``ModelParallelStrategy`` each process keeps its part of every block (FSDP2).
 
         Raises:
-            ValueError: That strategy is asked for tensor parallelism, or for a part of the weights.
+            ValueError: That strategy requests tensor parallelism, or only a part of the weights is trained.
         """
         mesh, part = self.device_mesh, self.settings.trained_part
         if is_sharded(self.net):
@@ -191,7 +191,9 @@ class FusionLMTraining(LoggedTraining):
         if mesh is not None:
             size = mesh["tensor_parallel"].size()
             if size > 1:
-                raise ValueError(f"tensor_parallel_size is {size}, expected 1: this model has no other")
+                raise ValueError(
+                    f"tensor_parallel_size is {size}, expected 1: this model has no tensor parallelism"
+                )
             if part != "all":
                 raise ValueError(f"trained_part={part} cannot be trained in shards: use strategy ddp")
             shard(self.net, mesh["data_parallel"])

@@ -65,7 +65,7 @@ def first_rows(old: DocumentTokenizer, new: DocumentTokenizer) -> dict[int, list
     for i, token in text_tokens(new.vocab):
         try:
             ids = old.text.encode(new.text.piece_bytes(i).decode("utf-8"))
-        except ValueError:  # a byte is no text by itself
+        except ValueError:  # a byte is not text by itself
             continue
         if ids:
             rows[token] = old.vocab.to_tokens("text", torch.tensor(ids)).tolist()

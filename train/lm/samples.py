@@ -13,6 +13,7 @@ from torch import Tensor
 from ...eval.report.canvas import enlarged, line, picture_sheet
 from ...fusion_lm.generate import generate
 from ...fusion_lm.model import FusionLM
+from ...fusion_lm.prompts import ANY
 from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.files import write_text
@@ -53,6 +54,16 @@ class Samples(Drawing):
         self.max_new_tokens, self.seed = max_new_tokens, seed
         self.sampling = Sampling(temperature=temperature, top_p=TOP_P)
         self._tokenizer: DocumentTokenizer | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """
+        Raises:
+            ValueError: ``then`` is not a modality of the vocabulary.
+        """
+        if isinstance(pl_module, FusionLMTraining):
+            allowed = (ANY, *(modality.name for modality in pl_module.vocab.modalities))
+            if self.then not in allowed:
+                raise ValueError(f"samples.then is {self.then!r}, expected one of {', '.join(allowed)}")
 
     def draw(self, trainer: L.Trainer, training: L.LightningModule) -> None:
         if not isinstance(training, FusionLMTraining):

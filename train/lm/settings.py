@@ -11,7 +11,7 @@ from ..loop.schedule import check_schedule
 from ..loop.settings import TrainingSettings
 
 Part = Literal["all", "lora", "image_rows"]
-"""What is trained: everything; low-rank updates and the rows of image tokens; those rows alone."""
+"""What is trained: everything; low-rank updates and the rows of all tokens but text; those rows alone."""
 THREE = ("structure", "text", "image")
 """The modalities of a list of weights, as earlier versions wrote them."""
 
@@ -50,8 +50,9 @@ class LMSettings(TrainingSettings):
     """Model folder whose weights to begin with. If its tokenizer differs, tokens that mean the same keep
     their rows (resize_vocab)."""
     trained_part: Part = "all"
-    """all; lora: low-rank updates of the matrices, and the rows of image tokens in embedding and lm_head;
-    image_rows: those rows alone. The last two need init_from."""
+    """all; lora: low-rank updates of the matrices, and the rows in embedding and lm_head of all tokens but
+    text (of images, of other modalities, of what frames them); image_rows: those rows alone. The last two
+    need init_from."""
     lora_rank: int = 16
     """Rank of the low-rank updates."""
     lora_alpha: float = 32.0

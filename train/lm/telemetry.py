@@ -5,11 +5,12 @@ growing norms, and watches the norm of the last layer's output, which grows befo
 That norm, the attention logits that QK-norm bounds, log Z that the z-loss bounds, and the probability that
 leaks from one modality to the others are measured here, on a few windows that pass the network once more.
 The training's own forward, which may be compiled, has no hooks, and nothing is left behind: weights,
-optimiser, random numbers and losses are those of a training without telemetry, bit by bit.
+optimizer, random numbers and losses are those of a training without telemetry, bit by bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -130,27 +131,33 @@ def max_attention_logit(q: Tensor, k: Tensor, documents: Tensor, used: Tensor) -
     return torch.stack(largest).amax() / D**0.5
 
 
-def gradient_cosine(net: FusionLM, terms: LossTerms) -> Tensor:
-    """Cosine (scalar) between the gradients of the mean losses of text and of images, those of the weights of
-    the blocks; NaN where one is missing. ``terms`` come from :func:`observe`.
+def gradient_cosines(
+    net: FusionLM, terms: LossTerms, modalities: Sequence[str]
+) -> dict[tuple[str, str], Tensor]:
+    """Cosine (scalar) between the gradients of the mean losses of each two ``modalities``, those of the
+    weights of the blocks; NaN where one is missing. ``terms`` come from :func:`observe`.
 
-    Leaves ``parameter.grad`` alone. Takes as much memory as these weights, twice.
+    Leaves ``parameter.grad`` alone. Takes as much memory as these weights for each modality.
     """
     weights = [parameter for parameter in net.blocks.parameters() if parameter.requires_grad]
     with _set_aside(net):  # activation checkpointing computes the blocks again
-        text, image = (
-            torch.autograd.grad(
+        gradients = {
+            name: torch.autograd.grad(
                 terms.of(terms.nll_sums, name) / terms.of(terms.counts, name).clamp(min=1),
                 weights,
-                retain_graph=name == "text",
+                retain_graph=name != modalities[-1],
             )
-            for name in ("text", "image")
-        )
+            for name in modalities
+        }
 
-    def dot(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Tensor:
-        return torch.stack([(a * b).sum(dtype=torch.float32) for a, b in zip(one, other)]).sum()
+    def dot(one: str, other: str) -> Tensor:
+        pairs = zip(gradients[one], gradients[other])
+        return torch.stack([(a * b).sum(dtype=torch.float32) for a, b in pairs]).sum()
 
-    return dot(text, image) / (dot(text, text) * dot(image, image)).sqrt()
+    return {
+        (one, other): dot(one, other) / (dot(one, one) * dot(other, other)).sqrt()
+        for one, other in combinations(modalities, 2)
+    }
 
 
 def row_norms(weight: Tensor, table: ModalityTable) -> Tensor:
@@ -207,7 +214,7 @@ def _whole(value: Tensor) -> Tensor:
 
 
 class Telemetry(Callback):
-    """Logs ``telemetry/...`` every so many steps, without a change to the training.
+    """Logs ``telemetry/...`` every N steps, without a change to the training.
 
     Measured before the step, with the weights that its gradient belongs to, on the first ``rows`` windows of
     the last batch that it accumulates, without dropout, over all ranks:
@@ -216,15 +223,15 @@ class Telemetry(Callback):
     ``entropy/MODALITY``           of the prediction, nats, by the modality of the target
     ``in_modality/MODALITY``       cross-entropy of the softmax over the tokens of the target's modality alone
     ``leakage/MODALITY``           the rest of the cross-entropy: probability given to other modalities, nats
-    ``log_z``                      mean logarithm of the softmax's normaliser
+    ``log_z``                      mean logarithm of the softmax's normalizer
     ``output_norm``, ``output_norm/MODALITY``
                                    mean over tokens, padding left out, of the L2 norm of the residual stream
                                    that enters the last norm, by the modality of the token
     ``attention_logit``, ``attention_logit/layer_NN``
                                    the largest one, see :func:`max_attention_logit`
     ``row_norm/MODALITY``          mean L2 norm of the modality's rows of lm_head
-    ``gradient_cosine``            where it is asked for, between the gradients of the blocks' weights of the
-                                   loss of text and of that of images; several ranks: their mean
+    ``gradient_cosine``            if requested, between the gradients of the blocks' weights of the losses of
+                                   two modalities; the mean over all pairs, and over ranks
 
     Of the step itself: ``gradient_norm``, before clipping, and ``update_ratio/GROUP``: the norm of what was
     added to the embedding, lm_head, qkv, out, gate_up or down of all layers by the norm of what was there
@@ -236,8 +243,8 @@ class Telemetry(Callback):
         Args:
             every: Steps between two measurements; 0: none.
             rows: Windows of the batch that are looked at, at most.
-            gradient_cosine: Also measure the cosine between the gradients of text and of images: two backward
-                passes of these windows, and memory for two gradients. Not with FSDP.
+            gradient_cosine: Also measure the cosine between the gradients of the modalities: a backward pass
+                of these windows and memory for a gradient, for each modality. Not with FSDP.
         """
         if every < 0:
             raise ValueError(f"every must not be negative, got {every}: give steps, or 0 for no telemetry")
@@ -299,9 +306,11 @@ class Telemetry(Callback):
             with trainer.precision_plugin.forward_context():
                 seen = observe(net, tokens, rows["documents"], vocab, rows.get("learned"))
             if self.gradient_cosine:
-                counts = seen.terms.counts
-                both = (seen.terms.of(counts, "text") > 0) & (seen.terms.of(counts, "image") > 0)
-                self._means.add("gradient_cosine", gradient_cosine(net, seen.terms), both)
+                terms = seen.terms
+                modalities = [modality.name for modality in vocab.modalities]
+                for pair, cosine in gradient_cosines(net, terms, modalities).items():
+                    one, other = (terms.of(terms.counts, name) > 0 for name in pair)
+                    self._means.add("gradient_cosine", cosine, one & other)
         self._add(seen, vocab.modality(tokens), tokens != vocab.pad)
         largest = trainer.strategy.reduce(seen.attention_logits, reduce_op="max")
         self._means.add("attention_logit", largest.amax())

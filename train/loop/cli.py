@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
 from .resume import CHECKPOINT, read_checkpoint, recover
+from .settings import TrainingSettings
 from .trainables import TRAINABLES, Link, Trainable, load
 from .trainer import DEFAULTS, for_evaluation, for_fit, interruptible, quiet
 
@@ -40,7 +41,8 @@ def run(name: str, argv: Sequence[str]) -> int:
         try:
             _Cli(TRAINABLES[name], list(argv))
         except argparse.ArgumentError as error:
-            raise ValueError(re.sub(r"\s+", " ", str(error)).strip()) from None
+            message = re.sub(r"\s+", " ", str(error)).strip()
+            raise ValueError(_today(load(TRAINABLES[name].settings), message)) from None
     return 0
 
 
@@ -89,7 +91,7 @@ class _Cli(LightningCLI):
     # options
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The one that is asked for: the options of each take a second to gather."""
+        """Only the requested one: the options of each take a second to gather."""
         return {stage: what for stage, what in super().subcommands().items() if stage in self.stages}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -184,6 +186,17 @@ class _Cli(LightningCLI):
 def _asked(argv: Sequence[str], stages: Mapping[str, str]) -> dict[str, str]:
     """The stage that ``argv`` begins with, or all of them if it begins with none."""
     return {stage: what for stage, what in stages.items() if stage in argv[:1]} or dict(stages)
+
+
+def _today(settings: type[TrainingSettings], message: str) -> str:
+    """``message``; if it refuses an option of an earlier version, what the option became."""
+    for old, new in settings.renamed.items():
+        if f"model.{old}" in message:
+            return f"model.{old} is called model.{new} now: rename it"
+    for old, value in settings.removed.items():
+        if f"model.{old}" in message:
+            return f"model.{old} is always {value} now: remove it"
+    return message
 
 
 def _follow(link: Link, config: Any) -> None:

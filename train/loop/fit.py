@@ -19,7 +19,6 @@ def fit(
     data: L.LightningDataModule,
     run_folder: str | Path,
     *,
-    title: str | None = None,
     seed: int = 0,
     clip: float | None = 1.0,
     log_every: int = 20,
@@ -40,7 +39,6 @@ def fit(
         training: What to train, with its settings.
         data: What to train it on.
         run_folder: RUN, the folder to write.
-        title: What the progress bar says; default: the registered title.
         seed: Random seed.
         clip: Largest norm of the gradient; None or 0 leaves gradients as they are.
         log_every: Steps between two rows of RUN/metrics.csv (see ``eval.report.curves.read_metrics``).
@@ -86,8 +84,7 @@ def fit(
         "val_check_interval": validate_every or max_steps,
         "enable_progress_bar": progress,
     }
-    if title is None:
-        title = "training" if trainable is None else trainable.title
+    title = "training" if trainable is None else trainable.title
     with quiet():
         L.seed_everything(seed, verbose=False)
         trainer = L.Trainer(**for_fit({**DEFAULTS, **options}, title))

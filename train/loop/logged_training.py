@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .meters import Means
 from .optim import clip
-from .resume import NEW_RUN, check_resumed
+from .resume import FORMAT, NEW_RUN, check_resumed
 from .settings import TrainingSettings
 
 
@@ -102,6 +102,7 @@ class LoggedTraining(L.LightningModule, ABC):
     # checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["format"] = FORMAT
         self.means.reduce(self.trainer.strategy)
         checkpoint["means"] = self.means.state_dict()  # of all ranks: rank 0 then continues with them
         if self.global_rank:

@@ -62,7 +62,7 @@ class CsvLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add to the row of ``step``, which is written when the next one begins."""
-        if not self._opened:  # validate and test have no training that begins
+        if not self._opened:  # validate has no training that begins
             self.begin(2**62)
         if self.pending and self.pending["step"] != step:
             self.save()

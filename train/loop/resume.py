@@ -13,6 +13,8 @@ MODEL = "model"
 LAST = "last"
 CHECKPOINT = f"{LAST}.ckpt"
 """The file that a run resumes from, in its folder."""
+FORMAT = 2
+"""Format of the checkpoints. 1, without a number in the file, has some settings under other names."""
 NEW_RUN = "start a new run (init_from takes over the weights), or give the old value to resume"
 
 
@@ -29,15 +31,18 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], int]:
     """The hyper-parameters in a checkpoint of this project, and its step.
 
     Raises:
-        ValueError: The file is not such a checkpoint.
+        ValueError: The file is not such a checkpoint, or one of a later version.
     """
     file = Path(path) / "meta.pt" if Path(path).is_dir() else path  # beside the shards
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return checkpoint["hyper_parameters"], checkpoint["global_step"]
+        settings, step = checkpoint["hyper_parameters"], checkpoint["global_step"]
     except Exception as error:  # torch raises whatever reading a zip, a pickle or a dictionary meets
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a checkpoint of a training: {reason}") from None
+    if (found := checkpoint.get("format", 1)) not in (1, FORMAT):
+        raise ValueError(f"{path} has format {found}, expected 1 or {FORMAT}: update earlyfusion")
+    return settings, step
 
 
 def check_resumed(

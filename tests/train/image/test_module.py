@@ -159,8 +159,12 @@ def test_a_finished_run_returns_at_once_and_another_setting_is_refused(tmp_path:
         train(image_folder, tmp_path, module=training(lr=0.5))
     with pytest.raises(ValueError, match="step 24.*max_steps=24.*48"):
         train(image_folder, tmp_path, module=training(max_steps=48))
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.save({**checkpoint, "format": 3}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="last.ckpt.*format 3.* 1 or 2"):
+        train(image_folder, tmp_path)
     (tmp_path / "last.ckpt").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="last.ckpt"):
+    with pytest.raises(ValueError, match="last.ckpt is not a checkpoint"):
         train(image_folder, tmp_path)
 
 
@@ -175,7 +179,7 @@ def test_before_the_decay_more_steps_may_be_asked_for(tmp_path: Path, image_fold
 def test_checkpoints_hold_plain_values(tmp_path: Path, image_folder: Path):
     train(image_folder, tmp_path)
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == STEPS
+    assert checkpoint["global_step"] == STEPS and checkpoint["format"] == 2
     assert checkpoint["hyper_parameters"]["config"]["codebook_size"] == 16
     loaded = ImageTokenizerTraining.load_from_checkpoint(tmp_path / "last.ckpt")
     assert loaded.config == CONFIG

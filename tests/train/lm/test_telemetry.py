@@ -26,7 +26,7 @@ from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.settings import LMSettings
 from earlyfusion.train.lm.targets import targets_of
-from earlyfusion.train.lm.telemetry import Telemetry, WeightsBefore, gradient_cosine, observe, row_norms
+from earlyfusion.train.lm.telemetry import Telemetry, WeightsBefore, gradient_cosines, observe, row_norms
 from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.logs import CsvLog
 
@@ -34,6 +34,7 @@ CONFIG = FusionLMConfig(
     context_length=64, n_layers=2, width=32, n_heads=4, n_kv_heads=2, ffn_width=48, dropout=0.1
 )
 STEPS, EVERY = 6, 3
+PAIR = ("text", "image")
 
 
 class Watch(Callback):
@@ -168,7 +169,7 @@ def test_what_is_logged(prepared: Path, tmp_path: Path, vocab, accumulate: int):
             "attention_logit/layer_00": seen.attention_logits[0],
             "attention_logit/layer_01": seen.attention_logits[1],
             "gradient_norm": watch.norms[step],
-            "gradient_cosine": gradient_cosine(net, terms).detach(),
+            "gradient_cosine": gradient_cosines(net, terms, PAIR)[PAIR].detach(),
         }
         for i, name in enumerate(vocab.names):
             here = used & (vocab.modality(tokens) == i)

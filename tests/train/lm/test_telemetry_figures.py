@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from earlyfusion.fusion_lm.inputs import Inputs
+from earlyfusion.tokenizers.documents import interleave
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm import telemetry
 from earlyfusion.train.lm.targets import targets_of
 from earlyfusion.train.lm.telemetry import (
     WeightsBefore,
-    gradient_cosine,
+    gradient_cosines,
     matrices,
     max_attention_logit,
     observe,
@@ -23,6 +24,7 @@ from earlyfusion.train.lm.telemetry import (
 )
 
 GROUPS = ("embedding", "lm_head", "qkv", "out", "gate_up", "down")
+PAIR = ("text", "image")
 
 
 def each_document(tokens: Tensor, documents: Tensor, vocab: SharedVocab) -> list[Tensor]:
@@ -120,7 +122,7 @@ def test_the_cosine_is_that_of_the_two_gradients(network, windows, vocab):
     net = network(vocab)
     tokens, documents = windows(vocab)
     blocks = list(net.blocks.parameters())
-    found = gradient_cosine(net, observe(net, tokens, documents, vocab).terms)
+    found = gradient_cosines(net, observe(net, tokens, documents, vocab).terms, PAIR)[PAIR]
     assert all(parameter.grad is None for parameter in net.parameters())
     net.eval()
     targets = targets_of(tokens, documents, vocab)
@@ -136,13 +138,26 @@ def test_the_cosine_is_that_of_the_two_gradients(network, windows, vocab):
     assert abs(float(found)) < 0.99
 
 
+def test_each_two_of_three_modalities_have_a_cosine(network, vocab):
+    vocab = vocab.extended("tones", codebook_size=16, max_size=8)
+    net, ids = network(vocab), torch.arange(5, 12)
+    parts = [("text", ids), ("image", torch.randint(32, (2, 3))), ("tones", torch.randint(16, (4,)))]
+    tokens = interleave(parts, vocab)[None]
+    seen = [observe(net, tokens, torch.zeros_like(tokens), vocab).terms for _ in range(4)]
+    found = gradient_cosines(net, seen.pop(), ("text", "image", "tones"))
+    assert list(found) == [("text", "image"), ("text", "tones"), ("image", "tones")]
+    for (pair, cosine), terms in zip(found.items(), seen, strict=True):
+        torch.testing.assert_close(cosine, gradient_cosines(net, terms, pair)[pair])
+
+
 def test_flex_attention_is_looked_at_with_masks(network, windows, vocab):
     net, (tokens, documents) = network(vocab), windows(vocab)
     expected = observe(net, tokens, documents, vocab)
     net.attention_backend = "flex"  # which has no backward pass on a CPU
     seen = observe(net, tokens, documents, vocab)
     assert torch.equal(seen.output_norms, expected.output_norms)
-    assert torch.equal(gradient_cosine(net, seen.terms), gradient_cosine(net, expected.terms))
+    one, other = (gradient_cosines(net, some.terms, PAIR)[PAIR] for some in (seen, expected))
+    assert torch.equal(one, other)
     assert net.attention_backend == "flex"
 
 
