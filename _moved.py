@@ -1,8 +1,7 @@
-"""Old paths of modules, for one release: importing one warns and gives the module at its new path."""
+"""Old paths of modules, for one release: names are found at their new paths, with a DeprecationWarning."""
 
 import sys
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
@@ -19,35 +18,37 @@ MOVED = {
     "tokenizers.tiles": "tokenizers.vqvae.tiles",
     "tokenizers.unshuffle": "tokenizers.vqvae.unshuffle",
     "tokenizers.vqgan": "tokenizers.vqvae.vqgan",
-    "fusion_lm.decoding_weights": "fusion_lm.cpu.packed_weights",
+    "fusion_lm.chameleon": "fusion_lm.chameleon.weights fusion_lm.chameleon.meta",
+    "fusion_lm.decoding_weights": "fusion_lm.cpu.packed_weights fusion_lm.choices",
     "train.adversary": "train.image.adversary",
     "train.chameleon": "fusion_lm.chameleon.importer",
     "train.chameleon_export": "fusion_lm.chameleon.exporter",
     "train.cli": "cli.main",
     "train.conversations": "data.conversations",
-    "train.data": "train.image.data",
-    "train.demo_budget": "train.demo.budget",
-    "train.demo_data": "train.demo.corpus",
-    "train.divergence": "train.callbacks.divergence",
-    "train.fit": "train.loop.fit",
-    "train.grow": "train.lm.resize_vocab",
+    "train.data": "train.image.data data.images train.loop.ranks",
+    "train.demo": "train.demo.run train.demo.stages train.demo.machine",
+    "train.demo_data": "train.demo.corpus train.demo.corpus_files",
+    "train.divergence": "train.callbacks.divergence train.loop.optim",
+    "train.fit": "train.loop.fit train.loop.trainer train.loop.resume",
+    "train.grow": "train.lm.resize_vocab tokenizers.same_tokens",
     "train.image_losses": "train.image.losses",
-    "train.image_tokenizer": "train.image.module",
+    "train.image_tokenizer": "train.image.module train.image.settings train.image.losses",
+    "train.lm": "train.lm.module train.lm.targets train.lm.sharding",
     "train.loader": "data.loader",
     "train.logged_training": "train.loop.logged_training",
-    "train.lora": "train.lm.lora",
+    "train.lora": "train.lm.lora train.lm.settings",
     "train.muon": "train.lm.muon",
     "train.prepare": "data.prepare",
     "train.prepare_config": "data.prepare_config",
     "train.recogniser": "train.image.recognizer",
-    "train.rows": "data.rows",
-    "train.schedule": "train.loop.schedule",
+    "train.rows": "data.rows data.shapes data.prepare_config",
+    "train.schedule": "train.loop.schedule train.loop.optim train.loop.resume",
     "train.shards": "data.shards",
-    "train.sources": "data.sources",
+    "train.sources": "data.sources tokenizers.files",
     "train.stopping": "train.callbacks.stopping",
     "train.telemetry": "train.lm.telemetry",
     "train.text_images": "data.render.text_images",
-    "train.token_data": "train.lm.data",
+    "train.token_data": "train.lm.data data.windows",
     "train.workers": "data.workers",
     "eval.bits": "eval.metrics.bits",
     "eval.ceilings": "eval.metrics.ceilings",
@@ -56,28 +57,19 @@ MOVED = {
     "eval.curves": "eval.report.curves",
     "eval.drawing": "eval.tasks.drawing",
     "eval.heat_map": "eval.report.heat_map",
-    "eval.html": "eval.report.html",
+    "eval.html": "eval.report.html eval.report.charts",
     "eval.lm": "eval.tasks.everything",
     "eval.naming": "eval.tasks.naming",
-    "eval.reading": "eval.tasks.reading",
+    "eval.reading": "eval.tasks.reading eval.tasks.continuations eval.metrics.text",
     "eval.reconstruction": "eval.tasks.reconstruction",
+    "eval.report": "eval.report.run",
     "eval.split": "data.render.split",
     "eval.tokens": "eval.report.tokens",
     "eval.typeset": "data.render.typeset",
-    "eval.words": "data.render.words",
-    "eval.writing": "eval.tasks.writing",
+    "eval.words": "data.render.words data.render.fonts",
+    "eval.writing": "eval.tasks.writing eval.tasks.continuations",
 }
-"""What the README and the docs of 0.1 named, and where it is."""
-
-NOW_FOLDERS = {
-    "eval.report": "eval.report.run",
-    "fusion_lm.chameleon": "fusion_lm.chameleon.weights",
-    "train.demo": "train.demo.run",
-    "train.lm": "train.lm.module",
-}
-"""Modules whose old path is a folder now: their names can still be imported from there."""
-
-STUB = "from {package}._moved import forward\nforward(__name__, {old!r})\n"
+"""Modules that the README and the docs of 0.1 named -> the modules that have their names now."""
 
 
 def install() -> None:
@@ -86,70 +78,52 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-def forward(name: str, old: str) -> None:
-    """What a module at an old path does when it is imported, or run by ``python -m``."""
-    new = f"{PACKAGE}.{MOVED[old]}"
-    if name == "__main__":
-        _warn(old, new, stacklevel=3)
-        sys.exit(import_module(new).main())
-    _warn(old, new, stacklevel=4)
-    sys.modules[name] = import_module(new)
-
-
-def _warn(old: str, new: str, stacklevel: int) -> None:
-    message = f"{PACKAGE}.{old} is now {new}; the old path works for one more release"
-    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
-
-
-# Finder and loaders have no base classes: importlib.abc takes as long to import as all the rest.
+def run(old: str) -> None:
+    """What ``python -m`` of an old path does."""
+    new = MOVED[old].split()[0]
+    _warn(old, new)
+    sys.exit(import_module(f"{PACKAGE}.{new}").main())
 
 
 class _Finder:
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        old = fullname.removeprefix(f"{PACKAGE}.")
-        if old in MOVED:
-            stub: Any = _Stub(old)
-            return ModuleSpec(fullname, stub)
-        if old in NOW_FOLDERS and (found := PathFinder.find_spec(fullname, path)) is not None:
-            folder: Any = _Folder(old)
-            spec = ModuleSpec(fullname, folder, is_package=True)
-            spec.submodule_search_locations = list(found.submodule_search_locations or ())
-            return spec
-        return None
+    """Finds modules at old paths, and is their loader (without importlib.abc, which takes long to import)."""
 
-
-class _Loader:
-    def __init__(self, old: str) -> None:
-        self.old = old
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        if _old(fullname) not in MOVED:
+            return None
+        loader: Any = self
+        spec = ModuleSpec(fullname, loader)
+        if folder := PathFinder.find_spec(fullname, path):  # train/lm.py is the folder train/lm now
+            spec.submodule_search_locations = folder.submodule_search_locations
+        return spec
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
 
-
-class _Stub(_Loader):
-    """Loads code that calls ``forward``, so that ``python -m`` works too."""
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module)["__getattr__"] = partial(_attribute, module)
 
     def get_code(self, fullname: str) -> CodeType:
-        return compile(STUB.format(package=PACKAGE, old=self.old), fullname, "exec")
-
-    def exec_module(self, module: ModuleType) -> None:
-        forward(module.__name__, self.old)
+        return compile(f"from {__name__} import run\nrun({_old(fullname)!r})\n", fullname, "exec")
 
 
-class _Folder(_Loader):
-    """A folder without __init__.py, which also has the names of the module that was there."""
+def _attribute(module: ModuleType, name: str) -> Any:
+    """``name`` from the first new module that has it; the import system finds the modules of a folder."""
+    old = _old(module.__name__)
+    own = "__path__" in vars(module) and find_spec(f"{module.__name__}.{name}") is not None
+    if not name.startswith("__") and not own:
+        for new in MOVED[old].split():
+            names = vars(import_module(f"{PACKAGE}.{new}"))
+            if name in names:
+                _warn(f"{old}.{name}", new)
+                return names[name]
+    raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
-    def exec_module(self, module: ModuleType) -> None:
-        module.__dict__["__getattr__"] = partial(self._attribute, module)
 
-    def _attribute(self, folder: ModuleType, name: str) -> Any:
-        new = f"{PACKAGE}.{NOW_FOLDERS[self.old]}"
-        special = name.startswith("__") or find_spec(f"{folder.__name__}.{name}") is not None
-        names = {} if special else vars(import_module(new))
-        if getattr(names.get(name), "__module__", new) != new or name not in names:  # only what it defines
-            raise AttributeError(f"module {folder.__name__!r} has no attribute {name!r}")
-        _warn(self.old, new, stacklevel=3)
-        value = folder.__dict__[name] = names[name]
-        return value
+def _old(fullname: str) -> str:
+    return fullname.removeprefix(f"{PACKAGE}.")
+
+
+def _warn(old: str, new: str) -> None:
+    message = f"{PACKAGE}.{old} is now in {PACKAGE}.{new}; the old path works for one more release"
+    warnings.warn(message, DeprecationWarning, stacklevel=3)

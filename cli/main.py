@@ -1,7 +1,7 @@
 """The command ``earlyfusion``: parses the command line and calls one of ``COMMANDS``.
 
-Every file of a command has two names: ``add(commands)`` adds its flags and help to the parser, ``run(args)``
-does it. They import what they need when they run, so that help and mistakes are answered at once.
+Every file of a command has two functions: ``add(commands)`` adds its flags and help to the parser, and
+``run(args)`` does the work. It imports what it needs, so that help and mistakes are answered at once.
 """
 
 import argparse

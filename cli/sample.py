@@ -2,14 +2,15 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..fusion_lm.choices import BEST_BY, WEIGHTS
 from ..tokenizers.hub import PRETRAINED
-from ..tokenizers.modality import CODECS, TEXT
 from .prompts import in_words, inline_image, prompt_as_seen, read_segments
-from .terminal import Parser, add_command, best_device, box, given, integer, positive_integer, real
+from .sampling import MODALITIES, add_best_of, add_sampling, recorded, sampling_of
+from .terminal import add_command, best_device, box, integer, positive_integer, real
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,24 +19,6 @@ if TYPE_CHECKING:
     from ..fusion_lm.folder import Model
     from ..fusion_lm.stream import Event
     from ..tokenizers.documents import Encoded
-
-MODALITIES = (TEXT, *CODECS)
-"""Each has flags for its sampling; those of text have no prefix."""
-
-SAMPLING = {
-    "temperature": ("T", real, "divide the logits by T; 0 takes the most likely token (default: 1)"),
-    "top_k": ("K", integer, "draw from the K most likely tokens (default: 0, all)"),
-    "top_p": ("P", real, "draw from the most likely tokens that reach probability P (default: 1, all)"),
-    "min_p": ("P", real, "draw from tokens at least P times as likely as the best one (default: 0, all)"),
-    "repetition_penalty": (
-        "F",
-        real,
-        "above 1: text already written becomes less likely (default: 1)",
-    ),
-}
-"""The fields of ``Sampling``: metavar, type, help. The defaults are those of ``Sampling``."""
-
-TEXT_ONLY = ("repetition_penalty",)
 
 
 def add(commands: Any) -> None:
@@ -108,7 +91,7 @@ while it is written. Ctrl+C keeps what is written so far.""",
         type=positive_integer,
         help="maximum new tokens (default: fill the context)",
     )
-    _add_sampling(parser)
+    add_sampling(parser)
     parser.add_argument(
         "--guidance",
         metavar="S",
@@ -126,33 +109,6 @@ while it is written. Ctrl+C keeps what is written so far.""",
     parser.add_argument("--negative", metavar="TEXT", help="negative prompt for image guidance")
 
 
-def add_best_of(parser: Parser, what: str) -> None:
-    """``--best-of`` and ``--best-by``, of each ``what``."""
-    parser.add_argument(
-        "--best-of",
-        metavar="N",
-        type=positive_integer,
-        default=1,
-        help=f"draw N candidates for each {what} and keep the likeliest (default: 1)",
-    )
-    parser.add_argument(
-        "--best-by",
-        choices=BEST_BY,
-        default=BEST_BY[0],
-        help="score candidates given the prompt (forward), or in both directions, for models trained "
-        "on both orders (default: %(default)s)",
-    )
-
-
-def _add_sampling(parser: Parser) -> None:
-    for modality in MODALITIES:
-        prefix, of = ("", "") if modality == TEXT else (f"{modality}-", f"{modality}: ")
-        for field, (metavar, kind, text) in SAMPLING.items():
-            if modality == TEXT or field not in TEXT_ONLY:
-                flag = f"--{prefix}{field.replace('_', '-')}"
-                parser.add_argument(flag, metavar=metavar, type=kind, help=of + text)
-
-
 def run(args: Namespace) -> None:
     """Continue the prompt and write the folder.
 
@@ -167,7 +123,7 @@ def run(args: Namespace) -> None:
     from ..tokenizers.files import check_folder
     from ..tokenizers.hub import local_folder
 
-    asked = {name: _sampling(args, name) for name in MODALITIES}
+    asked = {name: sampling_of(args, name) for name in MODALITIES}
     sampling = {name: Sampling(**fields) for name, fields in asked.items()}
     guidance = Guidance(args.guidance, args.image_guidance)
     if args.negative is not None and guidance.branches == 1:
@@ -209,13 +165,6 @@ def run(args: Namespace) -> None:
     print(f"written to {Path(args.out) / 'index.html'}")
 
 
-def _sampling(args: Namespace, modality: str) -> dict[str, Any]:
-    """What the user asked of the sampling of ``modality``."""
-    prefix = "" if modality == TEXT else f"{modality}_"
-    fields = [field for field in SAMPLING if hasattr(args, prefix + field)]
-    return {name.removeprefix(prefix): v for name, v in given(args, [prefix + f for f in fields]).items()}
-
-
 def _written(
     args: Namespace,
     model: "Model",
@@ -237,16 +186,8 @@ def _written(
     if args.best_of == 1:
         return _streamed(args.n, stream(model, prompts, previews=False, **options), shown)
     with progress_bars() as report:
-        return [
-            *best(
-                model,
-                prompts,
-                args.best_of,
-                best_by=args.best_by,
-                **options,
-                progress=lambda done, total: report("tokens", done, total),
-            )
-        ]
+        options["progress"] = partial(report, "tokens")
+        return best(model, prompts, args.best_of, best_by=args.best_by, **options)
 
 
 def _streamed(
@@ -278,30 +219,26 @@ def _streamed(
 
 def _news(event: "Event") -> str:
     """What an event adds to a terminal."""
+    from PIL.Image import Image
+
     from ..eval.report.html import Part
-    from ..eval.report.samples import printable
     from ..fusion_lm.stream import SegmentDone, TextDelta
 
     if isinstance(event, TextDelta):
-        return printable(event.text)
+        return in_words(Part(event.text))
     if not isinstance(event, SegmentDone):
         return ""
-    if event.modality != "image":
-        return f" [{event.modality}] "
-    return in_words(Part(event.value)) + inline_image(event.value)
+    picture = inline_image(event.value) if isinstance(event.value, Image) else ""
+    return in_words(Part(event.value)) + picture
 
 
 def _settings(args: Namespace, folder: Path, sampling: dict[str, Any], guidance: Any) -> dict[str, Any]:
     """What sample.json says of how it was made."""
     names = ("answer", "then", "seed", "n", "best_of", "best_by", "infill", "weights", "max_new_tokens")
-    drawn = {
-        modality: {k: v for k, v in vars(one).items() if modality == TEXT or k not in TEXT_ONLY}
-        for modality, one in sampling.items()
-    }
     guided = {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None
     return {
         "model": str(folder),
         **{name: getattr(args, name) for name in names},
-        **drawn,
+        **recorded(sampling),
         "guidance": guided,
     }

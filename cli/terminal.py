@@ -69,7 +69,9 @@ class Parser(argparse.ArgumentParser):
         if first.startswith("-"):
             name = first.partition("=")[0]
             self.error(f"unknown option {name}; {did_you_mean(name, options)}".rstrip("; "))
-        self.error(f"unexpected argument {first!r}")
+        lists = [a.metavar for a in self._actions if not a.option_strings and a.nargs in ("*", "+")]
+        hint = f": give all {lists[0]}s together, before or after the options" if lists else ""
+        self.error(f"unexpected argument {first!r}{hint}")
 
 
 def add_group(commands: Any, name: str, summary: str, description: str = "", examples: str = "") -> Any:

@@ -189,6 +189,7 @@ def wheel(tmp_path_factory) -> Path:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "would be ignored" not in done.stdout + done.stderr  # setuptools, of folders that hold data
     (found,) = folder.glob("*.whl")
     return found
 

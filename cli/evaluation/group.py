@@ -1,17 +1,9 @@
 """``earlyfusion eval``: the group of the measurements; each of them is a file of its own."""
 
-from argparse import Namespace
 from typing import Any
 
 from ..terminal import add_group
 from . import lm, reading, reconstruction, writing
-
-MEASUREMENTS = {
-    "reconstruction": reconstruction,
-    "reading": reading,
-    "writing": writing,
-    "lm": lm,
-}
 
 
 def add(commands: Any) -> None:
@@ -24,9 +16,5 @@ def add(commands: Any) -> None:
   earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
   earlyfusion eval reading --help""",
     )
-    for measurement in MEASUREMENTS.values():
+    for measurement in (reconstruction, reading, writing, lm):
         measurement.add(kinds)
-
-
-def run(args: Namespace) -> None:
-    MEASUREMENTS[args.subcommand].run(args)

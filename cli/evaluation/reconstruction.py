@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from ..terminal import check_out, names, positive_integer, tell
+from ..terminal import best_device, check_out, names, positive_integer, tell
 from .measurement import IMAGES, add_measurement, add_readers, finish, folder_items, held_out_words, or_give
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def run(args: Namespace) -> None:
     from ...eval.report.reconstruction_table import table
     from ...eval.tasks.reconstruction import measure
     from ...tokenizers.progress import progress_bars
-    from ..models import best_device, load_image_tokenizer
+    from ..models import load_image_tokenizer
 
     tokenizer = load_image_tokenizer(args.model)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, best_device())

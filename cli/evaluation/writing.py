@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
-from ..sample import add_best_of
+from ..sampling import add_best_of
 from ..terminal import check_out, real
 from .measurement import add_heights, add_measurement, add_readers, finish, held_out_words, or_give
 

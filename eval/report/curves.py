@@ -90,7 +90,8 @@ def image_tokenizer_charts(run: Run) -> list[str]:
 
 def _modalities(run: Run, part: str, dashed: bool = False) -> list[Series]:
     suffix = ", validation" if dashed else ""
-    others = {key.rpartition("/")[2] for key in run if key.startswith("telemetry/leakage/")} - {*FIRST}
+    named = ("validation/perplexity/", "telemetry/leakage/")  # metrics that every modality has
+    others = {key.rpartition("/")[2] for key in run if key.startswith(named)} - {*FIRST}
     found = [(name, run.get(f"{part}/{name}", ())) for name in (*FIRST, *sorted(others))]
     return [Series(name + suffix, points, name, dashed) for name, points in found if points]
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from earlyfusion.cli.main import build_parser, main
-from earlyfusion.cli.sample import MODALITIES, TEXT_ONLY
+from earlyfusion.cli.sampling import MODALITIES, TEXT_ONLY
 from earlyfusion.eval.report.html import Part
 from earlyfusion.eval.report.samples import Sample, printable, write_samples
 from earlyfusion.fusion_lm import stream

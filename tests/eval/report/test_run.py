@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from earlyfusion.eval.report.charts import Series, line_chart
 from earlyfusion.eval.report.contact_sheet import contact_sheet
 from earlyfusion.eval.report.gallery import load_gallery, save_gallery
 from earlyfusion.eval.report.html import Card, Part
@@ -150,6 +151,7 @@ def test_parts_escape_what_they_are_given(photo):
         html.cards([Card("<i>", "<i>", "<i>")]),
         html.token_strip([html.TokenCell("text", "<i>")]),
         html.section("<i>"),
+        line_chart([Series("<i>", [(0, 1.0), (1, 2.0)])], title="<i>", y_label="<i>", log_y=True),
     ):
         assert "&lt;i&gt;" in piece
         check(piece)
