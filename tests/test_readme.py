@@ -1,18 +1,22 @@
-"""What the README says is true: its commands parse, and the quick ones run; its paths exist; its Python runs.
+"""What README.md and docs/ say is true: commands parse, and the quick ones run; paths and links exist; Python
+runs; the figures are those of benchmarks/.
 
-`<!-- not run -->` above a block keeps its commands from being run; they are parsed all the same.
+`<!-- not run -->` above a block keeps it from being run; it is parsed all the same. A command or a block that
+several pages show runs once.
 """
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import tomllib
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -22,7 +26,18 @@ from earlyfusion.cli.main import build_parser, main
 from earlyfusion.cli.terminal import UsageError
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def read(*patterns: str) -> dict[str, str]:
+    """The pages by their path from the root."""
+    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+PAGES = read("README.md", "docs/*.md")
+CARDS = read("pretrained/*/README.md", "benchmarks/**/README.md")
+"""Pages whose links alone are checked."""
+README, ARCHITECTURE, RESULTS = (PAGES[f] for f in ("README.md", "docs/architecture.md", "docs/results.md"))
 SHELL = ("sh", "bash", "shell", "console")
 NOT_RUN = "<!-- not run -->"
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
@@ -107,24 +122,51 @@ def shell_commands(markdown: str) -> list[Command]:
     return [c for block in blocks(markdown) if block.language in SHELL for c in commands(block)]
 
 
-ALL = shell_commands(README)
-PYTHON = [block for block in blocks(README) if block.language in ("python", "py")]
+COMMANDS = [(page, command) for page, text in PAGES.items() for command in shell_commands(text)]
+IN_README = shell_commands(README)
 
 
 def name(item: Command | Block) -> str:
     return f"line {item.line}" + (f" {' '.join(item.words)}"[:50] if isinstance(item, Command) else "")
 
 
+def label(value: Any) -> str:
+    return name(value) if isinstance(value, Command | Block) else str(value)
+
+
+def once(found: list[tuple[str, Any]], key: Any) -> list[tuple[str, Any]]:
+    """Those of ``found`` with different keys, in their order; where one of several is to be run, that one."""
+    kept: dict[Any, tuple[str, Any]] = {}
+    for page, item in found:
+        if key(item) not in kept or item.run and not kept[key(item)][1].run:
+            kept[key(item)] = page, item
+    return list(kept.values())
+
+
 def of_earlyfusion(found: list[Command]) -> list[Command]:
     return [command for command in found if command.words[0] == "earlyfusion"]
 
 
+OURS = once([c for c in COMMANDS if c[1].words[0] == "earlyfusion"], lambda command: command.words)
+PYTHON = once(
+    [(page, b) for page, text in PAGES.items() for b in blocks(text) if b.language in ("python", "py")],
+    lambda block: block.text,
+)
+
+
 def test_the_readme_shows_the_way() -> None:
-    if not ALL:
-        pytest.skip("the README has no commands yet")
-    assert any(command.words[:2] == ("make", "demo") for command in ALL)
-    assert any(command.words[:2] == ("make", "test") for command in ALL)
-    assert {"sample", "eval"} <= {command.words[1] for command in of_earlyfusion(ALL)}
+    assert any(command.words[:2] == ("make", "demo") for command in IN_README)
+    assert any(command.words[:2] == ("make", "test") for command in IN_README)
+    shown = {command.words[1] for command in of_earlyfusion(IN_README)}
+    assert {"sample", "text-tokenizer", "image-tokenizer", "prepare", "lm"} <= shown
+    assert "eval" in {command.words[1] for _, command in OURS}
+
+
+def test_the_readme_is_a_front_door() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 170
+    assert [line for line in lines if len(line) > 120] == []
+    assert [page for page in PAGES if page.startswith("docs/") and f"]({page}" not in README] == []
 
 
 # commands
@@ -152,43 +194,41 @@ def check(words: tuple[str, ...]) -> Namespace | None:
     return args
 
 
-@pytest.mark.parametrize("command", of_earlyfusion(ALL), ids=name)
-def test_its_commands_parse(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)  # where configs are
+LAUNCHED = [
+    (page, words)
+    for page, words in dict.fromkeys(
+        (page, command.words[place + 1 :])
+        for page, command in COMMANDS
+        for place, word in enumerate(command.words)
+        if word in ("earlyfusion", "earlyfusion.cli.main")  # behind srun or torchrun, or by itself
+    )
+]
+"""Once for each page, since a page may show a config of its own."""
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), LAUNCHED, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:50]
+)
+def test_their_commands_parse(
+    page: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("train", "pretrained"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    shown = [block.text for block in blocks(PAGES[page]) if block.language == "yaml"]
+    if shown:
+        (tmp_path / "prepare.yaml").write_text(shown[-1])
+    else:
+        shutil.copy(ROOT / "train/configs/prepare.yaml", tmp_path / "prepare.yaml")
+    monkeypatch.chdir(tmp_path)
     try:
-        check(command.words[1:])
+        check(words)
     except SystemExit as stop:  # --help, --version
         assert stop.code in (0, None)
 
 
-DOCS = {page.name: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
-LAUNCHED = [
-    (page, words)
-    for page, text in DOCS.items()
-    for command in shell_commands(text)
-    for place, word in enumerate(command.words)
-    if word in ("earlyfusion", "earlyfusion.cli.main")  # behind srun or torchrun, or by itself
-    for words in [command.words[place + 1 :]]
-]
-
-
-@pytest.mark.parametrize(("page", "words"), LAUNCHED, ids=lambda v: v if isinstance(v, str) else v[0])
-def test_the_commands_in_docs_parse(
-    page: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "train").symlink_to(ROOT / "train")
-    for block in blocks(DOCS[page]):
-        if block.language == "yaml":
-            (tmp_path / "prepare.yaml").write_text(block.text)
-    if not (tmp_path / "prepare.yaml").exists():
-        shutil.copy(ROOT / "train/configs/prepare.yaml", tmp_path / "prepare.yaml")
-    monkeypatch.chdir(tmp_path)
-    check(words)
-
-
-@pytest.mark.parametrize("command", [c for c in of_earlyfusion(ALL) if c.run], ids=name)
-def test_its_quick_commands_run(
-    command: Command, model_folder: Path, photo, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize(("page", "command"), [c for c in OURS if c[1].run], ids=label)
+def test_their_quick_commands_run(
+    page: str, command: Command, model_folder: Path, photo, tmp_path: Path, monkeypatch
 ) -> None:
     """In an empty folder that holds what they name; the model is a tiny one."""
     words = list(command.words[1:])
@@ -250,12 +290,18 @@ def make_imagefolder(folder: Path, photo: Image.Image) -> None:
     write(folder / "metadata.jsonl", "".join(lines))
 
 
+def prose(markdown: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^(`{3,}|~{3,}).*?^\1", "", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def inline_code(markdown: str) -> list[str]:
+    return re.findall(r"(?<!`)`([^`]+)`(?!`)", prose(markdown))
+
+
 def inline(markdown: str) -> list[tuple[str, ...]]:
-    """Commands of two words and more that stand in the text itself."""
-    prose = re.sub(r"^(`{3,}|~{3,}).*?^\1", "", markdown, flags=re.MULTILINE | re.DOTALL)
-    found = (
-        tuple(_bare(code.split())) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose) if code.strip()
-    )
+    """Commands of two words and more in the text itself."""
+    found = (tuple(_bare(code.split())) for code in inline_code(markdown) if code.strip())
     return [words for words in found if len(words) > 1 and words[0] in ("make", "earlyfusion")]
 
 
@@ -266,39 +312,47 @@ def makefile() -> tuple[set[str], set[str]]:
     return targets, set(re.findall(r"^([A-Z_]+)\s*[?:]?=", text, re.MULTILINE))
 
 
-def test_its_make_targets_exist() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_their_make_targets_exist(page: str) -> None:
     targets, variables = makefile()
     assert {"demo", "test"} <= targets and {"BUDGET", "OUT"} <= variables
-    for words in [*(c.words for c in ALL), *inline(README)]:
+    for words in [*(c.words for c in shell_commands(PAGES[page])), *inline(PAGES[page])]:
         if words[0] == "make":
-            for word in words[1:]:
+            for word in shlex.split(" ".join(words[1:])):
                 variable, equals, _ = word.partition("=")
                 assert variable in (variables if equals else targets), " ".join(words)
-    for variable in re.findall(r"([A-Z_]+)=\S* make\b", README):
+    for variable in re.findall(r"([A-Z_]+)=\S* make\b", PAGES[page]):
         assert variable in variables
 
 
-def test_commands_in_the_text_exist() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_the_text_exist(page: str) -> None:
     known = {*build_parser().commands.choices, "--help", "--version"}
-    for words in inline(README):
+    for words in inline(PAGES[page]):
         if words[0] == "earlyfusion":
             assert words[1] in known, " ".join(words)
 
 
-def test_scripts_and_extras_exist() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_scripts_and_extras_exist(page: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for command in ALL:
-        if re.fullmatch(r"python[\d.]*", command.words[0]):
-            for word in command.words[1:]:
-                assert not word.endswith(".py") or (ROOT / word).is_file(), f"line {command.line}: {word}"
-    for names in re.findall(r"(?:earlyfusion|\.)\[([\w, -]+)\]", README):
+    inline_words = [tuple(code.split()) for code in inline_code(PAGES[page]) if code.split()]
+    for words in [*(command.words for command in shell_commands(PAGES[page])), *inline_words]:
+        if re.fullmatch(r"python[\d.]*", words[0]):
+            for word in words[1:]:
+                assert not word.endswith(".py") or (ROOT / word).is_file(), " ".join(words)
+    for names in re.findall(r"(?:earlyfusion|\.)\[([\w, -]+)\]", PAGES[page]):
         for extra in names.split(","):
             assert extra.strip() in extras
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
-@pytest.mark.parametrize("block", [b for b in blocks(README) if b.language in SHELL[:3]], ids=name)
-def test_a_shell_takes_its_blocks(block: Block) -> None:
+@pytest.mark.parametrize(
+    ("page", "block"),
+    [(page, b) for page, text in PAGES.items() for b in blocks(text) if b.language in SHELL[:3]],
+    ids=label,
+)
+def test_a_shell_takes_their_blocks(page: str, block: Block) -> None:
     done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -346,32 +400,44 @@ def missing(block: Block, root: Path) -> list[str]:
     return [word for word, places in tree_paths(block) if not any(exists(place) for place in places)]
 
 
-@pytest.mark.parametrize("block", trees(README), ids=name)
-def test_its_tree_is_the_tree(block: Block) -> None:
+@pytest.mark.parametrize("page", [README, ARCHITECTURE], ids=["README.md", "architecture.md"])
+def test_a_tree_is_the_tree(page: str) -> None:
+    [block] = trees(page)
     assert missing(block, ROOT) == []
     assert len(tree_paths(block)) >= 6
     folders = {p.name for p in ROOT.iterdir() if p.is_dir() and next(p.glob("*.py"), None)} - {".types"}
+    folders |= {"benchmarks", "docs", "pretrained", "tests", "train"}  # their files are in folders
     named = {word.strip("/") for word, _ in tree_paths(block)}
     assert folders <= named, f"not in the tree: {folders - named}"
 
 
-@pytest.mark.parametrize(
-    ("page", "text"), [("README.md", README), *((f"docs/{n}", x) for n, x in DOCS.items())]
-)
-def test_links_lead_somewhere(page: str, text: str) -> None:
+def anchors(markdown: str) -> set[str]:
+    """What a code host makes of the headings."""
+    headings = re.findall(r"^#+ +(.+?) *$", prose(markdown), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CARDS])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (PAGES | CARDS)[page]
     links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"<img[^>]*\ssrc=\"([^\"]+)\"", text)
     for link in links:
-        if not re.match(r"[a-z]+:|#", link):
-            assert ((ROOT / page).parent / link.partition("#")[0]).exists(), link
+        if not re.match(r"[a-z]+:", link):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
 # Python
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=name)
-def test_its_python_runs(block: Block, model_folder: Path, photo, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(("page", "block"), PYTHON, ids=label)
+def test_their_python_runs(
+    page: str, block: Block, model_folder: Path, photo, tmp_path: Path, monkeypatch
+) -> None:
     """In a folder that holds the images it names, and a tiny model where it says "…/model"."""
-    code = compile(block.text, f"README.md, line {block.line}", "exec")
+    code = compile(block.text, f"{page}, line {block.line}", "exec")
     if not block.run:
         return
     monkeypatch.chdir(tmp_path)
@@ -383,9 +449,118 @@ def test_its_python_runs(block: Block, model_folder: Path, photo, tmp_path: Path
     exec(code, {"__name__": "__main__"})
 
 
-def test_the_python_of_the_architecture_page_runs() -> None:
-    [code] = [block.text for block in blocks(DOCS["architecture.md"]) if block.language == "python"]
-    exec(compile(code, "docs/architecture.md", "exec"), {})
+# figures
+
+
+def stored(path: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / path).read_text(encoding="utf-8"))
+
+
+DEMO, PACKAGED = stored("studies/demo/results.json"), stored("studies/packaged_model/evaluation.json")
+
+
+def exact(figures: dict[str, Any]) -> str:
+    return f"{100 * figures['exact_match']:.0f} %"
+
+
+def exact_and_cer(figures: dict[str, Any]) -> str:
+    return f"{exact(figures)} | {figures['cer']:.2f}"
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def both(of: Any, found: dict[str, Any]) -> list[str]:
+    """The cells of words and of random strings."""
+    return [of(found["by_kind"][kind]) for kind in ("word", "random")]
+
+
+def of_type(which: str, of: Any) -> list[str]:
+    """The same of words in type, before ("original") and after the demo's image tokenizer."""
+    found = DEMO["reconstruction"]["words"]["ocr_by_reader"]["rapidocr"]["by_kind"]
+    return [of(found[kind][which]) for kind in ("word", "random")]
+
+
+def test_the_readme_has_the_figures_of_the_json() -> None:
+    reads, writes, best = PACKAGED["reading"], PACKAGED["writing"], PACKAGED["best"]
+    both_kinds = f"{exact(writes['ceiling']['rapidocr']['reconstruction'])} of both"
+    rows = [
+        (
+            "reads, training fonts",
+            *both(exact, DEMO["reading"]["words"]),
+            *both(exact, reads["training fonts"]),
+        ),
+        (
+            "reads, held-out fonts",
+            *both(exact, DEMO["reading"]["words-new-fonts"]),
+            *both(exact, reads["held-out fonts"]),
+        ),
+        ("the same, in three views", "–", "–", *both(exact, PACKAGED["views"]["held-out fonts"])),
+        ("writes, greedily", *both(exact, DEMO["writing"]), *both(exact, writes)),
+        ("writes, guided, the best of eight", "–", "–", *both(exact, best)),
+        ("ceiling: type after the image tokenizer", *of_type("reconstruction", exact), both_kinds, "–"),
+    ]
+    assert [row(*cells) for cells in rows if row(*cells) not in README] == []
+    assert f"names {exact(PACKAGED['naming']['by_kind']['known things'])} of them" in README
+
+
+def test_the_results_have_the_figures_of_the_json() -> None:
+    reading = DEMO["reading"]
+    demo = [
+        row("**reading**, training fonts", *both(exact_and_cer, reading["words"])),
+        row("**reading**, held-out fonts", *both(exact_and_cer, reading["words-new-fonts"])),
+        row("**writing**, read by rapidocr", *both(exact_and_cer, DEMO["writing"])),
+        row("ceiling: the words in type, read by rapidocr", *of_type("original", exact_and_cer)),
+        row("ceiling: the same after the image tokenizer", *of_type("reconstruction", exact_and_cer)),
+    ]
+    packaged = [
+        row("**reading**, training fonts", *both(exact_and_cer, PACKAGED["reading"]["training fonts"])),
+        row("the same in three views", *both(exact_and_cer, PACKAGED["views"]["training fonts"])),
+        row("**reading**, held-out fonts", *both(exact_and_cer, PACKAGED["reading"]["held-out fonts"])),
+        row("the same in three views", *both(exact_and_cer, PACKAGED["views"]["held-out fonts"])),
+    ]
+    for words, found in (("greedily", "writing"), ("guided, the best of eight", "best")):
+        readers = PACKAGED[found]["by_reader"]
+        packaged += [
+            row(f"**writing**, {words}, read by rapidocr", *both(exact_and_cer, readers["rapidocr"])),
+            row("the same, read by Tesseract", *both(exact_and_cer, readers["tesseract"])),
+        ]
+    assert [line for line in [*demo, *packaged] if line not in RESULTS] == []
+    card = CARDS["pretrained/openmoji-words/README.md"].replace("fonts, greedily |", "fonts |")
+    assert [line for line in packaged if line not in card] == []
+    told = " ".join(RESULTS.split())
+    assert f"{DEMO['drawing']['named']} are closest to the picture of that name" in told
+    assert f"took {DEMO['peak_memory_bytes'] / 1e9:.1f} GB of memory at most" in told
+
+
+def test_the_results_have_the_speeds_of_the_json() -> None:
+    found = stored("speed/decoding.json")["results"]
+    theirs = [statistics.median(one["theirs"]) for one in found if "theirs" in one]
+    expected = [row("transformers, float32", *(f"{speed:.0f}" for speed in theirs), "1", "1")]
+    for weights, words in (
+        ("as they are", "float32 as loaded"),
+        ("float32", "float32, packed"),
+        ("float16", "float16, packed"),
+        ("int8", "int8"),
+    ):
+        ours = [one for one in found if one.get("weights") == weights]
+        speeds = [f"{statistics.median(one['ours']):.0f}" for one in ours]
+        expected.append(row(words, *speeds, *(f"{one['ratio']:.2f}" for one in ours)))
+    for one, words in zip(
+        stored("speed/training.json")["results"],
+        (
+            "all full",
+            "documents of the demo's lengths: packed here, padded there",
+            "the same, sorted by length there, the best that padding can do",
+        ),
+        strict=True,
+    ):
+        speeds = [f"{statistics.median(one[side]):.0f}" for side in ("ours", "theirs")]
+        expected.append(row(words, *speeds, f"{one['ratio']:.2f}"))
+    assert [line for line in expected if line not in RESULTS] == []
+    for one in stored("speed/overview.json")["results"]:
+        assert f"| {one['median']:,.0f} |" in RESULTS, one["name"]
 
 
 # the tests of these tests
