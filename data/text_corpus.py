@@ -1,10 +1,8 @@
 """Texts to train a text tokenizer on, from files and data sets."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-DATA_SETS = (".arrow", ".csv", ".json", ".jsonl", ".parquet")
-"""Suffixes of files with columns."""
 
 
 class Counted:
@@ -22,40 +20,38 @@ class Counted:
 
 
 def read_texts(path: str | Path, column: str = "text") -> Iterator[str]:
-    """The texts of a file or folder: ``column`` of a data set (strings, or lists of them), else the lines.
+    """The texts of a file or folder: ``column`` of its rows (strings, or lists of them), or the lines of a file
+    with another ending.
+
+    What cannot be read is left out, with a warning.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not UTF-8, or the column is missing or holds something else.
+        FileNotFoundError: The file is missing.
+        ValueError: The column is missing, or has no text.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} not found: texts to train on are expected there")
-    if path.is_dir() or path.suffix in DATA_SETS:
-        return _column(path, column)
-    return _lines(path)
+    from .listing import kind_of
+    from .sources import Account, open_source, streamed_rows
 
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from (line.rstrip("\n") for line in file if line.strip())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-
-
-def _column(path: Path, column: str) -> Iterator[str]:
-    from .sources import load_source
-
-    dataset = load_source(path)
-    if column not in dataset.column_names:
-        raise ValueError(f"{path} has no column {column!r}; it has {', '.join(dataset.column_names)}")
-    for number, row in enumerate(dataset.select_columns(column)):
-        cell = row[column]  # type: ignore[index]
+    if Path(path).is_file() and kind_of(Path(path)) is None:
+        yield from _lines(Path(path))
+        return
+    source = open_source(path)
+    if source.columns and column not in source.columns:
+        raise ValueError(f"{path} has no column {column!r}, only {', '.join(source.columns)}")
+    problems: list[str] = []
+    rows = streamed_rows(source, [column], Account(), lambda file, why: problems.append(f"{file}: {why}"))
+    found = False
+    for number, row in enumerate(rows):
+        cell = row.get(column)
         for text in cell if isinstance(cell, list) else [cell]:
-            if text is None:  # where an image stands
+            if text is None:  # where an image is
                 continue
             if not isinstance(text, str):
                 kind = type(text).__name__
                 raise ValueError(f"{path}: row {number} of {column!r} holds a {kind}, expected a string")
+            found = True
             yield text
+    if not found and problems:
+        raise ValueError(f"{path} has no text that can be read: {problems[0]}")
+    if problems:
+        warnings.warn(f"{path}: {len(problems):,} files or lines cannot be read; {problems[0]}", stacklevel=2)

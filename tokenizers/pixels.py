@@ -14,6 +14,10 @@ from .image_config import Policy, Preprocessing
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of the image files that are read from a folder."""
+FORMATS = (
+    "AVIF BMP DIB GIF ICNS ICO IM JPEG JPEG2000 MPO MSP PCX PNG PPM QOI SGI SPIDER SUN TGA TIFF WEBP XBM XPM"
+).split()
+"""Pillow's readers that are used. Others run programs (EPS: Ghostscript) or read what is not pixels."""
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
 
@@ -39,13 +43,19 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
         if not path.is_file():
             raise ValueError(f"{path} is not a file: expected an image")
         try:
-            opened = Image.open(path)
+            opened = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError:
             raise ValueError(_too_large(str(path))) from None
         except Exception as error:  # Pillow's readers raise errors of many kinds
             raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
         with opened:
             return _read(opened, str(path))
+
+
+def image_endings() -> frozenset[str]:
+    """Endings of image files that can be read: more than ``IMAGE_SUFFIXES``, which a folder is searched for."""
+    found = Image.registered_extensions().items()
+    return frozenset(ending for ending, name in found if name in FORMATS)
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tensor:
