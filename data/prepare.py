@@ -224,7 +224,7 @@ def _collect(
                 raise ValueError(f"{config.documents}: {name} has no document that can be used: {reasons}")
             real = sum(tally.tokens.values())
             record[name] = {**asdict(tally), "fill": real / (tally.windows * config.context_length)}
-            _write_part(new / name, files, DatasetInfo(features=features_of(config, split.shape)), key)
+            _write_part(new / name, files, DatasetInfo(features=features_of(config, split.plan.shape)), key)
         lines = (json.dumps(entry, ensure_ascii=False) for entry in rejected)
         write_text(new / REJECTED, "".join(f"{line}\n" for line in lines))
     if "validation" not in splits:

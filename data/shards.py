@@ -115,7 +115,7 @@ class _Maker:
         self.config, self.tokenizer, self.split = config, tokenizer, split
         self.vocab = tokenizer.vocab
         self.shard, self.on_rows = shard, on_rows
-        self.talks = split.shape == "conversations"
+        self.talks = split.plan.shape == "conversations"
         self.tally = Tally()
         self.rejected: list[dict[str, Any]] = []
         self.encoded: dict[ImageKey, list[Part]] = {}
@@ -124,7 +124,7 @@ class _Maker:
 
     def write(self, stem: Path) -> None:
         """Write the windows, and then the tally: a shard that has one is complete."""
-        features = features_of(self.config, self.split.shape)
+        features = features_of(self.config, self.split.plan.shape)
         scratch = stem.with_suffix(".partial")
         with ArrowWriter(path=str(scratch), features=features) as writer:
             for window in pack(self.documents(), self.config.context_length, self.vocab.pad, self.rng):
@@ -170,7 +170,15 @@ class _Maker:
             self._reject(number, "duplicate id")
             return []
         try:
-            documents = documents_of(row, self.split.shape, self.config.order, self.rng, self.split.folder)
+            documents = documents_of(
+                self.split.plan.row(row),
+                self.split.plan.shape,
+                self.rng,
+                self.split.folder,
+                order=self.config.order,
+                captions=self.config.captions,
+                incomplete_pairs=self.config.incomplete_pairs,
+            )
         except Unusable as error:
             self._reject(number, error.reason, error.detail)
             return []
@@ -228,8 +236,8 @@ class _Maker:
                 )
                 for one in images
             ]
-        except FileNotFoundError as error:
-            raise Unusable("image not found", str(error)) from None
+        except Unusable:
+            raise
         except ValueError as error:
             raise Unusable("unreadable image", str(error)) from None
 

@@ -1,13 +1,11 @@
 """Where training data come from: whatever ``datasets`` reads, from this machine's disk or from the Hub."""
 
-import io
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -15,10 +13,11 @@ from datasets import Dataset, Features, IterableDataset
 from datasets import config as datasets_config
 from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetsError
-from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
-from ..tokenizers.pixels import load_image
+from .cells import RawImage, Unusable, open_image, raw_images
+
+__all__ = ["RawImage", "Unusable", "open_image", "raw_images"]
 
 datasets.disable_progress_bars()  # the commands show their own
 
@@ -37,22 +36,6 @@ KNOWN = f"a folder written by save_to_disk, an imagefolder, files ({', '.join(_F
 
 OnUnreadable = Callable[[str, str], None]
 """Called with a file, or a line of one, that cannot be read, and the reason."""
-
-
-class Unusable(ValueError):
-    """Input that cannot be used. ``reason`` is one of few, to be counted; ``detail`` says more."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
-
-
-class RawImage(NamedTuple):
-    """An image of a data set as it is stored: bytes, a file, or already decoded."""
-
-    data: bytes | None
-    path: str | None
-    image: Image.Image | None = None
 
 
 def load_source(
@@ -246,60 +229,6 @@ def _undecoded(feature: Any) -> Any:
     if isinstance(feature, dict):
         return {name: _undecoded(part) for name, part in feature.items()}
     return feature
-
-
-def raw_images(value: Any, folder: Path | None = None) -> list[RawImage | None]:
-    """The images of one cell: an image or a list of them; None stays None (empty places of OBELICS).
-
-    Args:
-        folder: Where relative file names begin, and which no file name leaves (but for the caches of
-            ``datasets``, where it unpacks archives). Symbolic links in the folder are its owner's, and
-            followed.
-
-    Raises:
-        Unusable: The value is not an image, or a file outside the folder.
-    """
-    if isinstance(value, list):
-        return [image for item in value for image in raw_images(item, folder)]
-    if value is None:
-        return [None]
-    if isinstance(value, Image.Image):
-        return [RawImage(None, None, value)]
-    if isinstance(value, bytes):
-        return [RawImage(value, None)]
-    if isinstance(value, str | Path):
-        return [RawImage(None, _inside(str(value), folder))]
-    if isinstance(value, dict):
-        data, path = value.get("bytes"), value.get("path")
-        if isinstance(data, bytes):
-            return [RawImage(data, path if isinstance(path, str) else None)]
-        if data is None and isinstance(path, str) and path:
-            return [RawImage(None, _inside(path, folder))]
-    raise Unusable("not an image", repr(value)[:200])
-
-
-def _inside(path: str, folder: Path | None) -> str:
-    if folder is None:
-        return path
-    found = os.path.normpath(folder.absolute() / path)
-    for allowed in (folder.absolute(), datasets_config.HF_DATASETS_CACHE, HF_HUB_CACHE):
-        if Path(found).is_relative_to(os.path.normpath(allowed)):
-            return found
-    raise Unusable("image file outside the data folder", path)
-
-
-def open_image(raw: RawImage) -> Image.Image:
-    """Decode to upright RGB. Raises ValueError or FileNotFoundError in one line."""
-    if raw.image is not None:
-        return load_image(raw.image)
-    if raw.data is None:
-        return load_image(raw.path or "")
-    try:
-        image = Image.open(io.BytesIO(raw.data))
-    except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
-        reason = "unknown format" if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise ValueError(f"{raw.path or 'an image'} cannot be read as an image: {reason}") from None
-    return load_image(image)
 
 
 def base_folder(path: str | Path) -> Path:

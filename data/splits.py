@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from ..tokenizers.vocab import SharedVocab
 from .conversations import answer_modalities, balanced
 from .prepare_config import PrepareConfig
-from .shapes import MESSAGES, shape_of, used_columns
+from .shapes import Plan, plan_of
 from .sources import base_folder, load_source, undecoded
 
 Row = dict[str, Any]
@@ -25,8 +25,7 @@ class Split(NamedTuple):
     """None if the rows are streamed; they then come with the shards."""
     numbers: np.ndarray | None
     """The rows' numbers in the data set that the configuration names; None if they are 0, 1, ..."""
-    shape: str
-    """One of ``shapes.SHAPES``."""
+    plan: Plan
     folder: Path
     """What relative file names are relative to."""
     duplicates: frozenset[int] = frozenset()
@@ -94,8 +93,8 @@ def splits_of(
     if config.balance_answers:
         rng = np.random.default_rng([config.seed, 5])
         rows = np.arange(count) if numbers is None else numbers
-        found = train.dataset.select(rows)[MESSAGES]
-        kinds = [answer_modalities(messages, vocab.names) for messages in found]
+        found = (train.plan.row(row) for row in train.dataset.select(rows).to_list())
+        kinds = [answer_modalities(row, vocab.names, train.folder) for row in found]
         numbers = rows[balanced(kinds, rng)]
     if numbers is not None:
         splits["train"] = train._replace(dataset=train.dataset.select(numbers), numbers=numbers)
@@ -127,26 +126,29 @@ def _split(config: PrepareConfig, vocab: SharedVocab, name: str, path: str, data
             if value in seen:
                 duplicates.add(number)
             seen.add(value)
-    for ours, theirs in config.columns.items():
-        if ours != theirs:
-            dataset = dataset.remove_columns([ours]) if ours in dataset.features else dataset
-            dataset = dataset.rename_column(theirs, ours)
-    shape = shape_of(list(dataset.features), path)
+    readable = undecoded(dataset, columns)
+    examples = (
+        list(readable.take(20)) if isinstance(dataset, IterableDataset) else readable.take(20).to_list()
+    )
+    used = [config.id_column] if config.id_column else []
+    plan = plan_of(columns, examples, path, named=config.columns, ignore=config.ignore, used=used)
+    shape = plan.shape
     if shape == "conversations" and vocab.sep is None:
         raise ValueError(
             f"{path} holds conversations, but the vocabulary has no token that ends a turn: set separator: "
             "true, or use a model that has one"
         )
     if config.balance_answers and shape != "conversations":
-        raise ValueError(f"balance_answers needs conversations: {path} has no column {MESSAGES}")
-    used = used_columns(shape, list(dataset.features))
-    dataset = undecoded(dataset.select_columns(used), used)
+        raise ValueError(f"balance_answers needs conversations: {path} has none")
+    dataset = readable.select_columns(
+        [n for n in columns if n in {r.split(".")[0] for r in plan.read} | {*plan.read}]
+    )
     streamed = dataset if isinstance(dataset, IterableDataset) else None
     return Split(
         name,
         None if isinstance(dataset, IterableDataset) else dataset,
         None,
-        shape,
+        plan,
         base_folder(path),
         frozenset(duplicates),
         streamed,
