@@ -7,6 +7,7 @@ other shards. So many processes can make shards, and a run that was killed resum
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from .pieces import (
 )
 from .prepare_config import PrepareConfig
 from .cells import RawImage, Unusable, open_image
+from .conversations import Stored
 from .listing import shown
 from .readers import Row
-from .rows import Stored, documents_of
+from .rows import documents_of
 from .splits import Shard, Split
 
 TOGETHER = 500
@@ -184,10 +186,12 @@ class _Maker:
             documents = documents_of(
                 self.split.plan.row(row),
                 self.split.plan.shape,
-                self.config,
                 self.rng,
                 self.split.folder,
-                lambda reason: self._drop(number, reason),
+                order=self.config.order,
+                captions=self.config.captions,
+                incomplete_pairs=self.config.incomplete_pairs,
+                note=partial(self._drop, number),
             )
         except Unusable as error:
             self._reject(number, error.reason, error.detail)
@@ -238,9 +242,9 @@ class _Maker:
     def _inputs(self, raw: RawImage, whole: bool) -> list[Tensor]:
         """An image, or its tiles, as the image tokenizer takes them."""
         config = self.config
+        image = open_image(raw)
+        images = [image]
         try:
-            image = open_image(raw)
-            images = [image]
             if config.large_images == "tile" and config.max_side is not None:
                 images = tiles(image, config.max_side)
             return [
@@ -254,8 +258,6 @@ class _Maker:
                 )
                 for one in images
             ]
-        except FileNotFoundError as error:
-            raise Unusable("image not found", str(error)) from None
         except ValueError as error:
             raise Unusable("unreadable image", str(error)) from None
 

@@ -10,7 +10,7 @@ from ..tokenizers.vocab import SharedVocab
 from .conversations import answer_modalities, balanced
 from .prepare_config import PrepareConfig
 from .readers import Report, Row
-from .shapes import Plan, plan_of
+from .shapes import ALIASES, Plan, plan_of
 from .sources import Account, Rows, Source, fail, open_source, stored_rows, streamed_rows
 
 
@@ -103,7 +103,7 @@ def splits_of(config: PrepareConfig, readings: Mapping[str, Reading], vocab: Sha
     if config.balance_answers:
         rng = np.random.default_rng([config.seed, 5])
         chosen = np.arange(count) if numbers is None else numbers
-        kinds = [answer_modalities(train.plan.row(row), vocab.names) for row in train.rows.select(chosen)]
+        kinds = [answer_modalities(train.plan.row(row), vocab.names, train.folder) for row in train.rows.select(chosen)]
         numbers = chosen[balanced(kinds, rng)]
     if numbers is not None:
         splits["train"] = train._replace(rows=train.rows.select(numbers), numbers=numbers)
@@ -124,8 +124,7 @@ def shards_of(
 
 def columns_of(config: PrepareConfig, plan: Plan, source: Source) -> list[str]:
     """The columns of the data set that are read."""
-    names = [name for names in plan.columns.values() for name in ([names] if isinstance(names, str) else names)]
-    names += [config.id_column] if config.id_column else []
+    names = [*plan.read, *([config.id_column] if config.id_column else [])]
     top = [name if name in source.columns else name.partition(".")[0] for name in names]
     return list(dict.fromkeys(top))
 
@@ -162,7 +161,7 @@ def _plan(config: PrepareConfig, source: Source, more: Sequence[Row]) -> Plan:
     examples = [*source.examples, *more]
     columns = list(dict.fromkeys([*source.columns, *(name for row in more for name in row)]))
     named = dict(config.columns)
-    if config.class_names and "text" not in named:
+    if config.class_names and not set(ALIASES["text"]) & set(columns):
         named["text"] = "label"
     if config.id_column and config.id_column not in columns:
         raise ValueError(f"{source.name} has no column {config.id_column!r} (id_column), only {', '.join(columns)}")

@@ -265,7 +265,7 @@ def structures(work: Path, count: int, rng: random.Random) -> dict[str, Any]:
         {"role": "assistant", "content": "A box."},
     ]
     rows: dict[str, dict[str, Any]] = {
-        "conversations": {"messages": talk, "images": [image]},
+        "conversations": {"messages": talk, "image": None},
         "placed": {
             "text_list": ["One.", "Two."],
             "image_info": [{"image_name": "a.png", "matched_text_index": 1}],
@@ -281,7 +281,7 @@ def structures(work: Path, count: int, rng: random.Random) -> dict[str, Any]:
         row = {name: stray(value, rng) for name, value in rows[shape].items()}
         order: Any = rng.choice(("image_first", "text_first", "both", "coin"))
         try:
-            documents = documents_of(row, shape, order, np.random.default_rng(0), work)
+            documents = documents_of(row, shape, np.random.default_rng(0), work, order=order)
             outcomes["documents" if documents else "empty row"] += 1
         except Unusable as error:
             outcomes[error.reason] += 1
