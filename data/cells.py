@@ -17,7 +17,7 @@ from datasets import config as datasets_config
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
-from ..tokenizers.pixels import load_image
+from ..tokenizers.pixels import load_image, open_pixels
 from .shapes import base64_start, sniff
 
 STORED_AS = ("bytes", "data", "base64", "path", "url", "image_url", "image")
@@ -95,7 +95,7 @@ def open_image(raw: RawImage) -> Image.Image:
     except (ValueError, OSError) as error:  # also names that are too long, and folders without permission
         raise Unusable("unreadable image", str(error)[:300]) from None
     try:
-        image = Image.open(io.BytesIO(raw.data))
+        image = open_pixels(io.BytesIO(raw.data))
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
         known = not isinstance(error, OSError) and str(error)
         reason = str(error).splitlines()[0] if known else "unknown format"

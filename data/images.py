@@ -121,12 +121,12 @@ def read_images(
     name = opened.name
     columns = image_columns(opened.columns, column, name)
     skipped: list[str] = []
-    stored, _ = stored_rows(opened, [*columns, OBJECTS], lambda file, why: skipped.append(f"{file}: {why}"))
+    rows, _ = stored_rows(opened, [*columns, OBJECTS], lambda file, why: skipped.append(f"{file}: {why}"))
     found: dict[Size, list[tuple[int, int]]] = {}
     boxes: dict[Size, dict[int, np.ndarray]] = {}
     pixels: dict[Size, list[Tensor]] | None = {}
     room = cache_mb * 2**20
-    for row, place, raw, objects in _cells(stored, columns, folder, skipped):
+    for row, place, raw, objects in _cells(rows, columns, folder, skipped):
         try:
             stored = open_image(raw)
             image = fit(stored, factor, policy, max_side)
@@ -148,14 +148,16 @@ def read_images(
                 pixels = None
     if not found:
         reason = f"; the first of {len(skipped)} problems: {skipped[0]}" if skipped else ""
-        raise ValueError(f"{name}: no image in the column {', '.join(columns)} can be read{reason}")
+        raise ValueError(
+            f"{name}: no image in the column {', '.join(map(repr, columns))} can be read{reason}"
+        )
     if skipped:
         warnings.warn(f"{name}: skipped {len(skipped)} unreadable images; {skipped[0]}", stacklevel=2)
     groups = number_groups({size: len(places) for size, places in found.items()})
     return ImageSet(
         rows=np.array([place for size in groups for place in found[size]]),
         groups=groups,
-        source=stored,
+        source=rows,
         columns=columns,
         folder=folder,
         factor=factor,

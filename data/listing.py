@@ -169,7 +169,8 @@ def _one_file(path: Path) -> Listing:
     kind = kind_of(path)
     if kind is None:
         raise ValueError(
-            f"{shown(path)} cannot be read as a data set: unknown ending {shown(path.suffix)!r}; expected {KNOWN}"
+            f"{shown(path)} cannot be read as a data set: unknown ending {shown(path.suffix)!r}; expected "
+            f"{KNOWN}"
         )
     return Listing(shown(path), path.parent, (DataFile(path, kind),))
 
@@ -179,7 +180,9 @@ def _walk(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         above = Path(os.path.realpath(place))
-        folders[:] = [name for name in folders if not above.is_relative_to(os.path.realpath(place + "/" + name))]
+        folders[:] = [
+            name for name in folders if not above.is_relative_to(os.path.realpath(place + "/" + name))
+        ]
         found += [Path(place, name) for name in names]
     return sorted(found)
 

@@ -11,9 +11,9 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from ..tokenizers.progress import Progress, progress_bars
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .prepare_config import PrepareConfig
+from .readers import FOLDER
 from .shapes import unused
 from .shards import Tally, features_of, make_shard
 from .sources import files_key, named_files_key
@@ -99,7 +100,7 @@ def prepare(
     print("\n".join(account_lines(record)))
     if left_out := _left_out(record):
         warnings.warn(
-            f"{config.documents}: {left_out:,} files, rows or parts of rows were left out, see {out / REJECTED}",
+            f"{config.documents}: {left_out:,} files, rows or parts of rows left out, see {out / REJECTED}",
             stacklevel=2,
         )
     if rows.made:
@@ -135,18 +136,36 @@ def account_lines(record: dict[str, Any]) -> list[str]:
     lines = []
     for name in PARTS:
         if (source := record["sources"].get(name)) is not None:
-            read = f"{source['files']:,} files" if source["files"] is not None else "a data set"
-            lines.append(f"{name} is read from {source['name']}: {read}, {source['rows']:,} rows")
-            used = ", ".join(f"{ours} (column {theirs})" for ours, theirs in source["columns"].items())
-            lines.append(f"  used      {used}; as {source['shape']}")
-            if source["unused"]:
-                lines.append(f"  not used  {', '.join(source['unused'])}")
-            lines += [f"  not read  {some}" for some in _grouped(source["unread"])]
+            lines += read_lines(name, source)
         if (tally := record.get(name)) is not None:
             lines.append(f"{Path(record['config']['out']) / name}: {summary(tally)}")
             lines += [f"  left out  {count:,} rows: {why}" for why, count in tally["left_out"].items()]
             lines += [f"  dropped   {count:,} x {why}" for why, count in tally["dropped"].items()]
     return lines
+
+
+def read_lines(part: str, source: dict[str, Any], rows: str = "") -> list[str]:
+    """What was read of a source, from its entry in prepare.json.
+
+    Args:
+        rows: Said before the number of rows.
+    """
+    files = (
+        "a data set" if source["files"] is None else f"{source['files']:,} file{'s'[: source['files'] != 1]}"
+    )
+    names = {
+        ours: theirs if ours == theirs else f"{theirs} (as {ours})"
+        for ours, theirs in source["columns"].items()
+    }
+    lines = [
+        f"{part} is read from {source['name']}: {files}, {rows}{source['rows']:,} rows as {source['shape']}",
+        f"  columns   {', '.join(names.values())}",
+    ]
+    if source["unused"]:
+        folders = " (the name of the folder; class_names: true takes it as text)"
+        names = [f"{name}{folders}" if name == source["folder_names"] else name for name in source["unused"]]
+        lines.append(f"  not used  {', '.join(names)}")
+    return [*lines, *(f"  not read  {some}" for some in _grouped(source["unread"]))]
 
 
 def summary(tally: dict[str, Any]) -> str:
@@ -155,8 +174,8 @@ def summary(tally: dict[str, Any]) -> str:
     segments = ", ".join(f"{number:,} {name}s" for name, number in tally["segments"].items())
     split = f", {tally['split']:,} of them split" if tally["split"] else ""
     return (
-        f"{tally['used']:,} of {tally['rows']:,} rows -> {tally['documents']:,} documents ({segments}{split}) -> "
-        f"{tally['windows']:,} windows, {tally['fill']:.1%} full; tokens: {tokens}"
+        f"{tally['used']:,} of {tally['rows']:,} rows -> {tally['documents']:,} documents "
+        f"({segments}{split}) -> {tally['windows']:,} windows, {tally['fill']:.1%} full; tokens: {tokens}"
     )
 
 
@@ -248,7 +267,7 @@ def _collect(
         "config": asdict(config),
         "vocab_size": tokenizer.vocab.size,
         "context_length": config.context_length,
-        "sources": {name: _source_record(config, reading) for name, reading in readings.items()},
+        "sources": {name: source_record(config, reading) for name, reading in readings.items()},
     }
     rejected: list[dict[str, Any]] = [
         {"part": name, "file": file, "reason": why}
@@ -267,9 +286,10 @@ def _collect(
                     files.append(stem.with_suffix(".arrow"))
             if not tally.windows:
                 _write_rejected(out / REJECTED, rejected)
-                reasons = "; ".join(f"{n:,} x {why}" for why, n in (tally.left_out | tally.dropped).items())
+                found = (tally.left_out | tally.dropped).items()
+                reasons = "; ".join(f"{count:,} x {why}" for why, count in found) or "it is empty"
                 raise ValueError(
-                    f"{config.documents}: {name} has no document that can be used: {reasons or 'it is empty'}; "
+                    f"{config.documents}: {name} has no document that can be used: {reasons}; "
                     f"see {out / REJECTED}"
                 )
             real = sum(tally.tokens.values())
@@ -280,11 +300,11 @@ def _collect(
         shutil.rmtree(out / "validation", ignore_errors=True)  # of an earlier configuration
     write_json(out / RECORD, record)
     shutil.rmtree(out / SHARDS, ignore_errors=True)
-    return record
+    return read_json(out / RECORD, "a record of prepare")
 
 
-def _source_record(config: PrepareConfig, reading: Reading) -> dict[str, Any]:
-    """What is said of a source in prepare.json."""
+def source_record(config: PrepareConfig, reading: Reading) -> dict[str, Any]:
+    """What prepare.json says of a source."""
     source, account, listing = reading.source, reading.account, reading.source.listing
     columns = list(dict.fromkeys([*source.columns, *account.columns]))
     return {
@@ -296,6 +316,7 @@ def _source_record(config: PrepareConfig, reading: Reading) -> dict[str, Any]:
             ours: theirs if isinstance(theirs, str) else " or ".join(theirs)
             for ours, theirs in reading.plan.columns.items()
         },
+        "folder_names": FOLDER if listing is not None and listing.pictures else None,
         "unused": unused(columns, reading.plan, config.ignore),
         "unread": [*([] if listing is None else map(list, listing.unread)), *map(list, account.unread)],
         "unreadable": len(account.unread),

@@ -1,7 +1,7 @@
 """Files -> rows. A row is a dictionary: column -> what the file says, before anybody guesses a type.
 
-Texts stay as written: numbers of CSV are strings, numbers of JSON with a fraction are ``Decimal``. A line that
-cannot be read is reported and skipped; a file that breaks gives the rows before the break.
+Texts stay as written: numbers of CSV are strings, numbers of JSON with a fraction are ``Decimal``. A line
+that cannot be read is reported and skipped; a file that breaks gives the rows before the break.
 """
 
 import bz2
@@ -28,6 +28,8 @@ Row = dict[str, Any]
 Report = Callable[[str, str], None]
 """Called with a file, or "file:line", that cannot be read, and the reason."""
 
+FOLDER = "label"
+"""The column with the name of the folder that a picture is in."""
 BATCH = 64
 """Rows of parquet and arrow that are read together."""
 _CHUNK = 1 << 20
@@ -373,14 +375,14 @@ def _pictures(listing: Listing, report: Report) -> Iterator[Row]:
         if name in lines:
             yield from lines.pop(name)
         elif name not in taken:
-            label = {} if picture.parent == listing.folder else {"label": picture.parent.name}
+            label = {} if picture.parent == listing.folder else {FOLDER: picture.parent.name}
             yield {"image": name} | label | _beside(picture, listing, report)
     for rows in lines.values():
         yield from rows
 
 
 def _with_paths(row: Row, where: Path, folder: Path) -> Row:
-    """A line of metadata: file_name becomes the column image, X_file_name the column X, relative to the folder."""
+    """A line of metadata: file_name becomes image, and X_file_name X, with paths relative to the folder."""
     found: Row = {}
     for name, value in row.items():
         if not name.endswith(("file_name", "file_names")):

@@ -326,8 +326,8 @@ def _nothing(columns: Sequence[str], named: Mapping[str, str], content: Mapping[
     known = {_NAMED_AS[kind]: name for name, kind in reversed(content.items()) if kind in _NAMED_AS}
     example = ", ".join(f"{ours}: {theirs}" for ours, theirs in known.items())
     return (
-        f"{what}: name those to read with `columns`, which maps {', '.join(COLUMNS)} to the names in the data "
-        f"set{f' (columns: {{{example}}})' if example else ''}"
+        f"{what}: name those to read with `columns`, which maps {', '.join(COLUMNS)} to the names in the "
+        f"data set{f' (columns: {{{example}}})' if example else ''}"
     )
 
 

@@ -20,6 +20,9 @@ from torch import Tensor
 from ..tokenizers.documents import DocumentTokenizer, Part, Segment
 from ..tokenizers.files import write_json
 from ..tokenizers.pixels import tiles
+from .cells import RawImage, Unusable, open_image
+from .conversations import Stored
+from .listing import shown
 from .packing import Document, pack
 from .pieces import (
     conversation_tokens,
@@ -31,9 +34,6 @@ from .pieces import (
     turns_of,
 )
 from .prepare_config import PrepareConfig
-from .cells import RawImage, Unusable, open_image
-from .conversations import Stored
-from .listing import shown
 from .readers import Row
 from .rows import documents_of
 from .splits import Shard, Split
@@ -51,15 +51,12 @@ OnRows = Callable[[int], None]
 
 @dataclass
 class Tally:
-    """What became of the rows of a shard, or of a part.
-
-    Every row is in ``documents`` or in ``left_out``: rows = rows with documents + the sum of ``left_out``.
-    """
+    """What became of the rows of a shard, or of a part: rows = used + the sum of ``left_out``."""
 
     rows: int = 0
     """Rows that were read."""
     used: int = 0
-    """Rows whose documents are in the windows; the others are in ``left_out``."""
+    """Rows that became documents; the others are in ``left_out``."""
     documents: int = 0
     """Their documents: more than rows if both orders are kept, or if an image has several captions."""
     segments: dict[str, int] = field(default_factory=dict)

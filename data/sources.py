@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
@@ -56,7 +56,8 @@ class Source:
     """A ``Dataset`` or ``IterableDataset``, if ``datasets`` reads it: from ``save_to_disk`` or the Hub."""
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """Rows with random access, memory-mapped."""
 
     dataset: Dataset
@@ -67,7 +68,7 @@ class Rows(NamedTuple):
         return len(self.dataset)
 
     def select(self, numbers: Sequence[int] | np.ndarray) -> "Rows":
-        return self._replace(dataset=self.dataset.select(numbers))
+        return Rows(self.dataset.select(numbers), self.stored)
 
     def read(self, start: int, stop: int) -> list[Row]:
         """The rows ``start`` to ``stop``."""
@@ -86,7 +87,7 @@ class Rows(NamedTuple):
                 [_restored(text, ()).get(column) for text in values["row"]] if self.stored else values[column]
             )
 
-    def __iter__(self) -> Iterator[Row]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Row]:
         for start in range(0, len(self), 256):
             yield from self.read(start, start + 256)
 
@@ -102,14 +103,16 @@ class Account:
     unread: list[tuple[str, str]] = field(default_factory=list)
     """Files, and lines of files, that cannot be read, and why."""
     late: list[tuple[str, list[str]]] = field(default_factory=list)
-    """For each column that the first rows do not have, the first row that has it, stored; byte strings cut and
-    in hexadecimal."""
+    """For each column that the first rows do not have, the first row that has it, stored; byte strings are
+    cut, and hexadecimal."""
 
     def late_rows(self) -> list[Row]:
         return [_restored(text, [bytes.fromhex(blob) for blob in blobs]) for text, blobs in self.late]
 
 
-def open_source(path: str | Path, part: str = "train", *, streaming: bool = False, ignore: Sequence[str] = ()) -> Source:
+def open_source(
+    path: str | Path, part: str = "train", *, streaming: bool = False, ignore: Sequence[str] = ()
+) -> Source:
     """Look at the data set at ``path``: a folder of ``save_to_disk``; a file of rows, or a folder of them, of
     pictures, or of both (see ``listing``); or hf://datasets/owner/name.
 
@@ -168,7 +171,7 @@ def load_saved(path: str | Path, part: str = "train") -> Dataset:
 
 
 def image_columns(columns: Sequence[str], wanted: str | None, name: str) -> list[str]:
-    """The columns of a row's pictures: ``wanted``, or image, or images, or those named like endings of pictures.
+    """The columns of pictures: ``wanted``, or image, or images, or those named like endings of pictures.
 
     Raises:
         ValueError: There is no such column.
@@ -186,7 +189,11 @@ def source_of(dataset: Any, name: str = "the data set", folder: Path | None = No
     if dataset.features is None:  # streamed from files that do not state their columns
         dataset = dataset._resolve_features()
     dataset = _undecoded(dataset)
-    first = dataset.select(range(min(EXAMPLES, len(dataset)))) if isinstance(dataset, Dataset) else dataset.take(EXAMPLES)
+    first = (
+        dataset.select(range(min(EXAMPLES, len(dataset))))
+        if isinstance(dataset, Dataset)
+        else dataset.take(EXAMPLES)
+    )
     examples = tuple(dict(row) for row in first)
     return Source(name, folder or Path.cwd(), tuple(dataset.features), examples, dataset=dataset)
 
@@ -194,8 +201,8 @@ def source_of(dataset: Any, name: str = "the data set", folder: Path | None = No
 def stored_rows(source: Source, columns: Sequence[str], report: Report = fail) -> tuple[Rows, Account]:
     """The rows of ``source`` with random access.
 
-    Files are read once and stored in the cache of ``datasets``, one Arrow file for a data set, with the values
-    of ``columns`` as they are in the files. The same files and columns are found there again.
+    Files are read once and stored in the cache of ``datasets``, one Arrow file for a data set, with the
+    values of ``columns`` as they are in the files. The same files and columns are found there again.
 
     Args:
         columns: The columns to keep.
@@ -208,9 +215,7 @@ def stored_rows(source: Source, columns: Sequence[str], report: Report = fail) -
         found = source.dataset
         account = Account(len(found), dict.fromkeys(found.features, len(found)))
         return Rows(found.select_columns([c for c in columns if c in found.features]), False), account
-    key = hashlib.sha256(
-        json.dumps([VERSION, files_key(source), sorted(columns)]).encode()
-    ).hexdigest()[:24]
+    key = hashlib.sha256(json.dumps([VERSION, files_key(source), sorted(columns)]).encode()).hexdigest()[:24]
     stem = Path(datasets_config.HF_DATASETS_CACHE) / "earlyfusion" / key
     record, rows = stem.with_suffix(".json"), stem.with_suffix(".arrow")
     try:
@@ -344,7 +349,9 @@ def _is_saved(path: Path) -> bool:
 # storing
 
 
-SCHEMA = pa.schema([("row", pa.large_string()), ("blobs", pa.list_(pa.large_binary())), ("names", pa.string())])
+SCHEMA = pa.schema(
+    [("row", pa.large_string()), ("blobs", pa.list_(pa.large_binary())), ("names", pa.string())]
+)
 """A row as JSON; the byte strings in it, which JSON cannot hold; the file names in it, as a JSON list."""
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from datasets import IterableDataset
 
 from ..tokenizers.vocab import SharedVocab
 from .conversations import answer_modalities, balanced
 from .prepare_config import PrepareConfig
-from .readers import Report, Row
+from .readers import FOLDER, Report, Row
 from .shapes import ALIASES, Plan, plan_of
 from .sources import Account, Rows, Source, fail, open_source, stored_rows, streamed_rows
 
@@ -103,7 +104,10 @@ def splits_of(config: PrepareConfig, readings: Mapping[str, Reading], vocab: Sha
     if config.balance_answers:
         rng = np.random.default_rng([config.seed, 5])
         chosen = np.arange(count) if numbers is None else numbers
-        kinds = [answer_modalities(train.plan.row(row), vocab.names, train.folder) for row in train.rows.select(chosen)]
+        kinds = [
+            answer_modalities(train.plan.row(row), vocab.names, train.folder)
+            for row in train.rows.select(chosen)
+        ]
         numbers = chosen[balanced(kinds, rng)]
     if numbers is not None:
         splits["train"] = train._replace(rows=train.rows.select(numbers), numbers=numbers)
@@ -138,16 +142,29 @@ def _report(config: PrepareConfig) -> Report:
     return fail if config.bad_input == "fail" else lambda *_: None
 
 
-def _reading(config: PrepareConfig, name: str, path: str) -> Reading:
-    report = _report(config)
+def look_at(config: PrepareConfig, name: str, path: str) -> Reading:
+    """Open a data set and decide what is read of it, from its first rows. Nothing is stored.
+
+    Raises:
+        FileNotFoundError: The data set is missing.
+        ValueError: It cannot be used, or has columns or files that would be lost silently.
+    """
     source = open_source(path, name, streaming=config.streaming, ignore=config.ignore)
     if not source.columns:
-        rows, account = stored_rows(source, [], report)
-        reasons = "; ".join(f"{file}: {why}" for file, why in account.unread[:3]) or "it has no rows"
+        problems: list[str] = []
+        rows = streamed_rows(source, [], Account(), lambda file, why: problems.append(f"{file}: {why}"))
+        next(rows, None)
+        reasons = "; ".join(problems[:3]) or "it is empty"
         raise ValueError(f"{source.name} has no rows that can be read: {reasons}")
-    plan = _plan(config, source, [])
-    if config.streaming and not (source.listing is None and hasattr(source.dataset, "select")):
-        return Reading(source, plan, Account(), None)
+    return Reading(source, _plan(config, source, []), Account(), None)
+
+
+def _reading(config: PrepareConfig, name: str, path: str) -> Reading:
+    reading = look_at(config, name, path)
+    source, plan, _, _ = reading
+    if config.streaming and (source.listing is not None or isinstance(source.dataset, IterableDataset)):
+        return reading
+    report = _report(config)
     rows, account = stored_rows(source, columns_of(config, plan, source), report)
     if account.late:
         late = _plan(config, source, account.late_rows())
@@ -162,9 +179,11 @@ def _plan(config: PrepareConfig, source: Source, more: Sequence[Row]) -> Plan:
     columns = list(dict.fromkeys([*source.columns, *(name for row in more for name in row)]))
     named = dict(config.columns)
     if config.class_names and not set(ALIASES["text"]) & set(columns):
-        named["text"] = "label"
+        named["text"] = FOLDER
     if config.id_column and config.id_column not in columns:
-        raise ValueError(f"{source.name} has no column {config.id_column!r} (id_column), only {', '.join(columns)}")
+        raise ValueError(
+            f"{source.name} has no column {config.id_column!r} (id_column), only {', '.join(columns)}"
+        )
     used = [config.id_column] if config.id_column else []
     return plan_of(columns, examples, source.name, named=named, ignore=config.ignore, used=used)
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import numpy as np

@@ -20,8 +20,8 @@ class Counted:
 
 
 def read_texts(path: str | Path, column: str = "text") -> Iterator[str]:
-    """The texts of a file or folder: ``column`` of its rows (strings, or lists of them), or the lines of a file
-    with another ending.
+    """The texts of a file or folder: ``column`` of its rows (strings, or lists of them), or the lines of a
+    file with an unknown ending.
 
     What cannot be read is left out, with a warning.
 
@@ -55,3 +55,11 @@ def read_texts(path: str | Path, column: str = "text") -> Iterator[str]:
         raise ValueError(f"{path} has no text that can be read: {problems[0]}")
     if problems:
         warnings.warn(f"{path}: {len(problems):,} files or lines cannot be read; {problems[0]}", stacklevel=2)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from (line.rstrip("\n") for line in file if line.strip())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None

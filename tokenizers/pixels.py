@@ -4,6 +4,7 @@ import math
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
         if not path.is_file():
             raise ValueError(f"{path} is not a file: expected an image")
         try:
-            opened = Image.open(path, formats=FORMATS)
+            opened = open_pixels(path)
         except Image.DecompressionBombError:
             raise ValueError(_too_large(str(path))) from None
         except Exception as error:  # Pillow's readers raise errors of many kinds
@@ -52,8 +53,14 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
             return _read(opened, str(path))
 
 
+def open_pixels(file: Path | BinaryIO) -> Image.Image:
+    """``Image.open`` with ``FORMATS``. The pixels are not decoded yet."""
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
 def image_endings() -> frozenset[str]:
-    """Endings of image files that can be read: more than ``IMAGE_SUFFIXES``, which a folder is searched for."""
+    """Endings of the image files that Pillow can read, with ``FORMATS``."""
     found = Image.registered_extensions().items()
     return frozenset(ending for ending, name in found if name in FORMATS)
 

@@ -15,7 +15,7 @@ from PIL import Image as PilImage
 
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.sources import load_source
+from earlyfusion.data.sources import load_saved
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split
 
 
@@ -52,7 +52,7 @@ def config(documents: str, folders: tuple[Path, Path], out: Path, **changes: Any
 def test_the_documents_are_those_that_the_document_tokenizer_makes(prepared: Path, documents: Path):
     tokenizer = DocumentTokenizer.load(prepared / "tokenizer")
     expected = []
-    for row in load_source(documents):
+    for row in load_saved(documents):
         assert isinstance(row, dict)
         pairs = zip(row["images"], row["texts"], strict=True)
         segments = [segment for pair in pairs for segment in pair if segment is not None]
@@ -68,7 +68,8 @@ def test_the_record_says_what_is_there(tmp_path: Path, documents: Path, tokenize
     vocab = DocumentTokenizer.load(tmp_path / "out/tokenizer").vocab
     tokens = torch.tensor(stored["tokens"][:])
     modality = vocab.modality(tokens[tokens != vocab.pad])
-    assert (counts["documents"], counts["pieces"], counts["images"]) == (90, 90, 120)
+    assert (counts["rows"], counts["documents"], counts["pieces"]) == (90, 90, 90)
+    assert counts["segments"]["image"] == counts["images"] == 120
     assert counts["windows"] == len(tokens)
     assert list(counts["tokens"].values()) == torch.bincount(modality, minlength=3).tolist()
     assert counts["fill"] == pytest.approx(len(modality) / tokens.numel())
@@ -114,12 +115,12 @@ def test_long_documents_are_split_between_segments(tmp_path: Path, tokenizer_fol
         ],
     }
     source = write(rows, Features(images=List(Image()), texts=List(Value("string"))), tmp_path / "long")
-    with pytest.warns(UserWarning, match=": 1 rows"):
+    with pytest.warns(UserWarning, match=": 1 files, rows"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "out", max_side=None), silent)["train"]
     tokenizer = DocumentTokenizer.load(tmp_path / "out/tokenizer")
     documents = documents_of(tmp_path / "out")
     assert counts["split"] == 3
-    assert counts["left_out"] == {"image larger than a window": 1}
+    assert counts["dropped"] == {"image larger than a window": 1}
     assert all(document[0] == tokenizer.vocab.bos for document in documents)
     assert sum(document[-1] == tokenizer.vocab.eos for document in documents) == 3
     parts = [part for document in documents for part in split(torch.tensor(document), tokenizer.vocab)]
@@ -138,14 +139,14 @@ def test_texts_alone_and_images_that_cannot_be_read(tmp_path: Path, tokenizer_fo
         {"text": ["The cat sees two birds.", "", None]}, Features(text=Value("string")), tmp_path / "t"
     )
     counts = prepare(config(source, tokenizer_folders, tmp_path / "texts"), silent)["train"]
-    assert (counts["documents"], counts["pieces"], counts["tokens"]["image"]) == (3, 1, 0)
+    assert (counts["rows"], counts["documents"], counts["tokens"]["image"]) == (3, 1, 0)
 
     stored = io.BytesIO()
     photo.save(stored, "PNG")
     rows = [{"bytes": stored.getvalue(), "path": None}, {"bytes": b"broken", "path": None}]
     features = Features(image=Image(decode=False), text=Value("string"))
     source = write({"image": rows, "text": ["good", "bad"]}, features, tmp_path / "pairs")
-    with pytest.warns(UserWarning, match=": 1 rows"):
+    with pytest.warns(UserWarning, match=": 1 files, rows"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "pairs-out"), silent)["train"]
     assert counts["pieces"] == 1
     assert counts["left_out"] == {"unreadable image": 1}
