@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import sys
 import tarfile
 import zipfile
@@ -28,6 +29,8 @@ Row = dict[str, Any]
 Report = Callable[[str, str], None]
 """Called with a file, or "file:line", that cannot be read, and the reason."""
 
+PLACE = "__place__"
+"""The key under which a row says where it is from: file and number, or picture."""
 FOLDER = "label"
 """The column with the name of the folder that a picture is in."""
 BATCH = 64
@@ -51,10 +54,13 @@ def rows_of(listing: Listing, report: Report, columns: Collection[str] | None = 
         report: Called for what cannot be read; reading resumes behind it. It may raise to stop.
     """
     if listing.pictures:
-        yield from _pictures(listing, report)
+        for row in _pictures(listing, report):
+            yield {**row, PLACE: shown(_first_name(row))}
         return
     for file in listing.files:
-        yield from file_rows(file, report, columns)
+        name = shown(os.path.relpath(file.path, listing.folder))
+        for number, row in enumerate(file_rows(file, report, columns), 1):
+            yield {**row, PLACE: f"{name}, row {number}"}
 
 
 def file_rows(file: DataFile, report: Report, columns: Collection[str] | None = None) -> Iterator[Row]:

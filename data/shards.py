@@ -34,7 +34,7 @@ from .pieces import (
     turns_of,
 )
 from .prepare_config import PrepareConfig
-from .readers import Row
+from .readers import PLACE, Row
 from .rows import documents_of
 from .splits import Shard, Split
 
@@ -131,6 +131,8 @@ class _Maker:
         self.talks = split.plan.shape == "conversations"
         self.tally = Tally()
         self.rejected: list[dict[str, Any]] = []
+        self.places: dict[int, str] = {}
+        """Where the rows are from that are worked on."""
         self.encoded: dict[ImageKey, list[Part]] = {}
         """Images that may come again in other documents; each is one part, or one for each tile."""
         self.rng = np.random.default_rng([config.seed, 4, *shard.part.encode(), shard.number])
@@ -151,6 +153,7 @@ class _Maker:
     def documents(self) -> Iterator[Document]:
         """Documents and pieces of documents, each at most as long as a window."""
         for rows in self._rows():
+            self.places = {}
             read = [(number, segments) for number, row in rows for segments in self._read(number, row)]
             segments = self._encode_images(read)
             for (number, _), parts in zip(segments, self.tokenizer.parts_many([s for _, s in segments])):
@@ -176,6 +179,7 @@ class _Maker:
     def _read(self, number: int, row: Row) -> list[list[Stored]]:
         """The documents of a row; none if it cannot be used."""
         self.tally.rows += 1
+        self.places[number] = row.get(PLACE, "")
         if number in self.split.duplicates:
             self._reject(number, "duplicate id")
             return []
@@ -309,13 +313,17 @@ class _Maker:
         self._list(self.tally.dropped, row, reason, "")
 
     def _list(self, counts: dict[str, int], row: int, reason: str, detail: str) -> None:
+        place = self.places.get(row, "")
         if self.config.bad_input == "fail":
             what = f"{reason}: {detail}" if detail else reason
+            where = f" ({place})" if place else ""
             raise ValueError(
-                f"row {row} of {self.split.name} cannot be used: {what} (bad_input: skip leaves it out)"
+                f"row {row} of {self.split.name}{where} cannot be used: {what} "
+                "(bad_input: skip leaves it out)"
             )
         counts[reason] = counts.get(reason, 0) + 1
-        entry = {"part": self.split.name, "row": row, "reason": reason, "detail": shown(detail[:300])}
+        entry = {"part": self.split.name, "row": row, "place": place}
+        entry |= {"reason": reason, "detail": shown(detail[:300])}
         self.rejected.append(entry)
 
 

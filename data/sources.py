@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetsError
 from ..tokenizers.files import write_json
 from ..tokenizers.pixels import image_endings
 from .listing import Listing, list_files
-from .readers import Report, Row, reason, rows_of
+from .readers import PLACE, Report, Row, reason, rows_of
 
 datasets.disable_progress_bars()  # the commands show their own
 
@@ -147,6 +147,7 @@ def open_source(
     columns: dict[str, None] = {}
     for file in _some_files(listing):
         for number, row in enumerate(rows_of(file, lambda *_: None)):
+            del row[PLACE]
             columns |= dict.fromkeys(row)
             examples.append(row)
             if number + 1 == EXAMPLES // 4:
@@ -254,7 +255,7 @@ def streamed_rows(
         return
     for row in rows_of(source.listing, partial(_note, account, report), columns):
         _count(account, row, source.columns)
-        yield {name: row[name] for name in columns if name in row}
+        yield {name: row[name] for name in (*columns, PLACE) if name in row}
 
 
 def files_key(source: Source) -> str:
@@ -371,7 +372,7 @@ def _store(source: Source, columns: Sequence[str], path: Path, account: Account,
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         for row in rows_of(source.listing, partial(_note, account, report), columns):
             _count(account, row, source.columns)
-            kept = {name: row[name] for name in columns if name in row}
+            kept = {name: row[name] for name in (*columns, PLACE) if name in row}
             text, blobs = _plain(kept)
             rows.append((text, blobs, _file_names(kept)))
             size += len(text) + sum(map(len, blobs))
@@ -389,12 +390,12 @@ def _count(account: Account, row: Row, known: Sequence[str]) -> None:
     account.rows += 1
     counts = account.columns
     for name, value in row.items():
-        if name not in counts:
+        if name not in counts and name != PLACE:
             counts[name] = 0
             if name not in known:
-                text, blobs = _plain(row)
+                text, blobs = _plain({k: v for k, v in row.items() if k != PLACE})
                 account.late.append((text, [blob[:64].hex() for blob in blobs]))
-        if value is not None:
+        if value is not None and name != PLACE:
             counts[name] += 1
 
 

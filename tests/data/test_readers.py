@@ -18,13 +18,14 @@ import pytest
 from PIL import Image
 
 from earlyfusion.data.listing import list_files
-from earlyfusion.data.readers import Row, rows_of
+from earlyfusion.data.readers import PLACE, Row, rows_of
 
 
 def read(path: Path, columns: list[str] | None = None) -> tuple[list[Row], list[tuple[str, str]]]:
     """The rows of a data set, and what cannot be read."""
     problems: list[tuple[str, str]] = []
     rows = list(rows_of(list_files(path), lambda file, why: problems.append((Path(file).name, why)), columns))
+    assert all(row.pop(PLACE) for row in rows)
     return rows, problems
 
 
