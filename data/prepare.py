@@ -165,6 +165,8 @@ def read_lines(part: str, source: dict[str, Any], rows: str = "") -> list[str]:
         folders = " (the name of the folder; class_names: true takes it as text)"
         names = [f"{name}{folders}" if name == source["folder_names"] else name for name in source["unused"]]
         lines.append(f"  not used  {', '.join(names)}")
+    if source["ignored"]:
+        lines.append(f"  ignored   {', '.join(source['ignored'])}")
     return [*lines, *(f"  not read  {some}" for some in _grouped(source["unread"]))]
 
 
@@ -290,7 +292,7 @@ def _collect(
                 reasons = "; ".join(f"{count:,} x {why}" for why, count in found) or "it is empty"
                 raise ValueError(
                     f"{config.documents}: {name} has no document that can be used: {reasons}; "
-                    f"see {out / REJECTED}"
+                    f"{_first(rejected)}see {out / REJECTED}"
                 )
             real = sum(tally.tokens.values())
             record[name] = {**asdict(tally), "fill": real / (tally.windows * config.context_length)}
@@ -318,9 +320,20 @@ def source_record(config: PrepareConfig, reading: Reading) -> dict[str, Any]:
         },
         "folder_names": FOLDER if listing is not None and listing.pictures else None,
         "unused": unused(columns, reading.plan, config.ignore),
+        "ignored": [name for name in columns if name in config.ignore],
         "unread": [*([] if listing is None else map(list, listing.unread)), *map(list, account.unread)],
         "unreadable": len(account.unread),
     }
+
+
+def _first(rejected: Sequence[dict[str, Any]]) -> str:
+    """The first row that says more than its reason, in words."""
+    entry = next((entry for entry in rejected if entry.get("detail")), None)
+    return (
+        ""
+        if entry is None
+        else f"the first: {entry['place'] or 'row ' + str(entry['row'])}: {entry['detail']}; "
+    )
 
 
 def _write_rejected(path: Path, rejected: Sequence[dict[str, Any]]) -> None:

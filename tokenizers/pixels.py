@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from .image_config import Policy, Preprocessing
@@ -189,9 +189,38 @@ def _read(image: Image.Image, name: str) -> Image.Image:
         raise ValueError(f"{name} holds floating-point values, whose range is unknown: save it with 8 bits")
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image))
     except Exception as error:
         raise ValueError(f"{name} cannot be read as an image: {_first_line(error)}") from None
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Values of the EXIF tag Orientation."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say. Damaged data, and XMP, turn nothing, as in browsers.
+
+    ``ImageOps.exif_transpose`` also writes the data again, and fails if other entries are damaged.
+    """
+    try:
+        if "exif" in image.info:
+            exif = Image.Exif()
+            exif.load(image.info["exif"])
+        else:
+            exif = getattr(image, "tag_v2", {})  # TIFF
+        turn = _TURNS.get(exif.get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow's reader raises whatever its parsing meets
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
