@@ -139,7 +139,7 @@ def _split(config: PrepareConfig, vocab: SharedVocab, name: str, path: str, data
             "true, or use a model that has one"
         )
     if config.balance_answers and shape != "conversations":
-        raise ValueError(f"balance_answers needs conversations: {path} has none")
+        raise ValueError(f"balance_answers needs conversations: {path} has no messages")
     dataset = readable.select_columns(
         [n for n in columns if n in {r.split(".")[0] for r in plan.read} | {*plan.read}]
     )
