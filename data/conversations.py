@@ -76,8 +76,9 @@ def conversation(
         raise Unusable("conversation without an answer")
     if answers[0] == 0:
         raise Unusable("conversation starts with an answer")
-    for _ in messages[answers[-1] + 1 :]:
-        note("message after the last answer")
+    for _, content in messages[answers[-1] + 1 :]:
+        if content:
+            note("message after the last answer")
     segments: list[Stored] = []
     for answering, turn in groupby(messages[: answers[-1] + 1], lambda message: message[0] == ANSWER):
         found = [segment for _, part in turn for segment in part]

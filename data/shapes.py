@@ -58,8 +58,8 @@ _CONTENT: dict[str, str] = {
     "conversations": "message messages conversation conversations chosen rejected dialog dialogue chat",
     "text": "text texts txt caption captions prompt prompts completion completions question questions answer "
     "answers instruction instructions input inputs output outputs response responses content contents body "
-    "html markdown title description descriptions alt system summary abstract transcript transcription history "
-    "sentence sentences paragraph paragraphs passage context",
+    "html markdown title description descriptions alt system summary abstract transcript transcription "
+    "history sentence sentences paragraph paragraphs passage context",
     "images": f"image images img imgs picture pictures photo photos {' '.join(PICTURES)}",
     "audio": f"audio audios sound sounds speech {' '.join(SOUNDS)}",
     "video": f"video videos {' '.join(VIDEOS)}",
