@@ -228,7 +228,7 @@ def _nothing(columns: Sequence[str], named: Mapping[str, str], content: Mapping[
         what = f"no shape has {_list(list(named))} (the shapes: {shapes})"
     else:
         what = f"it has no columns of images or texts, only {', '.join(columns)}"
-    known = {_NAMED_AS[kind]: name for name, kind in reversed(content.items()) if kind in _NAMED_AS}
+    known = {_NAMED_AS[kind]: name for name, kind in list(content.items())[::-1] if kind in _NAMED_AS}
     example = ", ".join(f"{ours}: {theirs}" for ours, theirs in known.items())
     return (
         f"{what}: name those to read with `columns`, which maps {', '.join(COLUMNS)} to the names in the "

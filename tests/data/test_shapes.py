@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from earlyfusion.data.cells import RawImage, Unusable
+from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.rows import documents_of
 from earlyfusion.data.shapes import plan_of, unused
 from earlyfusion.tokenizers.documents import Mark
@@ -190,3 +191,18 @@ def written(segment: Any) -> str:
 
 def test_the_docs_have_examples():
     assert len(examples()) > 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ignore": "title"}, r"ignore.*\[title\]"),
+        ({"ignore": ["title"], "columns": {"text": "title"}}, "'title'.*columns.*ignore"),
+        ({"class_names": True, "columns": {"text": "title"}}, "class_names.*columns"),
+        ({"columns": {"pictures": "x"}}, "'pictures'.*image, text"),
+        ({"captions": "all"}, "captions.*each, draw"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        PrepareConfig("x", "y", model="z", **settings)
