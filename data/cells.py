@@ -18,7 +18,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from ..tokenizers.pixels import load_image, open_pixels
-from .shapes import base64_start, sniff
+from .content import base64_start, sniff
 
 STORED_AS = ("bytes", "data", "base64", "path", "url", "image_url", "image")
 """Fields of an object that hold an image: of ``datasets``, OpenAI's, Anthropic's and the chat templates'."""
@@ -118,7 +118,7 @@ def text_of(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float | Decimal | date | time):
-        return str(value)
+        return None if value != value else str(value)  # NaN is how pandas writes what is missing
     if isinstance(value, bytes):
         try:
             return value.decode()

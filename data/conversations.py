@@ -15,7 +15,8 @@ import numpy as np
 
 from ..tokenizers.documents import END_OF_TURN, Mark
 from .cells import STORED_AS, RawImage, Unusable, raw_images, text_of
-from .shapes import kind_of, parsed
+from .content import kind_of
+from .shapes import parsed
 
 Stored = str | RawImage | Mark
 """A segment as a row holds it."""
@@ -70,14 +71,17 @@ def conversation(
     if pictures:
         plain = not any(isinstance(content, list) for _, content in said)
         messages = _with_places(messages, len(pictures), plain)
+    elif "image" in row and any(PLACEHOLDER in str(content) for _, content in said):
+        note("<image> as text: the row has no picture")
     messages = _filled(messages, pictures)
     answers = [number for number, (role, _) in enumerate(messages) if role == ANSWER]
     if not answers:
         raise Unusable("conversation without an answer")
     if answers[0] == 0:
         raise Unusable("conversation starts with an answer")
-    for _ in messages[answers[-1] + 1 :]:
-        note("message after the last answer")
+    for _, content in messages[answers[-1] + 1 :]:
+        if content:
+            note("message after the last answer")
     segments: list[Stored] = []
     for answering, turn in groupby(messages[: answers[-1] + 1], lambda message: message[0] == ANSWER):
         found = [segment for _, part in turn for segment in part]

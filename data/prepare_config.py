@@ -107,6 +107,8 @@ class PrepareConfig:
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 allowed = ", ".join(get_args(hint))
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {allowed}")
+        if isinstance(self.ignore, str):
+            raise ValueError(f"ignore is {self.ignore!r}, expected a list: [{self.ignore}]")
         if both := [name for name in self.columns.values() if name in self.ignore]:
             raise ValueError(f"{both[0]!r} is both in columns and in ignore: take it out of one of them")
         if self.class_names and "text" in self.columns:

@@ -4,19 +4,12 @@ Columns with the names of ``ALIASES`` are read, in the first shape of ``_VARIANT
 ``columns`` says what the names do not. Whatever else looks like content must be named or ignored.
 """
 
-import base64
-import binascii
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from itertools import islice
 from typing import Any, NamedTuple
 
-PICTURES = tuple("jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic jp2 ppm".split())
-SOUNDS = tuple("wav mp3 flac ogg opus m4a aac".split())
-VIDEOS = tuple("mp4 avi mov mkv webm".split())
-"""Endings of files, which webdataset makes names of columns."""
+from .content import PICTURES, WORDS, kind_of, words_of
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation"),
@@ -54,25 +47,6 @@ SHAPES = tuple(dict.fromkeys(shape for shape, _, _ in _VARIANTS))
 SIDECAR = "json"
 """The column whose fields count as columns, as json.caption: the .json file beside a picture."""
 
-_CONTENT: dict[str, str] = {
-    "conversations": "message messages conversation conversations chosen rejected dialog dialogue chat",
-    "text": "text texts txt caption captions prompt prompts completion completions question questions answer "
-    "answers instruction instructions input inputs output outputs response responses content contents body "
-    "html markdown title description descriptions alt system summary abstract transcript transcription "
-    "history sentence sentences paragraph paragraphs passage context",
-    "images": f"image images img imgs picture pictures photo photos {' '.join(PICTURES)}",
-    "audio": f"audio audios sound sounds speech {' '.join(SOUNDS)}",
-    "video": f"video videos {' '.join(VIDEOS)}",
-}
-_WORDS = {word: kind for kind, words in _CONTENT.items() for word in words.split()}
-"""Word in the name of a column -> what such a column holds."""
-_NO_CONTENT = frozenset(
-    "id ids idx index key url urls uri hash sha md5 phash width height size sizes shape status score scores "
-    "similarity punsafe pwatermark exif error lang language languages license licence date time timestamp "
-    "objects bbox bboxes boxes count counts num n length len tokens offset type format embedding embeddings "
-    "has is".split()
-)
-"""Words in a name that say that it is not content."""
 _FILE_ONLY = frozenset({"file", "name", "filename", "path", "filepath"})
 _FILE = _FILE_ONLY | {"image", "img"}
 _NAMED_AS = {"conversations": "messages", "text": "text", "images": "image"}
@@ -158,66 +132,6 @@ def unused(columns: Sequence[str], plan: Plan, ignore: Sequence[str] = ()) -> li
     return [name for name in columns if name not in read and name not in ignore]
 
 
-def kind_of(name: str, values: Sequence[Any]) -> str | None:
-    """What a column, or a field, looks like by its name and some of its values: a key of ``_CONTENT``."""
-    words = _words(name)
-    if words & _NO_CONTENT:
-        return None
-    for word in sorted(words):
-        if word in _WORDS:
-            return _WORDS[word]
-    if any(_is_conversation(value) for value in values):
-        return "conversations"
-    texts = leaves = 0
-    for leaf in islice((leaf for value in values for leaf in _leaves(value)), 2000):
-        if kind := media(leaf):
-            return kind
-        if isinstance(leaf, str) and leaf:
-            leaves += 1
-            texts += _is_prose(leaf)
-    return "text" if 2 * texts > leaves else None
-
-
-def media(value: str | bytes) -> str | None:
-    """Whether a value is, or names, images, audio or video."""
-    if isinstance(value, bytes):
-        return sniff(value)
-    if value[:5].lower() == "data:":
-        kind = value[5:].partition("/")[0]
-        return "images" if kind == "image" else kind if kind in ("audio", "video") else None
-    if len(value) < 300 and not value.lower().startswith(("http://", "https://")):
-        ending = value.rpartition(".")[2].lower() if "." in value else ""
-        for kind, endings in (("images", PICTURES), ("audio", SOUNDS), ("video", VIDEOS)):
-            if ending in endings:
-                return kind
-    return sniff(base64_start(value))
-
-
-def sniff(data: bytes) -> str | None:
-    """Whether the first bytes of a file are those of images, audio or video."""
-    if data[:4] == b"RIFF":
-        return {b"WEBP": "images", b"WAVE": "audio", b"AVI ": "video"}.get(data[8:12])
-    if data[4:8] == b"ftyp":
-        brand = data[8:11]
-        return "images" if brand in (b"avi", b"hei", b"mif") else "audio" if brand == b"M4A" else "video"
-    if data.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\1\0")):
-        return "images"
-    if data.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")) or (
-        data[:2] == b"BM" and not any(data[6:10])
-    ):
-        return "images" if len(data) > 10 else None
-    return "audio" if data.startswith((b"ID3", b"fLaC", b"OggS")) else None
-
-
-def base64_start(value: str) -> bytes:
-    """The first bytes of what may be base64; none if it is not."""
-    try:
-        start = value[:64].replace("-", "+").replace("_", "/")
-        return base64.b64decode(start, validate=True) if len(value) >= 64 else b""
-    except (binascii.Error, ValueError):
-        return b""
-
-
 def parsed(value: str | bytes) -> Any:
     """JSON with the numbers as they are written. Raises ValueError if it is not JSON."""
     try:
@@ -232,12 +146,9 @@ def _named(
     """The column that the user named."""
     name, _, _ = theirs.partition(".")
     if theirs not in columns:
-        same = [
-            column for column in columns if column.lower() == theirs.lower() and theirs.lower() in PICTURES
-        ]
-        family = [column for column in columns if column.lower() in PICTURES and theirs.lower() in PICTURES]
-        if same or family:
-            return (same or family)[0]
+        family = [column for column in columns if column.lower() in PICTURES]
+        if family and theirs.lower() in PICTURES:
+            return family[0]
         if name not in columns or "." not in theirs:
             raise ValueError(f"{source} has no column {theirs!r} (for {ours}), only {', '.join(columns)}")
     elif ours in ("text", "prompt", "completion", "messages") and (fields := _fields(theirs, examples)):
@@ -284,11 +195,6 @@ def _bare(name: str) -> str:
     return name.lower().removeprefix(f"{SIDECAR}.")
 
 
-def _words(name: str) -> set[str]:
-    words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-    return {form for word in words if word for form in (word, word.rstrip("0123456789"))}
-
-
 def _unread(
     names: Sequence[str],
     fields: Sequence[str],
@@ -297,18 +203,18 @@ def _unread(
 ) -> dict[str, str]:
     """What those columns look like that are not read, but for those that say nothing new."""
     read = {name for theirs in columns.values() for name in _several(theirs)}
-    cells = [{str(_cell(row, name)) for name in read} for row in examples]
+    cells = [{text.strip() for name in read if isinstance(text := _cell(row, name), str)} for row in examples]
     pictured = any(name in columns for name in ("image", "images", "image_info"))
     found = {}
     for name in names:
         values = [_cell(row, name) for row in examples]
-        words = _words(_bare(name))
+        words = words_of(_bare(name))
         if name in read or (pictured and words <= _FILE and (words & _FILE_ONLY or name in fields)):
             continue  # _FILE: the name of the picture's own file
-        if name in fields and all(value is None or str(value) in seen for value, seen in zip(values, cells)):
+        if name in fields and all(v is None or str(v).strip() in seen for v, seen in zip(values, cells)):
             continue  # img2dataset writes the caption twice
         kind = kind_of(_bare(name), [value for value in values if value is not None])
-        if not pictured and words & {"url", "urls"} and any(_WORDS.get(word) == "images" for word in words):
+        if not pictured and words & {"url", "urls"} and any(WORDS.get(word) == "images" for word in words):
             kind = "images"  # an address in place of the picture
         if kind:
             found[name] = kind
@@ -318,12 +224,11 @@ def _unread(
 def _nothing(columns: Sequence[str], named: Mapping[str, str], content: Mapping[str, str]) -> str:
     """Says that no shape fits."""
     if named:
-        what = (
-            f"no shape has {_list(list(named))} (the shapes: {_list([' + '.join(v[1]) for v in _VARIANTS])})"
-        )
+        shapes = _list([" + ".join(needed) for _, needed, _ in _VARIANTS])
+        what = f"no shape has {_list(list(named))} (the shapes: {shapes})"
     else:
         what = f"it has no columns of images or texts, only {', '.join(columns)}"
-    known = {_NAMED_AS[kind]: name for name, kind in reversed(content.items()) if kind in _NAMED_AS}
+    known = {_NAMED_AS[kind]: name for name, kind in list(content.items())[::-1] if kind in _NAMED_AS}
     example = ", ".join(f"{ours}: {theirs}" for ours, theirs in known.items())
     return (
         f"{what}: name those to read with `columns`, which maps {', '.join(COLUMNS)} to the names in the "
@@ -350,29 +255,3 @@ def _remedy(rest: Mapping[str, str], plan: Plan) -> str:
 
 def _list(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _leaves(value: Any) -> Iterator[str | bytes]:
-    if isinstance(value, str | bytes):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _leaves(part)
-    elif isinstance(value, list):
-        if value and all(type(number) is int and 0 <= number < 256 for number in value[:16]):
-            yield bytes(value[:16])
-        else:
-            for part in value:
-                yield from _leaves(part)
-
-
-def _is_conversation(value: Any) -> bool:
-    first = value[0] if isinstance(value, list) and value else None
-    keys = set(first) if isinstance(first, Mapping) else set()
-    return keys >= {"role", "content"} or keys >= {"from", "value"}
-
-
-def _is_prose(text: str) -> bool:
-    """Whether a text has at least four words, or as much in a script without spaces."""
-    words = sum(any(letter.isalpha() for letter in word) for word in text[:1000].split())
-    return words >= 4 or len(re.findall(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]", text[:1000])) >= 8
