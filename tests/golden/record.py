@@ -51,7 +51,8 @@ def main() -> int:
     if unknown := [name for name in sections if name not in SECTIONS]:
         parser.error(f"unknown section {unknown[0]!r}, expected some of {', '.join(SECTIONS)}")
     if args.compare:
-        return compare(*args.compare, args.tolerance, sections)
+        a, b = args.compare
+        return compare(a, b, args.tolerance, sections)
     if args.section:
         return record_section(args.section, args.out)
     if args.tree is None or args.out is None:
