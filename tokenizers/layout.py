@@ -113,9 +113,7 @@ class Layout:
         size = _by(shape)
         if self.shape is not None:
             if shape != self.shape:
-                raise ValueError(
-                    f"the codes are {size}, expected {_by(self.shape)}, this vocabulary's one size"
-                )
+                raise ValueError(f"the codes are {size}, expected {_by(self.shape)}, this vocabulary's size")
             return []
         assert self.numbers is not None
         if len(shape) != self.axes or min(shape) < 1 or max(shape) > self.numbers.count:

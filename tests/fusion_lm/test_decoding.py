@@ -89,7 +89,7 @@ def test_one_seed_stands_for_those_that_follow_it(model: FusionLM) -> None:
     rows = generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=4)
     same = generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=[4, 5, 6])
     assert [r.tokens.tolist() for r in rows] == [r.tokens.tolist() for r in same]
-    with pytest.raises(ValueError, match="there are 2 seeds for 3 prompts"):
+    with pytest.raises(ValueError, match="2 seeds for 3 prompts"):
         generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=[4, 5])
 
 
@@ -222,8 +222,8 @@ def test_text_is_not_guided(model: FusionLM) -> None:
     [
         ((-1.0, None), None, "guidance text must be 0 or more, got -1.0"),
         ((1.0, float("inf")), None, "guidance image must be 0 or more, got inf"),
-        ((2.0, None), [9, 9], "negative must be the beginning of a document, without an image"),
-        ((2.0, None), [0, 3], "negative must be the beginning of a document, without an image"),
+        ((2.0, None), [9, 9], "negative must be the beginning of a document without images"),
+        ((2.0, None), [0, 3], "negative must be the beginning of a document without images"),
         ((2.0, None), [0, *[9] * 60], "image: 8 prompt tokens leave 3;"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 from PIL import Image, ImageChops
 
 from earlyfusion.fusion_lm.folder import Model, load_model
-from earlyfusion.fusion_lm.generate import GOING, LENGTH, generate
+from earlyfusion.fusion_lm.generate import LENGTH, RUNNING, generate
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.fusion_lm.stream import (
     Event,
@@ -117,7 +117,7 @@ def test_characters_come_whole(model: Model) -> None:
             deltas = [
                 e.text
                 for n, token in enumerate(vocab.to_tokens("text", torch.tensor(ids[:cut])).tolist(), start=1)
-                for e in row.take(token, LENGTH if n == cut else GOING)
+                for e in row.take(token, LENGTH if n == cut else RUNNING)
                 if isinstance(e, TextDelta)
             ]
             assert "".join(deltas) == text.decode(ids[:cut])
