@@ -1,4 +1,4 @@
-"""The reliability scripts, rehearsed: a few mutated rows, and what the kill test goes by."""
+"""The reliability scripts in small: a few mutated rows, and the measurements of the kill test."""
 
 import json
 import random

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false
-"""Figures are printed and stored, and both sides of a comparison compute the same. Speed is not tested."""
+"""Speed scripts: figures are printed and stored, and both sides compute the same. Speed is not tested."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights laid out for generation: the same model, as far as their bits go."""
+"""Weight layouts for generation: the same model, within their precision."""
 
 import pytest
 import torch
