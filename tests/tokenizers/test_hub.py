@@ -28,9 +28,7 @@ def test_a_folder_is_taken_before_the_hub(cache: Path, tmp_path: Path, monkeypat
     assert local_folder("somebody/model", ("*.json",)) == cache
     Path("somebody/model").mkdir(parents=True)
     assert local_folder("somebody/model") == Path("somebody/model")
-    assert local_folder("nowhere") == Path(
-        "nowhere"
-    )  # not a Hub name: the reader reports it
+    assert local_folder("nowhere") == Path("nowhere")  # not a Hub name: the reader reports it
     assert local_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
 
 
