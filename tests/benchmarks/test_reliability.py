@@ -23,7 +23,7 @@ def test_a_killed_prepare_comes_to_the_same_end(script, tmp_path: Path, monkeypa
     kill = script("studies/reliability/kill.py")
     for owner, name in kill.WRITES:
         monkeypatch.setattr(owner, name, getattr(owner, name))  # afterwards it is as before
-        kill.tell(owner, name)
+        kill.signal_writes(owner, name)
     kill.set_up(tmp_path)
     out = tmp_path / "run"
     reference = kill.run("prepare", tmp_path, out)

@@ -93,7 +93,7 @@ def test_one_seed_means_consecutive_seeds(model: FusionLM) -> None:
         generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=[4, 5])
 
 
-def test_neighbours_leave_every_bit_as_it_is(model: FusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbors_leave_every_bit_as_it_is(model: FusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """At equal shape, with other rows that differ in content, state and end."""
     found = []
     for others in ([prompt(7), prompt(2, (1, 4))], [prompt((3, 3), cut=3), prompt(3)]):

@@ -97,7 +97,7 @@ def test_means_run_over_tokens_not_rows() -> None:
     torch.testing.assert_close(again.z, terms.z)
 
 
-def test_z_is_the_mean_square_of_the_counted_normalisers() -> None:
+def test_z_is_the_mean_square_of_the_counted_normalizers() -> None:
     logits, targets = batch()
     squares = [
         float(logits[b, t].exp().sum().log() ** 2)

@@ -35,8 +35,8 @@ def build(*, ready: bool = True, **fields) -> ImageTokenizer:
 def noise(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
     """Images of random pixels, each with a different mean color."""
     generator = torch.Generator().manual_seed(seed)
-    colour = torch.rand(batch, 3, 1, 1, generator=generator) * 2 - 1
-    return (colour + 0.5 * torch.randn(batch, 3, height, width, generator=generator)).clamp(-1, 1)
+    color = torch.rand(batch, 3, 1, 1, generator=generator) * 2 - 1
+    return (color + 0.5 * torch.randn(batch, 3, height, width, generator=generator)).clamp(-1, 1)
 
 
 def flat(tokenizer: ImageTokenizer, images: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ def build(kind: str = "cosine", **fields: Any) -> ImageTokenizer:
 def noise(batch: int, height: int, width: int) -> Tensor:
     """Images of random pixels, each with a different mean color."""
     generator = torch.Generator().manual_seed(0)
-    colour = torch.rand(batch, 3, 1, 1, generator=generator) * 2 - 1
-    return (colour + 0.5 * torch.randn(batch, 3, height, width, generator=generator)).clamp(-1, 1)
+    color = torch.rand(batch, 3, 1, 1, generator=generator) * 2 - 1
+    return (color + 0.5 * torch.randn(batch, 3, height, width, generator=generator)).clamp(-1, 1)
 
 
 @pytest.fixture

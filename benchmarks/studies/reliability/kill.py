@@ -58,7 +58,7 @@ WRITES: tuple[tuple[Any, str], ...] = (
     (checkpoints.ModelFolder, "_write"),
 )
 """The functions that write a shard, a prepared folder, a checkpoint and a model folder."""
-_told: int | None = None
+_pipe: int | None = None
 
 
 def documents(folder: Path, count: int = 400) -> None:
@@ -150,16 +150,16 @@ def do(job: str, work: Path, out: Path) -> None:
         lightning_cli.run(job, arguments(job, work, out))  # type: ignore[arg-type]
 
 
-def tell(owner: Any, name: str) -> None:
+def signal_writes(owner: Any, name: str) -> None:
     """Make a function signal when it begins and when it ends."""
     function: Callable[..., Any] = getattr(owner, name)
 
     def signaling(*args: Any, **more: Any) -> Any:
-        if _told is not None:
-            os.write(_told, b"b")
+        if _pipe is not None:
+            os.write(_pipe, b"b")
         result = function(*args, **more)
-        if _told is not None:
-            os.write(_told, b"e")
+        if _pipe is not None:
+            os.write(_pipe, b"e")
         return result
 
     setattr(owner, name, signaling)
@@ -178,14 +178,14 @@ def run(job: str, work: Path, out: Path, kill: Callable[[int, int], Any] | None 
         The result of ``kill``. Without it, the begins and ends of writes as (seconds, "b" or "e"), and the
         duration in seconds.
     """
-    global _told
+    global _pipe
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         code = 1
         try:
             os.close(reading)
-            _told = writing
+            _pipe = writing
             log = os.open(work / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -205,8 +205,8 @@ def run(job: str, work: Path, out: Path, kill: Callable[[int, int], Any] | None 
         os.kill(child, signal.SIGKILL)
     else:
         moments = []
-        while told := os.read(reading, 1):
-            moments.append((time.perf_counter() - began, told.decode()))
+        while event := os.read(reading, 1):
+            moments.append((time.perf_counter() - began, event.decode()))
         result = moments, time.perf_counter() - began
     _, status = os.waitpid(child, 0)
     os.close(reading)
@@ -238,10 +238,10 @@ def killing(rng: random.Random, mode: str, reference: tuple[list[tuple[float, st
             begin, depth = time.perf_counter(), 0
             while (left := moment - (time.perf_counter() - begin)) > 0:
                 if select.select([pipe], [], [], left)[0]:
-                    told = os.read(pipe, 1)
-                    if not told:  # it ended before
+                    event = os.read(pipe, 1)
+                    if not event:  # it ended before
                         break
-                    depth += 1 if told == b"b" else -1
+                    depth += 1 if event == b"b" else -1
             return {"seconds": round(moment, 3), "inside": depth > 0, "write": ""}
 
         return wait
@@ -251,19 +251,19 @@ def killing(rng: random.Random, mode: str, reference: tuple[list[tuple[float, st
 
     def wait_for_write(_: int, pipe: int) -> dict[str, Any]:
         begin, depth, seen = time.perf_counter(), 0, -1
-        while told := os.read(pipe, 1):
-            if told == b"b":
+        while event := os.read(pipe, 1):
+            if event == b"b":
                 depth += 1
                 seen += depth == 1
             else:
                 depth -= 1
-            if depth == 1 and told == b"b" and seen == number:
+            if depth == 1 and event == b"b" and seen == number:
                 break
         stop = time.perf_counter() + part * usual[number]
         while depth and (left := stop - time.perf_counter()) > 0:
             if select.select([pipe], [], [], left)[0]:
-                told = os.read(pipe, 1)
-                depth += {b"b": 1, b"e": -1, b"": -depth}[told]
+                event = os.read(pipe, 1)
+                depth += {b"b": 1, b"e": -1, b"": -depth}[event]
         return {"seconds": round(time.perf_counter() - begin, 3), "inside": depth > 0, "write": number}
 
     return wait_for_write
@@ -322,7 +322,7 @@ def main() -> None:
     done = list(csv.DictReader(args.out.open())) if args.out.is_file() else []
     done = [row for row in done if int(row["seed"]) == args.seed]
     for owner, name in WRITES:
-        tell(owner, name)
+        signal_writes(owner, name)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         work = Path(name)
         set_up(work)

@@ -27,11 +27,11 @@ from results import (
     Point,
     Sweep,
     gather,
+    mean_and_range,
     rank_correlation,
     read,
     read_series,
     spread,
-    told,
 )
 from rich.console import Console
 from rich.table import Table
@@ -134,7 +134,7 @@ def _sweep(panel: Any, sweep: Sweep | None, recipe: str) -> None:
     by_seed = [sweep.losses(seed) for seed in sweep.seeds]
     by_rate = [spread([losses[lr] for losses in by_seed if lr in losses]) for lr in sweep.rates]
     low, mean, high = zip(*by_rate, strict=True)
-    sensitivity = told(sweep.over_seeds(sweep.sensitivity))
+    sensitivity = mean_and_range(sweep.over_seeds(sweep.sensitivity))
     label = f"{recipe}: {sensitivity}" if sensitivity else recipe
     wide = 1.8 if recipe in (PLAIN, DEFAULT) else 1.1
     panel.plot(sweep.rates, mean, color=color, marker=marker, markersize=4, linewidth=wide, label=label)
@@ -273,9 +273,9 @@ def print_means(sweeps: dict[tuple[str, str], Sweep], console: Console) -> None:
         table.add_row(
             *(sweep.stream, sweep.recipe, str(len(sweep.seeds))),
             " ".join(dict.fromkeys(f"{sweep.best(seed)[0]:g}" for seed in sweep.seeds)),
-            told([sweep.best(seed)[1] for seed in sweep.seeds], 3),
-            told(sweep.over_seeds(sweep.sensitivity)),
-            told(sweep.over_seeds(sweep.of_learned)),
+            mean_and_range([sweep.best(seed)[1] for seed in sweep.seeds], 3),
+            mean_and_range(sweep.over_seeds(sweep.sensitivity)),
+            mean_and_range(sweep.over_seeds(sweep.of_learned)),
             f"{diverged} of {len(sweep.rows)}",
         )
     console.print(table)

@@ -148,7 +148,7 @@ def spread(values: list[float]) -> tuple[float, float, float]:
     return min(values), sum(values) / len(values), max(values)
 
 
-def told(values: list[float], digits: int = 2) -> str:
+def mean_and_range(values: list[float], digits: int = 2) -> str:
     """The mean as text, with the range if there are several values."""
     low, mean, high = spread(values)
     if math.isnan(mean):

@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> None:
                     continue
                 add_row({**row, **settings, "commit": commit()}, args.csv)
                 outlook = (time.monotonic() - began) / number * (len(left) - number) / 60
-                print(f"[{number}/{len(left)}] {told(work[future], row)}, {outlook:.0f} min left", flush=True)
+                print(
+                    f"[{number}/{len(left)}] {line_of(work[future], row)}, {outlook:.0f} min left", flush=True
+                )
         except KeyboardInterrupt:
             for worker in multiprocessing.active_children():  # else the pool would wait for all cells
                 worker.terminate()
@@ -185,7 +187,7 @@ def add_row(row: dict[str, Any], path: Path) -> None:
     os.replace(new, path)
 
 
-def told(cell: Cell, row: dict[str, Any]) -> str:
+def line_of(cell: Cell, row: dict[str, Any]) -> str:
     """A row as one line of text."""
     fate = f"diverged at step {row['diverged_at']}" if row["diverged_at"] is not None else "trained"
     figures = {name: row[name] for name in ("loss", "highest_output_norm", "highest_attention_logit")}
