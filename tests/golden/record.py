@@ -1,4 +1,4 @@
-"""The golden record: what a checkout of earlyfusion does, to compare with what another one does.
+"""The golden record: the behavior of a checkout of earlyfusion, to compare with another checkout.
 
     python tests/golden/record.py --tree ../before/earlyfusion --out records/old
     python tests/golden/record.py --tree . --out records/new
@@ -29,7 +29,7 @@ import numpy as np
 ABOUT = "about.json"
 SECTIONS = ("generation", "documents", "shards", "trainings", "chameleon", "commands")
 SHOWN = 3
-"""Differences that are printed of a part."""
+"""Most differences to print for a part."""
 
 
 def main() -> int:
