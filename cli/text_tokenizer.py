@@ -27,7 +27,7 @@ Writes OUT/text.model.""",
         metavar="FILE",
         nargs="+",
         required=True,
-        help="text files, one text per line; .jsonl, .json, .csv, .parquet files; folders of `datasets`",
+        help="text files, one text per line; files or folders of rows: .jsonl, .json, .csv, .parquet, ...",
     )
     parser.add_argument(
         "--vocab-size",
@@ -61,7 +61,7 @@ def run(args: Namespace) -> None:
     from ..data.text_corpus import Counted, read_texts
     from ..tokenizers.text import FILE, TextTokenizer
 
-    texts = Counted(text for name in args.input for text in read_texts(name, args.column))
+    texts = Counted(text for name in args.input for text in read_texts(name, args.column, print))
     tokenizer = TextTokenizer.train(
         texts,
         args.vocab_size,

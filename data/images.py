@@ -153,6 +153,11 @@ def read_images(
         )
     if skipped:
         warnings.warn(f"{name}: skipped {len(skipped)} unreadable images; {skipped[0]}", stacklevel=2)
+    if opened.listing is not None:
+        others = [(file, why) for file, why in opened.listing.unread if why.startswith("unknown")]
+        if others:
+            first = ": ".join(others[0])
+            warnings.warn(f"{name}: {len(others)} files are not read; the first: {first}", stacklevel=2)
     groups = number_groups({size: len(places) for size, places in found.items()})
     return ImageSet(
         rows=np.array([place for size in groups for place in found[size]]),

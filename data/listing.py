@@ -119,9 +119,11 @@ def list_files(path: Path, part: str = "train", ignore: Sequence[str] = ()) -> L
         stem = file.with_name(re.sub(r"(_stats)?\.(json|parquet)$", "", file.name))
         if stem != file and (stem in tars or stem in folders):
             unread.append((shown(file.relative_to(path)), "statistics that img2dataset wrote"))
-        elif (kind := kind_of(file)) is not None and not ABOUT.match(file.name):
+        elif ABOUT.match(file.name):
+            unread.append((shown(file.relative_to(path)), "about the data"))
+        elif (kind := kind_of(file)) is not None:
             files.append(DataFile(file, kind))
-        elif file.suffix.lower() in CONTENT and not ABOUT.match(file.name):
+        elif file.suffix.lower() in CONTENT:
             odd.append(file)
         else:
             unread.append((shown(file.relative_to(path)), f"unknown ending {shown(file.suffix)!r}"))

@@ -1,7 +1,7 @@
 """Texts to train a text tokenizer on, from files and data sets."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
@@ -19,11 +19,16 @@ class Counted:
             yield text
 
 
-def read_texts(path: str | Path, column: str = "text") -> Iterator[str]:
+def read_texts(
+    path: str | Path, column: str = "text", tell: Callable[[str], None] = lambda _: None
+) -> Iterator[str]:
     """The texts of a file or folder: ``column`` of its rows (strings, or lists of them), or the lines of a
     file with an unknown ending.
 
     What cannot be read is left out, with a warning.
+
+    Args:
+        tell: Called at the end with a line that says what was read, and which columns were not.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -39,7 +44,8 @@ def read_texts(path: str | Path, column: str = "text") -> Iterator[str]:
     if source.columns and column not in source.columns:
         raise ValueError(f"{path} has no column {column!r}, only {', '.join(source.columns)}")
     problems: list[str] = []
-    rows = streamed_rows(source, [column], Account(), lambda file, why: problems.append(f"{file}: {why}"))
+    account = Account()
+    rows = streamed_rows(source, [column], account, lambda file, why: problems.append(f"{file}: {why}"))
     found = False
     for number, row in enumerate(rows):
         cell = row.get(column)
@@ -51,6 +57,9 @@ def read_texts(path: str | Path, column: str = "text") -> Iterator[str]:
                 raise ValueError(f"{path}: row {number} of {column!r} holds a {kind}, expected a string")
             found = True
             yield text
+    others = [name for name in dict.fromkeys([*source.columns, *account.columns]) if name != column]
+    rest = f"; not used: {', '.join(others)}" if others else ""
+    tell(f"{path}: {account.rows:,} rows, column {column}{rest}")
     if not found and problems:
         raise ValueError(f"{path} has no text that can be read: {problems[0]}")
     if problems:

@@ -56,7 +56,7 @@ def test_what_is_not_read_is_named(tmp_path: Path):
         ".hidden/b.jsonl": "hidden",
         "__MACOSX/._a.jsonl": "hidden",
         "c.bin": "unknown ending '.bin'",
-        "LICENSE.txt": "unknown ending '.txt'",
+        "LICENSE.txt": "about the data",
     }
 
 
