@@ -239,7 +239,7 @@ def test_broken_and_large_uploads_and_other_files_get_a_message(visit: Open, tmp
     text.write_text("no picture")
     odd = tmp_path / "..%2f..%2fetc%2fpasswd.png"
     odd.write_bytes((EXAMPLES / "drawing.png").read_bytes())
-    for file, words in ((broken, "broken"), (large, "10 MB"), (text, "notes.txt")):
+    for file, words in ((broken, "damaged"), (large, "10 MB"), (text, "notes.txt")):
         page.set_input_files("#compose-prompt input[type=file]", str(file))
         page.wait_for_selector(f"#compose-prompt .said-by-page:has-text('{words}')")
         expect(page.locator("#compose-prompt .prompt img")).to_have_count(0)
