@@ -113,7 +113,7 @@ def test_invalid_tokens_are_reported(client: Any, token: int):
 def test_what_looks_like_a_file_of_gradio_is_not_fetched(
     client: Any, path: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Gradio looks for its files in all that comes, whatever it is for."""
+    """Gradio searches all input for its files."""
     asked: list[str] = []
     httpx: Any = importlib.import_module("httpx")
     monkeypatch.setattr(httpx.AsyncClient, "get", lambda *args, **more: asked.append(path))
