@@ -112,7 +112,7 @@ def test_type_too_large_for_its_strip_becomes_smaller_but_not_smaller_than_allow
         assert box.size is not None and 8 <= box.size < 24
     with pytest.raises(ValueError, match="16x64.*40 px"):
         page("word", size=(16, 64), type_sizes=(40, 40))
-    with pytest.raises(ValueError, match="no page of type"):
+    with pytest.raises(ValueError, match="16x32.*30 px"):
         page("page", size=(16, 32), type_sizes=(30, 30))
 
 

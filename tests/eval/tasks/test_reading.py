@@ -114,5 +114,5 @@ def test_what_cannot_be_read_is_skipped_with_a_reason(model, document_tokenizer,
     assert "96" in result["skipped"][2]
     with pytest.raises(ValueError, match="large.png"):
         reading.evaluate_reading(model, document_tokenizer, [large])
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="items is empty"):
         reading.evaluate_reading(model, document_tokenizer, [])

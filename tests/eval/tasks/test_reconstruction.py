@@ -232,7 +232,7 @@ def test_a_text_takes_up_its_ink(photo):
 
 
 def test_no_images_is_an_error(image_tokenizer):
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="items is empty"):
         measure(image_tokenizer, [])
 
 

@@ -108,7 +108,7 @@ def test_order_does_not_depend_on_batches(model, document_tokenizer):
 def test_what_cannot_be_written_is_one_line(model, document_tokenizer, pixel_reader):
     with pytest.raises(ValueError, match=r"earlyfusion\[ocr\]"):
         writing.evaluate_writing(model, document_tokenizer, WORDS, [])
-    with pytest.raises(ValueError, match="no words"):
+    with pytest.raises(ValueError, match="words is empty"):
         writing.evaluate_writing(model, document_tokenizer, [], [pixel_reader("lead", [])])
     with pytest.raises(ValueError, match=r"a.ud800") as caught:
         writing.write_words(model, document_tokenizer, [Word("a\ud800")])
