@@ -15,6 +15,7 @@ the stage that it was in, the trainings from their last checkpoint. The folder o
     samples/           drawings and interleaved documents
     results.json       all figures
     samples.png        some pictures for a README
+    summary.md         the figures in Markdown, to paste somewhere
     report.html        everything to look at, in one file
 """
 
