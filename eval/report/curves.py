@@ -43,13 +43,13 @@ def lm_charts(run: Run) -> list[str]:
             title="Transformer: loss by modality",
             y_label="nats per token",
             log_y=True,
-            note="How surprised the model is by the next letter, image code or structure token; lower is better.",
+            note="Surprise at the next letter, image code or structure token; lower is better.",
         ),
         line_chart(
             _both(run, "loss", "all"),
             title="Transformer: loss of all tokens",
             y_label="nats per token",
-            note="The mean over all of these tokens. It begins near ln V, the loss of guessing among V tokens.",
+            note="The mean over all of these. It begins near ln V, the loss of guessing among V tokens.",
         ),
     ]
 
@@ -75,7 +75,7 @@ def telemetry_charts(run: Run) -> list[str]:
             _modalities(run, "telemetry/leakage"),
             title="Probability given to other modalities",
             y_label="nats per token",
-            note="The part of the loss that knowing the modality of the next token would save; near 0 is good.",
+            note="The loss that knowing the modality of the next token would save; near 0 is good.",
         ),
         line_chart(
             _one(run, "train/grad_norm", "all", "before clipping"),
@@ -86,7 +86,7 @@ def telemetry_charts(run: Run) -> list[str]:
         line_chart(
             _one(run, "train/lr", "structure"),
             title="Learning rate",
-            note="The schedule: warm-up, a constant part, and the decay in which most fine detail is learned.",
+            note="The schedule: warm-up, a constant part, and the decay, which settles the details.",
         ),
         line_chart(
             updates,
@@ -105,8 +105,8 @@ def image_tokenizer_charts(run: Run) -> list[str]:
             _both(run, "psnr", "image"),
             title="Image tokenizer: PSNR",
             y_label="dB",
-            note="How close reconstructions are to their originals; higher is better. A dip marks the step from "
-            "which images are made of codes.",
+            note="How close reconstructions are to their originals; higher is better. A dip marks "
+            "the first step with codes.",
         ),
         line_chart(
             _both(run, "codebook_perplexity", "all"),

@@ -7,6 +7,8 @@ from typing import Any
 from .html import Card, Mark
 from .numbers import count, duration, figure, percent
 
+Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
+"""A training's name -> metric -> (step, value) pairs."""
 KINDS: dict[str, str] = {"word": "words", "random": "random strings"}
 FONTS: dict[str, str] = {"words": "training fonts", "words-new-fonts": "new fonts"}
 """Names of the kinds of texts, and of the held-out sets."""
@@ -71,7 +73,7 @@ def headline(results: Mapping[str, Any]) -> list[Card]:
     if ocr := _ocr(results, "words"):
         before = ocr["original"]["exact_match"]
         note = f"{_set(ocr)}, training fonts, that OCR still reads after the image tokenizer"
-        mark = Mark("before the tokenizer", before, "ceiling")
+        mark = Mark("before tokenizer", before, "ceiling")
         cards.append(_card(results, "survives", "Text that survives", note, [mark]))
     if drawing := results.get("drawing"):
         note = "drawings from training names whose nearest training picture has that name"
@@ -80,10 +82,8 @@ def headline(results: Mapping[str, Any]) -> list[Card]:
     return cards
 
 
-def moved(
-    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], vocab_size: int = 0
-) -> list[Card]:
-    """How far the trainings came: first and last values of their curves."""
+def moved(curves: Curves, vocab_size: int = 0) -> list[Card]:
+    """How far the trainings came: first and last values of their curves (see ``run.report``)."""
     found = []
     for part, metric, label, digits, note in (
         ("lm", "train/loss", "Loss of all tokens", 2, "nats per token, lower is better"),
@@ -187,7 +187,7 @@ def _ocr(results: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 def _ceiling(results: Mapping[str, Any], name: str) -> list[Mark]:
     """What OCR reads after the image tokenizer: the model sees no more than that."""
     ocr = _ocr(results, name)
-    return [Mark("OCR after tokenizer", ocr["reconstruction"]["exact_match"], "ceiling")] if ocr else []
+    return [Mark("after tokenizer", ocr["reconstruction"]["exact_match"], "ceiling")] if ocr else []
 
 
 def _set(scores: Mapping[str, Any]) -> str:

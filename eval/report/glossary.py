@@ -42,13 +42,13 @@ METRICS: dict[str, str] = {
         "Guessing among V tokens gives ln V; lower is better."
     ),
     "Perplexity": (
-        "The exponential of a loss: the number of equally likely tokens that would be as hard to guess. For a "
-        "codebook: the number of codes that would be in use if all were used equally often."
+        "The exponential of a loss: the number of equally likely tokens that would be as hard to guess. "
+        "For a codebook: the number of codes that would be in use if all were used equally often."
     ),
     "Codes used": "Share of the codebook that occurs at all. Unused codes are wasted.",
     "Bits per pixel": (
-        "Size of the codes: tokens per image times log2 of the codebook, divided by the pixels. A PNG of such "
-        "a picture has 24 bits per pixel before it is packed."
+        "Size of the codes: tokens per image times log2 of the codebook, divided by the pixels. A PNG of "
+        "such a picture has 24 bits per pixel before it is packed."
     ),
     "Leakage": (
         "The part of the loss that comes from probability given to tokens of another modality, such as a "

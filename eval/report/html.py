@@ -1,9 +1,9 @@
 """Pages about images, text and tokens: pure functions that return HTML.
 
 A page is one file that loads nothing: images are data URIs, curves (``charts``) are inline SVG, and one small
-script (``html_script``) adds what HTML cannot do, such as values on hover. Everything is there without it, and
-the page's policy lets no other script run. Colors follow the reader's light or dark setting. Text is escaped
-here; captions and arguments named ``html`` are not.
+script (``html_script``) adds what HTML cannot do, such as values on hover. Everything is there without it,
+and the page's policy lets no other script run. Colors follow the reader's light or dark setting. Text is
+escaped here; captions and arguments named ``html`` are not.
 """
 
 import base64
@@ -147,8 +147,9 @@ def document(parts: Iterable[Part], scale: int = 3, uri: Callable[[Image.Image],
 def token_strip(cells: Iterable[TokenCell], pictures: Sequence[Image.Image] = ()) -> str:
     """Tokens as a row of cells, colored by modality, with their detail on hover.
 
-    With ``pictures``, those of the blocks in their order, each code of an image shows the piece of the picture
-    at its place. A script can go further: each cell has its ``data-block`` and ``data-place`` ("row,column").
+    With ``pictures``, those of the blocks in their order, each code of an image shows the piece of the
+    picture at its place. A script can go further: each cell has its ``data-block`` and ``data-place``
+    ("row,column").
     """
     cells = list(cells)
     last: dict[int, list[int]] = {}  # block -> largest row and column

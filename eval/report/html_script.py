@@ -1,4 +1,5 @@
 """The script of the pages that ``html`` makes. Pages work without it; it reaches no network."""
+# ruff: noqa: E501
 
 SCRIPT = """
 "use strict";

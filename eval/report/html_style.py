@@ -18,7 +18,7 @@ PARTS = """
 .cards strong { font-size: 1.9rem; line-height: 1.15; letter-spacing: -.02em; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .cards span { font-weight: 600; font-size: .95rem; }
 .cards small { font-size: .82rem; line-height: 1.4; }
-.cards ul { list-style: none; margin: 0; padding: 0; font-size: .82rem; line-height: 1.5; color: var(--soft); }
+.cards ul { list-style: none; margin: 0; padding: 0; font-size: .8rem; line-height: 1.5; color: var(--soft); }
 .cards li { display: flex; align-items: center; gap: .4rem; } .cards li b { margin-left: auto; font-weight: 600; color: var(--ink); }
 .cards li i { width: .28rem; height: .85rem; border-radius: 2px; flex: none; }
 .meter { position: relative; height: .6rem; border-radius: .3rem; background: var(--line); margin: .2rem 0; }
@@ -91,8 +91,10 @@ details details { margin: .7rem 0; } details details > summary { color: var(--te
 .banner { border: 1px solid var(--image); border-left-width: 6px; border-radius: .8rem; background: var(--card); padding: 1rem 1.2rem; margin: 1.2rem 0; }
 .banner p { margin: .25rem 0; max-width: none; } .banner b { font-size: 1.1rem; }
 .aside { border-left: 4px solid var(--line); padding: .1rem 0 .1rem 1rem; margin: 1rem 0; font-size: .95rem; }
-.hero { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: .8rem; margin: 1.3rem 0 .4rem; }
-.hero .document { margin: 0; background: var(--card); }
+.hero { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.3rem 0 .4rem; }
+.hero figure { flex: 1 1 9rem; background: var(--card); align-items: center; justify-content: center; border-radius: .8rem; }
+.hero figure:has(.stacked) { flex-basis: 15rem; } .hero .stacked { max-width: 100%; }
+.hero figcaption { color: var(--ink); font-size: .95rem; }
 .stages td:last-child { text-align: left; }
 .share { display: inline-block; height: .6rem; border-radius: .3rem; background: var(--text); min-width: 2px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; margin: .6rem 0; font-size: .92rem; }
@@ -111,8 +113,10 @@ body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
 main { max-width: 68rem; margin: 0 auto; padding: 2.2rem 1.1rem 4rem; min-width: 0; }
 section, [id] { scroll-margin-top: 3.2rem; }
-section > details > summary { list-style-position: outside; } section h2 { display: inline; }
-section > details[open] > summary { margin-bottom: .5rem; }
+section > details > summary:has(h2) { list-style: none; display: flex; justify-content: space-between; align-items: baseline; }
+section > details > summary:has(h2)::-webkit-details-marker { display: none; }
+section > details > summary:has(h2)::after { content: "+"; color: var(--soft); font-size: 1.3rem; line-height: 1; }
+section > details[open] > summary:has(h2)::after { content: "−"; }
 .contents { position: sticky; top: 0; z-index: 1; display: flex; gap: 1.1rem; overflow-x: auto; white-space: nowrap; padding: .6rem 1.1rem;
   background: var(--page); border-bottom: 1px solid var(--line); font-size: .92rem; }
 .contents a { color: var(--soft); text-decoration: none; } .contents a:hover { color: var(--text); text-decoration: underline; }

@@ -19,16 +19,15 @@ with what moved.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from . import html, sections
-from .figures import headline, is_check, moved, verdict
+from .figures import Curves, headline, is_check, moved, verdict
 from .numbers import count, duration
-from .sections import Curves
 
-HERO = 3
-"""Documents at the top of the page."""
+DRAWN, WRITTEN = 4, 3
+"""Drawings and words at the top of the page."""
 
 
 def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curves) -> str:
@@ -52,7 +51,7 @@ def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curve
         ("run", "This run", sections.this_run(results)),
     ]
     found = [one for one in found if one[2]]
-    top = [_banner(results), _moved(results, curves, sheets)] if is_check(results) else [_hero(documents)]
+    top = [_banner(results), _moved(results, curves, sheets)] if is_check(results) else [_hero(gallery)]
     return html.page(
         "earlyfusion: a run from scratch",
         "<h1>Pixels and words, one token stream</h1>",
@@ -91,18 +90,21 @@ def _moved(results: Mapping[str, Any], curves: Curves, sheets: Mapping[str, Any]
     return f"<section><h2>What moved</h2>{html.cards(cards)}{seen}</section>"
 
 
-def _hero(documents: Sequence[Mapping[str, Any]]) -> str:
-    """The documents in which the model wrote most, large."""
-    own = [sum(not part.get("prompt") for part in one["parts"]) for one in documents]
-    order = sorted((n for n in range(len(documents)) if own[n]), key=lambda n: -own[n])[:HERO]
-    if not order:
+def _hero(gallery: Mapping[str, Any]) -> str:
+    """The first drawings and the first held-out texts that the model wrote, large."""
+    drawn = [one for one in gallery.get("drawings", []) if one["picture"] is not None][:DRAWN]
+    written = [one for one in gallery.get("writings", []) if one["picture"] is not None][:WRITTEN]
+    figures = [html.figure(html.picture(one["picture"], 3), html.escape(one["prompt"])) for one in drawn]
+    if written:
+        images = [(one["text"], one["picture"]) for one in written]
+        figures.append(html.figure(html.beside(images, 3, stacked=True)))
+    if not figures:
         return ""
-    shown = (html.document([sections.part(p) for p in documents[n]["parts"]], scale=3) for n in sorted(order))
-    told = (
-        f"{len(order)} of the {len(documents)} documents below, those with the most parts of the model's own; nobody "
-        "picked them by their looks. Dashed frames and plain text are the prompt, blue is what the model wrote."
+    told = sections.note(
+        f"Made by the model: its first {len(drawn)} drawings, from their names, and the first {len(written)} "
+        "texts that it wrote and that no training text or image contains. Nobody picked them."
     )
-    return f'<div class="hero">{"".join(shown)}</div>{sections.note(told)}'
+    return f'<div class="hero">{"".join(figures)}</div>{told}'
 
 
 def _cards(results: Mapping[str, Any]) -> str:
@@ -110,12 +112,13 @@ def _cards(results: Mapping[str, Any]) -> str:
     if not cards:
         return ""
     told = sections.note(
-        "Bars go from 0% to 100%. The notches are the recorded full demo, the model that comes with the package, and "
-        "a ceiling: what OCR reads in real type, before or after the image tokenizer. The sets of the two models "
-        "differ a little from this run's."
+        "Bars go from 0% to 100%. The notches are the recorded full demo, the model that comes with the "
+        "package, and a ceiling: what OCR reads in real type, before or after the image tokenizer. The "
+        "sets of the two models differ a little from this run's."
     )
     if is_check(results):
-        return f"<section>{html.details('Figures on held-out words, near zero as expected', html.cards(cards), told)}</section>"
+        title = "Figures on held-out words, near zero as expected"
+        return f"<section>{html.details(title, html.cards(cards), told)}</section>"
     return html.cards(cards) + told
 
 

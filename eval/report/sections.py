@@ -1,4 +1,5 @@
-"""The sections of a run's report, each a pure function of a part of what ``run.report`` takes; "" if it is empty."""
+"""The sections of a run's report, each a pure function of a part of what ``run.report`` takes; "" if it "
+"is empty."""
 
 import math
 import shlex
@@ -8,12 +9,11 @@ from typing import Any
 from . import html
 from .charts import charts_grid
 from .curves import image_tokenizer_charts, lm_charts, telemetry_charts
-from .figures import FONTS, by_kind, codes, facts, is_check, kind_name, markdown, moved
+from .figures import FONTS, Curves, by_kind, codes, facts, is_check, kind_name, markdown, moved
 from .glossary import how_to_read
 from .html import Part, TokenCell
 from .numbers import figure, percent
 
-Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 Section = tuple[str, str, str]
 """Id, title and content."""
 SHOWN, LISTED = 10, 24
@@ -39,7 +39,8 @@ def progress(sheets: Mapping[str, Sequence[tuple[int, Any]]]) -> str:
     """What the networks made during their trainings: sheets by step."""
     told = {
         "samples": "What the transformer draws from the same names, as its training goes on.",
-        "reconstructions": "Validation images above what the image tokenizer makes of them, as its training goes on.",
+        "reconstructions": "Validation images above what the image tokenizer makes of them, as its "
+        "training goes on.",
     }
     body = []
     for name, some in sheets.items():
@@ -63,9 +64,10 @@ def drawings(some: Sequence[Mapping[str, Any]]) -> str:
         pictures = html.beside([(name, image) for name, image in images if image is not None], scale=2)
         figures.append(html.figure(pictures, f"<b>{html.escape(one['prompt'])}</b>", right=right))
     told = (
-        f"The first {len(some)} samples of the seed: nobody picked them. The names are training names, so the "
-        "model has learned these drawings; beside each is the nearest training picture (smallest mean squared "
-        "difference of the pixels). A dashed frame marks a drawing that is nearest to something else."
+        f"The first {len(some)} samples of the seed: nobody picked them. The names are training names, so "
+        "the model has learned these drawings; beside each is the nearest training picture (smallest mean "
+        "squared difference of the pixels). A dashed frame marks a drawing that is nearest to something "
+        "else."
     )
     return note(told) + html.sheet(figures, 232)
 
@@ -84,9 +86,9 @@ def documents(some: Sequence[Mapping[str, Any]], tokens: Sequence[Sequence[Any]]
         cells = [TokenCell(*token) for token in tokens]
         pictures = [p["image"] for p in some[0]["parts"] if "image" in p]
         told_tokens = (
-            "The first document as the transformer sees it: one row of tokens. Gray is structure (such as the "
-            "height and width of a picture), blue is text, and each code of a picture shows the piece of the "
-            "picture that it stands for. Point at a token to see what it is and where it goes."
+            "The first document as the transformer sees it: one row of tokens. Gray is structure (such as "
+            "the height and width of a picture), blue is text, and each code of a picture shows the piece "
+            "of the picture that it stands for. Point at a token to see what it is and where it goes."
         )
         again = shown[0] if any(cell.place for cell in cells) else ""
         strip = (
@@ -183,7 +185,8 @@ def image_tokenizer(groups: Mapping[str, Sequence[Mapping[str, Any]]], scores: M
     body = [
         note(
             "An image becomes a grid of codes and an image again: first the original, then the "
-            f"reconstruction{', and what OCR reads in it' if read else ''}. The model never sees what is lost here."
+            f"reconstruction{', and what OCR reads in it' if read else ''}. The model never sees what is "
+            "lost here."
         )
     ]
     for title, items in groups.items():
@@ -278,9 +281,8 @@ def learning(
     told = note("Point at a chart, or use the arrow keys, to see the values at a step. Dashed: validation.")
     more = html.details("More curves", charts_grid(rest)) if rest else ""
     terms = ("Loss", "Perplexity", "PSNR", "Codes used", "Leakage")
-    return (
-        (far if not is_check(results) else "") + told + main + _mixture(results) + more + how_to_read(terms)
-    )
+    far = "" if is_check(results) else far  # the page began with it
+    return far + told + main + _mixture(results) + more + how_to_read(terms)
 
 
 def _mixture(results: Mapping[str, Any]) -> str:
@@ -291,19 +293,18 @@ def _mixture(results: Mapping[str, Any]) -> str:
         if f"train {what}" not in share:
             return ""
         train, validation = (f"{share[f'{part} {what}']:.0%}" for part in ("train", "validation"))
-        return f" ({train} of the training {what} are single words in type, {validation} of the validation {what})"
+        return f" ({train} of training's {what} are single words in type, {validation} of validation's)"
 
     points = (
-        "A training point is the mean over the steps since the point before, with the weights of those steps. A "
-        "validation point is the mean over the whole validation set, with the weights of that one step.",
-        "Validation holds out words, not pictures, and is another mixture" + compared("documents") + ". Its "
-        "other documents draw and name the very pictures of the training, which the model has seen many times. "
+        "A training point is the mean over the steps since the point before, with the weights of those "
+        "steps. A validation point is the mean over the whole validation set, with the weights of one step.",
+        f"Validation holds out words, not pictures, and is another mixture{compared('documents')}. Its other "
+        "documents draw and name the very pictures of the training, which the model has seen many times. "
         "Their codes and names are easy to predict, so validation losses lie below training losses. Compare "
         "a curve with the same curve of another run.",
-        "The PSNR of training is that of the mean squared error of all images. The PSNR of validation is the mean "
-        "of each image's PSNR, which is never lower on the same images. The images differ, too"
-        + compared("images")
-        + ".",
+        "The PSNR of training is that of the mean squared error of all images. The PSNR of validation is "
+        "the mean of each image's PSNR, which is never lower on the same images. The images differ, too"
+        f"{compared('images')}.",
     )
     items = "".join(f"<li>{html.escape(point)}</li>" for point in points)
     return f'<div class="aside"><b>Why training and validation curves differ</b><ul>{items}</ul></div>'
@@ -330,8 +331,8 @@ def next_steps(results: Mapping[str, Any]) -> str:
     model = shlex.quote(f"{folder}/model")
     commands = (html.command(f"earlyfusion {words.format(model)}", told) for told, words in steps)
     own = (
-        '<p class="note">Train on your own pictures and texts: <code>docs/own-data.md</code> in the repository has '
-        "the five commands. <code>earlyfusion --help</code> lists all others.</p>"
+        '<p class="note">Train on your own pictures and texts: <code>docs/own-data.md</code> in the '
+        "repository has the five commands. <code>earlyfusion --help</code> lists all others.</p>"
     )
     return "".join(commands) + own
 
@@ -351,12 +352,13 @@ def this_run(results: Mapping[str, Any]) -> str:
         )
         rows += f"<tr><td>total</td><td>{total:,.0f}</td><td></td></tr>"
         body.append(
-            '<div class="scroll" tabindex="0"><table class="stages"><caption>Seconds of each stage</caption><tbody>'
-            f"{rows}</tbody></table></div>"
+            '<div class="scroll" tabindex="0"><table class="stages"><caption>Seconds of each stage</caption>'
+            f"<tbody>{rows}</tbody></table></div>"
         )
     summary = (
         f'<pre class="markdown" tabindex="0"><code class="copy">{html.escape(markdown(results))}</code></pre>'
     )
     told = note("To paste into an issue or a log; the same text is in summary.md beside this page.")
-    body.append(f"<h3>Summary in Markdown</h3>{told}{summary}")
+    pre = f'<pre class="markdown" tabindex="0">{summary}</pre>'
+    body.append(f"<h3>Summary in Markdown</h3>{told}{pre}")
     return "".join(body)

@@ -74,8 +74,8 @@ def _reconstructions(
     out: dict[str, list[dict[str, Any]]] = {}
     for title, some in (
         ("Words in training fonts", items[WORDS][:10]),
-        ("Words in held-out fonts", items[NEW_FONTS][:10]),
-        ("Larger type in held-out fonts", items[LARGE][:6]),
+        ("Words in new fonts", items[NEW_FONTS][:10]),
+        ("Larger type in new fonts", items[LARGE][:6]),
         ("Pictures of held-out things", items[PICTURES][:12]),
     ):
         after = reconstruct_pictures(tokenizer, [item.image for item in some])
