@@ -6,7 +6,6 @@ SCRIPT = """
 const all = (node, selector) => [...node.querySelectorAll(selector)];
 
 // Curves: the legend shows the values at the step under the pointer, or under the arrow keys.
-const SVG = "http://www.w3.org/2000/svg";
 function curvesAt(svg, x) {
   const figure = svg.closest("figure"), values = all(figure, ".legend small");
   all(svg, ".here").forEach(node => node.remove());
@@ -17,7 +16,7 @@ function curvesAt(svg, x) {
     points.forEach((point, k) => { if (Math.abs(point.x - x) < Math.abs(points[i].x - x)) i = k; });
     values[n].dataset.last ??= values[n].textContent;
     values[n].textContent = ys[i];
-    const dot = document.createElementNS(SVG, "circle");
+    const dot = document.createElementNS(svg.namespaceURI, "circle");
     for (const [name, value] of [["class", "here"], ["cx", points[i].x], ["cy", points[i].y], ["r", 4]])
       dot.setAttribute(name, value);
     dot.style.fill = getComputedStyle(line).stroke;
@@ -25,7 +24,7 @@ function curvesAt(svg, x) {
     if (Math.abs(points[i].x - x) < nearest) [nearest, step, place] = [Math.abs(points[i].x - x), xs[i], points[i].x];
   });
   if (step === null) return;
-  const rule = document.createElementNS(SVG, "path");
+  const rule = document.createElementNS(svg.namespaceURI, "path");
   rule.setAttribute("class", "here");
   rule.setAttribute("d", `M${place} 14V254`);
   svg.append(rule);

@@ -123,7 +123,8 @@ section > details[open] > summary:has(h2)::after { content: "−"; }
 .spot { position: absolute; border: 2px solid #e5006d; pointer-events: none; } .drawn { position: relative; }
 @media (min-width: 82rem) { body:has(.contents) { display: grid; grid-template-columns: 11rem minmax(0, 68rem); justify-content: center; align-items: start; }
   .contents { flex-direction: column; gap: .55rem; max-height: 100vh; white-space: normal; border: 0; padding: 2.6rem .4rem 2rem 0; }
-  section, [id] { scroll-margin-top: 1rem; } main { margin: 0; width: 100%; } }
+  body:has(.contents) main { margin: 0; width: 100%; } section, [id] { scroll-margin-top: 1rem; } }
+figure > .document { border: 0; margin: 0; padding: 0 .2rem; }
 @media print { .contents { display: none; } pre button { display: none; } }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; letter-spacing: -.015em; }
 h2 { font-size: 1.25rem; margin: 0 0 .35rem; letter-spacing: -.01em; }
