@@ -45,10 +45,11 @@ def progress(sheets: Mapping[str, Sequence[tuple[int, Any]]]) -> str:
     body = []
     for name, some in sheets.items():
         if len(some) > 1:
+            width = min(480, max(sheet.width for _, sheet in some) + 20)
+            some = some if width < 480 else (some[0], some[-1])  # wide ones: the first and the last
             figures = [
                 html.figure(html.picture(sheet, 1), f"after <b>{step:,}</b> steps") for step, sheet in some
             ]
-            width = min(480, max(sheet.width for _, sheet in some) + 20)
             body.append(note(told[name]) + html.sheet(figures, width))
     return "".join(body)
 
