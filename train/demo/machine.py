@@ -3,7 +3,9 @@
 import os
 import platform
 import resource
+import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ PACKAGES = (
 
 
 def facts(command: str) -> dict[str, Any]:
-    """Command, machine and versions, for the report."""
+    """Command, date, commit, machine and versions, for the report."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "command": command,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
         "machine": {
             "cpu": cpu_name(),
             "cores": f"{cores} cores",
@@ -36,6 +40,18 @@ def facts(command: str) -> dict[str, Any]:
         },
         "versions": versions(),
     }
+
+
+def commit(root: Path = Path(__file__).parents[2]) -> str | None:
+    """The git commit of this code, marked if files were changed; None if it is not a checkout."""
+    if not (root / ".git").exists():  # the package of a wheel may lie in someone else's repository
+        return None
+    command = ("git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*")
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def cpu_name() -> str:

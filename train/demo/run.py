@@ -15,6 +15,7 @@ the stage that it was in, the trainings from their last checkpoint. The folder o
     samples/           drawings and interleaved documents
     results.json       all figures
     samples.png        some pictures for a README
+    summary.md         the figures in Markdown, to paste somewhere
     report.html        everything to look at, in one file
 """
 
@@ -29,7 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ...eval.report.figures import headline
+from ...eval.report.figures import REFERENCES, headline, verdict
 from ...eval.report.numbers import duration, rough_duration
 from ...tokenizers.files import read_json, write_json
 from .budget import CONFIGS, plan
@@ -176,10 +177,15 @@ def _outlook(todo: Sequence[Stage], number: int, expected: Mapping[str, float], 
 def _summary(folder: Path) -> None:
     """The figures, in a table, and where everything is."""
     results = read_json(folder / "results.json", "the figures of a demo")
-    table = Table(show_header=False, title="held out: words, fonts", title_justify="left")
+    table = Table("held out", "this run", *REFERENCES, "", title_justify="left")
     for card in headline(results):
-        table.add_row(card.label, f"[bold]{card.value}[/bold]", card.note)
+        known = {mark.name: f"{mark.share:.0%}" for mark in card.marks}
+        table.add_row(
+            card.label, f"[bold]{card.value}[/bold]", *(known.get(n, "") for n in REFERENCES), card.note
+        )
     console = Console(highlight=False)
+    for sentence in verdict(results):
+        console.print(sentence, markup=False)
     console.print(table)
     memory = results["peak_memory_bytes"] / 2**30
     console.print(f"{duration(results['seconds'])}, at most {memory:.1f} GiB of memory", soft_wrap=True)

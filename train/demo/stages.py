@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from ...eval.items import METADATA, Item, images_from_folder
 from ...eval.metrics.ocr import readers
 from ...eval.report.contact_sheet import contact_sheet
 from ...eval.report.curves import read_metrics
+from ...eval.report.figures import markdown
 from ...eval.report.gallery import load_gallery, save_gallery
 from ...eval.report.run import report as report_page
 from ...fusion_lm.folder import load_model
@@ -30,7 +33,7 @@ from .corpus_files import (
     write_corpus,
 )
 from .gallery import SHOWN, evaluation_gallery, sample_gallery
-from .results import collect, measured
+from .results import collect, measured, one_word_share
 
 READER = "rapidocr"
 """The judge. A second one, Tesseract, would take longer than the training."""
@@ -88,7 +91,7 @@ def stages(run: Run) -> tuple[Stage, ...]:
         Stage("transformer", ("lm", "model"), (fit_lm(run), copy_model)),
         Stage("evaluation", ("evaluation",), (*evaluation(run), evaluation_pictures)),
         Stage("samples", ("samples",), (samples,)),
-        Stage("report", ("results.json", "samples.png", "report.html"), (report,)),
+        Stage("report", ("results.json", "samples.png", "summary.md", "report.html"), (report,)),
     )
 
 
@@ -216,9 +219,18 @@ def samples(run: Run) -> dict[str, Any]:
 
 
 def report(run: Run) -> dict[str, Any]:
-    """Write results.json, samples.png and report.html."""
-    results = {"budget": run.configs.name, "seed": run.seed, **run.facts, **collect(run.folder, run.done)}
+    """Write results.json, samples.png, summary.md and report.html."""
+    results = {
+        "budget": run.configs.name,
+        "seed": run.seed,
+        "folder": str(run.folder),
+        **run.facts,
+        **collect(run.folder, run.done),
+        "one_word_share": one_word_share(run.budget.corpus, run.done["corpus"]["counts"]),
+    }
     gallery = load_gallery(run.folder / "evaluation" / "pictures") | load_gallery(run.folder / "samples")
+    sheets = {"samples": run.folder / "lm", "reconstructions": run.folder / "image-tokenizer"}
+    gallery["progress"] = {name: step_sheets(folder / name) for name, folder in sheets.items()}
     curves = {
         "image_tokenizer": read_metrics(run.folder / "image-tokenizer"),
         "lm": read_metrics(run.folder / "lm"),
@@ -226,6 +238,15 @@ def report(run: Run) -> dict[str, Any]:
     sheet = run.folder / ".samples.png"  # beside its final name, so that replacing it is one step
     contact_sheet(gallery).save(sheet, "PNG", optimize=True)
     sheet.replace(run.folder / "samples.png")
+    write_text(run.folder / "summary.md", markdown(results))
     write_text(run.folder / "report.html", report_page(results, gallery, curves))
     write_json(run.folder / "results.json", results)
     return {}
+
+
+def step_sheets(folder: Path) -> list[tuple[int, Image.Image]]:
+    """The sheets of pictures that a training drew, with their steps (see ``train.callbacks.pictures``)."""
+    return [
+        (int(path.stem.removeprefix("step-")), Image.open(path).convert("RGB"))
+        for path in sorted(folder.glob("step-*.png"))
+    ]
