@@ -30,7 +30,7 @@ def _rehearsal(trainer: Any) -> bool:
 class Checkpoints(ModelCheckpoint):
     """Writes RUN/last.ckpt every N seconds or steps, and at the end.
 
-    It always holds good weights: none is written while the run is in trouble (:func:`.divergence.trouble`).
+    It always holds good weights: none is written while the run is in trouble (``divergence.trouble``).
     If a validation follows the step, the checkpoint is written after it, since a resumed run does not repeat
     it. The checkpoint at the end marks a finished run.
     """
@@ -125,7 +125,7 @@ def remove(path: Path) -> None:
 
 class ModelFolder(Callback):
     """Writes RUN/model, whole or not at all, with every checkpoint and at the end, unless the run is in
-    trouble (:func:`.divergence.trouble`)."""
+    trouble (``divergence.trouble``)."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not _rehearsal(trainer):

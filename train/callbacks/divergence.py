@@ -35,7 +35,7 @@ class Diverged(ValueError):
 
 @dataclass
 class Figures:
-    """State of :class:`Divergence`; plain numbers, stored in the checkpoints."""
+    """State of ``Divergence``; plain numbers, stored in the checkpoints."""
 
     skipped: int = 0
     """Skipped steps in total."""
@@ -138,7 +138,7 @@ class Divergence(Callback):
             )
 
     def trouble(self, trainer: L.Trainer) -> str:
-        """See the function :func:`trouble`."""
+        """See the module's ``trouble``."""
         self._look(trainer)
         if self.figures.streak:
             return f"the gradient was not finite in {self.figures.streak} step(s) in a row"
@@ -184,7 +184,7 @@ class Divergence(Callback):
 
 
 def trouble(trainer: Any) -> str:
-    """What is wrong with a run now, as a clause; empty if nothing is, or without a :class:`Divergence`.
+    """What is wrong with a run now, as a clause; empty if nothing is, or without a ``Divergence``.
 
     A run in trouble writes no checkpoint. All ranks must call it.
     """
@@ -192,7 +192,7 @@ def trouble(trainer: Any) -> str:
 
 
 def skipped_steps(trainer: Any) -> int:
-    """Number of skipped steps so far, for the curves; 0 without a :class:`Divergence`."""
+    """Number of skipped steps so far, for the curves; 0 without a ``Divergence``."""
     return next((c.figures.skipped for c in trainer.callbacks if isinstance(c, Divergence)), 0)
 
 

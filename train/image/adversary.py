@@ -21,7 +21,7 @@ CLIP = 1.0
 
 @dataclass(frozen=True)
 class AdversaryConfig:
-    """Hyper-parameters of :class:`Adversary`."""
+    """Hyper-parameters of ``Adversary``."""
 
     weight: float = 0.0
     """Weight of the adversarial loss, on top of the adaptive weight, which makes its gradient at the
@@ -103,7 +103,7 @@ class Adversary:
     """The discriminator with its optimizer, and its term for the image tokenizer's loss. Both exist only if
     the loss has a weight.
 
-    Call :meth:`discriminator_step` before :meth:`generator_loss` in every training step: in the other order
+    Call ``discriminator_step`` before ``generator_loss`` in every training step: in the other order
     the discriminator's weights would change before the generator's backward pass. Not an ``nn.Module``, so it
     is neither in the tokenizer's weights nor wrapped by DDP.
     """

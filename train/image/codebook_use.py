@@ -8,7 +8,7 @@ from ...eval.metrics.codebook import code_counts, perplexity, usage
 
 
 class CodebookUse(Metric):
-    """Counts how often each code is used (:mod:`...eval.metrics.codebook`).
+    """Counts how often each code is used (``eval.metrics.codebook``).
 
     ``usage`` is the fraction of the codes that were used at all, ``perplexity`` the exp of the entropy; with
     several codes per position, the geometric mean over the slots.

@@ -31,7 +31,7 @@ class WeightEMA(Callback):
     """Averages ``training.net``: validation, pictures, checkpoints and the model folder use the average.
 
     Training continues with the raw weights, which checkpoints hold too. Other callbacks that use the network
-    during a fit do so within :func:`averaged`.
+    during a fit do so within ``averaged``.
     """
 
     def __init__(self, decay: float = 0.999, start: int = 0) -> None:

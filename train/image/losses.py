@@ -119,7 +119,7 @@ class ReconstructionLoss:
         return cls(weights, recognizer, lpips)
 
     def terms(self, reconstruction: Tensor, images: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-        """Unweighted scalars by name; ``boxes`` (N, 5) as in :func:`text_distance`."""
+        """Unweighted scalars by name; ``boxes`` (N, 5) as in ``text_distance``."""
         terms = {"l1": l1(reconstruction, images), "mse": mse(reconstruction, images)}
         if self.weights["chroma"]:
             terms["chroma"] = chroma(reconstruction, images)

@@ -31,7 +31,7 @@ BLANK = 0
 
 @dataclass(frozen=True)
 class RecognizerConfig:
-    """Hyper-parameters of :class:`Recognizer`."""
+    """Hyper-parameters of ``Recognizer``."""
 
     channels: tuple[int, ...] = (48, 96, 128)
     """Width of each of the three stages."""
@@ -103,7 +103,7 @@ class Recognizer(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a folder written by :meth:`save`, strictly, in evaluation mode.
+        """Read a folder written by ``save``, strictly, in evaluation mode.
 
         Raises:
             FileNotFoundError: A file is missing.

@@ -86,7 +86,7 @@ def muon(
     weight_decay: float,
     momentum: float = 0.95,
 ) -> Muon:
-    """:class:`Muon` for a ``FusionLM``: Muon for the matrices of its blocks, AdamW for all else."""
+    """``Muon`` for a ``FusionLM``: Muon for the matrices of its blocks, AdamW for all else."""
     matrices = [m.weight for m in network.get_submodule("blocks").modules() if isinstance(m, nn.Linear)]
     known = {id(matrix) for matrix in matrices}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in known]

@@ -100,7 +100,7 @@ class Samples(Drawing):
         if fitting := [p for p in prompts if len(p) < context - 8]:
             try:
                 results += generate(net, vocab, fitting, then=self.then, **options)
-            except ValueError:  # no room for `then` after one of the prompts
+            except ValueError:  # no room for ``then`` after one of the prompts
                 results += generate(net, vocab, fitting, **options)
         return [self._tokenizer.decode(result.tokens, partial="drop") for result in results]
 

@@ -136,7 +136,7 @@ def gradient_cosines(
     net: FusionLM, terms: LossTerms, modalities: Sequence[str]
 ) -> dict[tuple[str, str], Tensor]:
     """Cosine (scalar) between the gradients of the mean losses of each pair of ``modalities``, for the
-    weights of the blocks; NaN if a modality is missing. ``terms`` come from :func:`observe`.
+    weights of the blocks; NaN if a modality is missing. ``terms`` come from ``observe``.
 
     Does not change ``parameter.grad``. Needs memory for one gradient of these weights per modality.
     """
@@ -229,14 +229,14 @@ class Telemetry(Callback):
                                    mean over tokens, without padding, of the L2 norm of the residual stream
                                    before the last norm, by the modality of the token
     ``attention_logit``, ``attention_logit/layer_NN``
-                                   the largest, see :func:`max_attention_logit`
+                                   the largest, see ``max_attention_logit``
     ``row_norm/MODALITY``          mean L2 norm of the modality's rows of lm_head
     ``gradient_cosine``            if requested, between the gradients of two modalities' losses for the
                                    weights of the blocks; the mean over all pairs and ranks
 
     Measured after the step: ``gradient_norm``, before clipping, and ``update_ratio/GROUP``: the norm of the
     step divided by that of the weights, for embedding, lm_head, qkv, out, gate_up and down of all layers
-    (:class:`WeightsBefore`). A modality without tokens in the windows has no figures.
+    (``WeightsBefore``). A modality without tokens in the windows has no figures.
     """
 
     def __init__(self, every: int = 50, rows: int = 8, gradient_cosine: bool = False) -> None:

@@ -27,7 +27,7 @@ def weight_decay_groups(
 def adamw(
     network: nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW for the parameters that are trained, in the groups of :func:`weight_decay_groups`."""
+    """AdamW for the parameters that are trained, in the groups of ``weight_decay_groups``."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = weight_decay_groups(network, trained, weight_decay)
     device = next(network.parameters()).device.type

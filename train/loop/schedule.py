@@ -3,7 +3,7 @@
 import math
 
 SCHEDULES = ("wsd", "cosine", "exponential")
-"""Shapes of the learning rate after the warm-up; see :func:`lr_factor`."""
+"""Shapes of the learning rate after the warm-up; see ``lr_factor``."""
 
 
 def lr_factor(

@@ -47,7 +47,7 @@ class TrainingSettings:
 
     @classmethod
     def load(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`stored`; also reads the values of earlier versions."""
+        """The inverse of ``stored``; also reads the values of earlier versions."""
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in cls.upgraded(stored).items() if name in known}
         return cls(**{n: cls.nested[n](**v) if n in cls.nested else v for n, v in values.items()})

@@ -1,6 +1,6 @@
 """The registry of everything that can be trained, for the command line, ``fit`` from Python and the docs.
 
-To train something new, add a :class:`Trainable` to ``TRAINABLES``. Classes are given as
+To train something new, add a ``Trainable`` to ``TRAINABLES``. Classes are given as
 ``"folder.module:Class"``, from the package's root, and imported when they are used: this module imports only
 the standard library, so that help is instant.
 """
