@@ -112,9 +112,7 @@ class Corpus:
     def string(self, text: str) -> str:
         """Return ``text``, or fail if it contains a held-out word or is a text that is measured."""
         if text in self.measured or contains_any(text.lower(), self.held_out):
-            raise AssertionError(
-                f"{text!r} is or contains a held-out text, and must not be trained on"
-            )
+            raise AssertionError(f"{text!r} is or contains a held-out text, and must not be trained on")
         return text
 
     def words(self, words: Sequence[str], count: int) -> list[str]:
