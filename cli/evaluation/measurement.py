@@ -27,7 +27,7 @@ def add_measurement(
         "--limit",
         metavar="N",
         type=positive_integer,
-        help="measure only the first N items of each kind (default: all)",
+        help="use only the first N items of each data set (default: all)",
     )
     parser.add_argument(
         "--seed",

@@ -162,7 +162,7 @@ def _difference(before: Any, now: Any, name: str = "") -> str:
 
 
 def _outlook(todo: Sequence[Stage], number: int, expected: Mapping[str, float], record: Record) -> str:
-    """The expected time of this stage and of all that are left, scaled by the stages so far."""
+    """The expected time of this stage and of the remaining ones, scaled by the stages so far."""
     done = [stage for stage in todo[:number] if expected.get(stage.name) and stage.name in record.stages]
     planned = sum(expected[stage.name] for stage in done)
     factor = sum(record.stages[stage.name]["seconds"] for stage in done) / planned if planned >= 60 else 1.0

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
-from .resume import CHECKPOINT, read_checkpoint, recover
+from .resume import CHECKPOINT, MODEL, read_checkpoint, recover
 from .settings import TrainingSettings
 from .trainables import TRAINABLES, Link, Trainable, load
 from .trainer import DEFAULTS, for_evaluation, for_fit, interruptible, quiet
@@ -170,6 +170,11 @@ class _Cli(LightningCLI):
         if path is not None and self.subcommand == "fit":
             training: LoggedTraining = self.model  # type: ignore[assignment]
             training.check_resumed(*read_checkpoint(path))
+
+    def after_fit(self) -> None:
+        folder = Path(self.trainer.default_root_dir) / MODEL
+        if self.trainer.is_global_zero and folder.is_dir():
+            print(f"trained to step {self.trainer.global_step}; model: {folder}")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         options = {**self._get(self.config_init, "trainer"), **kwargs}
