@@ -21,6 +21,16 @@ from .settings import TrainingSettings
 from .trainables import TRAINABLES, Link, Trainable, load
 from .trainer import DEFAULTS, for_evaluation, for_fit, interruptible, quiet
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+MISSING = r"\1 is missing: give --config FILE, or --\1=..."
+MESSAGES = {
+    r'Parser key "([\w.]+)": .* Got value: None': MISSING,
+    r"the following arguments are required: (?:fit|validate|predict)\.([\w.]+).*": MISSING,
+    r"Parser key \"([\w.]+)\": Expected an? <class '(\w+)'>\. Got value: (.*)": r"\1: expected \2, got \3",
+    r'Parser key "config": File does not exist: (.+)': rf"config \1 not found; sample configs: {CONFIGS}",
+}
+"""Messages of jsonargparse -> what to print instead."""
+
 
 def run(name: str, argv: Sequence[str]) -> int:
     """Run a stage (fit, validate, predict) of a command.
@@ -41,8 +51,7 @@ def run(name: str, argv: Sequence[str]) -> int:
         try:
             _Cli(TRAINABLES[name], list(argv))
         except argparse.ArgumentError as error:
-            message = re.sub(r"\s+", " ", str(error)).strip()
-            raise ValueError(_today(load(TRAINABLES[name].settings), message)) from None
+            raise ValueError(_today(load(TRAINABLES[name].settings), _plain(str(error)))) from None
     return 0
 
 
@@ -191,6 +200,13 @@ class _Cli(LightningCLI):
 def _asked(argv: Sequence[str], stages: Mapping[str, str]) -> dict[str, str]:
     """The stage that ``argv`` begins with, or else all stages."""
     return {stage: what for stage, what in stages.items() if stage in argv[:1]} or dict(stages)
+
+
+def _plain(message: str) -> str:
+    """``message`` of jsonargparse in one line and, if known, in plain words."""
+    message = re.sub(r"\s+", " ", message).strip()
+    matches = ((re.fullmatch(pattern, message), words) for pattern, words in MESSAGES.items())
+    return next((match.expand(words) for match, words in matches if match), message)
 
 
 def _today(settings: type[TrainingSettings], message: str) -> str:
