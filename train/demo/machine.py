@@ -23,7 +23,7 @@ PACKAGES = (
     "wordfreq",
     "rapidocr",
 )
-"""What decides the result."""
+"""Packages that affect the result."""
 
 
 def facts(command: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def commit(root: Path = Path(__file__).parents[2]) -> str | None:
 
 
 def cpu_name() -> str:
-    """The CPU's name, as the system tells it."""
+    """The CPU's name, from the system."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -66,16 +66,20 @@ def cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what decides the result. Raises ImportError when a package is missing."""
+    """The versions of ``PACKAGES``.
+
+    Raises:
+        ImportError: A package is missing.
+    """
     try:
         return {name: version(name) for name in PACKAGES}
     except PackageNotFoundError as error:
         raise ImportError(
-            f"the demo needs the package {error.name}: pip install 'earlyfusion[demo]'"
+            f"the package {error.name} is missing for the demo: pip install 'earlyfusion[demo]'"
         ) from None
 
 
 def peak_memory() -> int:
-    """The most memory that this process ever held, in bytes."""
+    """The peak memory of this process in bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024

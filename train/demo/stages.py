@@ -1,4 +1,4 @@
-"""The demo as a list of stages: the commands that a user types, and a few steps of the demo's own."""
+"""The demo as a list of stages: commands that a user can type, and a few more steps."""
 
 import shutil
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from .gallery import SHOWN, evaluation_gallery, sample_gallery
 from .results import collect, measured, one_word_share
 
 READER = "rapidocr"
-"""The judge. A second one, Tesseract, would take longer than the training."""
+"""The OCR engine. A second one, Tesseract, would take longer than the training."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     """Command, machine, versions."""
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """stages.json: what is kept of each stage, by its name."""
+    """stages.json: stage -> its results."""
 
     @property
     def budget(self) -> Budget:
@@ -69,15 +69,15 @@ class Run:
 Command = list[str]
 """The words after ``earlyfusion``."""
 Work = Callable[[Run], dict[str, Any]]
-"""A step of the demo's own: its docstring is printed, and what it returns is kept in stages.json."""
+"""A step that is not a command: its docstring is printed, and its results are stored in stages.json."""
 
 
 class Stage(NamedTuple):
-    """A part of the demo that is done as a whole."""
+    """A part of the demo that runs as a whole."""
 
     name: str
     outputs: tuple[str, ...]
-    """Files and folders that it leaves in the run's folder."""
+    """Files and folders that it writes to the run's folder."""
     steps: tuple[Command | Work, ...]
 
 
@@ -99,7 +99,7 @@ def stages(run: Run) -> tuple[Stage, ...]:
 
 
 def fit_text_tokenizer(run: Run) -> Command:
-    """Every letter is a token, so that spelling can be learned."""
+    """Train the text tokenizer; every letter is a token, so that the model can learn to spell."""
     return _command(
         "text-tokenizer fit",
         ("--input", run.data / DOCUMENTS / TRAIN),
@@ -111,7 +111,7 @@ def fit_text_tokenizer(run: Run) -> Command:
 
 
 def fit_image_tokenizer(run: Run) -> Command:
-    """Resumes from its last checkpoint, like every training here."""
+    """Train the image tokenizer; like every training here, it resumes from its last checkpoint."""
     return _command(
         "image-tokenizer fit",
         ("--config", run.configs / IMAGE_TOKENIZER),
@@ -124,7 +124,7 @@ def fit_image_tokenizer(run: Run) -> Command:
 
 
 def prepare(run: Run) -> Command:
-    """Documents -> packed windows."""
+    """Turn documents into packed windows."""
     return _command(
         "prepare",
         ("--config", run.configs / PREPARE),
@@ -138,7 +138,7 @@ def prepare(run: Run) -> Command:
 
 
 def fit_lm(run: Run) -> Command:
-    """The transformer."""
+    """Train the transformer."""
     return _command(
         "lm fit",
         ("--config", run.configs / LM),
@@ -150,7 +150,7 @@ def fit_lm(run: Run) -> Command:
 
 
 def evaluation(run: Run) -> list[Command]:
-    """Measures on held-out words, fonts and pictures; writes evaluation/WHAT-NAME.json."""
+    """Measure on held-out words, fonts and pictures; writes evaluation/WHAT-NAME.json."""
     held_out, reader = run.data / "held_out", ("--readers", READER)
 
     def measure(what: str, name: str, *options: tuple[Any, ...]) -> Command:
@@ -176,11 +176,11 @@ def _command(name: str, *options: tuple[Any, ...]) -> Command:
     return [*name.split(), *(str(word) for option in options for word in option)]
 
 
-# the demo's own steps
+# steps that are not commands
 
 
 def corpus(run: Run) -> dict[str, Any]:
-    """Render words and pictures, write documents, and set aside what is measured."""
+    """Render words and pictures, write documents, and hold out what is measured."""
     budget = run.budget
     factor = ImageTokenizerConfig(**settings(run.configs / IMAGE_TOKENIZER)["model"]["config"]).factor
     with progress_bars() as progress:
@@ -189,14 +189,14 @@ def corpus(run: Run) -> dict[str, Any]:
 
 
 def copy_model(run: Run) -> dict[str, Any]:
-    """Copy the model to where the commands expect it."""
+    """Copy the model to model/."""
     with atomic_folder(run.folder / "model") as new:
         shutil.copytree(run.folder / "lm" / "model", new, dirs_exist_ok=True)
     return {}
 
 
 def evaluation_pictures(run: Run) -> dict[str, Any]:
-    """Draw the report's pictures of what was measured."""
+    """Draw the report's pictures of the measurements."""
     (reader,) = readers([READER])
     items = {name: run.held_out(name, 2 * SHOWN) for name in (WORDS, NEW_FONTS, LARGE, PICTURES)}
     readings = measured(run.folder, "reading", WORDS, rows=True)["rows"]
