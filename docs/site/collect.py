@@ -1,9 +1,9 @@
-"""Collect what the site shows below build/docs-source: README.md, docs/, the studies, the model card, an API, sources.
+"""Collect what the site shows: README.md, docs/, studies, the model card, an API, sources.
 
-    python docs/site/collect.py && mkdocs build --strict -f mkdocs.yml
+    python docs/site/collect.py && zensical build --clean --strict
 
-The pages stay where a code host shows them, with links that work there; here each gets a place in the site, and its
-links follow. A link to a source file leads to its page of the API if it has one, or to the highlighted source.
+The pages stay where a code host shows them, with links that work there. Here each gets a place in the site,
+and its links follow. A link to a source file leads to its page of the API if it has one, or to the source.
 """
 
 import ast
@@ -25,7 +25,6 @@ MODULES = {
     if path != "index"
 }
 """The file of each module that the navigation has below api/, and its name below ``earlyfusion``."""
-
 
 
 def place(path: Path) -> Path:
