@@ -74,15 +74,26 @@ def first_line(file: Path) -> str:
 
 def api_index() -> str:
     """The names of ``earlyfusion`` itself, and the modules of each folder."""
-    lines = ["# API", "", "| from earlyfusion import | |", "|---|---|"]
+    lines = [
+        "# API",
+        "",
+        "Made from the docstrings. `from earlyfusion import ...` gives:",
+        "",
+        "| name | defined in |",
+    ]
+    lines.append("|---|---|")
     for node in ast.walk(ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level and node.module:
-            page = f"{node.module.replace('.', '/')}.md"
-            names = " ".join(f"[`{n.name}`][earlyfusion.{node.module}.{n.name}]" for n in node.names)
-            lines.append(f"| {names} | [{node.module}]({page}) |")
+            module = f"earlyfusion.{node.module}"
+            names = " ".join(f"[`{name.name}`][{module}.{name.name}]" for name in node.names)
+            lines.append(f"| {names} | [{module}]({node.module.replace('.', '/')}.md) |")
+    folder = ""
     for path, name in MODULES.items():
+        if path.parts[0] != folder:
+            folder = path.parts[0]
+            lines += ["", f"## {folder}", ""]
         lines.append(f"- [{name}]({path.with_suffix('.md')}): {first_line(ROOT / path)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def collect(path: Path) -> set[Path]:
