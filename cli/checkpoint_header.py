@@ -1,4 +1,4 @@
-"""The plain values of a Lightning checkpoint: without torch, without tensors, and running nothing in it."""
+"""Reads the plain values of a Lightning checkpoint, without torch, tensors, or running code from the file."""
 
 import pickle
 import zipfile
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 PLAIN = {("collections", "OrderedDict"): OrderedDict}
-"""The only classes that are looked up."""
+"""The only classes that are loaded."""
 
 
 class _Left:
-    """Takes the place of every object of another class, such as tensors."""
+    """Placeholder for objects of all other classes, such as tensors."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -51,6 +51,6 @@ def read_header(path: Path) -> dict[str, Any]:
                 header = _Header(stream).load()
         header["global_step"]
         return header
-    except Exception as error:  # whatever a zip, a pickle or its values can be wrong with
+    except Exception as error:  # zip, pickle and broken values raise errors of many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a checkpoint of a training: {reason}") from None
+        raise ValueError(f"{path} is not a checkpoint of a training run: {reason}") from None

@@ -8,7 +8,12 @@ from .terminal import add_command, add_group, positive_integer, real
 
 
 def add(commands: Any) -> None:
-    group = add_group(commands, "text-tokenizer", "fit: a sentencepiece BPE on your texts")
+    group = add_group(
+        commands,
+        "text-tokenizer",
+        "train a sentencepiece BPE on your texts",
+        "Train a sentencepiece BPE on your texts.",
+    )
     parser = add_command(
         group,
         "fit",
@@ -27,7 +32,7 @@ Writes OUT/text.model.""",
         metavar="FILE",
         nargs="+",
         required=True,
-        help="text files, one text per line; files or folders of rows: .jsonl, .json, .csv, .parquet, ...",
+        help="text files (one text per line), and files or folders of rows: .jsonl, .csv, .parquet, ...",
     )
     parser.add_argument(
         "--vocab-size",
@@ -38,11 +43,14 @@ Writes OUT/text.model.""",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
     parser.add_argument(
-        "--column", metavar="NAME", default="text", help="column or key of the texts (default: %(default)s)"
+        "--column",
+        metavar="NAME",
+        default="text",
+        help="column or key that holds the texts (default: %(default)s)",
     )
     parser.add_argument(
         "--character-coverage",
-        metavar="SHARE",
+        metavar="FRACTION",
         type=real,
         default=0.9995,
         help="fraction of corpus characters covered by pieces; the rest falls back to bytes "
@@ -53,7 +61,7 @@ Writes OUT/text.model.""",
         metavar="N",
         type=positive_integer,
         default=16,
-        help="maximum characters of a piece; 1: single characters (default: %(default)s)",
+        help="maximum characters per piece; 1 = single characters (default: %(default)s)",
     )
 
 
@@ -71,5 +79,5 @@ def run(args: Namespace) -> None:
     tokenizer.save(args.out)
     print(f"{texts.texts:,} texts, {texts.characters:,} characters -> {tokenizer.vocab_size:,} pieces")
     if tokenizer.vocab_size < args.vocab_size:
-        print(f"these texts give no more: --vocab-size was {args.vocab_size:,}")
+        print(f"--vocab-size was {args.vocab_size:,}, but these texts yield no more pieces")
     print(f"written to {Path(args.out) / FILE}")
