@@ -41,7 +41,7 @@ class RawImage(NamedTuple):
 
 
 def raw_images(value: Any, folder: Path | None = None) -> list[RawImage | None]:
-    """The images of one cell: an image or a list of them; None where there is none (empty places of OBELICS).
+    """The images of one cell: an image or a list of them; None for an empty place (OBELICS).
 
     An image is bytes (also as a list of numbers, or in base64), the name or file:// address of a file, a
     data: address, an object with one of the fields ``STORED_AS``, or a PIL image.
@@ -82,7 +82,7 @@ def open_image(raw: RawImage) -> Image.Image:
     """Decode to upright RGB.
 
     Raises:
-        Unusable: The file is missing ("image not found"; a file of nearly the same name is told), or cannot
+        Unusable: The file is missing ("image not found"; with a hint at a file of nearly the same name), or cannot
             be read ("unreadable image").
     """
     try:

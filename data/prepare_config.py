@@ -37,7 +37,7 @@ class PrepareConfig:
     validation_share: float = 0.01
     """Share of the documents to hold out if there is no validation set; 0 holds out none."""
     order: Order = "coin"
-    """What comes first if images belong to a text (image and text, MMC4). both: two documents; coin: drawn
+    """Order if images belong to a text (image and text, MMC4). both: two documents; coin: drawn
     for each row."""
     policy: Policy = "resize"
     """How images get sides that are multiples of the image tokenizer's factor: resize or pad (with white)."""

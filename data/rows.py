@@ -29,7 +29,7 @@ def documents_of(
         row: What ``Plan.row`` returns.
         shape: One of ``SHAPES``.
         folder: What relative file names are relative to, and cannot leave.
-        order: What comes first if images belong to a text, in ``pairs`` and ``placed``.
+        order: Order if images belong to a text, in ``pairs`` and ``placed``.
         captions: Whether each of several texts of an image makes a document, or one that is drawn.
         incomplete_pairs: What becomes of an image without text, or a text without image.
         note: Called with what is left out of the row by design, once for each thing.

@@ -64,7 +64,7 @@ class Plan(NamedTuple):
     """Our name -> the data set's, of all columns that are read."""
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The cells of a row that are read, under our names; None where there is none."""
+        """The cells of a row that are read, under our names; None if absent."""
         return {ours: _cell(row, theirs) for ours, theirs in self.columns.items()}
 
     @property

@@ -175,7 +175,7 @@ def image_columns(columns: Sequence[str], wanted: str | None, name: str) -> list
     """The columns of pictures: ``wanted``, or image, or images, or those named like endings of pictures.
 
     Raises:
-        ValueError: There is no such column.
+        ValueError: The columns do not include it.
     """
     endings = [column for column in columns if f".{column}" in image_endings()]
     for found in [[wanted]] if wanted else [["image"], ["images"], endings]:

@@ -167,7 +167,7 @@ def measure(
 
 
 def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The main figures of ``measure``, flat, for training logs; figures that are None are left out.
+    """The main figures of ``measure``, flat, for training logs; missing figures are left out.
 
     "l1", "mse", "psnr", "ssim", "lpips", "rfid", "codebook_usage", "perplexity", and for each reader
     "READER/t_acc", "READER/t_ned", "READER/cer", "READER/exact_match" of the reconstructions.

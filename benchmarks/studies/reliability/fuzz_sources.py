@@ -2,14 +2,15 @@
 
     .venv/bin/python benchmarks/studies/reliability/fuzz_sources.py --sources 5000 --out fuzz_sources.json
 
-Files of rows (JSON lines, JSON, CSV, TSV, text, parquet, arrow, webdataset), pictures with metadata or with
-files beside them, compressed or not, in several encodings, under odd names, with columns that are not used and
-change their types. The documents are known before they are written. Checked for each source:
+Files of rows (JSON lines, JSON, CSV, TSV, text, parquet, arrow, webdataset), pictures with metadata or
+with files beside them, compressed or not, in several encodings, under odd names, with unused columns of
+changing types. The documents are known before they are written. Checked for each source:
 
 - nothing but a ``ValueError`` or ``FileNotFoundError`` of one line comes out of it;
 - stored and streamed reading give the same documents, rejections and unreadable files;
 - every row is used, or left out with a reason;
-- all documents of an undamaged source are there, and nothing else; of a damaged one, those of all other files.
+- all documents of an undamaged source are there, and nothing else; of a damaged one those of all other
+  files.
 """
 
 import argparse
@@ -48,6 +49,7 @@ from earlyfusion.tokenizers.files import write_json
 Document = tuple[str, ...]
 """Texts, and for each picture "[color]", which no other picture has."""
 
+SCRIPT = "benchmarks/studies/reliability/fuzz_sources.py"
 FORBIDDEN = ("Traceback", "An error occurred while generating", "\n")
 WORDS = (
     "7",
@@ -446,7 +448,7 @@ def main() -> None:
             except Exception as error:  # a fault of the reading, or a broken promise
                 failures.append(f"--seed {seed} --sources 1: {type(error).__name__}: {str(error)[:300]}")
     result = {
-        "command": f"python benchmarks/studies/reliability/fuzz_sources.py --sources {args.sources} --seed {args.seed}",
+        "command": f"python {SCRIPT} --sources {args.sources} --seed {args.seed}",
         "sources": args.sources,
         "ends": dict(sorted(ends.items())),
         "failures": failures,
