@@ -82,8 +82,8 @@ def open_image(raw: RawImage) -> Image.Image:
     """Decode to upright RGB.
 
     Raises:
-        Unusable: The file is missing ("image not found"; with a hint at a file of nearly the same name), or cannot
-            be read ("unreadable image").
+        Unusable: The file is missing ("image not found", with a hint at a file of nearly the same name), or
+            cannot be read ("unreadable image").
     """
     try:
         if raw.image is not None:
