@@ -66,7 +66,7 @@ class PrepareConfig:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Names of those columns in the data set, if they differ: {image: scan, text: alt_text}. A field of a
     column of objects has a dot: {text: meta.caption}."""
-    ignore: tuple[str, ...] = ()
+    ignore: list[str] = field(default_factory=list)
     """Columns and files that look like content but are not to be used: [title, notes.txt]. Without it they
     stop the work, so that nothing is lost by mistake."""
     captions: Captions = "each"
@@ -113,7 +113,7 @@ class PrepareConfig:
             raise ValueError(f"{both[0]!r} is both in columns and in ignore: take it out of one of them")
         if self.class_names and "text" in self.columns:
             raise ValueError("class_names and columns both say where texts come from: leave out one of them")
-        object.__setattr__(self, "ignore", tuple(self.ignore))
+        object.__setattr__(self, "ignore", list(self.ignore))
         if self.fixed_grid is not None:
             object.__setattr__(self, "fixed_grid", tuple(self.fixed_grid))
         tokenizers = [self.text_tokenizer, self.image_tokenizer]
