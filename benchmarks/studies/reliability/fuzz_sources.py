@@ -366,7 +366,8 @@ def read(made: Made, streaming: bool) -> tuple[str, Counter[Document], Counter[s
             rows = streamed_rows(reading.source, columns, reading.account, lambda *_: None)
         rng = np.random.default_rng(0)
         make = partial(documents_of, shape=reading.plan.shape, rng=rng, folder=folder_of(config, reading))
-        for count, row in enumerate(rows, 1):
+        for row in rows:
+            count += 1
             try:
                 documents = make(reading.plan.row(row), order=config.order)
                 marked = [tuple(map(_in_words, document)) for document in documents]
