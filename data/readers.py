@@ -1,6 +1,6 @@
 """Files -> rows. A row is a dictionary: column -> what the file says, before anybody guesses a type.
 
-Texts stay as written: numbers of CSV are strings, numbers of JSON with a fraction are ``Decimal``. A line
+Texts stay as written: numbers of CSV are strings, numbers of JSON with a fraction are ``Written``. A line
 that cannot be read is reported and skipped; a file that breaks gives the rows before the break.
 """
 
@@ -165,12 +165,26 @@ def _text(file: IO[bytes], newline: str | None = "") -> io.TextIOWrapper:
     return io.TextIOWrapper(buffered, "utf-16" if utf16 else "utf-8-sig", newline=newline)
 
 
+class Written(Decimal):
+    """A number that remembers how it was written: 3.50, 1e5."""
+
+    digits: str
+
+    def __new__(cls, digits: str) -> "Written":
+        number = super().__new__(cls, digits)
+        number.digits = digits
+        return number
+
+    def __str__(self) -> str:
+        return self.digits
+
+
 def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) < 4000 else Decimal(digits)
+    return int(digits) if len(digits) < 4000 else Written(digits)
 
 
-_DECODER = json.JSONDecoder(parse_float=Decimal)
-_CAREFUL = json.JSONDecoder(parse_float=Decimal, parse_int=_integer)
+_DECODER = json.JSONDecoder(parse_float=Written)
+_CAREFUL = json.JSONDecoder(parse_float=Written, parse_int=_integer)
 
 
 def _decoded(text: str) -> Any:

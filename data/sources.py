@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetsError
 from ..tokenizers.files import write_json
 from ..tokenizers.pixels import image_endings
 from .listing import Listing, list_files
-from .readers import PLACE, Report, Row, reason, rows_of
+from .readers import PLACE, Report, Row, Written, reason, rows_of
 
 datasets.disable_progress_bars()  # the commands show their own
 
@@ -429,7 +429,7 @@ def _restored(text: str, blobs: Sequence[bytes]) -> Row:
         mark = value["\0"]
         if isinstance(mark, int):
             return blobs[mark] if blobs else b""
-        return Decimal(mark)
+        return Written(mark)
 
     return json.loads(text, object_hook=other)
 

@@ -73,7 +73,7 @@ def test_lines_of_json(tmp_path: Path):
     file = tmp_path / "rows.jsonl"
     lines = [
         b'\xef\xbb\xbf{"id": 1, "text": "7"}\r',
-        b'{"id": "a", "text": 3.50}',
+        b'{"id": "a", "text": 3.50, "n": 1e5}',
         b"",
         b"{broken",
         b"[1]",
@@ -85,7 +85,7 @@ def test_lines_of_json(tmp_path: Path):
     file.write_bytes(b"\n".join(lines))
     rows, problems = read(file)
     assert [row["text"] for row in rows] == ["7", Decimal("3.50"), "big", "\ud800"]
-    assert str(rows[1]["text"]) == "3.50"
+    assert (str(rows[1]["text"]), str(rows[1]["n"])) == ("3.50", "1e5")
     assert [name for name, _ in problems] == [f"rows.jsonl:{number}" for number in (4, 5, 6, 9)]
     file.write_text('{"text": "é"}\n', encoding="utf-16")
     assert read(file) == ([{"text": "é"}], [])
