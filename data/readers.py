@@ -304,6 +304,7 @@ def _parquet(path: Path, report: Report, columns: Collection[str] | None) -> Ite
             yield from ({} for _ in range(file.metadata.num_rows))
             return
         for batch in file.iter_batches(BATCH, columns=wanted):
+            batch.validate(full=True)
             yield from batch.to_pylist()
 
 
@@ -316,6 +317,7 @@ def _arrow(path: Path, report: Report, columns: Collection[str] | None) -> Itera
             file = pa.ipc.open_file(source)
             batches = (file.get_batch(number) for number in range(file.num_record_batches))
         for batch in batches:
+            batch.validate(full=True)  # damaged offsets would point outside the file, and end the process
             wanted = [name for name in batch.schema.names if columns is None or name in columns]
             if not wanted:
                 yield from ({} for _ in range(batch.num_rows))

@@ -168,7 +168,12 @@ def load_saved(path: str | Path, part: str = "train") -> Dataset:
         raise FileNotFoundError(f"{path} not found: a folder written by save_to_disk is expected there")
     if not _is_saved(Path(path)):
         raise ValueError(f"{path} is not a folder that save_to_disk wrote")
-    return _loaded(str(path), part, lambda: datasets.load_from_disk(str(path)))
+    found = _loaded(str(path), part, lambda: datasets.load_from_disk(str(path)))
+    try:
+        found.data.validate(full=True)  # damaged offsets would point outside the file, and end the process
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as a data set: {reason(error)}") from None
+    return found
 
 
 def image_columns(columns: Sequence[str], wanted: str | None, name: str) -> list[str]:
