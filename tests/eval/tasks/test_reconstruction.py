@@ -8,12 +8,15 @@ import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from torch import nn
+from torchmetrics.functional import mean_absolute_error, mean_squared_error
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from earlyfusion.eval.items import Item, TextRegion
+from earlyfusion.eval.metrics import pixels
 from earlyfusion.eval.metrics.passages import passages
 from earlyfusion.eval.metrics.perceptual import Perceptual
-from earlyfusion.eval.metrics.pixels import ssim
+from earlyfusion.eval.metrics.pixels import PixelScores, ssim
 from earlyfusion.eval.report.reconstruction_table import table
 from earlyfusion.eval.tasks import reconstruction
 from earlyfusion.eval.tasks.reconstruction import (
@@ -209,12 +212,32 @@ def plain_ssim(a, b, window: int, sigma: float) -> float:
 def test_ssim_of_small_images_uses_the_window_that_fits(height, width, window, sigma):
     a, b = torch.rand(2, 1, 3, height, width, generator=torch.Generator().manual_seed(height))
     b = (a + b) / 2
-    assert ssim(a, a).item() == pytest.approx(1)
-    torch_value = ssim(a, b).item()
-    # Where the window reaches over the edge torchmetrics mirrors the image, so compare with the mirrored one.
+    assert ssim(a * 2 - 1, a * 2 - 1).item() == pytest.approx(1)
+    found = ssim(a * 2 - 1, b * 2 - 1).item()
+    # Where the window reaches over the edge the image is mirrored, so compare with the mirrored one.
     pad = window // 2
     a, b = (nn.functional.pad(z, (pad,) * 4, mode="reflect")[0] for z in (a, b))
-    assert torch_value == pytest.approx(plain_ssim(a, b, window, sigma), abs=2e-3)
+    assert found == pytest.approx(plain_ssim(a, b, window, sigma), abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 64), (40, 33), (70, 51)])
+def test_pixel_scores_in_bands_equal_those_of_torchmetrics(size, monkeypatch):
+    monkeypatch.setattr(pixels, "BAND", 3 * 16 * 64)
+    noise = torch.Generator().manual_seed(0)
+    a = nn.functional.avg_pool2d(torch.rand(3, 3, *size, generator=noise), 3, 1, 1)
+    b = (a + 0.2 * torch.rand(a.shape, generator=noise)).clamp(0, 1)
+    scores = PixelScores()
+    each = scores.update(b * 2 - 1, a * 2 - 1)
+    found = scores.compute()
+    expected = {
+        "l1": mean_absolute_error(b.flatten(), a.flatten()),
+        "mse": mean_squared_error(b.flatten(), a.flatten()),
+        "psnr": peak_signal_noise_ratio(b, a, data_range=1.0),
+        "ssim": structural_similarity_index_measure(b, a, sigma=1.5, data_range=1.0),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), rel=1e-5)
+    assert each == pytest.approx([peak_signal_noise_ratio(x, y, data_range=1.0).item() for x, y in zip(b, a)])
 
 
 def test_ssim_has_no_value_below_three_pixels():
