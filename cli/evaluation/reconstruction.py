@@ -111,6 +111,9 @@ or, if texts have places, "objects": {"bbox": [[x, y, width, height], ...], "tex
 
 def run(args: Namespace) -> None:
     """Measure; without an OCR engine, the pixels alone."""
+    from ...train.loop.process import tune_malloc
+
+    tune_malloc()  # before torch is imported: a scan needs blocks that glibc would give back after each step
     check_out(args.out)
     if args.sheet is not None:
         from ...eval.report.reconstruction_sheet import check_sheet

@@ -85,8 +85,9 @@ def distances(pictures: Tensor, originals: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
-    """SSIM of two batches (B, 3, H, W) in [-1, 1], (B,): Gaussian window of 11 px, sigma 1.5, and the mirrored
-    image where a window reaches over the edge (Wang et al., 2004, as ``torchmetrics`` has it).
+    """SSIM of two batches (B, 3, H, W) in [-1, 1], (B,): Gaussian window of 11 px, sigma 1.5.
+
+    Where a window reaches over the edge, the image is mirrored (Wang et al., 2004, as in ``torchmetrics``).
 
     If a side is shorter than that, the window is the largest odd number of pixels that fits, and sigma
     shrinks with it. Below 3 px the result is NaN.
