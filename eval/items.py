@@ -47,12 +47,8 @@ class Folder(NamedTuple):
 
     items: list[Item]
     skipped: list[str]
-<<<<<<< HEAD
-    """One line for each image that cannot be read: its file name and the reason; and one for each TIFF of
+    """One line for each unreadable image: its file name and the reason; and one for each TIFF of
     which only the first page is measured."""
-=======
-    """One line for each unreadable image: its file name and the reason."""
->>>>>>> bf50a939c1e85d593adee80f163feaa60195b109
 
 
 def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folder:

@@ -167,13 +167,9 @@ class TesseractReader:
         self.threads = threads or min(8, _cpus())
         self._mode = tesserocr.PSM.SINGLE_LINE
         self._open = partial(tesserocr.PyTessBaseAPI, path=f"{folder}{os.sep}", lang="eng", psm=self._mode)
-<<<<<<< HEAD
         self._layout = tesserocr.PSM.AUTO
         self._line = tesserocr.RIL.TEXTLINE
-        self._engines: list[Any] = []  # idle ones: an engine reads one image at a time
-=======
         self._engines: list[Any] = []  # idle engines; each reads one image at a time
->>>>>>> bf50a939c1e85d593adee80f163feaa60195b109
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
         with ThreadPoolExecutor(self.threads) as pool:

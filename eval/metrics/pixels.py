@@ -1,12 +1,7 @@
 """Distances of pictures from their originals, on images clamped to [0, 1].
 
-<<<<<<< HEAD
 L1, MSE, PSNR and SSIM, and LPIPS and FID if there are weights (see ``perceptual``). A page goes through in
 bands of rows: a float copy of a scan has 100 MB, and mapping dozens of them costs more than the arithmetic.
-=======
-torchmetrics' L1, MSE, PSNR and SSIM on images clamped to [0, 1], and LPIPS and FID with weights (see
-``perceptual``).
->>>>>>> bf50a939c1e85d593adee80f163feaa60195b109
 """
 
 import math
@@ -19,13 +14,9 @@ from torch import Tensor
 from .perceptual import Perceptual
 
 SSIM_WINDOW = 11
-<<<<<<< HEAD
-"""Side of SSIM's window in px (sigma 1.5)."""
+"""Side of SSIM's Gaussian window in px (sigma 1.5)."""
 BAND = 2**16
 """Pixels of a band, about: its intermediate results stay in the cache."""
-=======
-"""Side of SSIM's Gaussian window in px (sigma 1.5)."""
->>>>>>> bf50a939c1e85d593adee80f163feaa60195b109
 
 
 class PixelScores:
@@ -98,13 +89,8 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
 
     Where a window reaches over the edge, the image is mirrored (Wang et al., 2004, as in ``torchmetrics``).
 
-<<<<<<< HEAD
-    If a side is shorter than that, the window is the largest odd number of pixels that fits, and sigma
+    If a side is shorter, the window is the largest odd number of pixels that fits, and sigma
     shrinks with it. Below 3 px the result is NaN.
-=======
-    If a side is shorter, the window is the largest odd number of pixels that fits, and sigma shrinks with it.
-    Nothing is padded, since equal padding would raise the score. Below 3 px the result is NaN.
->>>>>>> bf50a939c1e85d593adee80f163feaa60195b109
     """
     B, C, H, W = original.shape
     window = min(SSIM_WINDOW, *(side - (side + 1) % 2 for side in (H, W)))
