@@ -196,7 +196,10 @@ def _split(config: PrepareConfig, vocab: SharedVocab, name: str, reading: Readin
             "separator: true, or use a model that has one"
         )
     if config.balance_answers and plan.shape != "conversations":
-        raise ValueError(f"balance_answers needs conversations: {source.name} holds {plan.shape}")
+        raise ValueError(
+            f"balance_answers needs conversations (messages, or prompt and completion): {source.name} holds "
+            f"{plan.shape}"
+        )
     duplicates: set[int] = set()
     if config.id_column and rows is not None:
         seen: set[str] = set()

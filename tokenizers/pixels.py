@@ -18,14 +18,20 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 FORMATS = "AVIF BMP DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI SUN TGA TIFF WEBP XBM XPM".split()
 """Pillow's readers that are used. Others run programs (EPS: Ghostscript) or read what is not pixels."""
 
+_SUBFILE_TYPE = 254
+"""TIFF's tag whose lowest bit marks a smaller version of another page."""
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
 
 
-def load_image(image: str | Path | Image.Image) -> Image.Image:
+def load_image(image: str | Path | Image.Image, page: int = 0) -> Image.Image:
     """Read an image file, or convert a PIL image of any mode, to an upright 8-bit RGB image.
 
     EXIF rotation is applied, transparency is put on white, 16 bits are scaled to 8. CMYK, palette, gray and
     bilevel images are converted; of an animation, only the first frame is read. A PIL image is not modified.
+
+    Args:
+        image: The file or image.
+        page: Index of the page of a TIFF, see ``pages``.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -48,6 +54,11 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
         except Exception as error:  # Pillow's readers raise errors of many kinds
             raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
         with opened:
+            try:
+                if page:
+                    opened.seek(page)
+            except Exception as error:
+                raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
             return _read(opened, str(path))
 
 
@@ -61,6 +72,23 @@ def image_endings() -> frozenset[str]:
     """Endings of the image files that Pillow can read, with ``FORMATS``."""
     found = Image.registered_extensions().items()
     return frozenset(ending for ending, name in found if name in FORMATS)
+
+
+def pages(path: str | Path) -> list[int]:
+    """Indices of the pages of a TIFF, without its thumbnails; [0] for other files."""
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        return [0]
+    found = [0]
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            with open_pixels(Path(path)) as opened:
+                for page in range(1, getattr(opened, "n_frames", 1)):
+                    opened.seek(page)
+                    if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
+                        found.append(page)
+        except Exception:  # a broken page ends the list: Pillow cannot find those after it
+            found.append(found[-1] + 1)  # reading it says what is wrong
+    return found
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tensor:

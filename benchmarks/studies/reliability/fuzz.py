@@ -28,10 +28,10 @@ import torch
 from datasets import Dataset, Features, Value
 from PIL import Image, ImageDraw
 
+from earlyfusion.data.cells import Unusable
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.rows import documents_of
-from earlyfusion.data.sources import Unusable
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -182,7 +182,7 @@ def check(
     reasons = Counter(entry["reason"] for entry in rejected if "row" in entry)
     assert dict(reasons) == record["left_out"], "a rejection was not counted"
     unreadable = [entry for entry in rejected if "file" in entry]
-    assert record["documents"] + len(unreadable) == lines, "a row vanished"
+    assert record["rows"] + len(unreadable) == lines, "a row vanished"
     found = documents_in(work / f"{name}-out", tokenizer)
     lost = 0
     for segments in good:
