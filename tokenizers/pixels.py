@@ -4,7 +4,7 @@ import math
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -247,7 +247,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """
     try:
         if "exif" in image.info:
-            exif = Image.Exif()
+            exif: Any = Image.Exif()
             exif.load(image.info["exif"])
         else:
             exif = getattr(image, "tag_v2", {})  # TIFF
