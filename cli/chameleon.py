@@ -5,6 +5,7 @@ from math import prod
 from typing import Any, get_args
 
 from ..tokenizers.image_config import Preprocessing
+from .results import add_out, writes
 from .terminal import add_command, add_group
 
 
@@ -38,7 +39,7 @@ cannot draw them. Needs the extra `chameleon`.""",
         metavar="FOLDER",
         help="the model's folder, or its name on the Hugging Face Hub (owner/name)",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--vqgan", metavar="FILE", help="a VQGAN checkpoint with the decoder of the model's image tokenizer"
     )
@@ -74,7 +75,7 @@ Two tokens are added if they are missing, `<image>` and the one between turns; i
         run,
     )
     parser.add_argument("model", metavar="MODEL", help="model folder")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--push",
         metavar="NAME",
@@ -89,6 +90,7 @@ def run(args: Namespace) -> None:
     {"import": _import, "export": _export}[args.command](args)
 
 
+@writes(inputs=("folder", "vqgan"), holds=("config.json", "model.safetensors", "tokenizer"))
 def _import(args: Namespace) -> None:
     from ..fusion_lm.chameleon.importer import read_source, write_model
     from ..tokenizers.hub import local_folder
@@ -104,12 +106,19 @@ def _import(args: Namespace) -> None:
 
 
 def _export(args: Namespace) -> None:
+    from ..tokenizers.hub import push
+
+    _write_export(args)
+    if args.push is not None:
+        print(f"uploaded to {push(args.out, args.push)}")
+
+
+@writes(inputs=("model",), holds=("*.json", "*.safetensors"))
+def _write_export(args: Namespace) -> None:
     from ..fusion_lm.chameleon.exporter import export
-    from ..tokenizers.hub import local_folder, push
+    from ..tokenizers.hub import local_folder
     from ..tokenizers.progress import progress_bars
 
     with progress_bars() as progress:
         export(local_folder(args.model), args.out, progress)
     print(f"written to {args.out}")
-    if args.push is not None:
-        print(f"uploaded to {push(args.out, args.push)}")

@@ -5,6 +5,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..tokenizers.results import ANYTHING, MADE
+from .results import add_out, writes
 from .terminal import Parser, add_command, add_group, positive_integer, tell
 
 if TYPE_CHECKING:
@@ -51,14 +53,14 @@ tokenizer folder, to measure it with `earlyfusion eval reconstruction`, or to us
         run,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint file")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
 
 
 def _add_options(parser: Parser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", required=True, help="folder of an image tokenizer, or of a model with one"
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--tile",
         metavar="PIXELS",
@@ -72,6 +74,8 @@ def run(args: Namespace) -> None:
     {"encode": _encode, "decode": _decode, "import": _import}[args.subcommand](args)
 
 
+# A folder of codes without a note is of an earlier version: codes.json says whether it fits.
+@writes(inputs=("images", "model"), holds=(MADE,), resumes=True)
 def _encode(args: Namespace) -> None:
     from ..data.codes import encode_folder
     from ..tokenizers.progress import progress_bars
@@ -86,6 +90,7 @@ def _encode(args: Namespace) -> None:
     print(f"{_summary(counts, 'encoded')}: {counts.tokens:,} tokens{rate}{stored}; written to {args.out}")
 
 
+@writes(inputs=("codes", "model"), holds=ANYTHING, resumes=True)
 def _decode(args: Namespace) -> None:
     from ..data.codes import decode_folder
     from ..tokenizers.progress import progress_bars
@@ -98,6 +103,7 @@ def _decode(args: Namespace) -> None:
     print(f"{_summary(counts, 'decoded')} from {counts.tokens:,} tokens; written to {args.out}")
 
 
+@writes(inputs=("checkpoint",), holds=("config.json", "model.safetensors"))
 def _import(args: Namespace) -> None:
     from ..tokenizers.vqvae.taming import load_taming
     from .info import describe

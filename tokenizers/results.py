@@ -1,8 +1,9 @@
 """The results of commands: what one wrote is never overwritten by another unasked.
 
 The rule, for every command that writes: if ``--out`` holds what the same command made of the same files, the
-command says so, or resumes. If it holds anything else that the command would replace, the command refuses, unless
-``--overwrite`` is given: that renames the earlier result to NAME.before-1 (or -2, ...). Nothing is deleted.
+command says so, or resumes. If it holds anything else that the command would replace, the command refuses,
+unless ``--overwrite`` is given: that renames the earlier result to NAME.before-1 (or -2, ...). Nothing is
+deleted.
 """
 
 import json
@@ -29,7 +30,7 @@ class Result:
     """A folder, or a file."""
     options: Mapping[str, Any]
     """All options that it depends on."""
-    inputs: tuple[str | Path, ...] = ()
+    inputs: tuple[str, ...] = ()
     """The files and folders that are read."""
     holds: tuple[str, ...] = ()
     """If ``out`` is a folder: patterns of what is written into it."""
@@ -38,47 +39,63 @@ class Result:
     resumes: bool = False
     """The same command adds what is missing, instead of being done."""
 
+    @property
+    def record(self) -> Path:
+        """Where it is noted what the result was made of."""
+        return self.out / MADE if self.holds else self.out.with_name(f".{self.out.name}{MADE}")
+
+    def note(self) -> dict[str, Any]:
+        """What is noted there."""
+        options = json.loads(json.dumps(dict(self.options), default=str))
+        return {"options": options} | ({} if self.resumes else {"files": fingerprint(*self.inputs)})
+
+    def there(self) -> list[Path]:
+        """Those of ``out`` and ``more`` that exist, and would be replaced."""
+        folder = bool(self.holds)
+        found = any(True for pattern in self.holds for _ in self.out.glob(pattern))
+        return [self.out] * (found if folder else self.out.is_file()) + [p for p in self.more if p.is_file()]
+
 
 @contextmanager
 def claimed(result: Result, overwrite: bool = False) -> Iterator[bool]:
-    """Yield whether there is something to do; after the block, note what ``result`` was made of.
+    """Yield whether there is something to do; ``noted`` is called after it.
 
     If the block raises and wrote nothing, what ``overwrite`` moved aside is put back.
 
     Raises:
         ValueError: An earlier result is in the way and ``overwrite`` is false, or it cannot be moved.
     """
-    now = json.loads(json.dumps(dict(result.options), default=str))
-    note = {"options": now} if result.resumes else {"options": now, "files": fingerprint(*result.inputs)}
-    there = [path for path in (result.out, *result.more) if _holds(path, result)]
+    there = result.there()
     if there and not overwrite:
-        difference = _difference(result, note)
-        if not difference and not result.resumes and len(there) == 1 + len(result.more):
+        if difference := _difference(result):
+            raise ValueError(
+                f"{there[0]} exists{difference}: give another name, or --overwrite, which moves it aside"
+            )
+        if not result.resumes and len(there) == 1 + len(result.more):
             yield False
             return
-        if difference:
-            raise ValueError(
-                f"{there[0]} holds an earlier result{difference}: give another name, or --overwrite, which moves "
-                "the old one aside"
-            )
     moved = {path: move_aside(path, result.inputs) for path in there if overwrite}
     try:
-        if result.resumes:
-            write_json(_record(result), note)
+        if result.resumes and not any(result.out.glob("*")):
+            noted(result)
         yield True
     except BaseException:
+        if result.resumes and [entry.name for entry in result.out.glob("*")] == [MADE]:
+            result.record.unlink()
+            result.out.rmdir()
         for path, aside in moved.items():
-            if path.is_dir() and [entry.name for entry in path.iterdir()] in ([], [MADE]):
-                (path / MADE).unlink(missing_ok=True)
-                path.rmdir()
             if not path.exists():
                 aside.rename(path)
         raise
-    write_json(_record(result), note)
+
+
+def noted(result: Result) -> None:
+    """Note what the finished ``result`` was made of."""
+    write_json(result.record, result.note())
 
 
 def move_aside(path: str | Path, needed: Iterable[str | Path] = ()) -> Path:
-    """Rename the folder or file ``path`` to NAME.before-1, or the next number that is free; returns the new path.
+    """Rename a folder or file to NAME.before-1, or the next number that is free; returns the new path.
 
     Args:
         path: What is in the way.
@@ -103,27 +120,16 @@ def move_aside(path: str | Path, needed: Iterable[str | Path] = ()) -> Path:
     return aside
 
 
-def _holds(path: Path, result: Result) -> bool:
-    if result.holds and path == result.out:
-        return path.is_dir() and any(True for pattern in result.holds for _ in path.glob(pattern))
-    return path.is_file()
-
-
-def _record(result: Result) -> Path:
-    return result.out / MADE if result.holds else result.out.with_name(f".{result.out.name}{MADE}")
-
-
-def _difference(result: Result, note: Mapping[str, Any]) -> str:
+def _difference(result: Result) -> str:
     """What the earlier result was made with; "" if it is the same."""
-    path = _record(result)
-    if not path.is_file():
-        return " that this command did not make"
-    before = read_json(path, "a note of what a result was made of")
-    old, new = before.get("options", {}), note["options"]
+    if not result.record.is_file():
+        return ", and is not noted to be of this command"
+    before, now = read_json(result.record, "a note of what a result was made of"), result.note()
+    old, new = before.get("options") or {}, now["options"]
     for name in dict.fromkeys([*new, *old]):
         if old.get(name) != new.get(name):
             return f", made with {name} {_shown(old.get(name))}, not {_shown(new.get(name))}"
-    return "" if before.get("files") == note.get("files") else ", made of other files, or before they changed"
+    return "" if before.get("files") == now.get("files") else ", made of other files, or before they changed"
 
 
 def _shown(value: Any) -> str:

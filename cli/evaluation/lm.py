@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
+from ..results import writes
 from ..terminal import best_device, check_out, positive_integer, tell
 from .measurement import add_heights, add_measurement, finish
 
@@ -36,6 +37,7 @@ documents, with the grammar and without it.""",
     parser.add_argument("--sheet", metavar="FILE", help="write what was read, written, named, drawn: .html")
 
 
+@writes(inputs=("model",), more=("sheet",))
 def run(args: Namespace) -> None:
     check_out(args.out)
     if args.sheet is not None:

@@ -72,8 +72,8 @@ class _Cli(LightningCLI):
             stage: {
                 "usage": f"earlyfusion {trainable.name} {stage} --config FILE [options]",
                 "description": f"{stage}: {what}. Files are written below trainer.default_root_dir; "
-                "--ckpt_path=last takes its last.ckpt, from which a stopped fit resumes; with last-or-new a fit "
-                "starts if there is none. Every option below may also be set in the config file.",
+                "--ckpt_path=last takes its last.ckpt, from which a stopped fit resumes; with last-or-new a "
+                "fit starts if there is none. Every option below may also be set in the config file.",
             }
             for stage, what in self.stages.items()
         }

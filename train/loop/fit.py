@@ -59,8 +59,8 @@ def fit(
         RUN/model.
 
     Raises:
-        ValueError: The checkpoint in RUN was trained with other settings, or RUN holds a model or curves without a
-            checkpoint, and ``overwrite`` is false.
+        ValueError: ``overwrite`` is false, and the checkpoint in RUN was trained with other settings, or RUN
+            holds a model or curves without a checkpoint.
         Diverged: The loss rose and stayed there, or gradients were not finite ten times in a row.
         KeyboardInterrupt: The user stopped it; the step is finished and saved in the checkpoint.
     """

@@ -63,9 +63,8 @@ def starting_point(folder: Path, asked: str | Path | None, overwrite: bool = Fal
     elif asked == LAST:
         if last is None:
             raise FileNotFoundError(
-                f"{folder / CHECKPOINT} not found, so there is nothing to resume: correct "
-                f"trainer.default_root_dir, or give --ckpt_path={LAST_OR_NEW}, which starts a run if there is "
-                "no checkpoint"
+                f"{folder / CHECKPOINT} not found, nothing to resume: correct trainer.default_root_dir, or "
+                f"give --ckpt_path={LAST_OR_NEW}, which starts a run if there is no checkpoint"
             )
         return last
     elif asked == LAST_OR_NEW and last is not None:
@@ -73,7 +72,8 @@ def starting_point(folder: Path, asked: str | Path | None, overwrite: bool = Fal
     path = None if asked in (None, LAST_OR_NEW) else Path(asked)
     if path is not None and not path.exists():
         raise FileNotFoundError(
-            f"{path} not found: --ckpt_path is a checkpoint, {LAST} (that of the run's folder) or {LAST_OR_NEW}"
+            f"{path} not found: --ckpt_path is a checkpoint, {LAST} (that of the run's folder), or "
+            f"{LAST_OR_NEW}"
         )
     if path is not None and last is not None and path.samefile(last):
         return path
@@ -143,8 +143,8 @@ class SameStart(Callback):
         first = trainer.strategy.broadcast(mine)
         if not trainer.strategy.reduce_boolean_decision(first == mine, all=True):
             raise ValueError(
-                f"rank {trainer.global_rank} starts from {mine}, rank 0 from {first}: all machines must see the "
-                f"same folder {trainer.default_root_dir}"
+                f"rank {trainer.global_rank} starts from {mine}, rank 0 from {first}: all machines must see "
+                f"the same folder {trainer.default_root_dir}"
             )
 
 
