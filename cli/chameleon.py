@@ -27,7 +27,7 @@ params.json and consolidated shards, tokenizer/ with text_tokenizer.json and vqg
 Weights pass one tensor at a time; from pickles only tensors are read.
 
 The port in `transformers` has no VQ decoder: without --vqgan the model reads images but
-cannot draw them. Needs the extra `chameleon`.""",
+cannot draw them. A folder without any image tokenizer needs --vqgan. Needs the extra `chameleon`.""",
         """\
   earlyfusion import chameleon facebook/chameleon-7b --out runs/chameleon-7b
   earlyfusion import chameleon chameleon-7b --vqgan vqgan.ckpt --out runs/chameleon-7b

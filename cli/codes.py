@@ -48,12 +48,17 @@ must be the one that encoded them.""",
         "a VQGAN checkpoint in taming's layout -> a tokenizer folder",
         """\
 Turn a VQ checkpoint in the layout of taming-transformers (VQGAN and its relatives) into a
-tokenizer folder, to measure it with `earlyfusion eval reconstruction`, or to use it.""",
-        "  earlyfusion image-tokenizer import vqgan.ckpt --out runs/vqgan",
+tokenizer folder, to measure it with `earlyfusion eval reconstruction`, or to use it. The
+network may be a part of a larger one (`first_stage_model.`, `module.`). Only its tensors are
+read: nothing that was pickled is run.""",
+        """\
+  earlyfusion image-tokenizer import vqgan.ckpt --out runs/vqgan
+  earlyfusion image-tokenizer import latent-diffusion.ckpt --ema --out runs/f8""",
         run,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint file")
     add_out(parser)
+    parser.add_argument("--ema", action="store_true", help="take the averaged weights of the checkpoint")
 
 
 def _add_options(parser: Parser) -> None:
@@ -108,7 +113,7 @@ def _import(args: Namespace) -> None:
     from ..tokenizers.vqvae.taming import load_taming
     from .info import describe
 
-    load_taming(args.checkpoint).save(args.out)
+    load_taming(args.checkpoint, args.ema).save(args.out)
     print("\n".join(describe(Path(args.out))))
 
 

@@ -315,8 +315,9 @@ def change(name: str, value: Any) -> Any:
             lambda f: (f / "models" / "7b" / "consolidated.00.pth").unlink(),
             r"2 shards.*consolidated.01",
         ),
-        (run_code, r"only tensors are read"),
-        (save_code, r"print.*only tensors are read"),
+        (run_code, r"consolidated.01.pth is not a readable"),
+        (save_code, r"consolidated.01.pth.*print.*only tensors are read"),
+        (change("layers.1.attention.wk.weight", torch.full((8, 32), torch.nan)), r"attention.qkv.*NaN"),
         (change("layers.1.attention.wk.weight", None), r"lacks.*layers.1.attention.wk.weight"),
         (
             change("layers.1.attention.wx.weight", torch.zeros(2)),
