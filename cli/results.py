@@ -44,9 +44,12 @@ def writes(
         @wraps(run)
         def guarded(args: Namespace) -> int | None:
             values = vars(args)
+            options = {name: value for name, value in values.items() if name not in FREE}
+            if resumes:  # files of one folder can be added one by one
+                options |= {n: os.path.dirname(options[n]) for n in inputs if os.path.isfile(options[n])}
             result = Result(
                 out=Path(args.out),
-                options={name: value for name, value in values.items() if name not in FREE},
+                options=options,
                 inputs=tuple(path for name in inputs for path in _paths(values[name])),
                 holds=holds,
                 more=tuple(Path(values[name]) for name in more if values[name] is not None),

@@ -7,6 +7,7 @@ latter, and nothing in them is run.
 import json
 import pickle
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,7 +153,9 @@ def load_pytorch(path: Path, mmap: bool = False) -> Any:
         ValueError: The file cannot be read.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are read below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
     except pickle.UnpicklingError:  # it names other classes
         return read_pickled(path)
     except (RuntimeError, EOFError, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
