@@ -12,14 +12,13 @@ from typing import Any
 
 import jsonargparse
 import lightning as L
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
 from .resume import CHECKPOINT, LAST, read_checkpoint, recover
 from .settings import TrainingSettings
-from .start import LAST_OR_NEW, check_predictions, make_room, starting_point
+from .start import LAST_OR_NEW, check_predictions, make_room, move_predictions, starting_point
 from .trainables import TRAINABLES, Link, Trainable, load
 from .trainer import DEFAULTS, for_evaluation, for_fit, interruptible, quiet
 
@@ -184,15 +183,18 @@ class _Cli(LightningCLI):
         """Refuse to resume with other settings before anything is written; then make room."""
         config = self.config[self.config.subcommand]
         path, folder = config.get("ckpt_path"), Path(config.trainer.default_root_dir)
+        first = self.trainer.is_global_zero
+        if self.subcommand == "predict" and self.overwrite and first:
+            move_predictions(folder)
         if self.subcommand != "fit":
             return
         if path is not None:
             training: LoggedTraining = self.model  # type: ignore[assignment]
             settings, step = read_checkpoint(path)
             training.check_resumed(settings, step)
-            if step >= config.trainer.max_steps and not rank_zero_only.rank:
+            if step >= config.trainer.max_steps and first:
                 print(f"{path} is of step {step} of {config.trainer.max_steps}: nothing is left to train")
-        if not config.trainer.fast_dev_run:
+        if first and not config.trainer.fast_dev_run:
             make_room(folder, self.overwrite, {**config.as_dict(), "config": None})
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

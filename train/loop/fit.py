@@ -76,8 +76,6 @@ def fit(
             return model
     else:
         check_new(run_folder, overwrite)
-    make_room(run_folder, overwrite, asdict(training.settings))
-    run_folder.mkdir(parents=True, exist_ok=True)
     trainable = trainable_of(training)
     options = {
         "accelerator": accelerator,
@@ -96,6 +94,9 @@ def fit(
     with quiet():
         L.seed_everything(seed, verbose=False)
         trainer = L.Trainer(**for_fit({**DEFAULTS, **options}, title))
+        if trainer.is_global_zero:
+            make_room(run_folder, overwrite, asdict(training.settings))
+        run_folder.mkdir(parents=True, exist_ok=True)
         with interruptible():
             trainer.fit(training, data, ckpt_path=checkpoint)
     return model

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 
 from ...tokenizers.results import move_aside
@@ -96,7 +95,7 @@ def check_new(folder: Path, overwrite: bool) -> None:
 
 
 def make_room(folder: Path, overwrite: bool, settings: Mapping[str, Any]) -> None:
-    """Move an earlier run aside if ``overwrite`` is set; on rank 0, when nothing else can fail.
+    """Move an earlier run aside if ``overwrite`` is set; rank 0 does it, when nothing else can fail.
 
     Args:
         folder: The folder of the run.
@@ -106,8 +105,6 @@ def make_room(folder: Path, overwrite: bool, settings: Mapping[str, Any]) -> Non
     Raises:
         ValueError: The run reads files in ``folder``, or the system refuses.
     """
-    if rank_zero_only.rank:
-        return
     if overwrite and held_run(folder) is not None:
         print(f"the earlier run in {folder} is now {move_aside(folder, _paths(settings))}")
     config = folder / "config.yaml"
@@ -116,17 +113,24 @@ def make_room(folder: Path, overwrite: bool, settings: Mapping[str, Any]) -> Non
 
 
 def check_predictions(folder: Path, overwrite: bool) -> None:
-    """Refuse to replace RUN/predictions, or move them aside.
+    """Refuse to replace RUN/predictions.
 
     Raises:
         ValueError: They are there, and ``overwrite`` is false.
     """
-    path = folder / PREDICTIONS
-    if rank_zero_only.rank or not path.is_dir() or not any(path.iterdir()):
-        return
-    if not overwrite:
+    if not overwrite and (path := _predictions(folder)):
         raise ValueError(f"{path} holds earlier predictions: {_choices('', 'trainer.default_root_dir')}")
-    print(f"the earlier predictions are now {move_aside(path)}")
+
+
+def move_predictions(folder: Path) -> None:
+    """Move RUN/predictions aside; rank 0 does it."""
+    if path := _predictions(folder):
+        print(f"the earlier predictions are now {move_aside(path)}")
+
+
+def _predictions(folder: Path) -> Path | None:
+    path = folder / PREDICTIONS
+    return path if path.is_dir() and any(path.iterdir()) else None
 
 
 class SameStart(Callback):

@@ -1,15 +1,19 @@
 """An earlier run is resumed, refused or moved aside; never overwritten unasked."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from earlyfusion.train.loop.start import (
     LAST_OR_NEW,
+    SameStart,
     check_new,
     check_predictions,
     held_run,
     make_room,
+    move_predictions,
     starting_point,
 )
 
@@ -98,13 +102,22 @@ def test_overwrite_moves_the_run_aside(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "run.before-2/last.ckpt").is_file() and (tmp_path / "run.before-1/notes.txt").is_file()
 
 
-def test_only_rank_0_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
+@pytest.mark.parametrize(("first", "fits"), [("last.ckpt", True), (None, False), ("other.ckpt", False)])
+def test_ranks_start_alike_or_not_at_all(first: str | None, fits: bool):
+    class Strategy:
+        def broadcast(self, mine: str) -> str:
+            return str(first)
 
-    run = run_with(tmp_path / "run", "last.ckpt")
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    make_room(run, True, {})
-    assert (run / "last.ckpt").is_file()
+        def reduce_boolean_decision(self, decision: bool, all: bool) -> bool:
+            return decision
+
+    settings = {"world_size": 2, "global_rank": 1, "ckpt_path": "last.ckpt", "default_root_dir": "run"}
+    trainer: Any = SimpleNamespace(strategy=Strategy(), **settings)
+    if fits:
+        SameStart().setup(trainer, trainer, "fit")
+    else:
+        with pytest.raises(ValueError, match=f"rank 1 .*last.ckpt.*{first}"):
+            SameStart().setup(trainer, trainer, "fit")
 
 
 def test_a_config_that_no_run_wrote_is_kept(tmp_path: Path):
@@ -122,4 +135,5 @@ def test_predictions_are_kept(tmp_path: Path):
     with pytest.raises(ValueError, match=r"predictions.*--overwrite"):
         check_predictions(tmp_path, False)
     check_predictions(tmp_path, True)
+    move_predictions(tmp_path)
     assert (tmp_path / "predictions.before-1/losses.jsonl").is_file()
