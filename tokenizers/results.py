@@ -8,7 +8,7 @@ deleted.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,34 +55,49 @@ class Result:
         found = any(True for pattern in self.holds for _ in self.out.glob(pattern))
         return [self.out] * (found if folder else self.out.is_file()) + [p for p in self.more if p.is_file()]
 
+    def is_absent(self) -> bool:
+        """Whether nothing is written yet."""
+        return not (any(self.out.glob(ANYTHING[0])) if self.resumes else self.there())
+
 
 @contextmanager
 def claimed(result: Result, overwrite: bool = False) -> Iterator[bool]:
     """Yield whether there is something to do; ``noted`` is called after it.
 
-    If the block raises and wrote nothing, what ``overwrite`` moved aside is put back.
+    If the block raises and wrote nothing, what ``overwrite`` moved aside is put back. If it is killed, the
+    same command runs again.
 
     Raises:
         ValueError: An earlier result is in the way and ``overwrite`` is false, or it cannot be moved.
     """
-    there = result.there()
+    there, note = result.there(), result.note()
     if there and not overwrite:
-        if difference := _difference(result):
+        before = read_json(result.record, "a note") if result.record.is_file() else {}
+        if difference := _difference(before, note):
             raise ValueError(
                 f"{there[0]} exists{difference}: give another name, or --overwrite, which moves it aside"
             )
-        if not result.resumes and len(there) == 1 + len(result.more):
+        if before.get("done") and not result.resumes and len(there) == 1 + len(result.more):
             yield False
             return
     moved = {path: move_aside(path, result.inputs) for path in there if overwrite}
+    if result.out in moved and result.record.is_file():  # a file's note goes with it
+        aside = moved[result.out]
+        moved[result.record] = result.record.rename(aside.with_name(f".{aside.name}{MADE}"))
+    folder = result.record.parent
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    noted_here = result.is_absent()
     try:
-        if result.resumes and not any(result.out.glob("*")):
-            noted(result)
+        if noted_here:  # if this is killed, the same command knows what is its own
+            with suppress(OSError):  # the command says it better
+                write_json(result.record, {**note, "done": False})
         yield True
     except BaseException:
-        if result.resumes and [entry.name for entry in result.out.glob("*")] == [MADE]:
-            result.record.unlink()
-            result.out.rmdir()
+        if noted_here and result.is_absent():
+            result.record.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                for one in new:
+                    one.rmdir()
         for path, aside in moved.items():
             if not path.exists():
                 aside.rename(path)
@@ -91,7 +106,7 @@ def claimed(result: Result, overwrite: bool = False) -> Iterator[bool]:
 
 def noted(result: Result) -> None:
     """Note what the finished ``result`` was made of."""
-    write_json(result.record, result.note())
+    write_json(result.record, {**result.note(), "done": True})
 
 
 def move_aside(path: str | Path, needed: Iterable[str | Path] = ()) -> Path:
@@ -120,11 +135,10 @@ def move_aside(path: str | Path, needed: Iterable[str | Path] = ()) -> Path:
     return aside
 
 
-def _difference(result: Result) -> str:
-    """What the earlier result was made with; "" if it is the same."""
-    if not result.record.is_file():
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What the earlier result was made with, by its note; "" if it is the same."""
+    if not before:
         return ", and is not noted to be of this command"
-    before, now = read_json(result.record, "a note of what a result was made of"), result.note()
     old, new = before.get("options") or {}, now["options"]
     for name in dict.fromkeys([*new, *old]):
         if old.get(name) != new.get(name):

@@ -59,6 +59,17 @@ def test_another_command_is_refused_with_what_differs(result: Result, tmp_path: 
     assert text(result) == "first"
 
 
+def test_a_command_that_was_killed_runs_again(result: Result):
+    with claimed(result):
+        if result.holds:
+            (result.out / "a.txt").write_text("written, but not noted")
+        else:
+            result.out.write_text("written, but not noted")
+    assert make(result, "again") and text(result) == "again"
+    with pytest.raises(ValueError, match="--overwrite"):
+        make(changed(result, options={}))
+
+
 def test_overwrite_moves_aside(result: Result):
     for number in range(3):
         assert make(result, str(number), overwrite=True)
