@@ -63,7 +63,7 @@ _HOMES = {
     "tokenizers.text": ("TextTokenizer",),
     "tokenizers.vocab": ("SharedVocab",),
 }
-"""The same as above, for Python: module -> what is imported from it."""
+"""The imports above, at run time: module -> names to import from it."""
 
 _moved.install()
 

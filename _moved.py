@@ -1,4 +1,4 @@
-"""Old paths of modules, for one release: names are found at their new paths, with a DeprecationWarning."""
+"""Old module paths, which work for one more release with a DeprecationWarning."""
 
 import sys
 import warnings
@@ -69,24 +69,24 @@ MOVED = {
     "eval.words": "data.render.words data.render.fonts",
     "eval.writing": "eval.tasks.writing eval.tasks.continuations",
 }
-"""Modules that the README and the docs of 0.1 named -> the modules that have their names now."""
+"""Old module in the README and docs of 0.1 -> the new modules of its names."""
 
 
 def install() -> None:
-    """Let old paths be imported."""
+    """Make old paths importable."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 def run(old: str) -> None:
-    """What ``python -m`` of an old path does."""
+    """Run the new module for ``python -m`` of an old path."""
     new = MOVED[old].split()[0]
     _warn(old, new)
     sys.exit(import_module(f"{PACKAGE}.{new}").main())
 
 
 class _Finder:
-    """Finds modules at old paths, and is their loader (without importlib.abc, which takes long to import)."""
+    """Finds and loads modules at old paths (without ``importlib.abc``, which is slow to import)."""
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if _old(fullname) not in MOVED:
@@ -108,7 +108,7 @@ class _Finder:
 
 
 def _attribute(module: ModuleType, name: str) -> Any:
-    """``name`` from the first new module that has it; the import system finds the modules of a folder."""
+    """``name`` from the first new module that has it; the import system finds submodules."""
     old = _old(module.__name__)
     own = "__path__" in vars(module) and find_spec(f"{module.__name__}.{name}") is not None
     if not name.startswith("__") and not own:

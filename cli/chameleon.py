@@ -13,18 +13,18 @@ def add(commands: Any) -> None:
     group = add_group(
         commands,
         "import",
-        "chameleon: a model of transformers or of Meta -> a model folder",
-        "Turn the model of others into a model folder. There is one kind, `chameleon`.",
+        "turn a Chameleon model of transformers or Meta into a model folder",
+        "Turn another project's model into a model folder. Supported format: `chameleon`.",
     )
     parser = add_command(
         group,
         "chameleon",
-        "a folder of `transformers`, or of Meta's",
+        "from a folder of `transformers` or of Meta",
         """\
 Turn a Chameleon model into a model folder, weights and vocabulary unchanged: from a folder
 of `transformers` (config.json, safetensors, tokenizer.json), or from Meta's (models/SIZE with
 params.json and consolidated shards, tokenizer/ with text_tokenizer.json and vqgan.ckpt).
-Weights pass one tensor at a time; from pickles only tensors are read.
+Weights are read one tensor at a time; from pickles only tensors are read.
 
 The port in `transformers` has no VQ decoder: without --vqgan the model reads images but
 cannot draw them. A folder without any image tokenizer needs --vqgan. Needs the extra `chameleon`.""",
@@ -41,34 +41,36 @@ cannot draw them. A folder without any image tokenizer needs --vqgan. Needs the 
     )
     add_out(parser)
     parser.add_argument(
-        "--vqgan", metavar="FILE", help="a VQGAN checkpoint with the decoder of the model's image tokenizer"
+        "--vqgan",
+        metavar="FILE",
+        help="VQGAN checkpoint with the decoder of the model's image tokenizer (default: no decoder)",
     )
     parser.add_argument(
         "--preprocessing",
         choices=get_args(Preprocessing),
         default="meta",
-        help="how images become numbers: as Meta does, or as transformers' port, whose codes can differ "
+        help="image preprocessing: Meta's, or that of the transformers port, whose codes can differ "
         "(default: %(default)s)",
     )
     group = add_group(
         commands,
         "export",
-        "chameleon: a model folder -> one that transformers loads",
-        "Write a model folder in the format of others. There is one kind, `chameleon`.",
+        "write a model folder that transformers loads",
+        "Write a model in another project's format. Supported format: `chameleon`.",
     )
     parser = add_command(
         group,
         "chameleon",
-        "a folder of `transformers`",
+        "a folder that `transformers` loads",
         """\
 Write a model folder that `transformers` loads, with `ChameleonForConditionalGeneration` and
 `ChameleonProcessor`: weights, VQ encoder, text tokenizer and vocabulary. The VQ decoder is
 stored beside them (vq_decoder.safetensors); `import` reads it back. Models the format cannot
-express are rejected, with the reason: it has one square size of images (fixed_grid), read
-row by row, one code per position, a VQGAN, and QK-norm as LayerNorm.
+express are rejected, with the reason: it requires one square image size (fixed_grid), codes
+in row order, one code per position, a VQGAN, and LayerNorm as QK-norm.
 
-Two tokens are added if they are missing, `<image>` and the one between turns; in
-`transformers` a text such as `<s>` is a special token, which it is not here.""",
+The tokens `<image>` and end of turn are added if missing. In `transformers` a typed `<s>` is
+a special token; here it is plain text.""",
         """\
   earlyfusion export chameleon runs/lm/model --out runs/hf
   python -c "import transformers as t; t.ChameleonForConditionalGeneration.from_pretrained('runs/hf')\"""",
@@ -79,7 +81,7 @@ Two tokens are added if they are missing, `<image>` and the one between turns; i
     parser.add_argument(
         "--push",
         metavar="NAME",
-        help="upload it to the Hugging Face Hub as owner/name; a new repository is private",
+        help="also upload it to the Hugging Face Hub as owner/name; new repositories are private",
     )
 
 

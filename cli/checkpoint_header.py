@@ -1,4 +1,4 @@
-"""The plain values of a Lightning checkpoint: without torch, without tensors, and running nothing in it."""
+"""Reads the plain values of a Lightning checkpoint, without torch, tensors, or running code from the file."""
 
 import zipfile
 from pathlib import Path
@@ -21,6 +21,6 @@ def read_header(path: Path) -> dict[str, Any]:
                 header = InertUnpickler(stream).load()
         header["global_step"]
         return header
-    except Exception as error:  # whatever a zip, a pickle or its values can be wrong with
+    except Exception as error:  # zip, pickle and broken values raise errors of many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a checkpoint of a training: {reason}") from None
+        raise ValueError(f"{path} is not a checkpoint of a training run: {reason}") from None

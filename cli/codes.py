@@ -1,4 +1,4 @@
-"""``earlyfusion image-tokenizer encode | decode | import``: a trained image tokenizer at work."""
+"""``earlyfusion image-tokenizer encode | decode | import``: use a trained image tokenizer."""
 
 import math
 from argparse import Namespace
@@ -14,56 +14,58 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    group = add_group(commands, "image-tokenizer", "the VQ-VAE: train it, run it")
+    group = add_group(commands, "image-tokenizer", "train or run the image tokenizer (VQ-VAE)")
     parser = add_command(
         group,
         "encode",
-        "a folder of pictures -> a small file of codes for each",
+        "turn pictures into small files of codes",
         """\
-Turn pictures into codes: for each, OUT/NAME.npz with the codes and the picture's size, in
-the smallest numbers that hold them. Files already encoded are skipped, so the command can
-be interrupted and repeated; unreadable files are reported, counted and skipped.""",
+Write the codes and the size of each picture to OUT/NAME.npz, in the smallest number type that
+fits. Files already encoded are skipped, so an interrupted command can be repeated; unreadable
+files are reported and skipped.""",
         """\
   earlyfusion image-tokenizer encode photos --model runs/demo/model --out codes
   earlyfusion image-tokenizer decode codes --model runs/demo/model --out photos-again""",
         run,
     )
-    parser.add_argument("images", metavar="IMAGES", help="one image file, or a folder with all below it")
+    parser.add_argument("images", metavar="IMAGES", help="an image file, or a folder, searched recursively")
     _add_options(parser)
     parser = add_command(
         group,
         "decode",
-        "codes -> pictures",
+        "turn files of codes into pictures",
         """\
-Turn the codes of `encode` into pictures: PNG files in their original size. The tokenizer
-must be the one that encoded them.""",
+Turn the files of `encode` into PNG pictures of the original sizes. The tokenizer must be the
+one that encoded them.""",
         "  earlyfusion image-tokenizer decode codes --model runs/demo/model --out photos-again",
         run,
     )
-    parser.add_argument("codes", metavar="CODES", help="the folder that encode wrote, or one of its .npz")
+    parser.add_argument(
+        "codes", metavar="CODES", help="the folder that `encode` wrote, or one of its .npz files"
+    )
     _add_options(parser)
     parser = add_command(
         group,
         "import",
-        "a VQGAN checkpoint in taming's layout -> a tokenizer folder",
+        "turn a taming-transformers VQGAN checkpoint into a tokenizer folder",
         """\
 Turn a VQ checkpoint in the layout of taming-transformers (VQGAN and its relatives) into a
-tokenizer folder, to measure it with `earlyfusion eval reconstruction`, or to use it. The
-network may be a part of a larger one (`first_stage_model.`, `module.`). Only its tensors are
-read: nothing that was pickled is run.""",
+tokenizer folder, to use it or to measure it with `earlyfusion eval reconstruction`. The
+network may be a part of a larger one (`first_stage_model.`, `module.`). Only tensors are
+read: nothing in the file is run.""",
         """\
   earlyfusion image-tokenizer import vqgan.ckpt --out runs/vqgan
   earlyfusion image-tokenizer import latent-diffusion.ckpt --ema --out runs/f8""",
         run,
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint file")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint file")
     add_out(parser)
     parser.add_argument("--ema", action="store_true", help="take the averaged weights of the checkpoint")
 
 
 def _add_options(parser: Parser) -> None:
     parser.add_argument(
-        "--model", metavar="DIR", required=True, help="folder of an image tokenizer, or of a model with one"
+        "--model", metavar="DIR", required=True, help="folder of an image tokenizer or of a model"
     )
     add_out(parser)
     parser.add_argument(
@@ -71,7 +73,7 @@ def _add_options(parser: Parser) -> None:
         metavar="PIXELS",
         type=positive_integer,
         default=1024,
-        help="process pictures with a longer side in tiles of this size (default: %(default)s)",
+        help="tile size; pictures with a longer side are processed in tiles (default: %(default)s)",
     )
 
 
@@ -118,7 +120,7 @@ def _import(args: Namespace) -> None:
 
 
 def _summary(counts: "Counts", done: str) -> str:
-    """Report what was skipped, and say in one line what was done."""
+    """Report what was skipped; returns one line about what was done."""
     for line in counts.skipped:
         tell(f"skipped {line}")
     before = f" ({counts.before:,} done before)" if counts.before else ""

@@ -1,4 +1,4 @@
-"""``earlyfusion demo``: from nothing to a model, its samples and a report."""
+"""``earlyfusion demo``: train a model from scratch, and write samples and a report."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -7,21 +7,20 @@ from typing import Any
 from .terminal import add_command, integer
 
 OUT = "runs/demo"
-"""Where `make demo` and `earlyfusion demo` write."""
+"""Default folder of `make demo` and `earlyfusion demo`."""
 
 
 def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "demo",
-        "train everything on this machine; writes a model, samples and a report",
+        "train everything on this machine; write a model, samples and a report",
         """\
 Train a text tokenizer, an image tokenizer and one transformer from scratch, on OpenMoji
 pictures and rendered words; measure them on held-out words, fonts and pictures; write
-samples and OUT/report.html, one self-contained file. The commands that do it are printed.
+samples and OUT/report.html, one self-contained file. Prints each command that it runs.
 
-About ten minutes on two CPU cores. Interrupt it at any time: the same command resumes.
-Needs the extra `demo`.""",
+Interrupt it at any time; run the same command again to resume. Needs the extra `demo`.""",
         """\
   earlyfusion demo --out runs/demo
   earlyfusion demo --out runs/quick --budget quick     # minutes: checks that everything works
@@ -34,7 +33,8 @@ Needs the extra `demo`.""",
         "--budget",
         choices=("quick", "full", "long"),
         default="full",
-        help="how long to train; long: hours, the recipe of the packaged model (default: %(default)s)",
+        help="training time on two CPU cores: quick, minutes, only checks that everything works; full, about "
+        "ten minutes; long, two hours, the recipe of the packaged model (default: %(default)s)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="move an earlier demo in OUT aside, and start from scratch"

@@ -1,6 +1,6 @@
-"""``earlyfusion info``: what a folder or checkpoint is, from its JSON files and the headers of its weights.
+"""``earlyfusion info``: describes a folder or checkpoint, from its JSON files and the headers of its weights.
 
-Nothing here imports torch, so that it answers at once. ``KINDS`` and ``FILES`` say what is recognized.
+Imports no torch, so it is instant. ``KINDS`` and ``FILES`` list what it recognizes.
 """
 
 import math
@@ -25,22 +25,22 @@ NETWORK = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 """Prefixes of the names of an image tokenizer's weights, its codebooks left out."""
 
 Lines = Iterable[tuple[str, str]]
-"""(what, its value)."""
+"""Pairs of a name and its value."""
 
 
 def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "info",
-        "what a model, tokenizer, prepared folder or checkpoint is",
+        "summarize a model, tokenizer, prepared folder or checkpoint",
         """\
-Summarize a folder that another command wrote, and the format of its files: a model, an
-image, text or document tokenizer, a recognizer, prepared windows, codes, a training run or
+Summarize a folder that another command wrote, with the format of its files: a model, an
+image, text or document tokenizer, a recognizer, prepared windows, codes, a training run, or
 one of its checkpoints.""",
         "  earlyfusion info runs/demo/model",
         run,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="a folder that another command wrote, or a .ckpt")
+    parser.add_argument("folder", metavar="FOLDER", help="folder that another command wrote, or a .ckpt file")
 
 
 def run(args: Namespace) -> None:
@@ -51,8 +51,8 @@ def describe(path: Path) -> list[str]:
     """A few lines about a folder or a checkpoint.
 
     Raises:
-        FileNotFoundError: it, or one of its files, is missing.
-        ValueError: it is nothing that is known here, or damaged.
+        FileNotFoundError: ``path``, or one of its files, is missing.
+        ValueError: ``path`` is of unknown kind, or damaged.
     """
     from ..tokenizers.files import read_json
 
@@ -203,7 +203,7 @@ NETWORKS = {
 
 
 class Kind(NamedTuple):
-    """What a config.json of some ``kind`` belongs to."""
+    """How to describe a folder whose config.json has this kind."""
 
     title: str
     lines: Callable[[Path, dict[str, Any]], Lines]
@@ -215,7 +215,7 @@ KINDS = {
     "recognizer": Kind("a recognizer", _recognizer),
     "recogniser": Kind("a recognizer", _recognizer),  # of earlier releases
 }
-"""``kind`` of a config.json -> what says more."""
+"""By the ``kind`` of a config.json."""
 
 FILES: tuple[tuple[str, str, Callable[[Path], Lines]], ...] = (
     (PREPARED, "prepared windows", _prepared),
@@ -225,11 +225,11 @@ FILES: tuple[tuple[str, str, Callable[[Path], Lines]], ...] = (
     ("tokenizer.json", "a text tokenizer", _text),
     (LAST, "a training run", _training_run),
 )
-"""File by which a folder without a config.json is recognized, what it is then, and what says more."""
+"""For folders without a config.json: the file to recognize them by, their title, and what describes them."""
 
 
 def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
-    """How many parameters have names that begin with one of ``prefixes``, their type, and the file's size."""
+    """Number and type of the parameters whose names begin with one of ``prefixes``, and the file's size."""
     from safetensors import SafetensorError, safe_open
 
     path = folder / WEIGHTS
@@ -247,7 +247,7 @@ def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
 
 def _sizes(layout: "Layout") -> str:
     if layout.shape is not None:
-        return f"every one {' x '.join(map(str, layout.shape))} codes"
+        return f"each of {' x '.join(map(str, layout.shape))} codes"
     assert layout.numbers is not None
     start, count = layout.numbers
     return f"sizes along {layout.axes} axes {start}..{start + count - 1} (up to {count})"

@@ -1,7 +1,7 @@
 """The command ``earlyfusion``: parses the command line and calls one of ``COMMANDS``.
 
 Every file of a command has two functions: ``add(commands)`` adds its flags and help to the parser, and
-``run(args)`` does the work. It imports what it needs, so that help and mistakes are answered at once.
+``run(args)`` does the work. It imports what it needs, so that help and errors are instant.
 """
 
 import argparse
@@ -39,10 +39,10 @@ COMMANDS = (
     info,
     evaluation,
 )
-"""In the order in which the help lists them."""
+"""In the order of the help."""
 
 RENAMED = {"recogniser": "recognizer"}
-"""Commands of earlier releases, which keep working for one more."""
+"""Old names of commands -> new ones; the old names work for one more release."""
 
 EXTRAS = {
     "chameleon": ("tokenizers",),
@@ -52,7 +52,7 @@ EXTRAS = {
     "ray": ("ray",),
     "tesseract": ("tesserocr",),
 }
-"""Modules that only an extra installs, to name it if one is missing."""
+"""Extra -> modules that only it installs; the error for a missing module names the extra."""
 
 DESCRIPTION = """\
 Pixels and words become one token stream, one transformer learns it, and the same
@@ -64,12 +64,12 @@ examples:
   earlyfusion sample --out runs/apple --then image "A red apple:"
   earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
 
-`earlyfusion COMMAND --help` shows the options of a command. A mistake prints one line and
-gives exit code 2; EARLYFUSION_DEBUG=1 adds Python's traceback."""
+`earlyfusion COMMAND --help` shows the options of a command. Errors print one line and
+exit with code 2; EARLYFUSION_DEBUG=1 adds the Python traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for a mistake of the user's, 130 when interrupted."""
+    """Run one command and return its exit code: 0, 2 for a user error, 130 after Ctrl+C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets escapes, not an error
             stream.reconfigure(errors="backslashreplace")
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("interrupted")
         return 130
-    except BrokenPipeError:  # `earlyfusion info DIR | head -1`: Python would complain once more at its end
+    except BrokenPipeError:  # `earlyfusion info DIR | head -1`: Python would print another error on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (UsageError, ValueError, OSError, ImportError, argparse.ArgumentError) as error:
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> Parser:
-    """The whole command line. Parsed arguments have a ``run``, to be called with them."""
+    """The parser of the whole command line; ``args.run(args)`` runs what was parsed."""
     parser = Parser(
         prog="earlyfusion", usage="earlyfusion COMMAND ...", description=DESCRIPTION, epilog=EPILOG
     )
@@ -112,12 +112,12 @@ def explain(error: BaseException) -> str:
         module = error.name.partition(".")[0]
         for extra, modules in EXTRAS.items():
             if module in modules or (extra == "demo" and module.startswith("font_")):
-                text = f"this needs the package {module}: pip install 'earlyfusion[{extra}]'"
+                text = f"the package {module} is missing: pip install 'earlyfusion[{extra}]'"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def run_command(argv: list[str]) -> int:
-    """Run one command; returns its exit code, and raises what goes wrong."""
+    """Run one command and return its exit code; errors are raised."""
     if argv and argv[0] in RENAMED:
         tell(f"`{argv[0]}` is now called `{RENAMED[argv[0]]}`")
         argv = [RENAMED[argv[0]], *argv[1:]]

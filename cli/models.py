@@ -1,4 +1,4 @@
-"""What several commands load: models, and image tokenizers from wherever they are stored."""
+"""Loads models, and image tokenizers from any folder that holds one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def image_folder(folder: str | Path) -> Path:
-    """The image tokenizer's folder inside the folder of a model, of a tokenizer, or of itself.
+    """The folder of the image tokenizer: ``folder``, or inside it if it is a model or tokenizer folder.
 
     Raises:
-        FileNotFoundError: there is no image tokenizer in any of these places.
+        FileNotFoundError: No image tokenizer was found.
     """
     folder = Path(folder)
     for path in (folder / "tokenizer" / "image", folder / "image", folder):
         if (path / "config.json").exists():
             return path
-    raise FileNotFoundError(f"no image tokenizer in {folder}: expected the folder of a model or a tokenizer")
+    raise FileNotFoundError(f"no image tokenizer in {folder}: expected a model or tokenizer folder")
 
 
 def load_image_tokenizer(folder: str | Path) -> "ImageTokenizer":
@@ -31,7 +31,7 @@ def load_image_tokenizer(folder: str | Path) -> "ImageTokenizer":
 
 
 def load_generating(folder: str | Path) -> "Model":
-    """A model on the best device; on a CPU with weights laid out for generation."""
+    """A model on the best device; on a CPU with its weights packed for generation."""
     from ..fusion_lm.folder import load_model
 
     device = best_device()

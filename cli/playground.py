@@ -1,4 +1,4 @@
-"""``earlyfusion playground``: a page in the browser."""
+"""``earlyfusion playground``: serves a page for the browser."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -12,11 +12,11 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "playground",
-        "a page in the browser: compose, inspect tokens, compare tokenizers",
+        "serve a page: compose prompts, inspect tokens, compare tokenizers",
         """\
-A page in the browser: compose prompts of text and pictures and watch the answers arrive,
-inspect their tokens and the codebook, pass pictures through image tokenizers, watch trainings.
-Only this machine can reach it unless --host says otherwise; nothing that is sent is stored.
+Serve a page for the browser: compose prompts of text and pictures and watch the answers
+arrive, inspect tokens and codebook, reconstruct pictures, follow trainings. Only this machine
+can reach it, unless --host is given; the server stores nothing you send.
 Needs the extra: pip install 'earlyfusion[playground]'""",
         """\
   earlyfusion playground
@@ -35,23 +35,27 @@ Needs the extra: pip install 'earlyfusion[playground]'""",
         metavar="DIR",
         action="append",
         default=[],
-        help="another image tokenizer or model to reconstruct pictures with; may be repeated",
+        help="another image tokenizer or model to reconstruct pictures with; repeatable",
     )
     parser.add_argument(
         "--runs",
         metavar="DIR",
         default="runs",
-        help="folder of the trainings whose curves are shown (default: %(default)s)",
+        help="folder of the training runs to show (default: %(default)s)",
     )
     parser.add_argument(
         "--host",
         metavar="ADDRESS",
         default="127.0.0.1",
-        help="address to serve at; 0.0.0.0: all addresses of this machine, for everybody who can reach it "
+        help="address to serve on; 0.0.0.0 lets everybody connect who can reach this machine "
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--port", metavar="N", type=positive_integer, default=7860, help="port (default: %(default)s)"
+        "--port",
+        metavar="N",
+        type=positive_integer,
+        default=7860,
+        help="port to serve on (default: %(default)s)",
     )
 
 

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Turn documents of text and images into packed, memory-mapped windows of tokens, which `earlyfusion lm fit`
-reads. A run that was stopped resumes. Settings can be in the config file, on the command line, or both; the
-last value counts. Sample configs: train/configs/prepare*.yaml."""
+reads. Run it again to resume a stopped run. Settings can be in the config file, on the command line, or both;
+the last value counts. Sample configs: train/configs/prepare*.yaml."""
 
 
 def add(commands: Any) -> None:
-    # No argument begins with NUL, so that even --help is left to jsonargparse.
+    # No argument begins with NUL, so all of them, even --help, pass to jsonargparse.
     parser = add_command(
         commands,
         "prepare",
-        "documents of text and images -> packed windows of tokens",
+        "turn documents of text and images into packed windows of tokens",
         "",
         "",
         run,
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
     """Read the options of ``earlyfusion prepare``.
 
     Returns:
-        What to prepare, and the options of ``prepare`` that say where: ``jobs`` and ``engine``.
+        What to prepare, and where: the options ``jobs`` and ``engine`` of ``prepare``.
 
     Raises:
         UsageError: A setting is unknown, missing or of the wrong type, or a config file cannot be read.
@@ -62,14 +62,18 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
     parser.add_argument("--config", metavar="FILE", action="config", help="YAML file with settings")
     names = parser.add_class_arguments(PrepareConfig)
     parser.add_argument(
-        "--jobs", metavar="N", type=PositiveInt, default=1, help="processes, each with its image tokenizer"
+        "--jobs",
+        metavar="N",
+        type=PositiveInt,
+        default=1,
+        help="number of processes, each with its own image tokenizer",
     )
     parser.add_argument(
         "--engine",
         choices=("local", "ray"),
         default="local",
-        help="where they run: this machine, or the Ray cluster that ray.init() finds (extra: ray; all its "
-        "machines must see the same folders)",
+        help="where they run: local is this machine, ray the cluster that ray.init() finds (extra `ray`; all "
+        "its machines must see the same folders)",
     )
     try:
         values = parser.parse_args(list(arguments))
@@ -80,5 +84,5 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
 
 
 def _plain(message: str) -> str:
-    """A message of jsonargparse in one line, with the names of types that YAML has."""
+    """A message of jsonargparse in one line, with YAML's names of types."""
     return " ".join(re.sub(r"<class '(\w+)'>", r"\1", message).replace("NoneType", "null").split())

@@ -1,4 +1,4 @@
-"""Texts and images of a command line: read as a prompt, and shown on a terminal."""
+"""Reads texts and images of a command line as a prompt, and shows documents on a terminal."""
 
 import base64
 import io
@@ -21,9 +21,9 @@ IMAGE_SUFFIXES = tuple(
 
 
 def read_segments(arguments: Sequence[str]) -> "list[str | Image]":
-    """Command line segments: images are read, everything else is text.
+    """Read command line segments: images as images, everything else as text.
 
-    No arguments are no mistake: the model then begins a document by itself.
+    Without arguments the list is empty, and the model starts a new document.
 
     Raises:
         FileNotFoundError: an image is missing.
@@ -34,7 +34,7 @@ def read_segments(arguments: Sequence[str]) -> "list[str | Image]":
     segments: list[str | Image] = [load_image(a) if is_image(a) else a for a in arguments]
     if segments and not any(segments):
         raise ValueError(
-            "the prompt is empty: give some text or an image, or no segment at all to start from nothing"
+            "the prompt is empty: give a text or an image, or leave out all segments to start a new document"
         )
     return segments
 
@@ -45,14 +45,14 @@ def is_image(argument: str) -> bool:
 
     if argument.lower().endswith(IMAGE_SUFFIXES):
         return True
-    if not os.path.isfile(argument):  # False, not an error, for texts that could be no file name
+    if not os.path.isfile(argument):  # False, not an error, for texts that cannot be file names
         return False
     try:
         with Image.open(argument):
             return True
     except UnidentifiedImageError:
         return False
-    except Image.DecompressionBombError:  # `load_image` has the words for it
+    except Image.DecompressionBombError:  # `load_image` reports it
         return True
 
 
@@ -79,7 +79,7 @@ def prompt_as_seen(
 
 
 def in_words(part: "Part") -> str:
-    """A part of a document on a terminal: its text, the size of its image, or what else it is."""
+    """A part of a document for a terminal: its text, the size of its image, or else its type."""
     from PIL.Image import Image
 
     from ..eval.report.samples import printable
@@ -92,9 +92,9 @@ def in_words(part: "Part") -> str:
 
 
 def inline_image(image: "Image") -> str:
-    """The control sequence that shows an image in the terminal, "" if it cannot show any.
+    """The control sequence that shows an image in the terminal; empty if the terminal cannot.
 
-    By kitty's graphics protocol (kitty, Ghostty) or that of iTerm2 (iTerm2, WezTerm, VS Code).
+    Uses the graphics protocol of kitty (kitty, Ghostty) or of iTerm2 (iTerm2, WezTerm, VS Code).
     """
     from PIL.Image import Resampling
 

@@ -28,15 +28,15 @@ def add(commands: Any) -> None:
         "sample",
         "continue a prompt of texts and images",
         """\
-Continue a prompt of texts and images. Segments are joined in order into one prompt, and
-follow each other on the command line: an existing image file, or anything that ends in an
-image suffix, is an image; everything else is text. Without a segment the model begins a
-document by itself. Put a text that begins with a dash after `--`.
+Continue a prompt of texts and images. Segments are joined in order into one prompt; keep
+them together, before or after the options. An existing image file, or anything with an
+image suffix, is an image; everything else is text. Without segments the model starts a new
+document. Put a text that begins with a dash after `--`.
 
-Writes sample.json, the images as PNG, and index.html to look at. sample.json holds
-{"segments": [{"type": "text", "text": ...}, {"type": "image", "file": ...}]}, prompt and
-continuation. With --n above 1 "samples" lists all of them. A single document is printed
-while it is written. Ctrl+C keeps what is written so far.""",
+Writes OUT/index.html to look at, the images as PNG, and sample.json with prompt and
+continuation: {"segments": [{"type": "text", "text": ...}, {"type": "image", "file": ...}]};
+with --n above 1, "samples" lists them all. A single sample is printed as it is generated.
+Ctrl+C keeps what was generated so far.""",
         """\
   earlyfusion sample --out runs/apple --then image "A red apple:"
   earlyfusion sample --out runs/read --then text word.png
@@ -60,16 +60,20 @@ while it is written. Ctrl+C keeps what is written so far.""",
     parser.add_argument(
         "--answer",
         action="store_true",
-        help="the prompt is a turn of a conversation; a model trained on `messages` answers it",
+        help="answer the prompt as a turn of a conversation, for models fine-tuned on `messages`",
     )
     parser.add_argument(
         "--then",
         choices=(*MODALITIES, "any"),
         default="any",
-        help="what comes next; any lets the model decide (default: %(default)s)",
+        help="modality to generate next; any lets the model decide (default: %(default)s)",
     )
     parser.add_argument(
-        "--n", metavar="N", type=positive_integer, default=1, help="samples, in one batch (default: 1)"
+        "--n",
+        metavar="N",
+        type=positive_integer,
+        default=1,
+        help="number of samples, generated in one batch (default: 1)",
     )
     parser.add_argument(
         "--seed",
@@ -83,14 +87,14 @@ while it is written. Ctrl+C keeps what is written so far.""",
         "--infill",
         metavar="BOX",
         type=box,
-        help="redraw a box LEFT,TOP,RIGHT,BOTTOM of the prompt's last image, as fractions from 0 to 1, such "
-        "as 0.25,0.25,0.75,0.75; keeps the likeliest of --best-of drawings for each sample",
+        help="redraw the box LEFT,TOP,RIGHT,BOTTOM of the prompt's last image, in fractions from 0 to 1 "
+        "(0.25,0.25,0.75,0.75); --best-of sets the number of candidates per sample",
     )
     parser.add_argument(
         "--max-new-tokens",
         metavar="N",
         type=positive_integer,
-        help="maximum new tokens (default: fill the context)",
+        help="maximum number of new tokens (default: fill the context)",
     )
     add_sampling(parser)
     parser.add_argument(
@@ -98,23 +102,24 @@ while it is written. Ctrl+C keeps what is written so far.""",
         metavar="S",
         type=real,
         default=1.0,
-        help="classifier-free guidance for images, by what precedes them; doubles the work (default: 1, off)",
+        help="classifier-free guidance of images by the prompt; 1 = off, try 1.5 to 2; doubles the time "
+        "(default: 1)",
     )
     parser.add_argument(
         "--image-guidance",
         metavar="S",
         type=real,
-        help="guidance for images by the images before them; --guidance is then by the texts; triples the "
-        "work",
+        help="separate guidance by the prompt's images; --guidance then covers its texts alone; triples the "
+        "time (default: off)",
     )
-    parser.add_argument("--negative", metavar="TEXT", help="negative prompt for image guidance")
+    parser.add_argument("--negative", metavar="TEXT", help="negative prompt for images; needs --guidance")
 
 
 @writes(inputs=("model", "segments"), holds=("sample.json", "index.html", "*image-*.png"))
 def run(args: Namespace) -> None:
     """Continue the prompt and write the folder.
 
-    What is there when Ctrl+C comes is written, too (with --best-of and --infill that is nothing).
+    Ctrl+C writes what was generated so far, which is nothing with --best-of and --infill.
     """
     from ..eval.report.html import Part
     from ..eval.report.samples import Sample, write_samples
@@ -129,27 +134,36 @@ def run(args: Namespace) -> None:
     sampling = {name: Sampling(**fields) for name, fields in asked.items()}
     guidance = Guidance(args.guidance, args.image_guidance)
     if args.negative is not None and guidance.branches == 1:
-        raise ValueError("--negative needs guidance: give --guidance too, such as 3")
-    if args.best_by != BEST_BY[0] and (args.best_of == 1 or args.infill is not None):
+        raise ValueError("--negative needs guidance: give --guidance too, such as 2")
+    if args.best_by != BEST_BY[0] and args.infill is not None:
+        raise ValueError(f"--best-by {args.best_by} does not work with --infill: leave one of them out")
+    if args.best_by != BEST_BY[0] and args.best_of == 1:
         raise ValueError(f"--best-by {args.best_by} needs several candidates: give --best-of, such as 8")
     check_folder(args.out)
     prompt: list[Any] = [*read_segments(args.segments)]
     folder = local_folder(args.model)
     if not folder.exists():
-        raise FileNotFoundError(f"model folder {folder} not found: `earlyfusion demo` makes one")
+        raise FileNotFoundError(
+            f"model folder {folder} not found: give a folder (`earlyfusion demo` trains one) or a name on "
+            "the Hugging Face Hub, or leave out --model"
+        )
     model = load_model(folder, best_device(), args.weights)
     tokenizer = model.tokenizer
     if args.answer:
         if not prompt:
-            raise ValueError("--answer needs a turn of a conversation to answer: give texts or images")
+            raise ValueError("--answer needs a prompt to answer: give a text or an image")
         if tokenizer.vocab.sep is None:
-            raise ValueError(f"--answer: the vocabulary of {folder} has no token that ends a turn")
+            raise ValueError(
+                f"--answer needs an end-of-turn token, which the vocabulary of {folder} lacks: prepare the "
+                "data of such a model with separator: true"
+            )
         prompt.append(END_OF_TURN)
     sampling = {n: one for n, one in sampling.items() if n in tokenizer.vocab.names or asked[n]}
     encoded = tokenizer.encode(prompt, eos=False)
     shown = prompt_as_seen(prompt, encoded.tokens, tokenizer)
     options: dict[str, Any] = {
-        "max_new_tokens": args.max_new_tokens or model.lm.config.context_length,  # the context ends it sooner
+        "max_new_tokens": args.max_new_tokens
+        or model.lm.config.context_length,  # the context may end it first
         "sampling": sampling,
         "then": args.then,
         "seed": args.seed,
@@ -158,7 +172,7 @@ def run(args: Namespace) -> None:
     }
     written = _written(args, model, prompt, encoded, shown, options)
     args.unfinished = any(stop == "interrupted" for _, stop in written)
-    kept = shown if args.infill is None else shown[:-1]  # the image is there redrawn
+    kept = shown if args.infill is None else shown[:-1]  # its last image is redrawn
     samples = [Sample([*kept, *map(Part, segments)], stop) for segments, stop in written]
     write_samples(args.out, samples, _settings(args, folder, sampling, guidance))
     at_once = args.best_of > 1 or args.infill is not None
@@ -176,7 +190,7 @@ def _written(
     shown: "Sequence[Part]",
     options: dict[str, Any],
 ) -> "list[tuple[list[str | Image], str]]":
-    """What each sample adds to the prompt, and why it ended."""
+    """The new segments of each sample, and why it ended."""
     from ..fusion_lm.infill import infill
     from ..fusion_lm.stream import best, stream
     from ..tokenizers.progress import progress_bars
@@ -196,7 +210,7 @@ def _written(
 def _streamed(
     n: int, events: "Iterator[Event]", shown: "Sequence[Part]"
 ) -> "list[tuple[list[str | Image], str]]":
-    """What ``n`` rows write and why they end; a single one is printed as it comes, after ``shown``."""
+    """The new segments of ``n`` rows, and why each ended; a single row is printed live, after ``shown``."""
     from ..fusion_lm.stream import Finished, gather
     from ..tokenizers.progress import progress_bars
 
@@ -221,7 +235,7 @@ def _streamed(
 
 
 def _news(event: "Event") -> str:
-    """What an event adds to a terminal."""
+    """What to print on a terminal for an event."""
     from PIL.Image import Image
 
     from ..eval.report.html import Part
@@ -236,7 +250,7 @@ def _news(event: "Event") -> str:
 
 
 def _settings(args: Namespace, folder: Path, sampling: dict[str, Any], guidance: Any) -> dict[str, Any]:
-    """What sample.json says of how it was made."""
+    """The settings that sample.json records."""
     names = ("answer", "then", "seed", "n", "best_of", "best_by", "infill", "weights", "max_new_tokens")
     guided = {**vars(guidance), "negative": args.negative} if guidance.branches > 1 else None
     return {

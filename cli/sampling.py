@@ -1,4 +1,4 @@
-"""The flags that several commands have for how a model samples: each modality's, and the best of several."""
+"""Sampling flags that several commands share."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -12,22 +12,34 @@ if TYPE_CHECKING:
     from ..fusion_lm.sampling import Sampling
 
 MODALITIES = (TEXT, *CODECS)
-"""Each has flags for its sampling; those of text have no prefix."""
+"""Modalities with sampling flags; those of text have no prefix."""
 
 FLAGS = {
-    "temperature": ("T", real, "divide the logits by T; 0 takes the most likely token (default: 1)"),
-    "top_k": ("K", integer, "draw from the K most likely tokens (default: 0, all)"),
-    "top_p": ("P", real, "draw from the most likely tokens that reach probability P (default: 1, all)"),
-    "min_p": ("P", real, "draw from tokens at least P times as likely as the best one (default: 0, all)"),
-    "repetition_penalty": ("F", real, "above 1: text already written becomes less likely (default: 1)"),
+    "temperature": ("T", real, "sampling temperature; 0 = always the likeliest token (default: 1)"),
+    "top_k": ("K", integer, "sample from the K likeliest tokens; 0 = all (default: 0)"),
+    "top_p": (
+        "P",
+        real,
+        "sample from the likeliest tokens that together reach probability P; 1 = all (default: 1)",
+    ),
+    "min_p": (
+        "P",
+        real,
+        "sample from tokens at least P times as likely as the likeliest; 0 = all (default: 0)",
+    ),
+    "repetition_penalty": (
+        "F",
+        real,
+        "above 1, text already in the document becomes less likely; 1 = off (default: 1)",
+    ),
 }
-"""The fields of ``Sampling``: metavar, type, help. The defaults are those of ``Sampling``."""
+"""Field of ``Sampling``, which has the default -> metavar, type, help."""
 
 TEXT_ONLY = ("repetition_penalty",)
 
 
 def add_sampling(parser: Parser) -> None:
-    """The flags of every modality."""
+    """Add the sampling flags of every modality."""
     for modality in MODALITIES:
         of = "" if modality == TEXT else f"{modality}: "
         for field, name in _names(modality).items():
@@ -36,19 +48,19 @@ def add_sampling(parser: Parser) -> None:
 
 
 def sampling_of(args: Namespace, modality: str) -> dict[str, Any]:
-    """The fields of the ``Sampling`` of ``modality`` that the user gave."""
+    """The fields of the ``Sampling`` of ``modality`` that the user set."""
     names = _names(modality)
     values = given(args, names.values())
     return {field: values[name] for field, name in names.items() if name in values}
 
 
 def recorded(sampling: "Mapping[str, Sampling]") -> dict[str, dict[str, Any]]:
-    """The fields that each modality has, for a record of how something was sampled."""
+    """The sampling settings of each modality, for a JSON record."""
     return {name: {field: getattr(one, field) for field in _names(name)} for name, one in sampling.items()}
 
 
 def add_best_of(parser: Parser, what: str) -> None:
-    """``--best-of`` and ``--best-by``, of each ``what``."""
+    """Add ``--best-of`` and ``--best-by`` for each ``what``."""
     parser.add_argument(
         "--best-of",
         metavar="N",
@@ -60,12 +72,12 @@ def add_best_of(parser: Parser, what: str) -> None:
         "--best-by",
         choices=BEST_BY,
         default=BEST_BY[0],
-        help="score candidates given the prompt (forward), or in both directions, for models trained "
-        "on both orders (default: %(default)s)",
+        help="rank candidates by their probability given the prompt (forward), or also by that of the prompt "
+        "given them (both; for models trained on both orders) (default: %(default)s)",
     )
 
 
 def _names(modality: str) -> dict[str, str]:
-    """The fields of ``Sampling`` that a modality has, and what the command line calls them."""
+    """The fields of ``Sampling`` that a modality has -> their names on the command line."""
     prefix = "" if modality == TEXT else f"{modality}_"
     return {field: prefix + field for field in FLAGS if modality == TEXT or field not in TEXT_ONLY}

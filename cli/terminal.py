@@ -1,6 +1,6 @@
-"""The parser of the command line, the types of its values, and what several commands check or ask first.
+"""The command-line parser, the types of its values, and checks that several commands share.
 
-Imports the standard library alone, so that help and mistakes are answered at once.
+Imports only the standard library, so that help and errors are instant.
 """
 
 import argparse
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 Run = Callable[[Namespace], int | None]
-"""What a command does with its parsed arguments; None is exit code 0."""
+"""Runs a command with its parsed arguments and returns the exit code; None means 0."""
 
 
 class UsageError(Exception):
-    """A command line that cannot be understood."""
+    """An invalid command line."""
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of descriptions, and lists sub-commands without a line for their placeholder."""
+    """Keeps the line breaks of descriptions, and lists subcommands without argparse's placeholder line."""
 
     def _format_action(self, action: argparse.Action) -> str:
         if isinstance(action, argparse._SubParsersAction):
@@ -30,7 +30,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake as one line that names the help to read."""
+    """Raises errors as one line that names the right ``--help``."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **{"formatter_class": Help, **kwargs})
@@ -47,7 +47,10 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, f"invalid choice {value!r}; {known}")
 
     def add_commands(self, dest: str) -> Any:
-        """Where sub-commands are added. Without one the parser prints its help and gives exit code 2."""
+        """Return the object to add subcommands to.
+
+        Without a subcommand the parser prints its help and exits with code 2.
+        """
 
         def show(args: Namespace) -> int:
             self.print_help(sys.stderr)
@@ -63,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         return next(actions, None)
 
     def unknown(self, arguments: list[str]) -> NoReturn:
-        """Refuse ``arguments`` that are left over, with the option that is perhaps meant."""
+        """Reject the leftover ``arguments`` and suggest the most similar option."""
         first = arguments[0]
         options = [name for action in self._actions for name in action.option_strings]
         if first.startswith("-"):
@@ -75,10 +78,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_group(commands: Any, name: str, summary: str, description: str = "", examples: str = "") -> Any:
-    """A command that has sub-commands of its own; returns where they are added.
-
-    A group that another file has added already is returned as it is.
-    """
+    """Add a command with subcommands, unless another file did; returns the object to add them to."""
     if name in commands.choices:
         return commands.choices[name].commands
     parser = _parser(commands, name, summary, description or summary, examples)
@@ -88,7 +88,7 @@ def add_group(commands: Any, name: str, summary: str, description: str = "", exa
 def add_command(
     commands: Any, name: str, summary: str, description: str, examples: str, run: Run, **kwargs: Any
 ) -> Parser:
-    """A command: ``summary`` is its line in the list of commands, ``description`` begins its own help."""
+    """Add a command: ``summary`` is its line in the list of commands, ``description`` opens its own help."""
     parser = _parser(commands, name, summary, description, examples, **kwargs)
     parser.set_defaults(run=run, parser=parser)
     return parser
@@ -102,7 +102,7 @@ def _parser(commands: Any, name: str, summary: str, description: str, examples: 
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``did you mean 'x'? `` for the most similar of ``known``, or nothing."""
+    """``did you mean 'x'? `` with the most similar of ``known``; empty if none is similar."""
     similar = difflib.get_close_matches(str(name), list(known), n=1)
     return f"did you mean {similar[0]!r}? " if similar else ""
 
@@ -171,15 +171,15 @@ def box(text: str) -> tuple[float, ...]:
 
 
 def given(args: Namespace, fields: Iterable[str]) -> dict[str, Any]:
-    """Those of ``fields`` that the user gave a value; the others keep the default of their owner."""
+    """The ``fields`` that the user set; the others keep their defaults."""
     return {name: value for name in fields if (value := getattr(args, name)) is not None}
 
 
 def check_out(path: str | Path, option: str = "--out", expected: str = "a JSON file") -> None:
-    """Refuse a file that cannot be written, before the minutes of work.
+    """Fail before minutes of work if the file ``path`` cannot be written.
 
     Raises:
-        ValueError: ``path`` is a folder, or may not be written.
+        ValueError: ``path`` is a folder, or is not writable.
     """
     path = Path(path)
     if path.is_dir():
@@ -190,7 +190,7 @@ def check_out(path: str | Path, option: str = "--out", expected: str = "a JSON f
 
 
 def tell(line: str) -> None:
-    """A remark beside the output of a command."""
+    """Print a note to stderr, apart from the command's output."""
     print(f"earlyfusion: {line}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""``earlyfusion text-images``: rendered images of text, to train on."""
+"""``earlyfusion text-images``: renders images of text to train on."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -12,15 +12,15 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "text-images",
-        "rendered images of text with their boxes, to train on",
+        "render images of text, with boxes, to train on",
         """\
 Render images of text in twenty faces, with the texts and their boxes: a data set for
-`image-tokenizer fit` and `recognizer fit`. It contains no held-out word, random string or
-font of `earlyfusion eval`. Writes OUT/train and OUT/validation, which shows other words.
-Needs the extra `demo`.
+`image-tokenizer fit` and `recognizer fit`. It excludes the held-out words, random strings and
+fonts of `earlyfusion eval`. Writes OUT/train and, with other words, OUT/validation. Needs the
+extra `demo`.
 
-kinds: word, random (one string), line, page, receipt, table; and any of these in a special
-style: colour, inverted, rotated.""",
+kinds: word, random (one string), line, page, receipt, table; colour, inverted and rotated show
+any of these in that style.""",
         """\
   earlyfusion text-images --out runs/text-images
   earlyfusion text-images --kinds page,receipt,colour --count 5000 --size 256x256 \\
@@ -32,29 +32,32 @@ style: colour, inverted, rotated.""",
         "--kinds",
         metavar="KINDS",
         type=names,
-        help="comma-separated, used in turn (default: word,random,line)",
+        help="comma-separated kinds, used in turn (default: word,random,line)",
     )
     parser.add_argument(
-        "--count", metavar="N", type=positive_integer, help="training images (default: 20000)"
+        "--count", metavar="N", type=positive_integer, help="number of training images (default: 20000)"
     )
     parser.add_argument(
-        "--validation", metavar="N", type=integer, help="validation images; 0: none (default: 500)"
+        "--validation", metavar="N", type=integer, help="number of validation images (default: 500)"
     )
     parser.add_argument(
         "--size",
         metavar="HxW",
         type=size,
         default=(32, 128),
-        help="height and width in pixels, or `fit`: as large as the text needs (default: 32x128)",
+        help="height and width in pixels, or `fit` for the size that the text needs (default: 32x128)",
     )
     parser.add_argument(
         "--type-sizes",
         metavar="A-B",
         type=span,
-        help="smallest and largest type, in pixels per em (default: 12-28)",
+        help="smallest and largest type size, in pixels per em (default: 12-28)",
     )
     parser.add_argument(
-        "--multiple", metavar="N", type=positive_integer, help="sides are multiples of N (default: 16)"
+        "--multiple",
+        metavar="N",
+        type=positive_integer,
+        help="make sides multiples of N pixels (default: 16)",
     )
     parser.add_argument("--seed", metavar="N", type=integer, help="random seed (default: 0)")
 

@@ -9,7 +9,12 @@ from .terminal import add_command, add_group, positive_integer, real
 
 
 def add(commands: Any) -> None:
-    group = add_group(commands, "text-tokenizer", "fit: a sentencepiece BPE on your texts")
+    group = add_group(
+        commands,
+        "text-tokenizer",
+        "train a sentencepiece BPE on your texts",
+        "Train a sentencepiece BPE on your texts.",
+    )
     parser = add_command(
         group,
         "fit",
@@ -28,7 +33,7 @@ Writes OUT/text.model.""",
         metavar="FILE",
         nargs="+",
         required=True,
-        help="text files, one text per line; .jsonl, .json, .csv, .parquet files; folders of `datasets`",
+        help="text files (one text per line), .jsonl, .json, .csv or .parquet files, or `datasets` folders",
     )
     parser.add_argument(
         "--vocab-size",
@@ -39,11 +44,14 @@ Writes OUT/text.model.""",
     )
     add_out(parser)
     parser.add_argument(
-        "--column", metavar="NAME", default="text", help="column or key of the texts (default: %(default)s)"
+        "--column",
+        metavar="NAME",
+        default="text",
+        help="column or key that holds the texts (default: %(default)s)",
     )
     parser.add_argument(
         "--character-coverage",
-        metavar="SHARE",
+        metavar="FRACTION",
         type=real,
         default=0.9995,
         help="fraction of corpus characters covered by pieces; the rest falls back to bytes "
@@ -54,7 +62,7 @@ Writes OUT/text.model.""",
         metavar="N",
         type=positive_integer,
         default=16,
-        help="maximum characters of a piece; 1: single characters (default: %(default)s)",
+        help="maximum characters per piece; 1 = single characters (default: %(default)s)",
     )
 
 
@@ -73,5 +81,5 @@ def run(args: Namespace) -> None:
     tokenizer.save(args.out)
     print(f"{texts.texts:,} texts, {texts.characters:,} characters -> {tokenizer.vocab_size:,} pieces")
     if tokenizer.vocab_size < args.vocab_size:
-        print(f"these texts give no more: --vocab-size was {args.vocab_size:,}")
+        print(f"--vocab-size was {args.vocab_size:,}, but these texts yield no more pieces")
     print(f"written to {Path(args.out) / FILE}")

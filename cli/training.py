@@ -1,7 +1,7 @@
 """``earlyfusion image-tokenizer | recognizer | lm`` with ``fit``, ``validate``, ...: trainings.
 
-Their options are the fields of the config files, and Lightning's CLI reads them (``train/loop/cli.py``); here
-are only their names and help, which the registry of what can be trained holds.
+Names and help come from the registry of trainables. Lightning's CLI (``train/loop/cli.py``) reads the
+options, which are the fields of the config files.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from .terminal import add_command, add_group
 def add(commands: Any) -> None:
     for name, trainable in TRAINABLES.items():
         examples = (
-            f"{trainable.examples}\n\n`earlyfusion {name} fit --help` lists the options (some seconds)."
+            f"{trainable.examples}\n\n`earlyfusion {name} fit --help` lists all options (in a few seconds)."
         )
         group = add_group(commands, name, trainable.summary, trainable.description, examples)
         for stage, summary in trainable.stages.items():
-            # No argument begins with NUL, so that even --help is left to Lightning.
+            # No argument begins with NUL, so all of them, even --help, pass to Lightning.
             parser = add_command(group, stage, summary, "", "", run, add_help=False, prefix_chars="\0")
             parser.add_argument("arguments", nargs=argparse.REMAINDER)
 

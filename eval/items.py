@@ -1,6 +1,6 @@
-"""The inputs of a measurement: images with the text they show, and words to write, from folders and files.
+"""Inputs of measurements: images with their texts, and words to write, from folders and files.
 
-The built-in ones are in ``suites``.
+``suites`` has the built-in ones.
 """
 
 import json
@@ -20,7 +20,7 @@ METADATA = "metadata.jsonl"
 
 @dataclass(frozen=True)
 class Item:
-    """An image and the text it shows."""
+    """An image and its text."""
 
     image: Image.Image
     """Upright RGB."""
@@ -28,7 +28,7 @@ class Item:
     size: float | None = None
     """Size of the type in px per em, if known."""
     kind: str | None = None
-    """A name to group by: the built-in suites have "word", "random" and so on."""
+    """A name to group by, such as "word" or "random" in the built-in suites."""
     name: str = ""
     """File name, or the font of a rendered text."""
     boxes: tuple[TextRegion, ...] = ()
@@ -47,7 +47,7 @@ class Folder(NamedTuple):
 
     items: list[Item]
     skipped: list[str]
-    """One line for each image that cannot be read: its file name and the reason."""
+    """One line for each unreadable image: its file name and the reason."""
 
 
 def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folder:
@@ -59,10 +59,10 @@ def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folde
 
     Args:
         folder: The imagefolder.
-        limit: Reads only the first N images.
+        limit: Read only the first N images.
 
     Raises:
-        FileNotFoundError: The folder does not exist or has no image.
+        FileNotFoundError: The folder does not exist or contains no images.
         ValueError: The metadata is invalid (the message names the line), or no image can be read.
     """
     folder = Path(folder)
@@ -76,7 +76,7 @@ def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folde
         rows = [_ImageRow(str(path.relative_to(folder))) for path in files]
     if not rows:
         raise FileNotFoundError(
-            f"{folder} has no images: expected {', '.join(IMAGE_SUFFIXES)} or a {METADATA}"
+            f"{folder} contains no images: expected {', '.join(IMAGE_SUFFIXES)} or a {METADATA}"
         )
     items, skipped = [], []
     for row in rows[:limit]:
@@ -110,7 +110,7 @@ def words_from_file(path: str | Path, *, limit: int | None = None) -> list[Word]
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: A line is invalid (the message names it), or there are none.
+        ValueError: A line is invalid (the message names it), or the file has no lines.
     """
     words = []
     for where, row in read_jsonl(path):
@@ -119,7 +119,7 @@ def words_from_file(path: str | Path, *, limit: int | None = None) -> list[Word]
             raise ValueError(f'{where}: "text" is empty, expected a text to write')
         words.append(Word(text, _field(where, row, "kind", str)))
     if not words:
-        raise ValueError(f'{path} has no lines: expected objects with "text"')
+        raise ValueError(f'{path} is empty: expected lines such as {{"text": "word"}}')
     return words[:limit]
 
 
@@ -171,7 +171,7 @@ def _image_row(where: str, row: dict[str, Any]) -> _ImageRow:
 
 
 def _boxes(where: str, row: dict[str, Any], size: float | None) -> tuple[TextRegion, ...]:
-    """The "objects" of a line that have a text; the others are objects of another kind."""
+    """The "objects" of a line that have a text; other objects are skipped."""
     objects = _field(where, row, "objects", dict)
     if objects is None:
         return ()

@@ -1,4 +1,4 @@
-"""The built-in suites of images to measure: held-out words, strings, pages, pictures, and scanned print."""
+"""Built-in suites of images to measure: held-out words, strings, pages, pictures, and scanned print."""
 
 import random
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from ..data.render.words import random_strings
 from .items import Item
 
 RANDOM_SHARE = 0.4
-"""Share of random strings in the word suite: on words alone, a reader's language prior repairs damage."""
+"""Fraction of random strings in the word suite. On words alone, a reader's language prior hides damage."""
 
-# Each kind's images in turn: (H, W) and type sizes. A character's width over the longer side falls into each
-# of TokBench's bins [.02, .03), [.03, .04) and [.04, 1), with words on images 256 px wide. Few sizes, so that
-# images of one size are encoded together.
+# For each kind, in turn: (H, W) and type sizes. Words on images 256 px wide put the width of a character over
+# the longer side into each of TokBench's bins, [.02, .03), [.03, .04) and [.04, 1). Few sizes, so that images
+# of one size are encoded together.
 _STRIP, _WIDE, _LONG, _PAGE, _LARGE_PAGE = (32, 128), (32, 256), (32, 512), (256, 256), (512, 512)
 _WORDS = ((_STRIP, (12, 28)), (_WIDE, (10, 11)), (_STRIP, (12, 28)), (_WIDE, (15, 17)), (_WIDE, (21, 26)))
 _PAGES = ((_PAGE, (10, 14)), (_LARGE_PAGE, (14, 26)), (_PAGE, (14, 20)))
@@ -47,11 +47,11 @@ def word_suite(
 
     Args:
         seed: Random seed of the strings, the order, and each text's font, size and height.
-        held_out: Words. Default: those that the demo holds out (``data.render.split``).
+        held_out: Words. Default: the demo's held-out words (``data.render.split``).
         fonts: Fonts to choose from. Default: the held-out ones.
-        sizes: Type sizes in px per em on a strip 16 px high; scaled in proportion on higher strips.
+        sizes: Type sizes in px per em on a strip 16 px high; higher strips scale them in proportion.
         heights: Heights of the strips in px.
-        random_share: Share of random strings in the suite, 0 <= share < 1.
+        random_share: Fraction of random strings in the suite, 0 <= random_share < 1.
 
     Raises:
         ImportError: The extra ``demo`` is missing.
@@ -61,7 +61,7 @@ def word_suite(
         raise ValueError(f"random_share is {random_share}, expected 0 <= random_share < 1")
     words = list(demo_words().held_out if held_out is None else held_out)
     fonts = held_out_fonts() if fonts is None else fonts
-    rng = random.Random(f"word suite {seed}")  # independent of the numbers that drew the split
+    rng = random.Random(f"word suite {seed}")  # a stream of its own: the split does not change with it
     count = round(len(words) * random_share / (1 - random_share))
     strings = random_strings(count, rng, frozenset(words))
     texts = [(text, "word") for text in words] + [(text, "random") for text in strings]
@@ -88,8 +88,8 @@ def ocr_suite(
 
     Args:
         seed: Random seed.
-        kinds: Some of ``OCR_SUITE``. Default: all.
-        per_kind: Images per kind; a quarter as many of those with dozens of texts (page, receipt, table).
+        kinds: Any of ``OCR_SUITE``. Default: all.
+        per_kind: Images per kind; a quarter of that for kinds with dozens of texts (page, receipt, table).
         fonts: Fonts to choose from. Default: the held-out ones.
 
     Raises:
@@ -99,7 +99,7 @@ def ocr_suite(
     kinds = KINDS if kinds is None else kinds
     for kind in kinds:
         if kind not in OCR_SUITE:
-            raise ValueError(f"unknown kind {kind!r} in kinds, expected some of {', '.join(OCR_SUITE)}")
+            raise ValueError(f"unknown kind {kind!r} in kinds, expected any of {', '.join(OCR_SUITE)}")
     if per_kind < 1:
         raise ValueError(f"per_kind is {per_kind}, expected at least 1")
     lexicon, fonts = held_out_lexicon(), held_out_fonts() if fonts is None else fonts
@@ -136,7 +136,7 @@ def openmoji_suite(seed: int = 0, per_kind: int = 40, *, size: int = 64) -> list
 
     Args:
         seed: Random seed of the order.
-        per_kind: Number of drawings at most.
+        per_kind: Maximum number of drawings.
         size: Side of an image in px.
 
     Raises:

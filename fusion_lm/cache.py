@@ -42,18 +42,18 @@ class KVCache:
         return self.store.shape[4]
 
     def seek(self, lengths: Tensor) -> None:
-        """Set the slot of each row's next token (B,), at most where the row was filled to."""
+        """Set the slot of each row's next token (B,), at most one past its last filled slot."""
         self.lengths = lengths.clamp(max=self.length - 1)
         self.used = min(self.used, self.length - 1)
 
     def slots(self, count: int) -> Tensor | None:
-        """Slots of the next ``count`` tokens (B, count); None in an empty cache, where they are the first."""
+        """Slots of the next ``count`` tokens (B, count); None if the cache is empty: they are the first."""
         if not self.used:
             return None
         return self.lengths[:, None] + torch.arange(count, device=self.store.device)
 
     def mask(self, slots: Tensor) -> Tensor:
-        """Which keys tokens in ``slots`` (B, T) see: their own and those before, (B, 1, T, S)."""
+        """Which keys the tokens in ``slots`` (B, T) see: their own and earlier ones, (B, 1, T, S) bool."""
         seen = torch.arange(self._span(slots.shape[1]), device=slots.device)
         return (seen <= slots[:, :, None])[:, None]
 

@@ -1,4 +1,4 @@
-"""What generation lets a user choose, by name. Imports nothing heavy: the command line reads it."""
+"""Named choices of generation. Imports nothing heavy, since the command line reads them for its help."""
 
 from typing import Literal, get_args
 
@@ -8,4 +8,4 @@ BEST_BY: tuple[BestBy, ...] = get_args(BestBy)
 
 Weights = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 WEIGHTS: tuple[Weights, ...] = get_args(Weights)
-"""How the transformer's weights are laid out for generation (see ``cpu.packed_weights``)."""
+"""Layouts of the transformer's weights for generation (see ``cpu.packed_weights``)."""

@@ -1,4 +1,4 @@
-"""A model is a folder: the transformer's two files, and ``tokenizer/`` with everything around it."""
+"""A model is a folder: the two files of the transformer, and ``tokenizer/``."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +8,7 @@ import torch
 from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ..tokenizers.files import atomic_folder
 from ..tokenizers.hub import PRETRAINED, local_folder
+from ..tokenizers.weights import CONFIG
 from .choices import Weights
 from .cpu.packed_weights import for_generation
 from .model import FusionLM
@@ -40,9 +41,12 @@ def load_model(
     Args:
         folder: The folder, or the name of a model on the Hugging Face Hub (owner/name); by default, the small
             model that comes with the package.
-        device: On a CPU, weights in float16 become float32, which is faster there.
-        weights: How the transformer's are laid out for generation alone (``cpu/packed_weights.py``); None
-            leaves them as they are in the file.
+        device: Where to load it. On a CPU, weights in float16 become float32, which is faster there.
+        weights: Layout of the transformer's weights for generation (``cpu/packed_weights.py``): faster, but
+            such a model can only generate. None: as in the file.
+
+    Returns:
+        The transformer and its tokenizers.
 
     Raises:
         FileNotFoundError: The folder or one of its files is missing.
@@ -51,7 +55,7 @@ def load_model(
     """
     folder = local_folder(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"model folder not found: {folder}")
+        raise FileNotFoundError(f"model folder not found: {folder}; expected a folder with {CONFIG}")
     lm = FusionLM.load(folder).to(device)
     if lm.embedding.weight.dtype == torch.float16 and torch.device(device).type == "cpu":
         lm = lm.float()  # float16 saves space in files, and is slow on CPUs
@@ -64,6 +68,6 @@ def load_model(
 def _check(lm: FusionLM, tokenizer: DocumentTokenizer, name: str) -> None:
     if lm.config.vocab_size != tokenizer.vocab.size:
         raise ValueError(
-            f"{name}: the transformer has {lm.config.vocab_size} tokens, the vocabulary of its tokenizer "
-            f"{tokenizer.vocab.size}: they were not trained together"
+            f"{name}: the transformer has {lm.config.vocab_size} tokens, but the vocabulary of its tokenizer "
+            f"has {tokenizer.vocab.size}: use the tokenizer that it was trained with"
         )

@@ -1,8 +1,8 @@
-"""Generation: the transformer continues documents under their grammar, a token a row and step.
+"""Generation: the transformer continues documents, one token per row and step.
 
-``generate_steps`` is the loop; ``generate`` runs it to its end and keeps the best of several. Prompts and
-options are checked in ``prompts``, what may come next is in ``grammar``, how a token is drawn in
-``sampling``, and the copies of guided rows are in ``guidance``.
+``generate_steps`` is the loop; ``generate`` runs it to the end and keeps the best of several continuations.
+Around the loop, ``prompts`` checks options and prompts, ``grammar`` says which tokens are allowed next,
+``sampling`` draws one of them, and ``guidance`` adds copies of the rows for classifier-free guidance.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +22,12 @@ from .prompts import Options, check_room, dictated, read_prompts, tokens_of
 from .sampling import Sampling, draw, filter_logits, penalize, uniforms
 from .scores import both_ways, check_standalone
 
-GOING, EOS, TURN, SEGMENT, CONTEXT, LENGTH = range(6)
-"""Why a row ended, as ``Step.stop`` says it."""
+RUNNING, EOS, TURN, SEGMENT, CONTEXT, LENGTH = range(6)
+"""Values of ``Step.stop``: the row continues, or why it ended."""
 STOPS = ("", "eos", "turn", "segment", "context", "length")
-"""The same in words: end of the document; of the model's turn in a conversation; ``stop_after``, where the
-word is the modality's name; the context; ``max_new_tokens``."""
+"""Their names. eos: the document ended; turn: the turn of a conversation ended; segment: the block of
+``stop_after`` is complete (``stop_name`` replaces the word by the modality); context: the model's context is
+full; length: ``max_new_tokens`` are written."""
 LOOK = 16
 """Check for completion every N steps; each check synchronizes with the GPU."""
 
@@ -41,45 +42,52 @@ class Generated(NamedTuple):
     stop: str
     """Why it ended: eos, turn, the modality of ``stop_after``, context, or length (see ``STOPS``)."""
     log_likelihood: float
-    """Of the continuation under the model, without sampling and guidance: mean of log p of its tokens, among
-    those that the grammar allows, nats."""
+    """Mean log p of the new tokens in nats, under the model's distribution over the tokens that the grammar
+    allows, before temperature, filters and guidance."""
 
 
 class Step(NamedTuple):
-    """What one step wrote, each (B,)."""
+    """The result of one step, a value per row (B,)."""
 
     tokens: Tensor
-    """int64; padding where a row had ended."""
+    """The new tokens, int64; padding for rows that ended earlier."""
     log_p: Tensor
-    """log p of them, as in ``Generated.log_likelihood``."""
+    """Their log p, as in ``Generated.log_likelihood``."""
     stop: Tensor
-    """int64: why a row ended with this token, an index of ``STOPS``; 0 for all other rows."""
+    """int64, an index of ``STOPS``: why the row ended with this token; 0 if it continues or ended earlier."""
 
 
 @torch.inference_mode()
 def generate_steps(
     model: FusionLM, vocab: SharedVocab, prompts: Sequence[Any], **options: Any
 ) -> Iterator[Step]:
-    """Continue each of ``prompts``, in one batch: a ``Step`` for each new token, until all rows ended.
+    """Continue each of ``prompts``, in one batch: yield a ``Step`` per new token, until all rows have ended.
 
-    Prompts may differ in length and in modality. What a row becomes depends on its prompt and its seed, not
-    on its neighbors, but for the rounding of products of other shapes. On a GPU nothing here waits for the
-    device but the check every ``LOOK`` steps.
+    Prompts may differ in length and in modality. A row depends on its prompt and its seed, not on the other
+    rows, up to rounding, which varies with the size of the batch. On a GPU, only the check every ``LOOK``
+    steps waits for the device.
 
     Args:
         model: The transformer.
         vocab: Its vocabulary.
         prompts: Tokens (T,), or ``Encoded``, each shorter than the context.
-        options: Fields of ``prompts.Options``.
+        options: Fields of ``prompts.Options``; ``max_new_tokens`` is required.
+
+    Yields:
+        The new token of every row.
 
     Raises:
-        ValueError: A prompt does not begin a document, an option is invalid, or there is no room for what is
-            to come next.
+        ValueError: A prompt is not the beginning of a document, an option is invalid, or what must come next
+            does not fit.
     """
+    # 1. Check everything before the network runs.
     wanted = Options(**options)
     context, device, B = model.config.context_length, model.embedding.weight.device, len(prompts)
     if vocab.size != model.config.vocab_size:
-        raise ValueError(f"the vocabulary has {vocab.size} tokens, the model {model.config.vocab_size}")
+        raise ValueError(
+            f"the vocabulary has {vocab.size} tokens, the model {model.config.vocab_size}: use the "
+            "vocabulary that the model was trained with"
+        )
     wanted.check(vocab)
     seeds, prompts = wanted.seeds(B), [tokens_of(prompt) for prompt in prompts]
     cursors = read_prompts(vocab, prompts, context)
@@ -87,18 +95,19 @@ def generate_steps(
     branches = Branches(wanted.guidance, wanted.negative, prompts, cursors, vocab)
     state = grammar.state(cursors)
     length = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    limit = (length + wanted.max_new_tokens).clamp(max=context)  # the length a row may reach
+    limit = (length + wanted.max_new_tokens).clamp(max=context)  # the longest that each row may become
     steps = int((limit - length).max())
     tokens = branches.to(device)
     begun = torch.zeros_like(length)  # blocks begun in the continuation
     room = branches.room(limit - length, context)
     allowed = grammar.allowed(state, room, _may_begin(wanted, begun))
-    if wanted.then != ANY:
+    if wanted.then != ANY:  # rows whose prompt ends inside a block finish that block first
         allowed &= grammar.first_token(wanted.then) | (state.mode != FREE)[:, None]
     check_room(grammar, state, room, length, allowed, wanted.then)
 
+    # 2. Read the prompts in one forward pass, then draw one token per row and step.
     picker = _Picker(wanted, grammar, prompts, device)
-    numbers = uniforms(seeds, steps).to(device)
+    uniform = uniforms(seeds, steps).to(device)
     given = None if wanted.given is None else dictated(wanted.given, B, steps).to(device)
     ends = _Ends(wanted, grammar, limit, context)
     was_training = model.training
@@ -115,20 +124,20 @@ def generate_steps(
             guided = masked
             if branches.guided:
                 guided = wanted.guidance.combine(logits).masked_fill(~allowed, -torch.inf)
-            chosen = picker.pick(masked, guided, state, numbers[:, step])
+            chosen = picker.pick(masked, guided, state, uniform[:, step])
             if given is not None:
-                there = (given[:, step] >= 0) & (state.mode != DONE)
-                chosen = torch.where(there, given[:, step], chosen)
+                forced = (given[:, step] >= 0) & (state.mode != DONE)
+                chosen = torch.where(forced, given[:, step], chosen)
             log_p = masked.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
 
-            before, going = state, state.mode != DONE
+            before, running = state, state.mode != DONE
             state = grammar.advance(before, chosen)
-            length = length + going
+            length = length + running
             if wanted.max_blocks is not None:
                 begun = begun + ((before.mode == FREE) & (state.mode > DONE))
-            picker.remember(chosen, going)
-            stop = ends.why(before, state, chosen, going, length)
-            state.mode = torch.where(stop > GOING, DONE, state.mode)
+            picker.remember(chosen, running)
+            stop = ends.why(before, state, chosen, running, length)
+            state.mode = torch.where(stop > RUNNING, DONE, state.mode)
             yield Step(chosen, log_p, stop)
             if step + 1 == steps:
                 break
@@ -136,7 +145,7 @@ def generate_steps(
                 break
             cache.seek(branches.position)
             logits = _logits(model(Inputs(branches.repeat(chosen)[:, None]), cache=cache))
-            branches.advance(before, state, going, grammar)
+            branches.advance(before, state, running, grammar)
     finally:
         model.train(was_training)
 
@@ -157,12 +166,15 @@ def generate(
         model: The transformer.
         vocab: Its vocabulary.
         prompts: Tokens (T,), or ``Encoded``.
-        best_of: Continue each N times, and keep the best. Prompt k has the seeds ``seed`` + k * N and the
-            N - 1 that follow.
-        best_by: What is best: "forward", the greatest ``log_likelihood``; "both", the greatest
-            ``scores.both_ways``, for models that saw such documents in both orders.
+        best_of: Continue each prompt N times, and keep the best. Prompt k uses the seeds ``seed + k * N`` to
+            ``seed + k * N + N - 1``.
+        best_by: The score of a continuation: "forward" is ``log_likelihood``; "both" is
+            ``scores.both_ways``, for models trained on such documents in both orders.
         progress: Called with (step, steps).
         options: Fields of ``prompts.Options``; ``max_new_tokens`` is required.
+
+    Returns:
+        One result per prompt.
 
     Raises:
         ValueError: As ``generate_steps``, and with ``best_by="both"`` as ``scores.check_standalone``.
@@ -174,7 +186,7 @@ def generate(
     prompts = [tokens_of(prompt) for prompt in prompts]
     if best_by == "both":
         if best_of == 1:
-            raise ValueError("best_by chooses among several continuations: best_of must be at least 2, got 1")
+            raise ValueError('best_by="both" chooses among continuations: best_of must be at least 2, got 1')
         for prompt in prompts:
             check_standalone(prompt, vocab)
     prompts = [prompt for prompt in prompts for _ in range(best_of)]
@@ -190,27 +202,27 @@ def generate(
     tokens, log_p, stops = (torch.stack(column, dim=1).cpu() for column in zip(*written))  # (B, steps)
     results = []
     for prompt, new, log, stop in zip(prompts, tokens, log_p, stops, strict=True):
-        count = int(stop.ne(GOING).int().argmax()) + 1  # every row has ended
+        count = int(stop.ne(RUNNING).int().argmax()) + 1  # up to the first stop; every row has one
         why = stop_name(int(stop[count - 1]), options.get("stop_after"))
         whole = torch.cat([prompt, new[:count]])
         results.append(Generated(whole, len(prompt), why, float(log[:count].mean())))
     groups = (results[start : start + best_of] for start in range(0, len(results), best_of))
 
-    def worth(result: Generated) -> float:
+    def score(result: Generated) -> float:
         if best_by == "both":
             return both_ways(model, vocab, result.tokens, result.prompt_length)
         return result.log_likelihood
 
-    return [group[0] if best_of == 1 else max(group, key=worth) for group in groups]
+    return [group[0] if best_of == 1 else max(group, key=score) for group in groups]
 
 
 def stop_name(stop: int, stop_after: str | None) -> str:
-    """A row's stop in words: an entry of ``STOPS``, or the modality of ``stop_after``."""
+    """The name of a value of ``Step.stop``: an entry of ``STOPS``, or the modality of ``stop_after``."""
     return stop_after if stop == SEGMENT and stop_after is not None else STOPS[stop]
 
 
 class _Picker:
-    """Chooses the next token of each row, by the sampling of the modality that it belongs to."""
+    """Draws the next token of each row, with the sampling settings of the row's current modality."""
 
     def __init__(
         self, options: Options, grammar: Grammar, prompts: Sequence[Tensor], device: torch.device
@@ -219,12 +231,12 @@ class _Picker:
         self.modality = grammar.modality
         self.text, others = options.sampling_of("text"), [m.name for m in vocab.framed]
         self.others: dict[Sampling, list[int]] = {}
-        """Samplings of the other modalities, with the places of these in ``vocab.names``."""
+        """Settings -> indices in ``vocab.names`` of the other modalities that have them."""
         for name in others:
             self.others.setdefault(options.sampling_of(name), []).append(vocab.names.index(name))
         self.greedy = self.text.temperature == 0 and all(s.temperature == 0 for s in self.others)
         self.seen: Tensor | None = None
-        """Text that each row holds, (B, V) bool, if it is penalized."""
+        """Text tokens in each row so far, (B, V) bool; None without a repetition penalty."""
         if self.text.repetition_penalty != 1:
             self.is_text = vocab.is_text(torch.arange(vocab.size)).to(device)
             self.seen = torch.zeros(len(prompts), vocab.size, dtype=torch.bool)
@@ -233,7 +245,17 @@ class _Picker:
             self.seen = self.seen.to(device) & self.is_text
 
     def pick(self, logits: Tensor, guided: Tensor, state: GrammarState, uniform: Tensor) -> Tensor:
-        """Tokens (B,) by logits (B, V), in blocks by ``guided`` ones; ``uniform`` (B,) is in [0, 1)."""
+        """Draw one token per row.
+
+        Args:
+            logits: (B, V), used for rows in text.
+            guided: (B, V) with guidance, used for rows in a block.
+            state: Where the rows are.
+            uniform: (B,) random numbers in [0, 1).
+
+        Returns:
+            Tokens (B,) int64.
+        """
         text = logits if self.seen is None else penalize(logits, self.seen, self.text.repetition_penalty)
         if self.greedy:
             if guided is not text:
@@ -249,34 +271,34 @@ class _Picker:
             filtered = torch.where(rows[:, None], filter_logits(guided, sampling), filtered)
         return draw(filtered, uniform)
 
-    def remember(self, chosen: Tensor, going: Tensor) -> None:
-        """Note the text that rows wrote."""
+    def remember(self, chosen: Tensor, running: Tensor) -> None:
+        """Add text tokens that running rows wrote, (B,), to ``seen``."""
         if self.seen is not None:
-            fresh = (self.is_text[chosen] & going)[:, None] | self.seen.gather(1, chosen[:, None])
+            fresh = (self.is_text[chosen] & running)[:, None] | self.seen.gather(1, chosen[:, None])
             self.seen.scatter_(1, chosen[:, None], fresh)
 
 
 class _Ends:
-    """Says which rows end with a token, and why."""
+    """Decides which rows end with their new token, and why."""
 
     def __init__(self, options: Options, grammar: Grammar, limit: Tensor, context: int) -> None:
         self.limit, self.sep = limit, grammar.vocab.sep
         self.at_limit = torch.where(limit == context, CONTEXT, LENGTH)
         self.last: Tensor | None = None
-        """Modes whose token ends a block of ``stop_after``, (M,) bool."""
+        """(M,) bool: the mode in which a token ends a block of ``stop_after``."""
         if options.stop_after is not None:
             self.last = grammar.is_end & (grammar.modality == grammar.vocab.names.index(options.stop_after))
 
     def why(
-        self, before: GrammarState, after: GrammarState, chosen: Tensor, going: Tensor, length: Tensor
+        self, before: GrammarState, after: GrammarState, chosen: Tensor, running: Tensor, length: Tensor
     ) -> Tensor:
-        """(B,) entries of ``STOPS`` for a token that led from one state to the next."""
-        stop = torch.where(length >= self.limit, self.at_limit, GOING)
+        """``Step.stop`` (B,) for the tokens ``chosen`` that led from state ``before`` to ``after``."""
+        stop = torch.where(length >= self.limit, self.at_limit, RUNNING)
         if self.sep is not None:
             stop = torch.where(chosen == self.sep, TURN, stop)
         if self.last is not None:
             stop = torch.where(self.last[before.mode], SEGMENT, stop)
-        return torch.where(after.mode == DONE, EOS, stop) * going
+        return torch.where(after.mode == DONE, EOS, stop) * running
 
 
 def _may_begin(options: Options, begun: Tensor) -> Tensor | None:

@@ -1,8 +1,8 @@
-"""The grammar of documents, for a batch in which every row is at its own place of its own document.
+"""The grammar of documents: which tokens are allowed next, for a batch of rows at once.
 
-A document is text until a block begins, then (if sizes are written) the block's size, its codes slot after
-slot, the block's end, and text again. A conversation, which is a document with ``sep`` in it, may have
-``sep`` after text. The tables are those of ``tokenizers.layout.Automaton``; here they are tensors.
+A document is text until a block begins, then the block's size (if sizes are written), its codes, slot after
+slot, the block's end, and text again. Only a prompt that is a conversation, with a ``sep`` in it, may get
+another ``sep``. The tables are those of ``tokenizers.layout.Automaton``, as tensors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,33 +18,34 @@ from ..tokenizers.layout import FREE, Cursor, Shape, automaton
 from ..tokenizers.vocab import SharedVocab
 
 ANY = "any"
-"""The value of ``Options.then`` that lets the model choose; the others are names of modalities."""
+"""The value of ``Options.then`` that lets the model choose the modality."""
 
 
 @dataclass
 class GrammarState:
-    """Where each row of the batch is, each field (B,) int64."""
+    """Where each row of the batch is in its document; every field is (B,) int64."""
 
     mode: Tensor
-    """The place in ``Automaton.modes``."""
+    """Index in ``Automaton.modes``."""
     remaining: Tensor
-    """Codes of the row's block that are still to come; while its size is read, those of the sizes so far."""
+    """Codes of the current block still to be written. While its size is being written, the number of codes
+    that the sizes so far amount to."""
     turns: Tensor
-    """Turns that ended."""
+    """Complete turns."""
 
 
 class _Frame(NamedTuple):
-    """What ``Grammar.allowed`` needs to know of a modality's blocks."""
+    """What ``Grammar.allowed`` needs to know about the blocks of one modality."""
 
     begin: int
     least: int
     """Tokens of the smallest block."""
     numbers: slice | None
-    """The tokens that write its size."""
+    """The number tokens of its sizes; None if sizes are not written."""
 
 
 class Grammar:
-    """What may come next, and where a token leads. ``grammar_of`` makes one."""
+    """Which tokens are allowed in a state, and which state follows a token. Built by ``grammar_of``."""
 
     def __init__(
         self,
@@ -55,11 +56,11 @@ class Grammar:
         """
         Args:
             vocab: The vocabulary.
-            device: Where the states are.
-            shapes: Shape of every new block, by modality; otherwise the model chooses.
+            device: Device of the states.
+            shapes: As in ``Options``.
 
         Raises:
-            ValueError: Blocks of that modality cannot have that shape.
+            ValueError: Blocks of a modality cannot have the shape that ``shapes`` gives.
         """
         self.vocab, table = vocab, automaton(vocab)
         self.modes = table.modes
@@ -72,7 +73,7 @@ class Grammar:
         self.is_code = tensor([mode.kind == "code" for mode in table.modes])
         self.is_end = tensor([mode.kind == "end" for mode in table.modes])
         self.modality = tensor([max(1, vocab.names.index(mode.name)) for mode in table.modes])
-        """(M,) Place in ``vocab.names`` of the modality that is sampled; text when a row is done."""
+        """(M,) Index in ``vocab.names`` of the modality whose sampling settings apply; text after the end."""
         masks = tensor(table.taken_by) == tensor(table.takes)[:, None]  # (M, V)
         self.frames: list[_Frame] = []
         for modality in vocab.framed:
@@ -89,7 +90,8 @@ class Grammar:
                     masks[mode] = False
                     masks[mode, written[axis]] = True
         self.masks = masks
-        # Of modes that read a size: the smallest number of codes for each unit of it, and what else must fit.
+        # For modes that read a size: the least number of codes per unit of it, and the other tokens that must
+        # fit.
         self.is_size = tensor([mode.kind == "size" for mode in table.modes])
         least, rest = [0] * len(table.modes), [0] * len(table.modes)
         for mode, (kind, name, axis) in enumerate(table.modes):
@@ -100,12 +102,12 @@ class Grammar:
         self.least, self.rest = tensor(least), tensor(rest)
 
     def state(self, cursors: Sequence[Cursor]) -> GrammarState:
-        """Where documents are that cursors have read."""
+        """The state of documents at the positions of ``cursors``, one per row."""
         fields = zip(*((cursor.mode, cursor.remaining, cursor.turns) for cursor in cursors))
         return GrammarState(*(torch.tensor(field, device=self.masks.device) for field in fields))
 
     def advance(self, state: GrammarState, tokens: Tensor) -> GrammarState:
-        """The state after ``tokens`` (B,), which must be allowed; rows that are done stay done."""
+        """The state after ``tokens`` (B,), which must be allowed; rows that have ended do not change."""
         mode, free = state.mode, state.mode == FREE
         is_code = self.is_code[mode]
         remaining = state.remaining * self.number[tokens] - is_code.long()
@@ -118,7 +120,7 @@ class Grammar:
         return GrammarState(following, remaining, turns)
 
     def first_token(self, then: str) -> Tensor:
-        """The tokens that begin modality ``then``, (V,) bool."""
+        """The tokens that can begin modality ``then``, (V,) bool."""
         mask = torch.zeros_like(self.masks[FREE])
         layout = self.vocab[then].layout
         if layout is not None:
@@ -128,12 +130,15 @@ class Grammar:
         return mask
 
     def allowed(self, state: GrammarState, room: Tensor, may_begin: Tensor | None = None) -> Tensor:
-        """What may come next, (B, V) bool: the grammar, and no block that would not fit into ``room``.
+        """Which tokens may come next: those of the grammar, without blocks that would not fit.
 
         Args:
             state: Where the rows are.
-            room: (B,) tokens that may still be written.
+            room: (B,) tokens that each row may still write.
             may_begin: (B,) whether a new block may begin; None if it always may.
+
+        Returns:
+            (B, V) bool.
         """
         mode = state.mode
         allowed = self.masks[mode]
@@ -145,21 +150,21 @@ class Grammar:
         for frame in self.frames:
             if frame.numbers is None:
                 continue
-            # All codes, the other sizes, the end and this token itself must fit.
+            # A size fits if this token, the other sizes, all codes and the end do.
             codes = (state.remaining * self.least[mode])[:, None] * self.number[frame.numbers]
             fit = codes + self.rest[mode][:, None] <= room[:, None]
             allowed[:, frame.numbers] &= fit | ~self.is_size[mode][:, None]
         return allowed
 
     def fits(self, state: GrammarState, room: Tensor) -> Tensor:
-        """Whether the rest of the block that a row is in fits into ``room``, (B,) bool."""
+        """Whether the rest of each row's current block fits into ``room``, (B,) bool."""
         return ~self.is_code[state.mode] | (state.remaining + 1 <= room)
 
 
 def grammar_of(
     vocab: SharedVocab, device: torch.device | str, shapes: Mapping[str, tuple[int, ...]]
 ) -> Grammar:
-    """The ``Grammar`` of these, whose tables over the whole vocabulary are made once."""
+    """A ``Grammar`` with these arguments. It is cached, since its tables span the whole vocabulary."""
     return _grammar(
         vocab, torch.device(device), tuple((name, tuple(shape)) for name, shape in shapes.items())
     )

@@ -1,7 +1,7 @@
-"""Classifier-free guidance of blocks (images, ...): away from what the model writes without a condition.
+"""Classifier-free guidance of blocks (images, ...): strengthens conditioning on the prompt.
 
-The batch then holds every row twice or three times (arXiv:2207.12598). The copies see less of what came
-before, and take the tokens of their row.
+Ho and Salimans, arXiv:2207.12598. The batch holds every row two or three times: the row itself, and copies
+that see less of its prefix. The logits of all are combined, and all continue with the same token.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,21 @@ from .grammar import Grammar, GrammarState
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly blocks follow their condition.
+    """How strongly blocks follow their prefix, the condition.
 
-    With u, i and f the logits after nothing, after the earlier blocks alone, and after everything:
-    u + text * (f - u), or with ``image`` u + image * (i - u) + text * (f - i) (InstructPix2Pix,
-    arXiv:2211.09800, equation 3; Chameleon's). The model must have learned blocks without their condition
-    (``condition_dropout``). A row of n branches costs n rows.
+    Let u, i and f be the logits given nothing, the earlier blocks only, and the full prefix. They are
+    combined to u + text * (f - u), or with ``image`` to u + image * (i - u) + text * (f - i)
+    (InstructPix2Pix, arXiv:2211.09800, equation 3; Chameleon does the same). The model must be trained to
+    write blocks without their condition, too (``condition_dropout``). Each of u, i and f costs a row.
+
+    Raises:
+        ValueError: A scale is negative or infinite.
     """
 
     text: float = 1.0
     """Guidance scale for the prompt; 1 disables guidance."""
     image: float | None = None
-    """Guidance scale for the earlier blocks; None: they are no condition of their own."""
+    """Guidance scale for the earlier blocks; None: ``text`` applies to them, too."""
 
     def __post_init__(self) -> None:
         for name in ("text", "image"):
@@ -39,7 +42,7 @@ class Guidance:
 
     @property
     def branches(self) -> int:
-        """Rows of the batch for each row: 1 to 3."""
+        """How many of f, u and i are needed: 1 to 3."""
         if self.image is not None:
             return 3
         return 2 if self.text != 1 else 1
@@ -55,7 +58,11 @@ class Guidance:
 
 
 class Branches:
-    """The rows of the batch: the prompts, and with guidance what their copies see, branch after branch."""
+    """The rows of the batch: all prompts, then with guidance their copies, branch after branch.
+
+    The first branch (f) is the prompts. The second (u) sees only ``negative`` and the current block. The
+    third (i) sees all blocks, without text.
+    """
 
     def __init__(
         self,
@@ -67,22 +74,25 @@ class Branches:
     ) -> None:
         """
         Args:
-            guidance: How many branches, and how they are combined.
-            negative: Tokens (T,) of a document's beginning that takes the place of the condition; None: bos.
+            guidance: The number of branches, and how they are combined.
+            negative: Tokens (T,) that the second branch sees instead of the prompt; None: only bos.
             prompts: Tokens (T,) of each row.
-            cursors: At the end of each.
+            cursors: A cursor at the end of each prompt.
             vocab: The vocabulary.
 
         Raises:
-            ValueError: ``negative`` does not begin a document, or has a block in it.
+            ValueError: ``negative`` does not begin with bos, or has a block in it.
         """
         self.guidance, self.size, self.pad = guidance, len(prompts), vocab.pad
         negative = torch.tensor([vocab.bos]) if negative is None else negative.cpu()
         rows = [*prompts]
         if guidance.branches > 1:
             if len(negative) < 1 or int(negative[0]) != vocab.bos or bool(vocab.is_begin(negative).any()):
-                raise ValueError("negative must be the beginning of a document, without an image")
-            # A prompt that stops inside a block: the copy continues that block.
+                raise ValueError(
+                    "negative must be the beginning of a document without images: encode only text, with "
+                    "eos=False"
+                )
+            # If a prompt ends inside a block, the copy has the same part of that block.
             rows += [
                 torch.cat([negative, prompt[len(prompt) if cursor.inside is None else cursor.start :]])
                 for prompt, cursor in zip(prompts, cursors)
@@ -91,9 +101,9 @@ class Branches:
             rows += [_without_text(prompt, cursor) for prompt, cursor in zip(prompts, cursors)]
         self.rows = rows
         self.home = len(negative)
-        """Where the second branch returns to with the end of every block."""
+        """The length that the second branch is cut back to after every block."""
         self.position = torch.tensor([len(row) for row in rows])
-        """(branches * B,) where the next token goes."""
+        """(branches * B,) The cache slot of each row's next token."""
 
     @property
     def guided(self) -> bool:
@@ -101,36 +111,42 @@ class Branches:
         return len(self.rows) > self.size
 
     def to(self, device: torch.device) -> Tensor:
-        """Move there; returns the rows' tokens (branches * B, T), padded."""
+        """Move the positions to ``device``; returns the rows' tokens (branches * B, T), padded."""
         self.position = self.position.to(device)
         return pad_sequence(self.rows, batch_first=True, padding_value=self.pad).to(device)
 
     def room(self, room: Tensor, context: int) -> Tensor:
-        """(B,) of the rows, so that a block fits after what the second branch has seen, too."""
+        """Limit ``room`` (B,), the tokens that rows may still write, to what fits the second branch."""
         if not self.guided:
             return room
         return torch.minimum(room, context - self.position[self.size : 2 * self.size])
 
     def repeat(self, tokens: Tensor) -> Tensor:
-        """Tokens (B,) for all branches."""
+        """Tokens (B,) -> the same for all branches, (branches * B,)."""
         return tokens.repeat(len(self.rows) // self.size) if self.guided else tokens
 
-    def advance(self, before: GrammarState, after: GrammarState, going: Tensor, grammar: Grammar) -> None:
-        """Move on by the token that led from one state to the next; (B,) ``going`` says which rows wrote it.
+    def advance(self, before: GrammarState, after: GrammarState, running: Tensor, grammar: Grammar) -> None:
+        """Advance ``position`` past one token.
 
-        Branches that see less stay where they are while their row writes text: the cache is written over.
+        Copies skip text: their position stays, so that the next token overwrites it in the cache.
+
+        Args:
+            before: The state before the token.
+            after: The state after it.
+            running: (B,) bool, the rows that wrote it.
+            grammar: The grammar.
         """
         if not self.guided:
-            self.position = self.position + going
+            self.position = self.position + running
             return
-        of_block = ((before.mode > DONE) | (after.mode > DONE)) & going
-        moves = [going] + [of_block] * (len(self.rows) // self.size - 1)
+        of_block = ((before.mode > DONE) | (after.mode > DONE)) & running
+        moves = [running] + [of_block] * (len(self.rows) // self.size - 1)
         self.position = self.position + torch.cat(moves)
         self.position[self.size : 2 * self.size][grammar.is_end[before.mode]] = self.home
 
 
 def _without_text(prompt: Tensor, cursor: Cursor) -> Tensor:
-    """A prompt's beginning and its blocks."""
+    """The first token of a prompt and its blocks, complete or not."""
     pieces = [prompt[:1], *(prompt[span.start : span.stop] for span in cursor.spans)]
     if cursor.inside is not None:
         pieces.append(prompt[cursor.start :])

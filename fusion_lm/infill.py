@@ -1,8 +1,8 @@
-"""Infilling: a region of a block, such as an image, drawn again by a model that only ever sees the prefix.
+"""Infilling: redraw a region of a block, such as an image, with a model that only sees the prefix.
 
-The codes before the region are the prompt, and those behind it are given. What the model draws for the region
-cannot see them, so a single drawing fits them by luck alone. Of several drawings, the best is the one with
-which the rest of the block is likeliest: drawing and the codes behind it together.
+The codes before the region are the prompt, and those after it are given. While the model draws the region it
+cannot see the codes after it, so one drawing fits them only by chance. Of several drawings, the best is the
+one that makes the drawn and the following codes together the most likely.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from .generate import generate_steps
 
 
 class Infilled(NamedTuple):
-    """A drawing of the region."""
+    """One drawing of the region."""
 
     image: Any
-    """The whole block as its codec shows it: a PIL image."""
+    """The whole decoded block, a PIL image."""
     codes: Tensor
-    """(h, w) or (h, w, n)."""
+    """Codes of the whole block, (h, w) or (h, w, n)."""
     log_likelihood: float
-    """log p of the drawing and of the codes behind it, nats."""
+    """log p of the drawn and the following codes, in nats."""
 
 
 def infill(
@@ -37,16 +37,19 @@ def infill(
     candidates: int = 8,
     **options: Any,
 ) -> list[Infilled]:
-    """Draw a region of the last image of ``segments`` again; the likeliest drawing first.
+    """Redraw a region of the last image of ``segments``.
 
     Args:
         model: The transformer and its tokenizers.
         segments: A document that ends with the image.
         box: Left, top, right and bottom of the region, as fractions of the image's width and height. Every
-            code that it touches is drawn again, all others stay. The encoder looked beyond the squares of its
-            codes (a convolutional network): codes beside the region know a little of what was in it.
-        candidates: Drawings in one batch.
+            code that it touches is redrawn, all others stay. The encoder is convolutional, so that codes next
+            to the region still contain a little of what was in it.
+        candidates: Number of drawings, made in one batch.
         options: ``sampling``, ``seed``, ``guidance`` and ``negative`` of ``prompts.Options``.
+
+    Returns:
+        All drawings, the most likely first.
 
     Raises:
         ValueError: The last segment is not an image, the box is invalid, or the document does not fit.
@@ -54,7 +57,8 @@ def infill(
     lm, tokenizer = model
     vocab = tokenizer.vocab
     if not segments or isinstance(segments[-1], str | Mark):
-        raise ValueError("the last segment must be the image of which a region is to be drawn again")
+        found = type(segments[-1]).__name__ if segments else "an empty document"
+        raise ValueError(f"the last segment must be the image to redraw, got {found}")
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
     left, top, right, bottom = box
@@ -67,15 +71,15 @@ def infill(
     span = Cursor(vocab).take_all(tokens).spans[-1]
     layout = vocab.layout(span.name)
     if layout.axes != 2:
-        raise ValueError(f"a region is of a grid of codes, but {span.name} has none")
+        raise ValueError(f"infilling needs a grid of codes, but the codes of {span.name} have 1 axis")
     rows, columns = span.shape
     region = torch.zeros(rows, columns, dtype=torch.bool)
     region[int(top * rows) : ceil(bottom * rows), int(left * columns) : ceil(right * columns)] = True
-    again = layout.in_order(region).flatten().repeat_interleave(layout.slots)
+    redrawn = layout.in_order(region).flatten().repeat_interleave(layout.slots)  # of each code
     codes_start = span.start + layout.head
-    first = codes_start + int(again.nonzero()[0])
+    first = codes_start + int(redrawn.nonzero()[0])  # the first redrawn code; the prompt ends before it
     given = tokens[first:].clone()
-    given[: codes_start + len(again) - first][again[first - codes_start :]] = -1
+    given[: codes_start + len(redrawn) - first][redrawn[first - codes_start :]] = -1
     steps = list(
         generate_steps(
             lm,

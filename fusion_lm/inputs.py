@@ -1,4 +1,4 @@
-"""What the network reads: tokens, and what is known about them."""
+"""The network's inputs: tokens, and optionally their documents, positions and continuous features."""
 
 from typing import NamedTuple
 
@@ -20,10 +20,10 @@ class Inputs(NamedTuple):
     features: Tensor | None = None
     """Continuous features (N, C), for example from an image encoder, which replace token embeddings."""
     places: Tensor | None = None
-    """Where the features go, in row-major order, (B, T) bool with N true values."""
+    """Which tokens the features replace, in row-major order, (B, T) bool with N true values."""
 
     def check(self, width: int) -> None:
-        """Compare shapes.
+        """Check that shapes and types fit each other.
 
         Args:
             width: C, the width of the network.

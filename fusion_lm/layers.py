@@ -1,8 +1,8 @@
 """Transformer layers, shared by the language model and the encoders.
 
 Attention with QK-norm, rotary positions and grouped key/value heads, SwiGLU, and a residual block. A layer
-is built from a :class:`LayerConfig`. Which tokens see each other, and their rotary tables, come with each
-call in a :class:`Context`.
+is built from a ``LayerConfig``. Which tokens see each other, and their rotary tables, come with each
+call in a ``Context``.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,11 @@ NORM_PLACEMENTS = ("pre", "reordered")
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """Hyper-parameters of :class:`Block`; :class:`FusionLMConfig` explains them."""
+    """Hyper-parameters of ``Block``; ``FusionLMConfig`` explains them.
+
+    Raises:
+        ValueError: A value is out of range, or they do not fit each other.
+    """
 
     width: int
     n_heads: int
@@ -39,7 +43,10 @@ class LayerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.width % (2 * self.n_heads):
-            raise ValueError(f"width must be an even multiple of n_heads = {self.n_heads}, got {self.width}")
+            raise ValueError(
+                f"width must be a multiple of {2 * self.n_heads}, twice n_heads ({self.n_heads}), got "
+                f"{self.width}"
+            )
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads must divide n_heads = {self.n_heads}, got {self.n_kv_heads}")
         for name, allowed in (("qk_norm", QK_NORMS), ("norm_placement", NORM_PLACEMENTS)):
@@ -55,10 +62,10 @@ class LayerConfig:
 
 
 class Context(NamedTuple):
-    """What attention needs to know about a batch, the same for every layer.
+    """Rotary tables and mask of a batch, shared by all layers.
 
-    Without ``mask`` and ``blocks`` attention is causal, or bidirectional with ``causal=False``. With a mask,
-    ``causal`` is ignored; ``fusion_lm/masks.py`` makes masks for packed documents and mixed attention.
+    Without ``mask`` and ``blocks``, attention is causal, or bidirectional with ``causal=False``. With a mask,
+    ``causal`` is ignored; ``fusion_lm/masks.py`` builds masks for packed documents and mixed attention.
     """
 
     cos: Tensor | None = None
@@ -66,7 +73,7 @@ class Context(NamedTuple):
     sin: Tensor | None = None
     causal: bool = True
     mask: Tensor | None = None
-    """True where a query may look, (B or 1, 1, T, S)."""
+    """True where a query may see a key, (B or 1, 1, T, S) bool."""
     blocks: BlockMask | None = None
     """A mask for FlexAttention, used instead of ``mask``."""
     first_keys: tuple[int, ...] = ()
@@ -82,7 +89,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-    """q (B, H, T, D), k and v (B, Hkv, S, D) -> (B, H, T, D)."""
+    """Attention of q (B, H, T, D) to k and v (B, Hkv, S, D) -> (B, H, T, D)."""
     grouped = q.shape[1] != k.shape[1]
     if context.blocks is not None:
         return _flex()(q, k, v, block_mask=context.blocks, enable_gqa=grouped)
@@ -93,9 +100,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
 
 
 def initialize(module: nn.Module, layers: int) -> None:
-    """Draw the matrices of a network of ``layers`` blocks, or of a part of it.
+    """Initialize the matrices of ``module``, a network of ``layers`` blocks or a part of one, in place.
 
-    Normal with standard deviation 0.02; residual projections are scaled down by sqrt(2 * layers) (GPT-2).
+    They are normal with standard deviation 0.02; residual projections are scaled down by sqrt(2 * layers)
+    (GPT-2).
     """
     residual = 0.02 / (2 * layers) ** 0.5
     for name, part in module.named_modules():
@@ -106,7 +114,7 @@ def initialize(module: nn.Module, layers: int) -> None:
 class HeadNorm(nn.Module):
     """Weights of a norm over the head width D: LayerNorm's gain and bias, or RMSNorm's gain.
 
-    They are (H, D), one row per head; ``normalize_heads`` applies them.
+    The weights are (H, D), one row per head; ``normalize_heads`` applies them.
     """
 
     def __init__(self, kind: Literal["layer", "rms"], n_heads: int, head_width: int, eps: float):
@@ -117,9 +125,9 @@ class HeadNorm(nn.Module):
 
 
 def normalize_heads(x: Tensor, *norms: HeadNorm) -> Tensor:
-    """x (B, T, heads, D), where each norm has the next of the heads.
+    """Normalize x (B, T, heads, D). The first norm applies to the first of the heads, and so on.
 
-    Queries and keys are normalized in one call: in a step of generation calls are what takes time.
+    Queries and keys are normalized in one call, since the number of calls dominates a step of generation.
     """
     shape, eps = x.shape[-1:], norms[0].eps
     weights: list[Tensor] = [norm.weight for norm in norms]
@@ -154,7 +162,7 @@ class Attention(nn.Module):
         qk, v = qk.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, D)
         if context.cos is not None and context.sin is not None:
             qk = rotate(qk, context.cos, context.sin)
-        # Norms come out in float32 under autocast, and attention wants one type.
+        # Under autocast norms return float32, but attention needs one type.
         q, k = qk.to(v.dtype).split([H, Hkv], dim=1)
         return q, k, v
 

@@ -16,9 +16,9 @@ from ..tokenizers.modality import ModalityTable
 IGNORE = -100
 """Target value of positions where nothing is learned (document borders, padding)."""
 ALL = ("tokens",)
-"""Names of the groups if modalities are not told apart."""
+"""The only group of targets if modalities are not distinguished."""
 CHUNK = {"cpu": 2**25, "cuda": 2**27}
-"""Logits that exist at once, by device; benchmarks/speed/loss.py measures what that costs."""
+"""Most logits in memory at once, by device; benchmarks/speed/loss.py measures the cost."""
 
 
 class TokenLosses(NamedTuple):
@@ -40,13 +40,13 @@ class TokenStatistics(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """Means over the target tokens that count; weighting them is the trainer's business.
+    """Means over the target tokens that are not ignored. The trainer weights and adds the terms.
 
-    Figures by modality are tensors (G,) in the order of ``names``.
+    Values by modality are tensors (G,) in the order of ``names``.
     """
 
     names: tuple[str, ...]
-    """The G modalities that targets are grouped by; ``("tokens",)`` if they are not told apart."""
+    """The G modalities that targets are grouped by; ``("tokens",)`` if they are not distinguished."""
     cross_entropy: Tensor
     """Nats per token, all modalities (scalar)."""
     z: Tensor
@@ -54,13 +54,13 @@ class LossTerms(NamedTuple):
     nll_sums: Tensor
     """Cross-entropy summed over the tokens of each modality (G,), for weights by modality."""
     by_modality: Tensor
-    """Mean cross-entropy per modality (G,); NaN where there is no token."""
+    """Mean cross-entropy per modality (G,); NaN for modalities without target tokens."""
     counts: Tensor
     """Target tokens per modality (G,) int64."""
     log_z: Tensor
     """Mean of log(Z) (scalar)."""
     nll: Tensor
-    """Cross-entropy of each token, nats (B, T), 0 where none counts."""
+    """Cross-entropy of each token, nats (B, T); 0 at ignored positions."""
     entropy: Tensor | None = None
     """Mean entropy of the predictions per modality of the target (G,), with ``statistics``."""
     in_modality: Tensor | None = None
@@ -146,16 +146,16 @@ def token_losses(
     soft_cap: float | None = None,
     chunk: int | None = None,
 ) -> TokenLosses:
-    """Negative log-likelihood and log Z of every token; the logits of all of them never exist at once.
+    """Negative log-likelihood and log Z of every token, without all logits in memory at once.
 
-    Under autocast products run in its type.
+    Under autocast, products run in its data type.
 
     Args:
         hidden: (N, C), the input of the output projection.
         weight: (V, C), the output projection.
         targets: (N,) int64 in 0..V-1.
-        soft_cap: See :func:`capped`.
-        chunk: Logits that exist at once; None: :data:`CHUNK`.
+        soft_cap: See ``capped``.
+        chunk: Most logits in memory at once; None: ``CHUNK``.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -175,7 +175,12 @@ def token_statistics(
     """Entropy of every prediction, and the cross-entropy within the target's modality.
 
     Args:
-        of_token: (V,) int64, the modality of each token; the others as in :func:`token_losses`.
+        hidden: As in ``token_losses``.
+        weight: As in ``token_losses``.
+        targets: As in ``token_losses``.
+        of_token: (V,) int64, the modality of each token.
+        soft_cap: As in ``token_losses``.
+        chunk: As in ``token_losses``.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -201,15 +206,17 @@ def next_token_loss(
     soft_cap: float | None = None,
     chunk: int | None = None,
 ) -> LossTerms:
-    """Cross-entropy of hidden (B, T, C) through ``weight`` (V, C) against ``targets``.
+    """Next-token cross-entropy and z-loss, split by modality.
 
     Args:
-        targets: (B, T) int64 in 0..V-1, already shifted, or ``IGNORE``; means run over the other tokens,
-            not over rows.
+        hidden: (B, T, C), the input of the output projection.
+        weight: (V, C), the output projection.
+        targets: (B, T) int64, the next token in 0..V-1, or ``IGNORE``. Means are over all other tokens of the
+            batch, not over rows.
         modalities: The modality of every token, to group the targets by; None: one group, ``"tokens"``.
         statistics: Also measure entropies and in-modality losses.
-        soft_cap: Bound of the logits, see :func:`capped`.
-        chunk: Logits that exist at once, see :func:`token_losses`.
+        soft_cap: Bound of the logits, see ``capped``.
+        chunk: Most logits in memory at once, see ``token_losses``.
     """
     if modalities is None:
         modalities = ModalityTable(ALL, torch.zeros(len(weight), dtype=torch.int64, device=targets.device))

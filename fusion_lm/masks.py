@@ -1,4 +1,4 @@
-"""Who may attend to whom: causal within documents, with spans that see each other in both directions."""
+"""Attention masks: causal within documents, optionally bidirectional within spans."""
 
 import torch
 from torch import Tensor
@@ -13,14 +13,14 @@ def document_mask(documents: Tensor) -> Tensor:
 
 
 def mixed_mask(documents: Tensor, spans: Tensor) -> Tensor:
-    """Causal attention within each document, and in both directions within each span.
+    """Causal attention within each document, bidirectional within each span.
 
-    Transfusion (arXiv:2408.11039, section 3) attends so: text is causal, the patches of an image see each
+    As in Transfusion (arXiv:2408.11039, section 3), where text is causal and the patches of an image see each
     other.
 
     Args:
         documents: (B, T) int64.
-        spans: (B, T) int64, tokens of one span share a number; -1 outside of spans.
+        spans: (B, T) int64, the same number for all tokens of a span; -1 outside of spans.
 
     Returns:
         (B, 1, T, T) bool, True where a query (third axis) sees a key (last axis).
@@ -32,8 +32,10 @@ def mixed_mask(documents: Tensor, spans: Tensor) -> Tensor:
 
 
 def attention_blocks(documents: Tensor, spans: Tensor | None = None) -> BlockMask:
-    """:func:`document_mask`, or :func:`mixed_mask` if ``spans`` are given, for FlexAttention, which skips the
-    blocks that no query sees."""
+    """``document_mask``, or ``mixed_mask`` if ``spans`` are given, in the form of FlexAttention.
+
+    FlexAttention skips blocks of keys that no query sees.
+    """
 
     def visible(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         seen = query >= key

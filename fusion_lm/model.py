@@ -29,7 +29,11 @@ KIND = "fusion_lm"
 
 @dataclass(frozen=True)
 class FusionLMConfig:
-    """Hyper-parameters of :class:`FusionLM`."""
+    """Hyper-parameters of ``FusionLM``.
+
+    Raises:
+        ValueError: A value is out of range, or they do not fit each other.
+    """
 
     vocab_size: int = 0
     """V, the size of the shared vocabulary; the training command fills it in from the tokenizer folder."""
@@ -93,17 +97,18 @@ class FusionLMConfig:
 
 
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """Fields of :class:`FusionLMConfig` from those of an earlier version: qk_norm was true or false."""
+    """Convert the fields of an earlier config.json, in which qk_norm was true or false."""
     older = {True: "layer", False: "none"}
     norm = values.get("qk_norm")
     return {**values, "qk_norm": older[norm]} if isinstance(norm, bool) else values
 
 
 class FusionLM(nn.Module):
-    """Tokens (B, T) -> logits (B, T, V), text and image codes alike."""
+    """Tokens (B, T) -> logits (B, T, V), for tokens of all modalities."""
 
     packed = False
-    """Whether the weights are packed for generation (``cpu/packed_weights.py``): no loss, no saving."""
+    """Whether the weights are packed for generation (``cpu/packed_weights.py``). Such a model can neither
+    compute a loss nor be saved."""
 
     def __init__(self, config: FusionLMConfig):
         super().__init__()
@@ -115,16 +120,16 @@ class FusionLM(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.activation_checkpointing = False
-        """Keep only the inputs of the blocks for the backward pass, and compute the rest of a block again."""
+        """Keep only the inputs of the blocks for the backward pass, and recompute the rest."""
         self.attention_backend: Literal["auto", "sdpa", "flex"] = "auto"
-        """How packed documents attend: flex (FlexAttention, fast on GPUs, no backward on CPUs), sdpa (any
-        device, with a (B, 1, T, T) mask), auto: by device."""
+        """Attention of packed documents: flex (FlexAttention; fast on GPUs, without backward on CPUs), sdpa
+        (any device, with a (B, 1, T, T) mask), or auto (by device)."""
         self.reset_parameters()
         if config.tie_embeddings:
             self.lm_head.weight = self.embedding.weight
 
     def reset_parameters(self) -> None:
-        """Draw new weights: see :func:`initialize`."""
+        """Initialize the weights again: see ``layers.initialize``."""
         initialize(self, self.config.n_layers)
 
     def new_cache(self, batch: int, length: int) -> KVCache:
@@ -142,30 +147,33 @@ class FusionLM(nn.Module):
         cache: KVCache | None = None,
         at: Tensor | None = None,
     ) -> Tensor | LossTerms:
-        """One forward for training, evaluation and generation.
+        """Compute logits, or with ``targets`` the loss.
 
         Args:
             inputs: A batch, or just its tokens (B, T).
-            targets: (B, T) int64, the token after each token, -100 where nothing is learned.
+            targets: (B, T) int64, the next token at each position, -100 at positions without a loss.
             modalities: The modality of every token, to split the loss by.
             statistics: Also measure entropies and in-modality losses, which costs a second product with
                 ``lm_head``.
             cache: Keys and values of the tokens before these; extended in place.
-            at: (B,) int64, the only position of each row whose logits are needed.
+            at: (B,) int64, the one position of each row to return logits of.
 
         Returns:
-            Logits (B, T, V), (B, 1, V) with ``at``, or with ``targets`` the :class:`LossTerms`.
+            Logits (B, T, V), or (B, 1, V) with ``at``, or with ``targets`` the ``LossTerms``.
 
         Raises:
-            ValueError: The sequence exceeds ``context_length`` or what the cache can still hold, a cache is
-                given with documents, the weights have no loss, or ``inputs`` do not fit each other.
+            ValueError: The sequence exceeds ``context_length`` or the free slots of the cache, a cache is
+                given with documents, ``targets`` are given to packed weights, or ``inputs`` do not fit each
+                other.
         """
         if isinstance(inputs, Tensor):
             inputs = Inputs(inputs)
         inputs.check(self.config.width)
         self._check_length(inputs, cache)
         if targets is not None and self.packed:
-            raise ValueError("targets: weights that are packed for generation have no loss")
+            raise ValueError(
+                "targets: a model packed for generation has no loss: load it again without weights=..."
+            )
         context = self._context(inputs, cache)
         x = self._embed(inputs)  # (B, T, C)
         for block in self.blocks:
@@ -190,12 +198,14 @@ class FusionLM(nn.Module):
             ValueError: The weights are packed for generation (``cpu/packed_weights.py``).
         """
         if self.packed:
-            raise ValueError("weights that are packed for generation cannot be saved: load the model again")
+            raise ValueError(
+                "a model packed for generation cannot be saved: load it again without weights=..."
+            )
         save_network(self, self.config, Path(folder), KIND)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a folder written by :meth:`save`, strictly, in evaluation mode and in the file's data type.
+        """Read a folder written by ``save``, strictly; the result is in evaluation mode and the file's dtype.
 
         Raises:
             FileNotFoundError: A file is missing.
@@ -208,7 +218,7 @@ class FusionLM(nn.Module):
 
     @staticmethod
     def read_config(folder: str | Path) -> FusionLMConfig:
-        """The config in a folder written by :meth:`save`; errors as in :meth:`load`."""
+        """The config in a folder written by ``save``; errors as in ``load``."""
         return read_config(FusionLMConfig, Path(folder), KIND, upgrade)
 
     def _check_length(self, inputs: Inputs, cache: KVCache | None) -> None:
@@ -216,13 +226,13 @@ class FusionLM(nn.Module):
         if cache is not None:
             length += cache.used
         if length > context:
-            raise ValueError(f"{length} tokens do not fit the context length {context}")
+            raise ValueError(f"{length} tokens do not fit the context length {context}: shorten the sequence")
         if cache is None:
             return
         if inputs.documents is not None:
-            raise ValueError("documents: packed documents cannot continue a cache, pass one or the other")
+            raise ValueError("documents: packed documents cannot continue a cache, pass only one of the two")
         if length > cache.length:
-            raise ValueError(f"{length} tokens do not fit the cache's {cache.length}")
+            raise ValueError(f"{length} tokens do not fit the cache's {cache.length} slots")
 
     def _context(self, inputs: Inputs, cache: KVCache | None = None) -> Context:
         """Rotary tables and mask for all layers."""
@@ -241,7 +251,7 @@ class FusionLM(nn.Module):
         return context._replace(mask=mask, first_keys=firsts)
 
     def _embed(self, inputs: Inputs) -> Tensor:
-        """Inputs -> (B, T, C): the embeddings of the tokens, or features in their places."""
+        """Inputs -> (B, T, C): the embeddings of the tokens, some of them replaced by features."""
         x = self.embedding(inputs.tokens)
         if inputs.features is None or inputs.places is None:
             return x

@@ -12,7 +12,7 @@ def positions_of(inputs: Inputs, slots: Tensor | None = None) -> Tensor:
     Args:
         inputs: Its ``positions`` are used if given. Otherwise tokens are counted from the start of their
             document.
-        slots: (B, T), where tokens that continue a cache are stored in it; their default positions.
+        slots: (B, T), the cache slots of tokens that continue a cache; their default positions.
     """
     if inputs.positions is not None:
         return inputs.positions
@@ -25,7 +25,7 @@ def positions_of(inputs: Inputs, slots: Tensor | None = None) -> Tensor:
 
 
 def document_starts(documents: Tensor) -> Tensor:
-    """documents (B, T) -> index of the first token of each token's document, (B, T)."""
+    """Documents (B, T) -> the index of the first token of each token's document, (B, T)."""
     index = torch.arange(documents.shape[1], device=documents.device)
     border = documents.diff(dim=1, prepend=documents[:, :1] - 1) != 0
     return torch.where(border, index, 0).cummax(dim=1).values
@@ -35,6 +35,11 @@ def rope_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tenso
     """Rotary tables for positions (1, B, T): cos and sin (B, 1, T, D) in float32.
 
     Su et al., arXiv:2104.09864, in the layout of ``transformers``: the first half of D pairs with the second.
+
+    Args:
+        positions: Position ids int64.
+        head_width: D.
+        theta: Base of the frequencies.
 
     Raises:
         ValueError: ``positions`` has several axes.

@@ -1,4 +1,4 @@
-"""What generation begins with: prompts that are read, and options that are checked, before any work."""
+"""The start of generation: options and prompts are checked before the network runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,81 +17,109 @@ from .sampling import Sampling
 
 @dataclass(frozen=True)
 class Options:
-    """What can be asked of generation. Raises ValueError for a value that is never valid."""
+    """Options of generation. A row is one prompt and its continuation.
+
+    Raises:
+        ValueError: A value is never valid, whatever the vocabulary.
+    """
 
     max_new_tokens: int
-    """Tokens that a row may add; a block that would not fit is not begun."""
+    """Most new tokens of a row. A block begins only if all of it fits."""
     sampling: Sampling | Mapping[str, Sampling] = Sampling()
-    """Of every modality, or of each by its name, e.g. ``{"text": Sampling(0)}``; names left out get the
-    default. That of text also draws whether a block begins or the document ends."""
+    """For all modalities, or for each by name, e.g. ``{"text": Sampling(0)}``; names left out get the
+    default. The text settings also decide whether a block begins or the document ends."""
     then: str = ANY
-    """The modality that the first new token begins; "any" leaves it to the model."""
+    """The modality that the continuation begins with; "any": the model decides."""
     max_blocks: int | None = None
-    """Blocks (images, ...) that a row may begin; None does not limit."""
+    """Most blocks (images, ...) that a row may begin; None: no limit."""
     stop_after: str | None = None
-    """A row ends with the first block of this modality that it finishes."""
+    """End a row after its first complete block of this modality; None: do not."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shape of every new block by modality, e.g. ``{"image": (4, 16)}``; otherwise the model chooses."""
+    """Shape of every new block by modality, in positions, e.g. ``{"image": (4, 16)}``; the model chooses the
+    shapes of modalities left out."""
     seed: int | Sequence[int] = 0
-    """Of each row; one number n means n, n + 1, ..."""
+    """Random seed of each row; one number n means n, n + 1, ..."""
     guidance: Guidance = Guidance()
-    """Of blocks."""
+    """Classifier-free guidance of blocks."""
     negative: Tensor | None = None
-    """Tokens (T,) of a document's beginning that blocks are led away from; None: the empty document."""
+    """Negative prompt of guidance: text tokens (T,) after ``bos``. None: only ``bos``."""
     given: Sequence[Tensor] | None = None
-    """Tokens (T,) that each row must write; -1 where it draws."""
+    """For each row, tokens (T,) that it must write; -1 where it draws. None: it draws all."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.max_blocks is not None and self.max_blocks < 1 and self.then not in (ANY, "text"):
-            raise ValueError(f"max_blocks is {self.max_blocks}, but then is {self.then!r}: allow at least 1")
+            raise ValueError(
+                f"max_blocks is {self.max_blocks}, but the continuation begins with a block "
+                f"(then={self.then!r}): allow at least 1"
+            )
 
     def sampling_of(self, name: str) -> Sampling:
-        """That of one modality."""
+        """The settings of modality ``name``."""
         if isinstance(self.sampling, Sampling):
             return self.sampling
         return self.sampling.get(name, Sampling())
 
     def seeds(self, rows: int) -> list[int]:
-        """One for each row."""
+        """The seed of each of ``rows`` rows.
+
+        Raises:
+            ValueError: Their number is wrong, or one has more than 64 bits.
+        """
         seeds = [self.seed + row for row in range(rows)] if isinstance(self.seed, int) else list(self.seed)
         if len(seeds) != rows:
-            raise ValueError(f"there are {len(seeds)} seeds for {rows} prompts")
-        for one in seeds:
-            if not -(2**63) <= one < 2**64:
-                raise ValueError(f"seed must be a number of 64 bits, got {one}")
+            raise ValueError(f"got {len(seeds)} seeds for {rows} prompts: give one for each, or one number")
+        for seed in seeds:
+            if not -(2**63) <= seed < 2**64:
+                raise ValueError(f"seed must be in -2**63..2**64-1, got {seed}")
         return seeds
 
     def check(self, vocab: SharedVocab) -> None:
-        """Refuse names of modalities that the vocabulary lacks. Raises ValueError."""
+        """Check the names of modalities.
+
+        Raises:
+            ValueError: The vocabulary does not have one, or ``stop_after`` names text.
+        """
         names = set() if isinstance(self.sampling, Sampling) else set(self.sampling)
         for name in sorted({*names, *self.shapes}) + [n for n in (self.then, self.stop_after) if n != ANY]:
             if name is not None:
                 vocab[name]
         if self.stop_after is not None and vocab[self.stop_after].layout is None:
-            raise ValueError(f"stop_after is {self.stop_after!r}, which has no blocks that end")
+            framed = ", ".join(modality.name for modality in vocab.framed)
+            raise ValueError(f"stop_after is {self.stop_after!r}, expected a modality with blocks: {framed}")
 
 
 def tokens_of(prompt: Any) -> Tensor:
-    """The tokens (T,) of a prompt that is encoded already, on the CPU."""
+    """The tokens (T,) of an encoded prompt, on the CPU."""
     return (prompt.tokens if isinstance(prompt, Encoded) else prompt).cpu()
 
 
 def read_prompts(vocab: SharedVocab, prompts: Sequence[Tensor], context: int) -> list[Cursor]:
-    """Cursors at the ends of prompts, tokens (T,).
+    """Check each prompt token by token.
+
+    Args:
+        vocab: The vocabulary.
+        prompts: Tokens (T,) of each row.
+        context: Tokens that the model can hold.
+
+    Returns:
+        A cursor for each row, at the end of its prompt.
 
     Raises:
-        ValueError: A prompt is empty, longer than the context, or does not begin a document.
+        ValueError: A prompt is empty, fills the context, is not the beginning of a document, or is complete.
     """
     cursors: list[Cursor] = []
     known: dict[bytes, Cursor] = {}
     for prompt in prompts:
         if not len(prompt):
-            raise ValueError("a prompt needs at least one token (begin of document), got an empty one")
+            raise ValueError(f"the prompt is empty, expected at least the begin of a document, {vocab.bos}")
         if len(prompt) >= context:
-            raise ValueError(f"the prompt has {len(prompt)} tokens, but the context is {context}: shorten it")
-        key = prompt.numpy().tobytes()  # several rows may continue one prompt
+            raise ValueError(
+                f"the prompt has {len(prompt)} tokens, but the context is {context}: shorten it to at most "
+                f"{context - 1}"
+            )
+        key = prompt.numpy().tobytes()  # several rows may continue the same prompt
         if key not in known:
             try:
                 cursor = Cursor(vocab)
@@ -101,7 +129,7 @@ def read_prompts(vocab: SharedVocab, prompts: Sequence[Tensor], context: int) ->
             except ValueError as error:
                 raise ValueError(f"invalid prompt: {error}") from None
             if cursor.mode == DONE:
-                raise ValueError("a prompt ends with the end of its document: encode it with eos=False")
+                raise ValueError("the prompt includes the end of its document: encode it with eos=False")
             known[key] = cursor
         cursors.append(known[key])
     return cursors
@@ -110,25 +138,25 @@ def read_prompts(vocab: SharedVocab, prompts: Sequence[Tensor], context: int) ->
 def check_room(
     grammar: Grammar, state: GrammarState, room: Tensor, lengths: Tensor, allowed: Tensor, then: str
 ) -> None:
-    """Refuse what cannot follow the prompts.
+    """Check that every row can continue: a first token is allowed, and the block it is in fits.
 
     Args:
         grammar: The grammar.
-        state: Where the rows are.
-        room: (B,) tokens that each may add.
+        state: Its state at the ends of the prompts.
+        room: (B,) most new tokens of each row.
         lengths: (B,) tokens of the prompts.
-        allowed: (B, V) what their first token may be.
+        allowed: (B, V) which first tokens are allowed.
         then: As in ``Options``.
 
     Raises:
-        ValueError: Nothing that is allowed fits.
+        ValueError: A row cannot continue.
     """
     fits = allowed.any(dim=1) & grammar.fits(state, room)
     if bool(fits.all()):
         return
     row = int((~fits).nonzero()[0])
-    mode = grammar.modes[int(state.mode[row])]
-    what = mode.name if int(state.mode[row]) != FREE else "text" if then == ANY else then
+    mode = int(state.mode[row])
+    what = grammar.modes[mode].name if mode != FREE else "text" if then == ANY else then
     raise ValueError(
         f"no room for {what}: {int(lengths[row])} prompt tokens leave {int(room[row])}; shorten the prompt "
         "or allow more new tokens"
@@ -136,13 +164,13 @@ def check_room(
 
 
 def dictated(given: Sequence[Tensor], rows: int, steps: int) -> Tensor:
-    """Tokens that are given for each step, (B, steps), -1 where none is.
+    """``Options.given`` as a table (B, steps) int64; -1 where a row draws.
 
     Raises:
         ValueError: There is not one sequence for each row.
     """
     if len(given) != rows:
-        raise ValueError(f"tokens are given for {len(given)} rows, but there are {rows}")
+        raise ValueError(f"tokens are given for {len(given)} rows, expected {rows}, one for each prompt")
     table = torch.full((rows, steps), -1, dtype=torch.int64)
     for row, tokens in enumerate(given):
         table[row, : len(tokens)] = tokens[:steps]

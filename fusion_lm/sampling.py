@@ -1,7 +1,7 @@
-"""Which token comes next: pure functions over logits (B, V).
+"""Draw the next token: pure functions over logits (B, V).
 
-A draw takes one uniform number a row, by the inverse of the cumulated probabilities: what a row gets is a
-function of its own logits and numbers, whatever its neighbors are.
+Each row is drawn with one uniform random number (inverse transform sampling), so that it depends only on its
+own logits and its own seed, not on the other rows of the batch.
 """
 
 import math
@@ -14,7 +14,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one modality's tokens are drawn."""
+    """How the tokens of one modality are drawn.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
 
     temperature: float = 1.0
     """Divides the logits; 0 takes the most likely token."""
@@ -23,10 +27,10 @@ class Sampling:
     top_p: float = 1.0
     """Keep the smallest set of tokens whose probability reaches p (Holtzman et al., arXiv:1904.09751)."""
     min_p: float = 0.0
-    """Keep the tokens that are at least this share as likely as the most likely one (arXiv:2407.01082)."""
+    """Keep the tokens whose probability is at least this fraction of the highest one (arXiv:2407.01082)."""
     repetition_penalty: float = 1.0
-    """Of text that the row holds already: positive logits are divided by it, others multiplied (CTRL,
-    arXiv:1909.05858, section 4.1). Codes are never penalized."""
+    """Penalty for text tokens that the row already has: positive logits are divided by it, others multiplied
+    (CTRL, arXiv:1909.05858, section 4.1). 1: off. Codes are never penalized."""
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -34,15 +38,23 @@ class Sampling:
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (off) or more, got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p must lie in [0, 1], got {self.min_p}")
+            raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
         if not 0 < self.repetition_penalty < math.inf:
             raise ValueError(f"repetition_penalty must be positive, got {self.repetition_penalty}")
 
 
 def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Temperature, top-k, top-p and min-p, in this order, on logits (B, V); what is dropped becomes -inf."""
+    """Apply temperature, top-k, top-p and min-p, in this order.
+
+    Args:
+        logits: (B, V).
+        sampling: The settings.
+
+    Returns:
+        Logits (B, V); -inf for dropped tokens.
+    """
     if sampling.temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.full_like(logits, -torch.inf).scatter(1, best, 0.0)
@@ -64,21 +76,27 @@ def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits (B, V) of tokens ``seen`` (B, V) bool, made less likely."""
+    """Logits (B, V) in which the tokens ``seen`` (B, V) bool are less likely."""
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """One token a row (B,) from logits (B, V) and numbers (B,) in [0, 1); -inf is never drawn.
+    """Draw one token per row.
 
-    The token whose probability, cumulated in the order of the vocabulary, first exceeds the number.
+    Args:
+        logits: (B, V); a token with -inf is never drawn.
+        uniform: (B,) random numbers in [0, 1).
+
+    Returns:
+        (B,) int64: the first token, in the order of the vocabulary, at which the cumulative probability
+        exceeds the random number.
     """
     mass = logits.softmax(dim=-1).cumsum(dim=-1)
-    # The last entry is 1 but for rounding; a number below 1 times it is below it, so there is always a token.
+    # Rounding may leave the last entry below 1, so the random number is scaled by it.
     return (mass <= (uniform.to(mass.dtype) * mass[:, -1])[:, None]).sum(dim=-1)
 
 
 def uniforms(seeds: Sequence[int], steps: int) -> Tensor:
-    """Numbers in [0, 1 - 2**-24] for each seed, (B, steps) float32: those of a row are its own."""
+    """Random numbers in [0, 1 - 2**-24], (B, steps) float32; a row depends on its own seed only."""
     rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)

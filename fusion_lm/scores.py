@@ -1,4 +1,4 @@
-"""How sure the model is of each token of a document, and how well two parts of a document go together."""
+"""Scores of documents: the likelihood of each token, and how well a prompt and its continuation match."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from .model import FusionLM
 
 
 class TokenScores(NamedTuple):
-    """Of each token (T,) float32, in nats; NaN for the first token, which has no prefix."""
+    """Scores of each token, (T,) float32 in nats; NaN for the first token, which has no prefix."""
 
     log_p: Tensor
-    """log p of the token after its prefix, among all V tokens: without grammar, sampling and guidance."""
+    """log p of the token given its prefix, among all V tokens: without grammar, sampling and guidance."""
     entropy: Tensor
-    """Of the distribution that it comes from: from 0, where the model is certain, to log V."""
+    """Entropy of the distribution of the token: 0 if the model is certain, at most log V."""
 
 
 @torch.inference_mode()
@@ -45,12 +45,12 @@ def token_scores(lm: FusionLM, tokens: Tensor) -> TokenScores:
 
 
 def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: int) -> float:
-    """How well a prompt and its continuation go together: mean log p of the continuation's tokens after the
-    prompt, plus mean log p of the prompt's tokens after the continuation, nats per token.
+    """How well a prompt and its continuation match.
 
-    A word that is drawn wrong may be a likely picture, but not one after which that word is likely, for a
-    model that saw documents in both orders (MMI-bidi, Li et al., arXiv:1510.03055, with means in place of
-    sums, since images have many more tokens than words).
+    The score is the mean log p of the continuation's tokens after the prompt, plus the mean log p of the
+    prompt's tokens after the continuation (MMI-bidi, Li et al., arXiv:1510.03055, with means instead of sums,
+    since images have many more tokens than words). A misspelled word may be a likely picture, but the word
+    itself is unlikely after that picture, if the model was trained on documents in both orders.
 
     Args:
         lm: The transformer.
@@ -59,7 +59,7 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
         prompt_length: Tokens of the prompt.
 
     Returns:
-        -inf if the continuation is empty or ends inside a block.
+        Nats per token; -inf if the continuation is empty or ends inside a block.
 
     Raises:
         ValueError: As ``check_standalone``.
@@ -78,19 +78,19 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
     total = 0.0
     for first, second in ((prompt, continuation), (continuation, prompt)):
         document = torch.cat([torch.tensor([vocab.bos]), first, second, torch.tensor([vocab.eos])])
-        document = document[: lm.config.context_length]  # what fills the context has no end
+        document = document[: lm.config.context_length]  # without eos if the rest fills the context
         total += float(token_scores(lm, document).log_p[1 + len(first) :].mean())
     return total
 
 
 def check_standalone(prompt: Tensor, vocab: SharedVocab) -> None:
-    """Refuse a prompt (T,) that cannot come after its continuation.
+    """Check that a prompt (T,) can also follow its continuation.
 
     Raises:
-        ValueError: It is nothing but ``bos``, or ends inside a block.
+        ValueError: It is only ``bos``, or ends inside a block.
     """
     if len(prompt) < 2:
-        raise ValueError('best_by="both" needs a non-empty prompt')
+        raise ValueError('best_by="both" needs a non-empty prompt: add text or images, or use "forward"')
     try:
         split(prompt, vocab)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Strings, images and more in; strings, images and more out: whole, or as they come.
+"""Continue documents of strings, images, ...: get the result as a whole, or as a stream of events.
 
     model = load_model()
     [document] = sample(model, [["A red apple:"]], then="image")
@@ -19,12 +19,12 @@ from ..tokenizers.documents import DocumentTokenizer, Encoded, split
 from ..tokenizers.layout import Cursor, Shape
 from .choices import BestBy
 from .folder import Model
-from .generate import GOING, LOOK, Step, generate, generate_steps, stop_name
+from .generate import LOOK, RUNNING, Step, generate, generate_steps, stop_name
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """More text of a row, whole characters."""
+    """New text of a row, in whole characters."""
 
     row: int
     text: str
@@ -42,24 +42,25 @@ class SegmentBegin:
 
 @dataclass(frozen=True)
 class SegmentProgress:
-    """One more line of codes of the block: a row, or a column if the vocabulary scans by columns."""
+    """A line of codes of a block is complete: a row, or a column if the vocabulary scans by columns."""
 
     row: int
     modality: str
     preview: Any
-    """What its codec makes of the codes so far; of images in full size, gray where nothing is yet."""
+    """The codec's preview of the codes so far; for images a PIL image of full size, gray where codes are
+    missing."""
     share: float
-    """Of the codes that are written."""
+    """Fraction of the block's codes that are written, up to 1."""
 
 
 @dataclass(frozen=True)
 class SegmentDone:
-    """A finished block."""
+    """A block is complete."""
 
     row: int
     modality: str
     value: Any
-    """As its codec shows it: a PIL image, ..."""
+    """The decoded block: a PIL image, ..."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class Finished:
 
     row: int
     stop: str
-    """As ``Generated.stop``, or "stopped"."""
+    """As ``Generated.stop``, or "stopped" by ``stream``'s argument ``stopped``."""
     tokens: tuple[int, ...] = ()
-    """All that it wrote, its end too."""
+    """All its new tokens, including the end of the document or turn."""
 
 
 Event = TextDelta | SegmentBegin | SegmentProgress | SegmentDone | Finished
@@ -84,17 +85,17 @@ def sample(
     best_by: BestBy = "forward",
     **options: Any,
 ) -> list[list[Any]]:
-    """Continue each of ``prompts``; returns what was written, without the prompts.
+    """Continue each of ``prompts``, and return the new segments.
 
     Args:
         model: The transformer and its tokenizers.
-        prompts: Lists of segments (strings, PIL images, ...), or documents that are ``Encoded`` already.
+        prompts: Lists of segments (strings, PIL images, ...), or documents that are already ``Encoded``.
         best_of: See ``generate``.
         best_by: See ``generate``.
-        options: Fields of ``prompts.Options``; ``max_new_tokens`` may be left out.
+        options: Fields of ``prompts.Options``; by default ``max_new_tokens`` fills the context.
 
     Returns:
-        For each prompt a list of strings and of what codecs show, images as PIL images.
+        For each prompt a list of new segments: strings, PIL images, ...
 
     Raises:
         ValueError: As ``generate``.
@@ -118,7 +119,7 @@ def best(model: Model, prompts: Sequence[Any], best_of: int, **options: Any) -> 
 
 
 def encode(tokenizer: DocumentTokenizer, prompts: Sequence[Any]) -> list[Encoded]:
-    """Prompts as the transformer continues them; ``Encoded`` ones and tokens (T,) stay as they are."""
+    """Encode prompts without ``eos``; the tokens of ``Encoded`` prompts and tensors (T,) do not change."""
     lists = [prompt for prompt in prompts if not isinstance(prompt, Encoded | Tensor)]
     fresh = iter(tokenizer.encode_many(lists, eos=False))
     return [
@@ -128,13 +129,13 @@ def encode(tokenizer: DocumentTokenizer, prompts: Sequence[Any]) -> list[Encoded
 
 
 def decoded(tokenizer: DocumentTokenizer, tokens: Tensor) -> list[Any]:
-    """The segments of tokens (T,) as people use them; a block that is cut short is left out."""
+    """Decode tokens (T,) to strings, PIL images, ...; a block that is cut short is left out."""
     parts = tokenizer.decode_parts(split(tokens, tokenizer.vocab, partial="drop"))
     return [value if isinstance(value, str) else tokenizer.codecs[name].show(value) for name, value in parts]
 
 
 def gather(segments: list[Any], event: Event) -> None:
-    """Add what an event brought to the segments of its row."""
+    """Append the text or block of an event to the segments of its row."""
     if isinstance(event, SegmentDone):
         segments.append(event.value)
     elif isinstance(event, TextDelta):
@@ -152,17 +153,20 @@ def stream(
     stopped: Callable[[], bool] | None = None,
     **options: Any,
 ) -> Iterator[Event]:
-    """Continue each of ``prompts`` in one batch, and yield events as they come.
+    """Continue each of ``prompts`` in one batch, and yield events while it is written.
 
-    Together the text deltas between two blocks are exactly the text that ``generate`` gives, decoded. On a
-    GPU events come in bursts of some steps, since looking at a token means waiting for it.
+    The text deltas between two blocks add up to exactly the text of ``generate``. On a GPU, events come in
+    bursts of ``LOOK`` steps, since reading a token waits for the device.
 
     Args:
         model: The transformer and its tokenizers.
-        prompts: Lists of segments (strings, PIL images, ...), or documents that are ``Encoded`` already.
-        previews: Whether to decode a block after each line of its codes, too.
-        stopped: Called after each step; once it returns True, unfinished rows finish as "stopped".
-        options: Fields of ``prompts.Options``; ``max_new_tokens`` may be left out: the context ends a row.
+        prompts: Lists of segments (strings, PIL images, ...), or documents that are already ``Encoded``.
+        previews: Also decode a block after each line of its codes (``SegmentProgress``).
+        stopped: Called after each step; once it returns True, all rows end as "stopped".
+        options: Fields of ``prompts.Options``; by default ``max_new_tokens`` fills the context.
+
+    Yields:
+        Events, in order for each row.
 
     Raises:
         ValueError: As ``generate_steps``.
@@ -174,22 +178,24 @@ def stream(
     encoded = encode(tokenizer, prompts)
     rows: list[Row] = []
     every = 1 if lm.embedding.weight.device.type == "cpu" else LOOK
-    waiting: list[Step] = []
+    unread: list[Step] = []
 
     def read() -> Iterator[Event]:
-        if not waiting:
+        """Move the unread steps to the CPU, and yield their events."""
+        if not unread:
             return
-        tokens, stops = (torch.stack([step[i] for step in waiting]).tolist() for i in (0, 2))
-        for column in zip(tokens, stops):
-            for row, token, stop in zip(rows, *column, strict=True):
+        tokens = torch.stack([step.tokens for step in unread]).tolist()
+        stops = torch.stack([step.stop for step in unread]).tolist()
+        for step_tokens, step_stops in zip(tokens, stops, strict=True):
+            for row, token, stop in zip(rows, step_tokens, step_stops, strict=True):
                 yield from row.take(token, stop)
-        waiting.clear()
+        unread.clear()
 
     for step in generate_steps(lm, tokenizer.vocab, encoded, **options):
-        if not rows:  # prompts are checked by now
+        if not rows:  # the first step: generate_steps has checked the prompts
             rows += [_row(number, tokenizer, previews, e.tokens, options) for number, e in enumerate(encoded)]
-        waiting.append(step)
-        if len(waiting) == every:
+        unread.append(step)
+        if len(unread) == every:
             yield from read()
         if stopped is not None and stopped():
             yield from read()
@@ -204,39 +210,39 @@ def _row(
 ) -> "Row":
     cursor = Cursor(tokenizer.vocab).take_all(prompt)
     row = Row(number, tokenizer, previews, options.get("stop_after"), cursor)
-    if cursor.inside is not None:  # the prompt ends inside a block: its codes are the block's first
+    if cursor.inside is not None:  # the prompt ends inside a block and has its first codes
         row.codes = prompt[cursor.start + cursor.layout.head :].tolist()
     return row
 
 
 @dataclass
 class Row:
-    """One row of the batch, token by token."""
+    """Turns the tokens of one row into events."""
 
     number: int
     tokenizer: DocumentTokenizer
     previews: bool
     stop_after: str | None
     cursor: Cursor
-    """Where its document is."""
+    """The row's position in its document."""
     ended: bool = False
     ids: list[int] = field(default_factory=list)
-    """Text ids of the stretch that is being written."""
+    """Text ids since the last block."""
     sent: int = 0
-    """Characters of it that were in events."""
+    """Characters of this text that were already in events."""
     codes: list[int] = field(default_factory=list)
-    """Tokens of codes of the block that is being written."""
+    """Code tokens of the current block."""
     written: list[int] = field(default_factory=list)
-    """All tokens."""
+    """All new tokens."""
 
     def take(self, token: int, stop: int) -> Iterator[Event]:
-        """The events of one more token, and of the row's end if ``stop`` says so (``generate.STOPS``)."""
+        """Yield the events of a new token; ``stop`` is its ``Step.stop``."""
         if self.ended:
             return
         vocab = self.tokenizer.vocab
         self.written.append(token)
         mode, inside = self.cursor.take(token), self.cursor.inside
-        if mode.kind == "free" and inside is not None:
+        if mode.kind == "free" and inside is not None:  # a block begins
             yield from self._text(whole=True)
             self.ids, self.sent, self.codes = [], 0, []
         elif mode.kind == "free" and token not in (vocab.eos, vocab.sep):
@@ -251,11 +257,11 @@ class Row:
             codes = self._codes(mode.name, self.cursor.spans[-1].shape)
             [value] = self.tokenizer.decode_codes(mode.name, [codes])
             yield SegmentDone(self.number, mode.name, self.tokenizer.codecs[mode.name].show(value))
-        if stop != GOING:
+        if stop != RUNNING:
             yield from self.end(stop_name(stop, self.stop_after))
 
     def end(self, stop: str) -> Iterator[Event]:
-        """The rest of its text, and that it is finished; nothing if it was."""
+        """Yield the rest of the text and ``Finished``; nothing if the row has already ended."""
         if not self.ended:
             yield from self._text(whole=True)
             self.ended = True
@@ -263,7 +269,8 @@ class Row:
 
     def _text(self, whole: bool) -> Iterator[Event]:
         text = self.tokenizer.text.decode(self.ids) if self.ids else ""
-        # The bytes of a character may come as several tokens; what cannot be read yet may still become one.
+        # A character may be spelled in several byte tokens: until all are written it decodes as U+FFFD, so
+        # such an end is held back.
         known = text if whole else text.rstrip("\ufffd")
         if len(known) > self.sent:
             yield TextDelta(self.number, known[self.sent :])
@@ -277,6 +284,6 @@ class Row:
             yield SegmentProgress(self.number, name, codec.preview(self._codes(name, shape), shape), share)
 
     def _codes(self, name: str, shape: Shape) -> Tensor:
-        """The codes so far, whole lines of a block of ``shape``."""
+        """The codes so far, (*lines, ...), whole lines of a block of ``shape``."""
         vocab = self.tokenizer.vocab
         return vocab.to_codes(name, vocab.layout(name).from_order(torch.tensor(self.codes), shape))

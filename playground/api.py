@@ -1,11 +1,11 @@
-"""The page's actions as functions with plain values in and out; Gradio serves them to programs, too.
+"""The page's actions as functions of plain values; Gradio also serves them to programs.
 
     from gradio_client import Client
     page = Client("http://127.0.0.1:7860")
     page.predict([{"text": "A red apple:"}], {"then": "image"}, api_name="/compose")
 
-Pictures are data URIs on both sides. Invalid requests raise a ValueError (often ``limits.Refused``), whose
-message is for the visitor.
+Pictures are data URIs, in requests and in answers. Invalid requests raise a ValueError (often
+``limits.Refused``) with a message for the visitor.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from ..eval.tasks.comparison import Comparison
 
 RUNS = 200
-"""Most runs that are listed."""
+"""Maximum number of runs listed."""
 COMPARED_SIDE = 2048
-"""Larger pictures are scaled down before they are reconstructed, in px."""
+"""Longest side in px; larger pictures are scaled down before they are reconstructed."""
 
 
 def ask_of(
@@ -78,31 +78,31 @@ def ask_of(
 
 
 def known(settings: Any) -> dict[str, Any]:
-    """Check the names of a program's settings: those of ``ask_of``'s arguments.
+    """Check that a program's settings are arguments of ``ask_of``.
 
     Raises:
         Refused: ``settings`` is not an object, or a name is unknown.
     """
     names = list(signature(ask_of).parameters)
     if not isinstance(settings, dict) or not set(settings) <= set(names):
-        raise Refused(f"invalid settings {settings!r}, expected an object with some of: {', '.join(names)}")
+        raise Refused(f"invalid settings {settings!r}, expected an object with any of: {', '.join(names)}")
     return settings
 
 
 def composed(
     model: Model, segments: Any, ask: Ask, stopped: Callable[[], bool] | None = None
 ) -> Iterator[list[Written]]:
-    """``compose.compose`` of segments from outside, see ``limits.read_segments``."""
+    """``compose.compose`` of segments from a visitor, see ``limits.read_segments``."""
     return compose(model, read_segments(segments), ask, stopped)
 
 
 def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:
     """The tokens (T,) of a document with their scores, and its finished pictures, decoded from their codes.
 
-    There are no pictures if the model has no decoder.
+    Pictures are left out if the image tokenizer has no decoder.
 
     Raises:
-        ValueError: The tokens are not a document of the model's.
+        ValueError: The tokens are not a document in the model's vocabulary.
     """
     tokenizer = model.tokenizer
     parts = split(tokens, tokenizer.vocab, partial="drop")  # refuses unknown tokens before a device sees them
@@ -116,7 +116,7 @@ def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image
 def reconstruct(
     tokenizers: dict[str, ImageTokenizer], names: Sequence[str], picture: Any
 ) -> "list[Comparison]":
-    """Pass a picture (a data URI) through the tokenizers of these names.
+    """Reconstruct a picture (a data URI) with each named tokenizer.
 
     Raises:
         Refused: A name is unknown, or the picture cannot be read.
@@ -124,9 +124,9 @@ def reconstruct(
     from ..eval.tasks.comparison import compare, page_reader  # its metrics take seconds to import, OCR more
 
     if unknown := [name for name in names if name not in tokenizers]:
-        raise Refused(f"unknown tokenizer {unknown[0]!r}, expected some of: {', '.join(tokenizers)}")
+        raise Refused(f"unknown tokenizer {unknown[0]!r}, expected any of: {', '.join(tokenizers)}")
     if not names:
-        raise Refused("no tokenizer chosen: choose at least one")
+        raise Refused("choose at least one image tokenizer")
     chosen = {name: tokenizers[name] for name in names}
     return compare(read_picture(picture), chosen, page_reader(), max_side=COMPARED_SIDE)
 
@@ -142,7 +142,7 @@ def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
     """The curves of a run, a folder in ``root``.
 
     Raises:
-        Refused: There is no such run.
+        Refused: The run does not exist.
     """
     file = (root / name / METRICS).resolve()
     if not file.is_relative_to(root.resolve()) or not file.is_file():

@@ -1,4 +1,4 @@
-"""The page: its tabs, and the same functions for programs."""
+"""Builds the page: its tabs, and the same functions for programs."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ..tokenizers.image import ImageTokenizer
 from . import api, pages, tabs
 
 AT_ONCE, WAITING = 2, 16
-"""Requests that are computed at the same time, and that may wait; others are asked to try again."""
+"""Requests computed at the same time, and requests that may wait; visitors beyond them must retry."""
 
 
 def build(

@@ -17,9 +17,9 @@ from ..tokenizers.pixels import to_pil
 from .limits import Refused
 
 SAMPLES = 4
-"""Most samples side by side."""
+"""Maximum number of samples side by side."""
 PICTURE_SHARE = 4
-"""By default, a picture of the prompt takes at most 1/4 of the context."""
+"""By default, a picture in the prompt takes at most 1/4 of the context."""
 GRAY = (128, 128, 128)
 
 
@@ -36,10 +36,10 @@ class Ask:
     image: Sampling = Sampling(temperature=0.7)
     guidance: Guidance = Guidance()
     max_new_tokens: int = 0
-    """0: no limit but the context."""
+    """0: fill the context."""
     max_positions: int = 0
-    """Most positions (rows times columns of codes) of a picture in the prompt; larger ones are scaled down.
-    0: a quarter of the context."""
+    """Maximum positions (rows times columns of codes) of a picture in the prompt; larger pictures are scaled
+    down. 0: a quarter of the context."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,21 +55,21 @@ class Written:
     """A sample while it is being written."""
 
     prompt: list[str | Image.Image]
-    """As the model sees it."""
+    """The prompt as the model sees it."""
     segments: list[Any] = field(default_factory=list)
-    """What the model wrote: strings, pictures, and what other codecs show."""
+    """Strings, pictures and other values that the model wrote."""
     drawing: Image.Image | None = None
     """The unfinished picture, if any."""
     stop: str | None = None
     """Why it ended."""
     tokens: Tensor | None = None
-    """(T,) int64, the prompt's and its own, once it has ended."""
+    """(T,) int64, prompt and continuation; None until the sample has ended."""
     prompt_length: int = 0
     turn: bool = False
     """The prompt was a turn of a conversation."""
 
     def take(self, event: Event, prompt: Tensor, factor: int) -> None:
-        """Add what an event of its row brings.
+        """Apply an event of this sample's row.
 
         Args:
             event: Any event of ``fusion_lm.stream``.
@@ -100,10 +100,10 @@ def compose(
 ) -> Iterator[list[Written]]:
     """Continue ``segments`` ``ask.samples`` times; yields all samples after every event.
 
-    The same objects are yielded each time. Once ``stopped`` returns True, they end as they are.
+    The same objects are yielded each time. Once ``stopped`` returns True, unfinished samples end there.
 
     Raises:
-        Refused: The prompt is too long for the model, or ``ask`` cannot follow it.
+        Refused: The prompt is too long for the model, or ``ask`` does not fit it.
     """
     lm, tokenizer = model
     context = lm.config.context_length
@@ -138,7 +138,7 @@ def compose(
 
 
 def fitted(model: Model, segments: Sequence[str | Image.Image], ask: Ask) -> list[str | Image.Image]:
-    """``segments`` with their pictures in the sizes at which the model sees them.
+    """``segments``, with pictures scaled to the sizes that the model sees.
 
     Raises:
         ValueError: A picture cannot be read.

@@ -1,4 +1,4 @@
-"""Example prompts and pictures, one click away."""
+"""Example prompts and pictures behind the page's buttons."""
 
 import base64
 from pathlib import Path
@@ -8,7 +8,7 @@ Segments = list[dict[str, str]]
 
 
 def prompts() -> list[tuple[str, Segments]]:
-    """(label of the button, the prompt), of things that the packaged model knows."""
+    """(button label, prompt) of things that the packaged model knows."""
     drawing, word = _uri("drawing.png"), _uri("word.png")
     return [
         ("A red apple:", [{"text": "A red apple:"}]),
@@ -20,7 +20,7 @@ def prompts() -> list[tuple[str, Segments]]:
 
 
 def scans() -> list[tuple[str, Segments]]:
-    """Pictures to reconstruct."""
+    """(button label, picture) of pictures to reconstruct."""
     names = {"a line of type": "line.png", "a receipt": "receipt.png", "a drawing": "drawing.png"}
     return [(label, [{"image": _uri(name)}]) for label, name in names.items()]
 

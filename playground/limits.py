@@ -1,7 +1,7 @@
-"""What the playground accepts: sizes, picture formats, and which of the server's paths are open.
+"""What the playground accepts: sizes, picture formats, and open paths of the server.
 
-Pictures come as data URIs inside requests, never as files: nothing that a visitor sends is written to disk,
-and no name or path that they send is opened.
+Pictures are data URIs inside requests, never files: nothing that a visitor sends is written to disk, and no
+name or path that they send is opened.
 """
 
 import base64
@@ -16,16 +16,16 @@ from PIL import Image
 from ..tokenizers.pixels import load_image
 
 PICTURE_BYTES = 10 * 2**20
-"""Limit of one picture, as sent."""
+"""Limit of one picture in bytes, before base64."""
 PIXELS = 24 * 10**6
-"""Limit of all pictures of a request together: a small file can hold many."""
+"""Limit of all pictures in a request together: a small file can hold many pixels."""
 REQUEST_BYTES = 20 * 2**20
-"""Limit of a whole request: base64 takes a third more than the pictures."""
+"""Limit of a whole request: base64 adds a third to the pictures."""
 SEGMENTS = 64
 TEXT = 20_000
-"""Limit of all texts of a prompt, in characters."""
+"""Limit of all texts in a prompt together, in characters."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""Formats that Pillow may read: those that every browser shows."""
+"""Formats that Pillow may read; every browser shows them."""
 
 CONTENT_SECURITY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -54,7 +54,7 @@ OPEN = (
     "/gradio_api/reset",
     "/gradio_api/theme.css",
 )
-"""Prefixes of the paths that are answered; Gradio's others (uploads, files, proxies) are not needed."""
+"""Prefixes of the paths that are served; the page does not need Gradio's others (uploads, files, proxies)."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -62,7 +62,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Refused(ValueError):
-    """A visitor's request cannot be served; the message is for them."""
+    """An invalid request; the message is for the visitor."""
 
 
 def read_segments(value: Any) -> list[str | Image.Image]:
@@ -81,9 +81,7 @@ def read_segments(value: Any) -> list[str | Image.Image]:
             try:
                 text.encode()
             except UnicodeEncodeError:
-                raise Refused(
-                    "a text contains half of a character (a lone surrogate): type it again"
-                ) from None
+                raise Refused("a text contains half a character (a lone surrogate): type it again") from None
             if text:
                 segments.append(text)
         elif isinstance(segment, dict) and set(segment) == {"image"}:
@@ -95,7 +93,7 @@ def read_segments(value: Any) -> list[str | Image.Image]:
                 'invalid segment: expected {"text": "..."} or {"image": "data:image/png;base64,..."}'
             )
     if (length := sum(len(segment) for segment in segments if isinstance(segment, str))) > TEXT:
-        raise Refused(f"the text has {length:,} characters, at most {TEXT:,} are allowed: shorten it")
+        raise Refused(f"the text has {length:,} characters, more than {TEXT:,}: shorten it")
     return segments
 
 
@@ -107,20 +105,21 @@ def read_picture(value: Any, room: int = PIXELS) -> Image.Image:
     """
     head, _, data = value.partition(",") if isinstance(value, str) else ("", "", "")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise Refused("expected a picture as data:image/...;base64,...: files and addresses are not opened")
+        raise Refused("expected a picture as data:image/...;base64,... (file names and URLs are not opened)")
     if len(data) > PICTURE_BYTES * 4 // 3 + 4:
         raise Refused(f"the picture is larger than {PICTURE_BYTES >> 20} MB: make it smaller")
     try:
         image = Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
     except binascii.Error:
-        raise Refused("the picture cannot be read: its base64 is broken") from None
+        raise Refused("the picture cannot be read: invalid base64") from None
     except Image.DecompressionBombError:
-        raise Refused(f"the picture has too many pixels: at most {PIXELS:,} are allowed") from None
+        raise Refused(f"the picture has more than {PIXELS:,} pixels: make it smaller") from None
     except Exception:  # Pillow's readers raise all kinds of errors
-        raise Refused(f"the picture cannot be read: it is broken, or not {', '.join(FORMATS)}") from None
-    if math.prod(image.size) > room:  # from its header alone: nothing was unpacked yet
+        raise Refused(f"the picture cannot be read: it is damaged, or not {', '.join(FORMATS)}") from None
+    if math.prod(image.size) > room:  # known from the header, before anything is decoded
         raise Refused(
-            f"a picture has {image.width:,} x {image.height:,} pixels: at most {PIXELS:,} are allowed in all"
+            f"a picture of {image.width:,} x {image.height:,} pixels is too large: all pictures of a prompt "
+            f"together may have {PIXELS:,}"
         )
     try:
         return load_image(image)
@@ -135,8 +134,8 @@ class Gate:
         """
         Args:
             app: The application.
-            hosts: Host names that requests may use; None: any. (Otherwise a page elsewhere could let its own
-                name point to this machine, and would be answered.)
+            hosts: Host names that requests may use; None: any. This stops a foreign page that points its own
+                name to this machine.
         """
         self.app, self.hosts = app, hosts
 

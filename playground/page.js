@@ -1,5 +1,5 @@
-// The playground's own controls: the prompt (text and pictures in any order), the picture to reconstruct, and
-// hovering over tokens and codes. Gradio does the rest.
+// The controls that Gradio lacks: the prompt (text and pictures in any order), the picture to reconstruct, and
+// hovering over tokens and codes.
 window.earlyfusion = (() => {
   const BYTES = 10 * 2 ** 20; // limits.PICTURE_BYTES
   const KINDS = /^image\/(png|jpeg|webp|gif|bmp)$/;
@@ -9,7 +9,7 @@ window.earlyfusion = (() => {
   // A file -> an <img> that can be decoded, or null and a message.
   async function picture(root, file) {
     const name = file.name || "the picture";
-    if (!KINDS.test(file.type)) return say(root, `${name} is not a PNG, JPEG, WebP, GIF or BMP picture`), null;
+    if (!KINDS.test(file.type)) return say(root, `${name} is not a PNG, JPEG, WebP, GIF or BMP file`), null;
     if (file.size > BYTES) return say(root, `${name} is larger than ${BYTES >> 20} MB: make it smaller`), null;
     const image = document.createElement("img");
     image.src = await new Promise((resolve, reject) => {
@@ -21,7 +21,7 @@ window.earlyfusion = (() => {
     try {
       await image.decode();
     } catch {
-      return say(root, `${name} cannot be read: it is broken, or not a picture`), null;
+      return say(root, `${name} cannot be read: it is damaged, or not a picture`), null;
     }
     image.alt = `picture ${name}`;
     say(root, "");
@@ -42,7 +42,7 @@ window.earlyfusion = (() => {
     selection.addRange(after);
   }
 
-  // Where a dropped thing goes: between two letters, or beside the nearest node.
+  // The place of a drop: between two letters, or beside the nearest node.
   function at(box, x, y) {
     let range = null;
     if (document.caretRangeFromPoint) range = document.caretRangeFromPoint(x, y);
@@ -78,11 +78,11 @@ window.earlyfusion = (() => {
   function ready(image) {
     image.tabIndex = 0;
     image.draggable = true;
-    image.title = "drag to move, or press Alt and an arrow key; Delete removes it";
+    image.title = "Drag or press Alt and an arrow key to move; Delete removes it";
     return image;
   }
 
-  // The contents of the box, in order: [{text}, {image: data URI}].
+  // The box as segments, in order: [{text}, {image: data URI}].
   function segments(box) {
     const out = [];
     const text = (s) => {
@@ -96,7 +96,7 @@ window.earlyfusion = (() => {
         if (child.nodeType === Node.TEXT_NODE) text(child.data.replace(/\u00a0/g, " "));
         else if (child.nodeName === "IMG") out.push({ image: child.src });
         else if (child.nodeName === "BR") {
-          // An empty line is a block with only a BR, and a box may end in one that the browser added.
+          // An empty line is a block with only a BR, and browsers may add a BR at the end of the box.
           const filler = child === box.lastChild || (node !== box && node.childNodes.length === 1);
           if (!filler) text("\n");
         } else {
@@ -172,7 +172,7 @@ window.earlyfusion = (() => {
         image.focus();
       }
     });
-    let caret = null; // a file dialog takes the focus
+    let caret = null; // kept, since a file dialog takes the focus
     box.addEventListener("blur", () => { caret = here(box) && here(box).cloneRange(); });
     const input = root.querySelector("input[type=file]");
     input.addEventListener("change", async () => {
@@ -205,7 +205,7 @@ window.earlyfusion = (() => {
       button.addEventListener("click", () => { fill(box, JSON.parse(button.dataset.example)); say(root, ""); });
   }
 
-  // Gradio's arguments, with the visitor's segments as the first one.
+  // Gradio's arguments, the first replaced by the visitor's segments.
   const give = (selector, rest) => [segments(document.querySelector(selector)), ...rest.slice(1)];
 
   // Each answer has a random ticket, which the Stop button sends.
@@ -264,7 +264,7 @@ window.earlyfusion = (() => {
     next.tabIndex = 0;
     next.focus();
   });
-  // A picture of the inspected document leads back to its tokens; the map shows the codes' numbers.
+  // Hovering over an inspected picture selects its tokens; hovering over the map shows code numbers.
   document.addEventListener("mousemove", (event) => {
     const coded = event.target.closest && event.target.closest(".coded");
     if (!coded) return;
@@ -293,7 +293,7 @@ window.earlyfusion = (() => {
     }
   }).observe(document, { childList: true, subtree: true });
 
-  // A finished sample becomes the prompt, to be continued.
+  // "Use as prompt": a finished sample fills the prompt box.
   document.addEventListener("click", (event) => {
     const button = event.target.closest && event.target.closest("#answer [data-continue]");
     if (!button) return;

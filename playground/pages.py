@@ -1,4 +1,4 @@
-"""What the playground shows, as HTML, drawn as in the demo's report (``eval.report.html``)."""
+"""HTML of the playground, in the style of the demo's report (``eval.report.html``)."""
 
 import difflib
 import json
@@ -25,13 +25,13 @@ SIDE = 200
 
 
 def wrapped(*parts: str, kind: str = "") -> str:
-    """A piece of the page; the style applies inside the class ``ef``."""
+    """A block of the page; the style applies inside the class ``ef``."""
     return f'<div class="ef {kind}">{"".join(parts)}</div>'
 
 
 def kept_pictures() -> Callable[[Image.Image], str]:
-    """``html.data_uri`` with a cache: a growing page shows most of its pictures again."""
-    kept: dict[int, tuple[Image.Image, str]] = {}  # holds the picture, so that its id stays unique
+    """``html.data_uri`` with a cache: each update shows most pictures again."""
+    kept: dict[int, tuple[Image.Image, str]] = {}  # keeps the picture alive, so that its id stays unique
 
     def uri(image: Image.Image) -> str:
         if id(image) not in kept:
@@ -64,7 +64,7 @@ def written(samples: Sequence[Written], done: bool, uri: Callable[[Image.Image],
 
 
 def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_length: int) -> str:
-    """The token strip of a document, and its pictures with maps of their codes' entropy and probability."""
+    """The token strip of a document, and its pictures with maps of entropy and probability per code."""
     cells = strip_cells(tokens, prompt_length)
     figures = []
     entropies, shares = grids(tokens, "entropy"), grids(tokens, "p")
@@ -73,7 +73,7 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
     for number, (block, picture) in enumerate(zip(blocks, pictures)):
         h, w = entropies[number].shape
         maps = [
-            ("decoded from its codes", picture),
+            ("decoded from codes", picture),
             (f"entropy, 0 to {high:.1f} nats", heat_map(picture, entropies[number], 0, high)),
             ("probability, 0 to 1", heat_map(picture, shares[number], 0, 1)),
         ]
@@ -89,13 +89,11 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
     bar = html.picture(legend(), 1, alt="colors from low to high")
     key = (
         '<p class="note"><i class="key structure"></i> structure <i class="key text"></i> text '
-        '<i class="key image"></i> image codes; paler: prompt. The bar under a token is its probability. '
-        "Hover over a token, or use the arrow keys.</p>"
+        '<i class="key image"></i> image codes; prompt tokens are paler. The bar under a token shows its '
+        "probability. Hover over a token or use the arrow keys for details.</p>"
     )
     colors = (
-        f'<p class="note">Colors of the maps, from low to high: <span class="bar">{bar}</span></p>'
-        if figures
-        else ""
+        f'<p class="note">Map colors, from low to high: <span class="bar">{bar}</span></p>' if figures else ""
     )
     status = '<p class="status" role="status" aria-live="polite">&nbsp;</p>'
     strip = html.token_strip(cells).replace(
@@ -103,14 +101,14 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
     )
     shown = f'<div class="pictures">{"".join(figures)}</div>'
     total = [t for t in tokens[prompt_length:] if t.entropy is not None and t.p is not None]
-    facts = f"{len(tokens)} tokens, {prompt_length} of the prompt"
+    facts = f"{len(tokens)} tokens, {prompt_length} from the prompt"
     if total:
-        facts += f"; mean entropy of the others {sum(t.entropy or 0 for t in total) / len(total):.2f} nats"
+        facts += f"; mean entropy of the new ones: {sum(t.entropy or 0 for t in total) / len(total):.2f} nats"
     return wrapped(f"<p>{html.escape(facts)}.</p>", key, status, strip, colors, shown, kind="inspected")
 
 
 def codebook(found: CodebookMap, slots: int = 1) -> str:
-    """The map of the codebook (of its first slot); a script shows the number of the code under the mouse."""
+    """The codebook (of the first slot) as a map; a script shows the number of the code under the mouse."""
     scale = max(1, 768 // found.picture.width)
     codes = html.escape(json.dumps(found.codes.tolist(), separators=(",", ":")))
     side = len(found.codes)
@@ -118,8 +116,8 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
     which = f" of the first of {slots} slots" if slots > 1 else ""
     drawn = html.picture(found.picture, scale, alt="codebook")
     return wrapped(
-        f"<p>All {number:,} codes{which}, each as the decoder draws it among equal codes; similar codes are "
-        "neighbors. Hover over one for its number; the code of the token above is framed here.</p>",
+        f"<p>All {number:,} codes{which}, each decoded among copies of itself; similar codes are neighbors. "
+        "Hover over a code to see its number; a frame marks the code of the selected token.</p>",
         f'<div class="book coded" data-rows="{side}" data-columns="{side}" '
         f'data-codes="{codes}" role="img" aria-label="Map of the codebook">{drawn}'
         '<i class="spot"></i></div><p class="status" role="status" aria-live="polite">&nbsp;</p>',
@@ -132,7 +130,7 @@ def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
     from ..eval.report.reconstruction_sheet import difference  # slow import, as in api.reconstruct
 
     parts = []
-    header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "same lines read", "seconds")
+    header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "lines read the same", "seconds")
     rows = []
     for one in comparisons:
         f, sample = one.figures, one.result
@@ -159,7 +157,7 @@ def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
         ]
         lines = "".join(f"<tr><td>{_kept(b, a)}</td><td>{_came(b, a)}</td></tr>" for b, a in readings)
         table = (
-            '<div class="scroll"><table class="read"><caption>what OCR reads; differences marked</caption>'
+            '<div class="scroll"><table class="read"><caption>What OCR reads, differences marked</caption>'
             f"<thead><tr><th>original</th><th>reconstruction</th></tr></thead><tbody>{lines}</tbody></table></div>"
             if readings
             else ""
@@ -170,7 +168,7 @@ def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
 
 
 def _kept(before: str, after: str) -> str:
-    """``before``, with what ``after`` lost marked."""
+    """``before`` as HTML; text missing in ``after`` is marked."""
     blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     return "".join(
         html.escape(before[a:b]) if kind == "equal" else f"<del>{html.escape(before[a:b])}</del>"
@@ -180,7 +178,7 @@ def _kept(before: str, after: str) -> str:
 
 
 def _came(before: str, after: str) -> str:
-    """``after``, with what ``before`` lacks marked."""
+    """``after`` as HTML; text missing in ``before`` is marked."""
     blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     shown = "".join(
         html.escape(after[a:b]) if kind == "equal" else f"<ins>{html.escape(after[a:b])}</ins>"
@@ -193,7 +191,7 @@ def _came(before: str, after: str) -> str:
 def run(name: str, curves: Run) -> str:
     """The curves of a run so far."""
     if not curves:
-        return wrapped(f"<p>{html.escape(name)} has no curves yet.</p>")
+        return wrapped(f"<p>{html.escape(name)} has not logged anything yet.</p>")
     step = max(points[-1][0] for points in curves.values() if points)
     facts = [f"step {step:,.0f}"]
     if speed := curves.get("train/tokens_per_second"):
@@ -210,6 +208,6 @@ def message(text: str, kind: str = "note") -> str:
 
 
 def head(title: str, facts: Mapping[str, str]) -> str:
-    """The title, and facts (names and values) on one line."""
+    """The title, and a line of facts (names and values)."""
     shown = (f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in facts.items())
     return wrapped(f"<h1>{html.escape(title)}</h1>", " · ".join(shown), kind="facts")

@@ -1,4 +1,4 @@
-"""Serving the page: its address, its style and script, and what Gradio must not do."""
+"""Serves the page: its address, style and script, and the parts of Gradio that are turned off."""
 
 import os
 import shutil
@@ -23,19 +23,19 @@ HERE = Path(__file__).parent
 def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = True) -> str:
     """Serve a page until Ctrl+C.
 
-    Gradio's folder of temporary files is removed at the end; nothing that visitors send is written to it.
+    Gradio's temporary folder is removed at the end; nothing that visitors send is written to it.
 
     Args:
         make: Builds the page.
         host: Name or address to listen on.
         port: Port to listen on.
-        block: False returns at once, while the page is served.
+        block: False returns at once and serves in the background.
 
     Returns:
         The address of the page.
 
     Raises:
-        OSError: The port is taken, or the host is not an address of this machine.
+        OSError: The port is in use, or the host is not an address of this machine.
     """
     check_port(host, port)
     folder = tempfile.mkdtemp(prefix="earlyfusion-playground-")
@@ -73,14 +73,14 @@ def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = Tru
 
 
 def _close_gradio() -> None:
-    """Turn off two things that Gradio does with all input, and that this page does not need.
+    """Turn off two things that Gradio does with all input and this page does not need.
 
-    It fetches the address in anything that looks like one of its files, and it keeps all values of a page as
-    long as it remembers the page.
+    It downloads the URL in anything that looks like one of its files, and it keeps all values of a page for
+    as long as it remembers the page.
     """
 
     async def fetch(url: str, cache_dir: str) -> str:
-        raise Refused(f"addresses are not opened: {url[:80]}")
+        raise Refused(f"URLs are not opened: {url[:80]}")
 
     processing_utils.async_ssrf_protected_download = fetch
     SessionState._update_value_in_config = lambda self, key, value: None
@@ -90,7 +90,7 @@ def check_port(host: str, port: int) -> None:
     """Check that a server can listen there.
 
     Raises:
-        OSError: It cannot; the message says what to do.
+        OSError: It cannot, because the port is in use or the host is unknown.
     """
     try:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -104,7 +104,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def _head() -> str:
-    """The page's own style and script; colors follow Gradio's light and dark themes."""
+    """The page's style and script; colors follow Gradio's light and dark themes."""
     own = (HERE / "page.css").read_text(encoding="utf-8")
     script = (HERE / "page.js").read_text(encoding="utf-8")
     scoped = f".ef {{ {LIGHT} {PARTS} }} .dark .ef {{ {DARK} }} {own}"

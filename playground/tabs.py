@@ -21,17 +21,17 @@ from .examples import prompts, scans
 from .limits import Refused
 
 EVERY = 0.08
-"""Least seconds between two updates of a sample."""
+"""Minimum seconds between two updates of a sample."""
 TICKET, STOPPED = 32, 1000
-"""Characters of an answer's ticket, and number of stopped answers whose tickets are remembered."""
+"""Length of an answer's ticket, and how many tickets of stopped answers are remembered."""
 LIVE = 4.0
 """Seconds between two updates of a run."""
 THEN = {"any": "let the model decide", "image": "a picture"}
-"""Labels of what can come next; other modalities are called by their name."""
+"""Labels for what can come next; other modalities use their names."""
 
 
 def html_block(value: str, **options: Any) -> gr.HTML:
-    """HTML without Gradio's own style."""
+    """HTML without Gradio's default style."""
     return gr.HTML(value, padding=True, apply_default_css=False, **options)
 
 
@@ -61,13 +61,13 @@ def _editor(name: str, hint: str, examples: list[tuple[str, list[dict[str, str]]
 
 
 def _label(label: str, segments: list[dict[str, str]]) -> str:
-    """The example's words and small pictures."""
+    """An example's label, with thumbnails of its pictures."""
     pictures = [s["image"] for s in segments if "image" in s]
     return " ".join([*(f'<img src="{uri}" alt="">' for uri in pictures), html.escape(label)])
 
 
 def compose(model: Model, state: gr.State, working: dict[str, Any]) -> None:
-    hint = "Text and pictures in any order: type, paste, drop or add pictures, and drag them around"
+    hint = "Text and pictures in any order: type, paste or drop; drag a picture to move it"
     names = ["any", *model.tokenizer.vocab.names[1:]]  # the first is structure
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
@@ -87,26 +87,26 @@ def compose(model: Model, state: gr.State, working: dict[str, Any]) -> None:
             with gr.Accordion("Sampling and guidance", open=False):
                 answers = gr.Checkbox(
                     False,
-                    label="Treat the prompt as a turn of a conversation, and answer it",
+                    label="Answer the prompt as a turn of a conversation",
                     visible=model.tokenizer.vocab.sep is not None,
                     elem_id="answers",
                 )
                 gr.Markdown("**Text**")
                 with gr.Row():
-                    text = _sampling("text")
+                    text = _sampling("Text")
                     penalty = gr.Slider(
                         1, 2, 1, step=0.05, label="Repetition penalty (1 = off)", min_width=140
                     )
                 gr.Markdown("**Pictures**")
                 with gr.Row():
-                    image = _sampling("picture")
+                    image = _sampling("Picture")
                     guidance = gr.Slider(
                         1, 8, 1, step=0.5, label="Classifier-free guidance (1 = off)", min_width=140
                     )
                 with gr.Row():
                     context = model.lm.config.context_length
                     most = gr.Slider(
-                        0, context, 0, step=1, label="Max new tokens (0 = no limit)", min_width=140
+                        0, context, 0, step=1, label="Max new tokens (0 = fill the context)", min_width=140
                     )
                     positions = gr.Slider(
                         0,
@@ -162,7 +162,7 @@ def compose(model: Model, state: gr.State, working: dict[str, Any]) -> None:
 
 def _sampling(name: str) -> list[gr.Slider]:
     return [
-        gr.Slider(0, 2, 0.7, step=0.05, label=f"Temperature of {name} (0 = greedy)", min_width=140),
+        gr.Slider(0, 2, 0.7, step=0.05, label=f"{name} temperature (0 = greedy)", min_width=140),
         gr.Slider(0, 500, 0, step=1, label="Top-k (0 = off)", min_width=140),
         gr.Slider(0.05, 1, 1, step=0.01, label="Top-p (1 = off)", min_width=140),
         gr.Slider(0, 1, 0, step=0.01, label="Min-p (0 = off)", min_width=140),
@@ -170,11 +170,11 @@ def _sampling(name: str) -> list[gr.Slider]:
 
 
 def inspect(model: Model, state: gr.State, working: dict[str, Any]) -> None:
-    first = pages.message("Compose something first: its tokens appear here.")
+    first = pages.message("Generate an answer first; its tokens appear here.")
     which = gr.Radio(["Sample 1"], value="Sample 1", label="Document", elem_id="which", visible=False)
     shown = html_block(first, elem_id="inspected")
     with gr.Accordion("The codebook", open=False):
-        load = gr.Button("Draw the map of the codebook", elem_id="draw-codebook")
+        load = gr.Button("Show the codebook as a map", elem_id="draw-codebook")
         book = html_block("", elem_id="codebook")
 
     def names(samples: list[dict[str, Any]]) -> Any:
@@ -209,7 +209,7 @@ def inspect(model: Model, state: gr.State, working: dict[str, Any]) -> None:
 
 
 def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) -> None:
-    hint = "Paste or drop a picture or a scan here, or add one"
+    hint = "Paste or drop a picture or scan here"
     _editor("reconstruct-picture", hint, scans(), single=True)
     given = gr.JSON([], visible=False)
     names = gr.CheckboxGroup(
@@ -224,8 +224,8 @@ def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) 
         try:
             pictures = [s["image"] for s in segments or [] if isinstance(s, dict) and "image" in s]
             if not pictures:
-                raise Refused("no picture: add one, or choose an example")
-            note = "" if page_reader() else f"Text in the pictures is not read: {INSTALL}"
+                raise Refused("no picture yet: add one or choose an example")
+            note = "" if page_reader() else f"Text in the picture is not compared: {INSTALL}"
             return pages.compared(api.reconstruct(tokenizers, chosen, pictures[0]), note)
         except ValueError as error:
             return pages.message(str(error), "refused")
@@ -241,8 +241,8 @@ def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) 
 
 
 def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
-    names = gr.Dropdown([], label=f"Runs in {root}", elem_id="run")
-    shown = html_block(pages.message("Choose a run."), elem_id="curves")
+    names = gr.Dropdown([], label=f"Training run in {root}/", elem_id="run")
+    shown = html_block(pages.message("Choose a training run."), elem_id="curves")
     timer = gr.Timer(LIVE, active=False)
 
     def listed(name: str | None) -> Any:
@@ -252,7 +252,7 @@ def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
 
     def draw(name: str | None) -> str:
         if not name:
-            return pages.message(f"No training in {root} has curves yet.")
+            return pages.message(f"No training run in {root}/ has logged anything yet.")
         try:
             return pages.run(name, api.curves(root, name))
         except (OSError, ValueError) as error:

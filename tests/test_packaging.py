@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
 ROOT_FILES = (Path("__init__.py"), Path("_moved.py"), Path("py.typed"))
-NOT_PACKAGES = ("tests", "benchmarks", "docs")
+NOT_PACKAGES = ("tests", "benchmarks", "docs", "examples")
 ORDER = (
     {"tokenizers"},
     {"encoders"},

@@ -1,14 +1,17 @@
-"""Batches of equal things, for networks that take one size at a time."""
+"""Group items of equal size into batches, for networks that take one size per call."""
 
 from collections.abc import Callable, Hashable, Sequence
 
 
 def equal_batches(keys: Sequence[Hashable | None], most: int | Callable[[int], int]) -> list[list[int]]:
-    """Indices of equal keys in batches; indices whose key is None are left out.
+    """Group the indices of equal keys into batches; indices whose key is None are left out.
 
     Args:
-        keys: Sizes, for example.
-        most: Largest batch, or a function that gives it for the first index of each key.
+        keys: The key of each item, for example its size.
+        most: Largest batch, or a function from the first index of a key to the largest batch of that key.
+
+    Returns:
+        Lists of indices into ``keys``.
     """
     groups: dict[Hashable, list[int]] = {}
     for i, key in enumerate(keys):

@@ -71,7 +71,9 @@ class BpeTokenizer:
         encoded = self._model.encode(text, add_special_tokens=False)
         for i, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
             if i in self._structural:
-                raise ValueError(f"{text[start:end]!r} at position {start} is unknown to this BPE")
+                raise ValueError(
+                    f"{text[start:end]!r} at position {start} is unknown to this BPE: remove or replace it"
+                )
         return encoded.ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -87,9 +89,13 @@ class BpeTokenizer:
         return self._model.decode(list(ids), skip_special_tokens=False)
 
     def id_to_piece(self, i: int) -> str:
-        """The piece of id ``i`` as the tokenizer.json spells it."""
+        """The piece of id ``i`` as the tokenizer.json spells it.
+
+        Raises:
+            ValueError: The tokenizer.json does not have that id.
+        """
         if i not in self._names:
-            raise ValueError(f"text id {i} has no piece")
+            raise ValueError(f"text id {i} has no piece: it is unused or outside 0..{self.vocab_size - 1}")
         return self._names[i]
 
     def piece_bytes(self, i: int) -> bytes:
@@ -123,8 +129,8 @@ def load_text(folder: str | Path) -> TextTokenizer | BpeTokenizer:
     """Load the text tokenizer in ``folder``, of either kind.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is damaged.
+        FileNotFoundError: The folder has neither tokenizer.json nor text.model.
+        ValueError: The file is damaged.
     """
     return (BpeTokenizer if (Path(folder) / FILE).is_file() else TextTokenizer).load(folder)
 
@@ -136,7 +142,7 @@ def _has_byte_level(decoder: Any) -> bool:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letter that a byte-level BPE writes -> the byte: visible ones are themselves (GPT-2's table)."""
+    """The letter that a byte-level BPE writes -> its byte (GPT-2's table)."""
     seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = {chr(byte): byte for byte in seen}
     others = (byte for byte in range(256) if byte not in seen)
@@ -149,8 +155,8 @@ _BYTES = _byte_letters()
 def bpe_of(text: TextTokenizer, token_of: Mapping[int, int]) -> dict[str, Any]:
     """Convert a sentencepiece BPE to the content of a tokenizer.json with the same pieces.
 
-    Its pieces contain spaces as they are, so no normalizer is needed, and a typed U+2581 is spelled in bytes,
-    as in ``TextTokenizer``. Merges are ordered by the score of their result in sentencepiece.
+    The pieces contain literal spaces, so no normalizer is needed, and a typed U+2581 is spelled in bytes, as
+    in ``TextTokenizer``. Merges are ordered by the sentencepiece score of their result.
 
     Args:
         text: The tokenizer to convert.

@@ -30,7 +30,7 @@ TOKENIZER = "tokenizer"
 
 
 class Mark(Enum):
-    """What is not a segment of any modality."""
+    """An item of a document that belongs to no modality."""
 
     END_OF_TURN = "end of turn"
 
@@ -39,13 +39,13 @@ END_OF_TURN = Mark.END_OF_TURN
 """Ends a turn of a conversation. Turns 1, 3, ... are the user's, the others the model's."""
 
 Segment = Any
-"""A string is text, whatever is written in it. A ``Part`` is encoded already. What else there is, codecs say:
-images are PIL images or tensors (3, H, W) in [-1, 1]."""
+"""A string is text, whatever it contains. A ``Part`` is already encoded. Anything else goes to the codec that
+``takes`` it: images are PIL images or tensors (3, H, W) in [-1, 1]."""
 
 Partial = Literal["error", "drop"]
 
 BATCH = 64
-"""Segments that go through a codec together."""
+"""Most segments per call of a codec."""
 
 
 class Part(NamedTuple):
@@ -67,20 +67,26 @@ class Encoded(NamedTuple):
     tokens: Tensor
     """(T,) int64."""
     positions: Tensor
-    """(axes, T) int64: where each token is, along each axis of the positions; axes is 1 so far."""
+    """Position ids (axes, T) int64; axes is 1 so far."""
     features: Tensor | None = None
-    """(N, C) float: continuous vectors that take the place of N embeddings."""
+    """(N, C) float: continuous vectors that replace the embeddings of N tokens; None if absent."""
     places: Tensor | None = None
-    """(T,) bool: of which tokens; None without features."""
+    """(T,) bool: the tokens whose embeddings they replace; None without features."""
 
 
 def interleave(
     parts: Sequence[tuple[str, Tensor]], vocab: SharedVocab, *, bos: bool = True, eos: bool = True
 ) -> Tensor:
-    """Parts -> tokens (T,) int64.
+    """Parts of one document -> its tokens (T,) int64, on the CPU.
+
+    Args:
+        parts: (modality, values) pairs, or ``TURN``.
+        vocab: The vocabulary.
+        bos: Begin with ``bos``.
+        eos: End with ``eos``.
 
     Raises:
-        ValueError: The vocabulary has no such shape, id or code, or no ``sep`` for the end of a turn.
+        ValueError: A shape, id or code is not in the vocabulary, or a turn ends and ``vocab`` has no ``sep``.
     """
     tokens = [torch.tensor([vocab.bos])] if bos else []
     for kind, values in parts:
@@ -89,7 +95,10 @@ def interleave(
         elif kind != TURN.kind:
             tokens.append(write(vocab, kind, values.cpu()))
         elif vocab.sep is None:
-            raise ValueError("this vocabulary has no token that ends a turn (separator of prepare)")
+            raise ValueError(
+                "the document has turns, but this vocabulary has no token that ends a turn: prepare with "
+                "separator: true"
+            )
         else:
             tokens.append(torch.tensor([vocab.sep]))
     if eos:
@@ -105,7 +114,7 @@ def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> 
     Args:
         tokens: One document.
         vocab: Its vocabulary.
-        partial: "drop" leaves out a block that the document's end cuts short.
+        partial: Whether a last block that is cut short is an "error", or left out ("drop").
 
     Raises:
         ValueError: A block is cut short, or these are not the tokens of a document; the message names the
@@ -145,7 +154,10 @@ def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> 
         elif values[start] == vocab.sep:
             position += 1
         else:
-            raise ValueError(f"token {values[start]} at position {start} is not text and begins no block")
+            raise ValueError(
+                f"token {values[start]} at position {start} is not allowed: expected text, the begin of a "
+                "block, or the end of a turn"
+            )
     return parts
 
 
@@ -159,10 +171,10 @@ class DocumentTokenizer:
         Args:
             vocab: The vocabulary.
             text: The text tokenizer.
-            codecs: The others by the name of their modality: ``image=...``.
+            codecs: The codec of every other modality, by name: ``image=...``.
 
         Raises:
-            ValueError: ``vocab`` was made for another text tokenizer, or other codes.
+            ValueError: ``vocab`` was made for another text tokenizer or other codecs.
         """
         wanted = [modality.name for modality in vocab.framed]
         if sorted(codecs) != sorted(wanted):
@@ -174,22 +186,28 @@ class DocumentTokenizer:
             ):
                 if (own := getattr(codec, field)) != theirs:
                     raise ValueError(
-                        f"the {name} tokenizer has {field} {own}, the vocabulary {theirs}: they belong to "
-                        "different models"
+                        f"the {name} tokenizer has {field} {own}, but the vocabulary has {theirs}: use the "
+                        "tokenizer and the vocabulary of one model"
                     )
         if _runs(vocab) != text_runs(text.vocab_size, text.structural_ids):
             raise ValueError(
-                f"the text tokenizer has {text.vocab_size} ids, the vocabulary was made for others (up to "
-                f"{vocab[TEXT].n_ids}): they belong to different models"
+                f"the text tokenizer has {text.vocab_size} ids, but the vocabulary was made for others (up "
+                f"to {vocab[TEXT].n_ids}): use the tokenizer and the vocabulary of one model"
             )
         self.vocab, self.text = vocab, text
         self.codecs: dict[str, Any] = {name: codecs[name] for name in wanted}
 
     @property
     def image(self) -> "ImageTokenizer":
-        """The image tokenizer. Raises AttributeError if the model has none."""
+        """The image tokenizer.
+
+        Raises:
+            AttributeError: The model does not have images.
+        """
         if "image" not in self.codecs:
-            raise AttributeError("this tokenizer has no images")
+            raise AttributeError(
+                f"this tokenizer does not have images, only {', '.join(self.vocab.names[1:])}"
+            )
         return self.codecs["image"]
 
     def encode(
@@ -202,14 +220,14 @@ class DocumentTokenizer:
     ) -> Encoded:
         """Segments -> the tokens of one document, on the CPU.
 
-        Adjacent strings are one text. Images of a size that the image tokenizer does not take are fitted (see
-        ``ImageTokenizer.prepare``), but in the user's turns of a conversation nothing is cut off.
+        Adjacent strings are joined. Images are scaled or cropped to a size that the image tokenizer takes
+        (see ``ImageTokenizer.prepare``); in the user's turns of a conversation they are padded, not cropped.
 
         Args:
             segments: The document.
             bos: Begin with ``bos``.
             eos: End with ``eos``.
-            options: Of the codecs' ``prepare``, by modality: ``{"image": {"max_side": 256}}``.
+            options: Arguments of the codecs' ``prepare``, by modality: ``{"image": {"max_side": 256}}``.
 
         Raises:
             ValueError: A string has a lone surrogate, or a segment cannot be read.
@@ -224,20 +242,20 @@ class DocumentTokenizer:
         eos: bool = True,
         options: Mapping[str, Mapping[str, Any]] = {},
     ) -> list[Encoded]:
-        """``encode`` of many documents, whose segments of one shape go through the codecs together."""
+        """Encode many documents like ``encode``; segments of one shape are encoded in batches."""
         return [
             self.positioned(interleave(parts, self.vocab, bos=bos, eos=eos))
             for parts in self.parts_many(documents, options)
         ]
 
     def positioned(self, tokens: Tensor) -> Encoded:
-        """Tokens (T,) of one document with their positions."""
+        """Add the position ids to the tokens (T,) of one document."""
         return Encoded(tokens, torch.arange(len(tokens))[None])
 
     def parts_many(
         self, documents: Sequence[Sequence[Segment]], options: Mapping[str, Mapping[str, Any]] = {}
     ) -> list[list[Part]]:
-        """The parts of each document. A segment that is in several of them is encoded once.
+        """The parts of each document. A segment that occurs several times is encoded once.
 
         Args:
             documents: Lists of segments.
@@ -246,7 +264,7 @@ class DocumentTokenizer:
         Raises:
             ValueError: As ``encode``.
         """
-        # What codecs encode: by modality, then by segment and whether all of it must be seen.
+        # Inputs of the codecs, by modality, then by (segment, whether nothing may be cropped).
         inputs: dict[str, dict[tuple[int, bool], Tensor]] = defaultdict(dict)
         sketches: list[list[str | Part | _Place]] = []
         for segments in documents:
@@ -276,17 +294,22 @@ class DocumentTokenizer:
         return self.codecs[name].prepare(segment, self.vocab[name].layout, whole=whole, **options)
 
     def encode_inputs(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Inputs of a codec, as ``prepare`` gives them -> codes (*shape) or (*shape, n), batched by size."""
+        """Inputs of a codec, as from ``prepare`` -> codes (*shape) or (*shape, n), batched by size."""
         return _batched(inputs, self.codecs[name].encode, device_of(self.codecs[name]))
 
     def decode_codes(self, name: str, codes: Sequence[Tensor]) -> list[Tensor]:
-        """Codes of modality ``name`` -> what its codec makes of them, batched by shape."""
+        """Codes of modality ``name`` -> decoded segments, such as images (3, H, W), batched by shape."""
         return _batched(codes, self.codecs[name].decode, device_of(self.codecs[name]))
 
     def decode(self, tokens: Tensor, *, partial: Partial = "error") -> list[str | Tensor]:
-        """The strings and decoded segments (images (3, H, W)) of one document, tokens (T,).
+        """The strings and decoded segments, such as images (3, H, W), of one document.
 
-        ``partial`` and errors as in ``split``. Text tokens that are not UTF-8 together give U+FFFD.
+        Args:
+            tokens: (T,) int64. Text tokens whose bytes are not valid UTF-8 become U+FFFD.
+            partial: As in ``split``.
+
+        Raises:
+            ValueError: As in ``split``.
         """
         return [value for _, value in self.decode_parts(split(tokens, self.vocab, partial=partial))]
 
@@ -303,7 +326,7 @@ class DocumentTokenizer:
         ]
 
     def save(self, folder: str | Path) -> None:
-        """Write ``folder``: vocab.json, text.model or tokenizer.json, and a folder of each codec."""
+        """Write ``folder``: vocab.json, text.model or tokenizer.json, and one folder per codec."""
         with atomic_folder(folder) as temporary:
             self.vocab.save(temporary)
             self.text.save(temporary)
@@ -324,8 +347,8 @@ class DocumentTokenizer:
         names = [modality.name for modality in vocab.framed]
         if unknown := [name for name in names if name not in CODECS]:
             raise ValueError(
-                f"{folder} has the modality {unknown[0]}, which is not registered here: add what reads "
-                "its codec to earlyfusion.tokenizers.modality.CODECS"
+                f"{folder} has the unknown modality {unknown[0]}, expected {', '.join(CODECS)}: add a "
+                "function that loads its codec to earlyfusion.tokenizers.modality.CODECS"
             )
         codecs = {name: CODECS[name](folder / name) for name in names}
         try:
@@ -334,7 +357,7 @@ class DocumentTokenizer:
             raise ValueError(f"{folder}: {error}") from None
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the codecs that are networks."""
+        """Move the codecs that are networks to ``device``; returns ``self``."""
         for codec in self.codecs.values():
             if isinstance(codec, torch.nn.Module):
                 codec.to(device)
@@ -356,14 +379,14 @@ class DocumentTokenizer:
 
 
 class _Place(NamedTuple):
-    """Where the codes of a segment will be found."""
+    """A segment whose codes are found later, by codec and key."""
 
     name: str
     key: tuple[int, bool]
 
 
 def _joined(segments: Sequence["str | Part | _Place"]) -> "Iterator[str | Part | _Place]":
-    """Adjacent strings as one."""
+    """Join adjacent strings."""
     for is_text, group in groupby(segments, key=lambda segment: isinstance(segment, str)):
         if is_text:
             yield "".join(segment for segment in group if isinstance(segment, str))
@@ -372,7 +395,7 @@ def _joined(segments: Sequence["str | Part | _Place"]) -> "Iterator[str | Part |
 
 
 def device_of(codec: Any) -> torch.device:
-    """Where a codec computes: its weights' device, or the CPU if it has none."""
+    """The device of a codec's weights, or the CPU if it has none."""
     weight = next(codec.parameters(), None) if isinstance(codec, torch.nn.Module) else None
     return torch.device("cpu") if weight is None else weight.device
 
@@ -380,7 +403,7 @@ def device_of(codec: Any) -> torch.device:
 def _batched(
     inputs: Sequence[Tensor], function: Callable[[Tensor], Tensor], device: torch.device
 ) -> list[Tensor]:
-    """``function`` of each tensor, in batches of one shape; the results are on the CPU, in order."""
+    """Apply ``function`` to each tensor, in batches of one shape; the results are on the CPU, in order."""
     results: dict[int, Tensor] = {}
     with torch.no_grad():
         for batch in equal_batches([tensor.shape for tensor in inputs], BATCH):
@@ -390,7 +413,7 @@ def _batched(
 
 
 def _runs(vocab: SharedVocab) -> list[tuple[int, int]]:
-    """``text_runs`` as the vocabulary has them, ranges that touch joined."""
+    """The runs of text ids in the vocabulary, like ``text_runs``; adjacent ranges are joined."""
     runs: list[tuple[int, int]] = []
     for _, id, count in vocab[TEXT].ranges:
         if runs and sum(runs[-1]) == id:

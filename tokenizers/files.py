@@ -46,7 +46,7 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        what: What error messages call it, such as "a model's config".
+        what: Its description in error messages, such as "a model's config".
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -68,14 +68,17 @@ def check_folder(folder: str | Path) -> None:
     """Check before long work that its output ``folder`` can be written.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It is a file, or not writable.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, expected a folder to write")
     nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ValueError(f"{folder} cannot be written: {nearest} is not a folder that you may write to")
+        raise ValueError(
+            f"{folder} cannot be written: {nearest} is not a writable folder; change its permissions or "
+            "choose another one"
+        )
 
 
 @contextmanager

@@ -21,7 +21,8 @@ def local_folder(name: str | Path, files: Sequence[str] | None = None) -> Path:
     ``HF_HUB_OFFLINE=1`` only uses the cache; ``HF_TOKEN`` gives access to gated models.
 
     Args:
-        name: A path, or ``owner/name``. A path that does not exist and cannot be a name is returned as it is.
+        name: A path, or ``owner/name``. A path that does not exist and is not of that form is returned
+            unchanged.
         files: Patterns of the files to download; None: all.
 
     Raises:
@@ -36,7 +37,7 @@ def local_folder(name: str | Path, files: Sequence[str] | None = None) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=None if files is None else list(files)))
     except Exception as error:  # network, Hub and cache raise errors of many kinds
         raise FileNotFoundError(
-            f"{name} not found: it is not a local folder, and the Hugging Face Hub says: {_line(error)}"
+            f"{name} not found: it is not a local folder, and the Hugging Face Hub replied: {_line(error)}"
         ) from None
 
 

@@ -28,7 +28,7 @@ KIND = "image_tokenizer"
 
 
 class ImageTokenizerOutput(NamedTuple):
-    """What a training step needs."""
+    """The result of a training step's forward pass."""
 
     images: Tensor
     """Reconstruction (B, 3, H, W), not clamped."""
@@ -98,8 +98,11 @@ class ImageTokenizer(nn.Module):
 
         Args:
             images: In [-1, 1], H and W multiples of the factor.
-            quantize: False makes it the plain autoencoder of the warm-up.
-            noise: Standard deviation of Gaussian noise on the latents of that autoencoder.
+            quantize: False skips the quantizer, which gives the plain autoencoder of the warm-up.
+            noise: Standard deviation of Gaussian noise on the latents; used without quantization only.
+
+        Raises:
+            ValueError: The shape is wrong, or this tokenizer has no decoder.
         """
         latents = self.latents(images)
         if not quantize:
@@ -126,14 +129,14 @@ class ImageTokenizer(nn.Module):
         """Codes (B, h, w), or (B, h, w, n) -> images (B, 3, h * factor, w * factor) in [-1, 1].
 
         Raises:
-            ValueError: The shape is another one, or a code is outside 0..K-1.
+            ValueError: The shape is wrong, a code is outside 0..K-1, or this tokenizer has no decoder.
         """
         n, K = self.codes_per_position, self.codebook_size
         if codes.ndim != (3 if n == 1 else 4) or (n > 1 and codes.shape[-1] != n):
             wanted = "(B, h, w)" if n == 1 else f"(B, h, w, {n})"
             raise ValueError(f"codes must have the shape {wanted}, got {tuple(codes.shape)}")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < K:
-            raise ValueError(f"codes must lie in 0..{K - 1}, got {codes.min()}..{codes.max()}")
+            raise ValueError(f"codes must be in 0..{K - 1}, got {codes.min()}..{codes.max()}")
         latents = self.quantizer.decode(codes).movedim(-1, 1)
         return self.reconstruct(latents.to(self.dtype)).clamp(-1, 1)
 
@@ -153,18 +156,19 @@ class ImageTokenizer(nn.Module):
         max_side: int | None = None,
         max_positions: int | None = None,
     ) -> Tensor:
-        """An image -> (3, H, W) of a size that this tokenizer and the layout take.
+        """Convert an image to a tensor (3, H, W) of a size that this tokenizer and the layout take.
 
-        Images of another size are fitted by ``policy`` (``pixels.fit``); if the layout has one shape they are
-        scaled and cut to it (``pixels.cover``), or padded with ``whole`` (``pixels.contain``).
+        If the layout has one shape, the image is scaled and cropped to it (``pixels.cover``), or with
+        ``whole`` scaled and padded (``pixels.contain``). Otherwise its sides become multiples of the factor
+        (``pixels.fit``).
 
         Args:
             segment: The image.
-            layout: Of the vocabulary's images: their shape, or largest size.
-            whole: Pad where an image would be cut.
+            layout: Layout of images in the vocabulary, which sets their shape or their largest size.
+            whole: Pad instead of cropping.
             policy: How sides become multiples of the factor.
-            max_side: Larger images are scaled down to so many pixels.
-            max_positions: Images of more positions are scaled down.
+            max_side: Longest side in pixels; larger images are scaled down.
+            max_positions: Most positions (h * w) of an image; larger images are scaled down.
 
         Raises:
             ValueError: The image cannot be read.
@@ -181,7 +185,7 @@ class ImageTokenizer(nn.Module):
             if max_positions is not None and segment.numel() > 3 * max_positions * factor**2:
                 fits = False
             if fits and segment.ndim == 3 and segment.shape[0] == 3:
-                return segment.float()  # exact, where the way through PIL rounds to 8 bits
+                return segment.float()  # exact; a PIL image would be rounded to 8 bits
             segment = to_pil(segment)
         kind = self.config.preprocessing
         if fixed:
@@ -195,8 +199,12 @@ class ImageTokenizer(nn.Module):
         return to_pil(decoded)
 
     def preview(self, codes: Tensor, shape: Shape) -> Image.Image:
-        """An image of ``shape`` of which the lines ``codes`` (h', w') or (h', w', n) are drawn so far; the
-        rest is gray."""
+        """Decode an image of which only the first lines of codes are known; the rest is gray.
+
+        Args:
+            codes: (h', w') or (h', w', n).
+            shape: (h, w) of the whole image, in positions.
+        """
         picture = Image.new("RGB", (shape[1] * self.factor, shape[0] * self.factor), (128, 128, 128))
         device = next(self.parameters()).device
         picture.paste(to_pil(self.decode(codes[None].to(device))[0].cpu()))
@@ -233,7 +241,7 @@ class ImageTokenizer(nn.Module):
         return self.decoder
 
     def _on_sphere(self, latents: Tensor) -> Tensor:
-        """Normalize each group to a unit vector for "cosine"; other kinds take latents as they are."""
+        """Normalize each group to a unit vector for "cosine"; other kinds do not change the latents."""
         if self.config.quantizer != "cosine":
             return latents
         return F.normalize(latents.unflatten(1, (self.config.groups, -1)), dim=2).flatten(1, 2)
@@ -250,9 +258,7 @@ class ImageTokenizer(nn.Module):
             FileNotFoundError: A file is missing.
             ValueError: The files do not fit together.
         """
-        renamed = {
-            "quantizer._codebook.": "quantizer.slots.0._codebook."
-        }  # models from before there were slots
+        renamed = {"quantizer._codebook.": "quantizer.slots.0._codebook."}  # models older than slots
         network = load_network(
             cls, ImageTokenizerConfig, Path(folder), KIND, upgrade=upgrade, renamed=renamed
         )

@@ -23,7 +23,7 @@ class ImageTokenizerConfig:
     Chameleon's and VQGAN's, with taming's module names (``vqgan.py``)."""
     stem: int = 4
     """Pixel-unshuffle factor of the first layer: stem x stem pixels become the channels of one position.
-    1 is no stem, as in taming's network."""
+    1: without a stem, as in taming's network."""
     channels: tuple[int, ...] = (64, 128)
     """Width of each level; every level after the first halves height and width."""
     res_blocks: int = 2
@@ -99,10 +99,10 @@ class ImageTokenizerConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if any(not 0 <= level < len(self.channels) for level in self.attention_levels):
             raise ValueError(
-                f"attention_levels must lie in 0..{len(self.channels) - 1}, got {self.attention_levels}"
+                f"attention_levels must be in 0..{len(self.channels) - 1}, got {self.attention_levels}"
             )
         if not 0 < self.codebook_decay < 1:
-            raise ValueError(f"codebook_decay must lie between 0 and 1, got {self.codebook_decay}")
+            raise ValueError(f"codebook_decay must be between 0 and 1, got {self.codebook_decay}")
         if not self.dead_code_threshold >= 0:
             raise ValueError(f"dead_code_threshold must be 0 (off) or more, got {self.dead_code_threshold}")
         self._check_quantizer()
@@ -110,8 +110,8 @@ class ImageTokenizerConfig:
     def _check_quantizer(self) -> None:
         if self.residual > 1 and self.quantizer not in ("vq", "simvq"):
             raise ValueError(
-                f"residual is {self.residual}, which quantizer {self.quantizer!r} does not support: use vq "
-                "or simvq, or groups"
+                f"residual is {self.residual}, which quantizer {self.quantizer!r} does not support: use "
+                "'vq' or 'simvq', or set groups instead"
             )
         if self.learnable_codebook and self.quantizer != "vq":
             raise ValueError(f"learnable_codebook needs quantizer 'vq', got {self.quantizer!r}")
@@ -123,15 +123,15 @@ class ImageTokenizerConfig:
         if self.codebook_dim < channels.get(self.quantizer, 0):
             raise ValueError(
                 f"codebook_dim is {self.codebook_dim}, expected at least {channels[self.quantizer]}, the "
-                f"channels that {self.quantizer} rounds"
+                f"number of channels that {self.quantizer} rounds"
             )
         if self.quantizer == "fsq":
             if any(level < 3 for level in self.fsq_levels):
-                raise ValueError(f"fsq_levels must be 3 or more each, got {self.fsq_levels}")
+                raise ValueError(f"each of fsq_levels must be 3 or more, got {self.fsq_levels}")
             if math.prod(self.fsq_levels) != self.codebook_size or not self.fsq_levels:
                 raise ValueError(
-                    f"fsq_levels are {self.fsq_levels}, expected a product of codebook_size, "
-                    f"{self.codebook_size}: for example [8, 8, 8, 4] for 2048"
+                    f"fsq_levels are {self.fsq_levels}, expected levels whose product is codebook_size = "
+                    f"{self.codebook_size}, such as [8, 8, 8, 4] for 2048"
                 )
         elif self.fsq_levels:
             raise ValueError(f"fsq_levels need quantizer 'fsq', got {self.quantizer!r}")

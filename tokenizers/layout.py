@@ -1,16 +1,16 @@
-"""How blocks of codes lie in the token stream. This is the one place that knows.
+"""The layout of blocks of codes in the token stream, defined in this one place.
 
 A document is ``bos``, text and blocks in any order, ``eos``. A block of a modality is
 
     begin  [its size along each axis]  codes ...  end
 
-The size is written with number tokens, or left out where all blocks have one shape. Codes follow the scan
-over the positions; each position gives its n codes together, in the order of their slots. An image of 1 x 2
-positions A, B with two codes each is ``begin "1" "2" A0 A1 B0 B1 end``.
+The size is written with number tokens, or omitted if all blocks have one shape. Codes are in scan order; the
+n codes of a position are adjacent, in slot order. An image of 1 x 2 positions A, B with two codes each is
+``begin "1" "2" A0 A1 B0 B1 end``.
 
-Three verbs: ``write`` (codes -> tokens), ``parse`` (tokens -> codes), and ``Cursor``, which goes through a
-document token by token and knows what may come next and how much of a block remains. ``Automaton`` is the
-table that ``Cursor`` and the batched grammar of generation both follow.
+Three verbs: ``write`` (codes -> tokens), ``parse`` (tokens -> codes), and ``Cursor``, which reads a document
+token by token, checks that each is allowed, and counts how many codes of a block remain. ``Cursor`` and the
+batched grammar of generation follow the same tables, ``Automaton``.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ Shape = tuple[int, ...]
 
 
 class Numbers(NamedTuple):
-    """Tokens start..start+count-1 say "1" to "count", the size of a block along an axis."""
+    """Tokens start..start+count-1 encode sizes 1..count of a block along an axis."""
 
     start: int
     count: int
@@ -38,19 +38,20 @@ class Numbers(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a modality's blocks lie in the stream.
+    """How the blocks of a modality are written in the stream.
 
-    Raises ValueError if a field is invalid.
+    Raises:
+        ValueError: A field is invalid.
     """
 
     begin: int
     """Token that begins a block."""
     end: int
-    """Token that ends it."""
+    """Token that ends a block."""
     numbers: Numbers | None = None
-    """Tokens that say the size along each axis, after ``begin``; None if all blocks have ``shape``."""
+    """Tokens for the size along each axis, written after ``begin``; None if all blocks have ``shape``."""
     shape: Shape | None = None
-    """Positions along each axis of every block, not written; None if ``numbers`` are."""
+    """Positions along each axis of every block; None if blocks differ in size, written with ``numbers``."""
     axes: int = 2
     """1 for sequences, 2 for images (rows, columns)."""
     scan: Scan = "rows"
@@ -70,11 +71,17 @@ class Layout:
                 raise ValueError(f"shape is {self.shape}, expected positive numbers")
             object.__setattr__(self, "axes", len(self.shape))
         if (self.numbers is None) == (self.shape is None):
-            raise ValueError("expected either numbers or a shape: is a block's size written?")
+            raise ValueError(
+                "expected either numbers or a shape, not "
+                + ("both" if self.shape else "neither")
+                + ": set numbers if sizes are written in the stream, shape if all blocks have one"
+            )
         if self.axes < 1:
             raise ValueError(f"axes is {self.axes}, expected at least 1")
         if self.scan not in ("rows", "columns") or (self.scan == "columns" and self.axes != 2):
-            raise ValueError(f"scan is {self.scan!r}, expected 'rows', or 'columns' of two axes")
+            raise ValueError(
+                f"scan is {self.scan!r} with axes {self.axes}, expected 'rows', or 'columns' with axes 2"
+            )
         if self.slots < 1:
             raise ValueError(f"codes_per_position is {self.slots}, expected 1 or more")
 
@@ -85,7 +92,7 @@ class Layout:
 
     @property
     def raster(self) -> bool:
-        """Whether positions come row by row."""
+        """Whether positions are scanned row by row."""
         return self.scan == "rows"
 
     @property
@@ -94,11 +101,11 @@ class Layout:
         return self.shape or (1,) * self.axes
 
     def length(self, shape: Shape | None = None) -> int:
-        """Tokens of a block of ``shape`` (default: the smallest), its frame included."""
+        """Tokens of a block of ``shape`` (default: the smallest), including begin, size and end."""
         return self.head + prod(shape or self.least) * self.slots + 1
 
     def size_tokens(self, shape: Shape) -> list[int]:
-        """What is written of ``shape`` between ``begin`` and the codes.
+        """The number tokens of ``shape``, between ``begin`` and the codes; [] if all blocks have one shape.
 
         Raises:
             ValueError: Blocks of this layout cannot have that shape.
@@ -106,7 +113,7 @@ class Layout:
         size = _by(shape)
         if self.shape is not None:
             if shape != self.shape:
-                raise ValueError(f"the codes are {size}, but this vocabulary's are {_by(self.shape)}")
+                raise ValueError(f"the codes are {size}, expected {_by(self.shape)}, this vocabulary's size")
             return []
         assert self.numbers is not None
         if len(shape) != self.axes or min(shape) < 1 or max(shape) > self.numbers.count:
@@ -121,7 +128,7 @@ class Layout:
         return shape[::-1] if self.scan == "columns" else shape
 
     def place(self, position: int, shape: Shape) -> Shape:
-        """The indices of the ``position``-th position of the scan, in the order of ``shape``."""
+        """The indices along each axis of the ``position``-th position of the scan."""
         found: list[int] = []
         for size in reversed(self.scanned(shape)):
             position, index = divmod(position, size)
@@ -129,17 +136,17 @@ class Layout:
         return tuple(found if self.scan == "columns" else found[::-1])
 
     def line(self, shape: Shape) -> int:
-        """Codes of one line of the scan (a row, or a column); 1 position of a sequence."""
+        """Number of codes in one line of the scan: a row or a column, or one position of a sequence."""
         return prod(self.scanned(shape)[1:]) * self.slots
 
     def in_order(self, values: "Tensor") -> "Tensor":
-        """Codes or other values (*shape, ...) in the order of the scan, (*scanned(shape), ...)."""
+        """Values of positions (*shape, ...) -> the same in scan order, (*scanned(shape), ...)."""
         return values.transpose(0, 1) if self.scan == "columns" else values
 
     def from_order(self, values: "Tensor", shape: Shape) -> "Tensor":
-        """Values of codes in the order of the scan, (N,) -> (*shape), or (*shape, n) with several slots.
+        """Values of codes in scan order, (N,) -> (*shape), or (*shape, n) with several slots.
 
-        N may be a whole number of lines: then the first axis of the scan is shorter.
+        N may also be fewer lines than ``shape`` has: then the first axis of the scan is shorter.
         """
         inner = self.scanned(shape)[1:]
         slots = (self.slots,) if self.slots > 1 else ()
@@ -151,7 +158,7 @@ def write(vocab: "SharedVocab", name: str, codes: "Tensor") -> "Tensor":
     """Codes (*shape), or (*shape, n), of one block of modality ``name`` -> its tokens (T,) int64.
 
     Raises:
-        ValueError: The vocabulary has no such shape or no such code.
+        ValueError: The shape or a code is not in the vocabulary.
     """
     import torch
 
@@ -177,14 +184,23 @@ class Block(NamedTuple):
     codes: "Tensor"
     """(*shape), or (*shape, n)."""
     stop: int
-    """Where the tokens after it begin."""
+    """One past its last token."""
 
 
 def parse(vocab: "SharedVocab", tokens: "Tensor", start: int, end: int) -> Block | None:
-    """The block whose ``begin`` is at ``start`` of ``tokens``; None if ``end`` cuts it short.
+    """Read one block.
+
+    Args:
+        vocab: The vocabulary.
+        tokens: A document (T,).
+        start: Where the block's ``begin`` is.
+        end: Where the document ends.
+
+    Returns:
+        The block, or None if ``end`` cuts it short.
 
     Raises:
-        ValueError: No block begins there, or it is not well-formed; the message names the position.
+        ValueError: No block begins there, or it is malformed; the message names the position.
     """
     begin = int(tokens[start])
     modality = next((m for m in vocab.framed if vocab.layout(m.name).begin == begin), None)
@@ -223,45 +239,46 @@ def parse(vocab: "SharedVocab", tokens: "Tensor", start: int, end: int) -> Block
 # token by token
 
 FREE, DONE = 0, 1
-"""Modes of every vocabulary: in text, where anything may begin; and after the end of the document."""
+"""The first two modes of every vocabulary: in text, where blocks may begin, and after the document's end."""
 
 
 class Mode(NamedTuple):
-    """What the next token of a document is."""
+    """What kind of token the next one of a document must be."""
 
     kind: Literal["free", "done", "size", "code", "end"]
     name: str
-    """Its modality; that of "free" is text."""
+    """Its modality; for "free" text, for "done" structure."""
     part: int = 0
-    """The axis of a size, the slot of a code."""
+    """The axis of a size, the slot of a code; else 0."""
 
 
 class Automaton(NamedTuple):
-    """Modes of a document of one vocabulary, and how tokens lead from one to the next.
+    """The modes of documents over one vocabulary, and which tokens lead from one to the next.
 
     The tables are indexed by mode (M of them) or by token (V).
     """
 
     modes: tuple[Mode, ...]
     next: tuple[int, ...]
-    """(M,) The mode after a token, but for those of ``after`` and the last code of a block."""
+    """(M,) The next mode, except in mode ``FREE`` (see ``after``) and after a block's last code (``end``)."""
     takes: tuple[int, ...]
-    """(M,) A mode takes the tokens for which ``taken_by`` is this."""
+    """(M,) Mode m accepts token t if ``taken_by[t] == takes[m]``."""
     end: tuple[int, ...]
-    """(M,) Of modes of codes: the mode after the block's last code; 0 elsewhere."""
+    """(M,) For modes that read codes, the mode after the block's last code; else 0."""
     taken_by: tuple[int, ...]
-    """(V,) See ``takes``; -1 for tokens that no mode takes."""
+    """(V,) See ``takes``; -1 for tokens that no mode accepts."""
     after: tuple[int, ...]
-    """(V,) The mode after a token in mode ``FREE``."""
+    """(V,) The mode after each token in mode ``FREE``."""
     codes: tuple[int, ...]
-    """(V,) Tokens that begin a block: its codes, before its written sizes multiply them; 0 elsewhere."""
+    """(V,) For tokens that begin a block, its number of codes, still to be multiplied by its written sizes;
+    else 0."""
     number: tuple[int, ...]
-    """(V,) What a number token says; 1 elsewhere."""
+    """(V,) For number tokens, the size that they encode; else 1."""
 
 
 @lru_cache(maxsize=16)
 def automaton(vocab: "SharedVocab") -> Automaton:
-    """The modes of ``vocab``'s documents."""
+    """Build the tables for documents over ``vocab``."""
     modes, following, takes, ends = (
         [Mode("free", "text"), Mode("done", "structure")],
         [FREE, DONE],
@@ -325,7 +342,7 @@ class Span(NamedTuple):
 
 
 class Cursor:
-    """A place in a document: what was read, and what may come next."""
+    """A reader of one document, token by token: what was read, and what may come next."""
 
     def __init__(self, vocab: "SharedVocab") -> None:
         self.vocab, self.automaton = vocab, automaton(vocab)
@@ -333,22 +350,21 @@ class Cursor:
         self.index = 0
         """Tokens read."""
         self.remaining = 0
-        """Codes of this block that are still to come."""
+        """Codes of the current block still to be read."""
         self.sizes: list[int] = []
-        """Sizes of this block that were read."""
+        """Sizes of the current block read so far."""
         self.start = 0
-        """Where the last block began."""
+        """Index of the last ``begin`` token."""
         self.spans: list[Span] = []
-        """Blocks that ended."""
+        """Complete blocks."""
         self.turns = 0
-        """Turns that ended."""
+        """Number of complete turns."""
 
     def take(self, token: int) -> Mode:
         """Read one more token.
 
         Returns:
-            The mode that took it: the modality and what it is. The first token is ``bos``, or a document's
-            without it.
+            The mode that accepted it: its modality and its part of a block. The first token may be ``bos``.
 
         Raises:
             ValueError: The token is not allowed here.
@@ -382,29 +398,33 @@ class Cursor:
         return was
 
     def take_all(self, tokens: "Tensor") -> Self:
-        """Read tokens (T,); errors as ``take``'s."""
+        """Read tokens (T,); returns ``self``.
+
+        Raises:
+            ValueError: As ``take``.
+        """
         for token in tokens.tolist():
             self.take(token)
         return self
 
     @property
     def inside(self) -> str | None:
-        """The modality of the block that was begun and has not ended; None in text."""
+        """The modality of the current block; None in text."""
         return self.automaton.modes[self.mode].name if self.mode > DONE else None
 
     @property
     def layout(self) -> Layout:
-        """That of the block that it is in."""
+        """The layout of the current block."""
         return self.vocab.layout(self.automaton.modes[self.mode].name)
 
     @property
     def shape(self) -> Shape | None:
-        """The shape of the block that it is in, as soon as its size is known."""
+        """The shape of the current block; None in text, and until the size is read."""
         return None if self.mode <= DONE or len(self.sizes) < self.layout.axes else tuple(self.sizes)
 
     @property
     def done(self) -> int:
-        """Codes of this block that were read."""
+        """Codes of the current block read so far."""
         return 0 if (shape := self.shape) is None else prod(shape) * self.layout.slots - self.remaining
 
 

@@ -1,4 +1,4 @@
-"""What a modality is: a name, ranges of tokens, how its blocks lie in the stream, and a codec.
+"""A modality: a name, ranges of tokens, the layout of its blocks in the stream, and a codec.
 
 A new modality is a codec (``Codec``) and an entry in ``CODECS``; the vocabulary gets its tokens from
 ``SharedVocab.extended``. Nothing else changes: documents, grammar, losses and sampling follow the names.
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STRUCTURE = "structure"
-"""The name of everything that frames: begin and end of documents and blocks, sizes, padding, separators."""
+"""The name of all framing tokens: begin and end of documents and blocks, sizes, padding, separators."""
 TEXT = "text"
-"""The modality without a frame: its tokens are in the stream as they are."""
+"""The modality without blocks: its tokens are written to the stream directly."""
 
 
 class Range(NamedTuple):
@@ -36,11 +36,11 @@ class Modality:
     """
 
     name: str
-    """"text", "image", ...: the key of everything that is set or measured for each modality."""
+    """"text", "image", ...: the key of all settings and figures by modality."""
     ranges: tuple[Range, ...]
     """Tokens <-> ids, both ascending; a range may hold several slots, or a part of one."""
     layout: Layout | None = None
-    """How a block of codes lies in the stream; None for text."""
+    """How a block of codes is written in the stream; None for text."""
 
     @property
     def n_ids(self) -> int:
@@ -59,18 +59,18 @@ class Modality:
 
 
 class ModalityTable(NamedTuple):
-    """The modality of every token, as the loss needs it."""
+    """The modality of every token, in the form that the loss takes."""
 
     names: tuple[str, ...]
     """G names; "structure" is the first."""
     of_token: "Tensor"
-    """(V,) int64: the place in ``names`` of each token's modality."""
+    """(V,) int64: the index in ``names`` of each token's modality."""
 
 
 class Codec(Protocol):
-    """What turns segments of one modality into codes and back.
+    """Converts segments of one modality to codes and back, such as ``image.ImageTokenizer``.
 
-    ``image.ImageTokenizer`` is one. Inputs of one shape are encoded together, and codes of one shape decoded.
+    Inputs of one shape are encoded in one batch, and codes of one shape decoded in one batch.
     """
 
     @property
@@ -93,9 +93,9 @@ class Codec(Protocol):
         A codec may have more options, such as ``max_side`` of images (``DocumentTokenizer.encode``).
 
         Args:
-            segment: What ``takes`` says yes to.
-            layout: Its shape or its largest sizes are the limits.
-            whole: Nothing may be cut off, as in a question about an image.
+            segment: A segment that ``takes`` accepts.
+            layout: The layout of the modality, which limits the shape of the codes.
+            whole: Crop nothing, as in a question about an image.
 
         Raises:
             ValueError: The segment cannot be read.
@@ -107,11 +107,11 @@ class Codec(Protocol):
         ...
 
     def decode(self, codes: "Tensor", /) -> "Tensor":
-        """The inverse of ``encode``, as well as the codec can."""
+        """Codes (B, *shape), or (B, *shape, n) -> an approximation of the inputs (B, ...)."""
         ...
 
     def show(self, decoded: "Tensor", /) -> Any:
-        """One decoded segment, without the batch, as people use it: an image, a waveform, ..."""
+        """One decoded segment, without the batch, as users get it: a PIL image, a waveform, ..."""
         ...
 
     def save(self, folder: str | Path, /) -> None:
@@ -126,4 +126,4 @@ def _image(folder: Path) -> Codec:
 
 
 CODECS: dict[str, Callable[[Path], Codec]] = {"image": _image}
-"""Modality -> what reads its codec's folder, TOKENIZER/MODALITY."""
+"""Modality -> function that loads its codec from the folder ``tokenizer/MODALITY`` of a model."""

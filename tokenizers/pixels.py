@@ -13,7 +13,7 @@ from torch import Tensor
 from .image_config import Policy, Preprocessing
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Endings of the image files that are read from a folder."""
+"""Suffixes of the files in a folder that are read as images."""
 
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
 
@@ -49,7 +49,11 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tensor:
-    """RGB image -> float32 (3, H, W) in [-1, 1]. ``preprocessing``: see ``image_config.Preprocessing``."""
+    """RGB image -> float32 (3, H, W) in [-1, 1]. ``preprocessing``: see ``image_config.Preprocessing``.
+
+    Raises:
+        ValueError: The image has another mode.
+    """
     if image.mode != "RGB":
         raise ValueError(f"the image has mode {image.mode}, expected RGB: load_image converts it")
     pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
@@ -62,7 +66,11 @@ def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tens
 
 
 def to_pil(pixels: Tensor) -> Image.Image:
-    """Tensor (3, H, W) in [-1, 1] -> RGB image; other values are clamped. The inverse of ``to_tensor``."""
+    """Tensor (3, H, W) in [-1, 1] -> RGB image; other values are clamped. The inverse of ``to_tensor``.
+
+    Raises:
+        ValueError: The shape is another one.
+    """
     if pixels.ndim != 3 or pixels.shape[0] != 3:
         raise ValueError(f"pixels have shape {tuple(pixels.shape)}, expected (3, H, W)")
     pixels = ((pixels.detach().float() + 1) * 127.5).clamp(0, 255).round().byte()
@@ -79,7 +87,7 @@ def fit(
     """Make the sides of ``image`` multiples of ``factor``, as image tokenizers require.
 
     Args:
-        image: An image that already fits is returned as it is.
+        image: An RGB image; one that already fits is returned unchanged.
         factor: Pixels per position along each side.
         policy: "resize" scales each side to its nearest multiple, which distorts the image a little; "pad"
             adds white on the right and at the bottom.
@@ -92,7 +100,7 @@ def fit(
     if policy not in ("resize", "pad"):
         raise ValueError(f"policy is {policy!r}, expected 'resize' or 'pad'")
     if max_side is not None and max_side < factor:
-        raise ValueError(f"max_side is {max_side}, expected at least {factor}, the pixels of one code")
+        raise ValueError(f"max_side is {max_side}, expected at least {factor} pixels, the side of one code")
     if max_positions is not None and max_positions < 1:
         raise ValueError(f"max_positions is {max_positions}, expected at least 1")
     scale = 1.0
@@ -193,7 +201,7 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _too_large(name: str) -> str:
-    return f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller"
+    return f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down first"
 
 
 def _first_line(error: Exception) -> str:

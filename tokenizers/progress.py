@@ -1,22 +1,22 @@
-"""How long work reports how far it is, and the bars that show it on a terminal."""
+"""Progress reports of long work, and the bars that show them on a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, how many are done, and how many there are (None if unknown)."""
+"""Called as (description, items done, items in total or None if unknown)."""
 
 
 def silent(what: str, done: int, total: int | None) -> None:
-    """Report nothing: the default where progress is optional."""
+    """Ignore a report: the default where progress is optional."""
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Show one bar for each thing that is being done, on stderr, while the context is open.
+    """Show one bar per description on stderr, while the context is open.
 
     Yields:
-        What to report progress to. Nothing is shown if stderr is not a terminal.
+        A function to report progress to. Nothing is shown if stderr is not a terminal.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -36,5 +36,5 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def named(progress: Progress, name: str) -> Progress:
-    """``progress`` with ``name`` added to what is being done."""
+    """A ``Progress`` that adds ``name`` to every description and passes it to ``progress``."""
     return lambda what, done, total: progress(f"{what}, {name}", done, total)

@@ -1,4 +1,4 @@
-"""Which tokens of one document tokenizer mean the same in another."""
+"""Compare two document tokenizers: which tokens mean the same in both."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from .vocab import SharedVocab
 
 
 def same_tokens(folder: Path, other: Path) -> bool:
-    """Whether every token means the same in two tokenizer folders; how codes become images may differ."""
+    """Whether every token means the same in two tokenizer folders; the image decoders may differ."""
     if fingerprint(folder, content=True) == fingerprint(other, content=True):
         return True
     with torch.random.fork_rng(devices=[]):  # a network draws numbers before its weights are read
@@ -22,7 +22,7 @@ def same_tokens(folder: Path, other: Path) -> bool:
 
 
 def kept_tokens(old: DocumentTokenizer, new: DocumentTokenizer) -> Tensor:
-    """(V,) int64: the old token that means what a new one means, -1 if none does."""
+    """The old token with the meaning of each new one, (V,) int64; -1 if there is none."""
     kept = torch.full((new.vocab.size,), -1)
     for role, token in new.vocab.roles.items():
         kept[token] = old.vocab.roles.get(role, -1)
@@ -39,12 +39,12 @@ def kept_tokens(old: DocumentTokenizer, new: DocumentTokenizer) -> Tensor:
 
 
 def shared_names(old: DocumentTokenizer, new: DocumentTokenizer) -> list[str]:
-    """The modalities with blocks that both have."""
+    """The modalities with blocks that both tokenizers have."""
     return [name for name in new.codecs if name in old.codecs]
 
 
 def number_tokens(vocab: SharedVocab, name: str) -> range:
-    """The tokens that say the sizes of a modality's blocks, from 1 on; empty if all have one shape."""
+    """The tokens of a modality's block sizes 1, 2, ...; empty if all blocks have one shape."""
     layout = vocab[name].layout
     if layout is None or layout.numbers is None:
         return range(0)
@@ -52,9 +52,9 @@ def number_tokens(vocab: SharedVocab, name: str) -> range:
 
 
 def kept_codes(old: DocumentTokenizer, new: DocumentTokenizer, name: str) -> Tensor:
-    """(n, 2) ids of modality ``name``, new and old, of the codes with the same number, slot and vector.
+    """Pairs (new id, old id) of the codes of modality ``name`` with the same number, slot and vector, (N, 2).
 
-    A codec without a ``codebook`` means the same by the same number.
+    For codecs without a ``codebook``, the same number and slot are enough.
     """
     theirs, ours = old.vocab[name], new.vocab[name]
     before, after = (getattr(t.codecs[name], "codebook", None) for t in (old, new))
@@ -70,5 +70,5 @@ def kept_codes(old: DocumentTokenizer, new: DocumentTokenizer, name: str) -> Ten
 
 
 def text_tokens(vocab: SharedVocab) -> list[tuple[int, int]]:
-    """Text ids and their tokens."""
+    """Pairs (text id, token)."""
     return [(r.id + n, r.token + n) for r in vocab["text"].ranges for n in range(r.count)]

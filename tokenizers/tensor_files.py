@@ -38,14 +38,14 @@ DTYPES = {
 
 
 class Spec(NamedTuple):
-    """Shape and type of a tensor that is not read or made yet."""
+    """Shape and type of a tensor, known before it is read or made."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """Name -> tensor of some files; each is read on access."""
+    """Name -> tensor of several files; each tensor is read on access."""
 
     def __init__(self, paths: Iterable[Path]):
         """

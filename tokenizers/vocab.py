@@ -1,11 +1,11 @@
 """The shared vocabulary: which tokens of the stream belong to which modality, and which frame them.
 
-Ids of each modality (text ids of sentencepiece, codes of a codec) and *tokens* 0..V-1 of the transformer meet
-here and nowhere else. The placement is free as long as order is kept, so that the vocabularies of others can
-be expressed too, such as Chameleon's (https://arxiv.org/abs/2405.09818) with its codes at 4..8195.
+The ids of each modality (text ids of sentencepiece, codes of a codec) are mapped to the *tokens* 0..V-1 of
+the transformer here and nowhere else. Any mapping that keeps their order is allowed, which includes
+Chameleon's (https://arxiv.org/abs/2405.09818) with its codes at 4..8195.
 
-A codec may give several codes per position, one for each of its *slots* 0..n-1 (groups of channels, or
-residual stages). Each slot has tokens of its own: code c of slot g is id g * K + c.
+A codec may have several codes per position, one for each of its *slots* 0..n-1 (groups of channels, or
+residual stages). Each slot has its own tokens: code c of slot g is id g * K + c.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
     from .bpe import BpeTokenizer
     from .text import TextTokenizer
 
-# torch is imported in functions: reading a vocabulary and describing it does without it.
+# torch is imported in functions: reading a vocabulary and describing it does not need it.
 
 FILE = "vocab.json"
 FORMAT = 2
 ROLES = ("bos", "eos", "pad")
-"""What every vocabulary has a token for; `sep` is a fourth, if there are conversations."""
+"""Every vocabulary has a token for each; for conversations, ``sep`` is a fourth."""
 
 
 @dataclass(frozen=True)
 class SharedVocab:
-    """Roles and modalities of the tokens. Its methods take integer tensors of any shape, on any device.
+    """Roles and modalities of the tokens. The methods take integer tensors of any shape, on any device.
 
-    Raises ValueError when the parts overlap, leave 0..size-1, or are not in order.
+    Raises:
+        ValueError: The parts overlap, leave 0..size-1, or are not in order.
     """
 
     size: int
-    """V, the number of tokens. Not all of them need a role."""
+    """V, the number of tokens; some may be unused."""
     bos: int
     """Begins a document."""
     eos: int
@@ -49,7 +50,7 @@ class SharedVocab:
     pad: int
     """Fills up a batch; never a target."""
     modalities: tuple[Modality, ...]
-    """Text, which has no frame, and then the others, each with the layout of its blocks."""
+    """Text, without a layout, and then the others, each with the layout of its blocks."""
     sep: int | None = None
     """Ends a turn of a conversation; None if the vocabulary has none."""
 
@@ -58,7 +59,10 @@ class SharedVocab:
         if not names or names[0] != TEXT or self.modalities[0].layout is not None:
             raise ValueError(f"modalities are {', '.join(names)}, expected text first, without a layout")
         if len({*names, STRUCTURE}) <= len(names) or not all(name.isidentifier() for name in names):
-            raise ValueError(f"modalities are {', '.join(names)}, expected different words")
+            raise ValueError(
+                f"modalities are {', '.join(names)}, expected different names of letters, digits and _, "
+                f"none of them {STRUCTURE!r}"
+            )
         for modality in self.modalities:
             _check_ranges(modality)
         taken = sorted((start, start + count, name) for name, start, count in self._parts())
@@ -80,16 +84,21 @@ class SharedVocab:
         codes_per_position: int = 1,
         separator: bool = False,
     ) -> Self:
-        """Text and images: bos, eos, pad, begin and end of an image, numbers, text, codes slot by slot.
+        """Build a vocabulary of text and images.
+
+        The tokens are bos, eos, pad, begin and end of an image, sep, numbers, text, codes slot by slot.
 
         Args:
             text: A tokenizer, or its (vocab_size, structural_ids).
             codebook_size: K of each slot.
-            max_grid: Rows and columns of codes that an image may have; their numbers take as many tokens.
-            fixed_grid: Rows and columns of every image, which then are not written and take no tokens.
+            max_grid: Most rows and columns of codes of an image; takes that many number tokens.
+            fixed_grid: Rows and columns of every image, instead of ``max_grid``: sizes are not written.
             scan: Order of an image's positions.
-            codes_per_position: Slots.
-            separator: Whether there is a ``sep``, before the numbers.
+            codes_per_position: n, the slots.
+            separator: Whether to include ``sep``, for conversations.
+
+        Raises:
+            ValueError: An argument is out of range.
         """
         vocab_size, structural = text if isinstance(text, tuple) else (text.vocab_size, text.structural_ids)
         frame = len(ROLES)
@@ -127,16 +136,20 @@ class SharedVocab:
         scan: Scan = "rows",
         codes_per_position: int = 1,
     ) -> Self:
-        """This vocabulary with one more modality behind all tokens that it has, which keep their numbers.
+        """This vocabulary with one more modality, whose tokens are appended: all others stay the same.
 
         Args:
-            name: Of the modality: the key of its codec, losses, sampling settings, ...
+            name: Name of the modality: the key of its codec, losses, sampling settings, ...
             codebook_size: K of each slot.
-            shape: Positions along each axis of every block; or
-            max_size: the largest size along each axis, written at the beginning of a block.
-            axes: 1 for sequences, 2 for grids; with ``shape`` that says it.
+            shape: Positions along each axis of every block; None if sizes differ.
+            max_size: Largest size along each axis if sizes differ; takes that many number tokens.
+            axes: 1 for sequences, 2 for grids; ignored with ``shape``.
             scan: Order of the positions of a grid.
-            codes_per_position: Slots.
+            codes_per_position: n, the slots.
+
+        Raises:
+            ValueError: An argument is out of range, neither ``shape`` nor ``max_size`` is given, or the
+                vocabulary already has a modality of that name.
         """
         token = self.size + 2
         numbers = None
@@ -150,31 +163,40 @@ class SharedVocab:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """ "structure", then the modalities: the order of every tensor with a figure for each."""
+        """``"structure"``, then the modalities: the order of every tensor with one value per modality."""
         return (STRUCTURE, *(modality.name for modality in self.modalities))
 
     @cached_property
     def framed(self) -> tuple[Modality, ...]:
-        """The modalities that come in blocks: all but text."""
+        """The modalities with blocks: all but text."""
         return tuple(modality for modality in self.modalities if modality.layout is not None)
 
     def __getitem__(self, name: str) -> Modality:
-        """The modality of that name. Raises ValueError if there is none."""
+        """The modality of that name.
+
+        Raises:
+            ValueError: The vocabulary does not have it.
+        """
         for modality in self.modalities:
             if modality.name == name:
                 return modality
         raise ValueError(f"modality is {name!r}, expected one of {', '.join(self.names[1:])}")
 
     def layout(self, name: str) -> Layout:
-        """How blocks of that modality lie in the stream. Raises ValueError for text, which has none."""
+        """How the blocks of a modality are written in the stream.
+
+        Raises:
+            ValueError: The modality is text, or not in the vocabulary.
+        """
         layout = self[name].layout
         if layout is None:
-            raise ValueError(f"{name} has no blocks: its tokens are in the stream as they are")
+            framed = ", ".join(modality.name for modality in self.framed)
+            raise ValueError(f"{name} has no blocks, expected a modality that has: {framed}")
         return layout
 
     @property
     def roles(self) -> dict[str, int]:
-        """The token of each role that one token has."""
+        """Role -> token, for all roles of a single token: bos, begin_image, ..."""
         frames = {f"{e}_{m.name}": getattr(m.layout, e) for m in self.framed for e in ("begin", "end")}
         sep = {} if self.sep is None else {"sep": self.sep}
         return {role: getattr(self, role) for role in ROLES} | frames | sep
@@ -187,7 +209,7 @@ class SharedVocab:
             codes: Any shape; with n > 1 slots (..., n), a position's codes on the last axis.
 
         Raises:
-            ValueError: An id or code has no token, or the last axis is another one.
+            ValueError: An id or code has no token, or the last axis is not n.
         """
         n = self[name].slots
         table = _tables(self, name, codes.device).token
@@ -235,7 +257,7 @@ class SharedVocab:
         return _look_up(_tables(self, name, tokens.device).slot_plus_1, tokens, self._outside) - 1
 
     def modality(self, tokens: "Tensor") -> "Tensor":
-        """The place in ``names`` of each token's modality, int64; 0 is structure.
+        """The index in ``names`` of each token's modality, int64; 0 is structure.
 
         Raises:
             ValueError: A token is outside 0..V-1.
@@ -243,15 +265,19 @@ class SharedVocab:
         return _look_up(_modality(self, tokens.device), tokens, self._outside)
 
     def table(self, device: "device | str" = "cpu") -> ModalityTable:
-        """The modality of all tokens, as the loss takes it."""
+        """The modality of every token, in the form that the loss takes."""
         import torch
 
         return ModalityTable(self.names, _modality(self, torch.device(device)))
 
     def is_(self, name: str, tokens: "Tensor") -> "Tensor":
-        """Which tokens belong to modality ``name``, or to "structure"; bool."""
+        """Which tokens belong to modality ``name``, or to "structure"; bool.
+
+        Raises:
+            ValueError: ``name`` is unknown, or a token is outside 0..V-1.
+        """
         if name != STRUCTURE:
-            self[name]  # refuses others
+            self[name]  # raises if it is unknown
         return self.modality(tokens) == self.names.index(name)
 
     def is_text(self, tokens: "Tensor") -> "Tensor":
@@ -285,7 +311,7 @@ class SharedVocab:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read ``folder``/vocab.json of format 2, or of format 1, which knew text and images alone.
+        """Read ``folder``/vocab.json of format 2, or of the older format 1 (text and images only).
 
         Raises:
             FileNotFoundError: The file is missing.
@@ -308,7 +334,7 @@ class SharedVocab:
         return f"token {{}} is outside 0..{self.size - 1}"
 
     def _parts(self) -> Iterator[tuple[str, int, int]]:
-        """(role, first token, number of tokens) of everything that has a role."""
+        """(role, first token, number of tokens) of every range with a role."""
         for role, token in self.roles.items():
             yield role, token, 1
         for modality in self.modalities:
@@ -320,7 +346,11 @@ class SharedVocab:
 
 
 def text_runs(vocab_size: int, structural_ids: Iterable[int]) -> list[tuple[int, int]]:
-    """(first id, number of ids) of each run of text ids: 0..vocab_size-1 without the structural ones."""
+    """(first id, number of ids) of each run of text ids: 0..vocab_size-1 without the structural ones.
+
+    Raises:
+        ValueError: A structural id is outside 0..vocab_size-1.
+    """
     borders = [-1, *sorted(set(structural_ids)), vocab_size]
     if borders[1] < 0 or borders[-2] >= vocab_size:
         raise ValueError(f"structural_ids are {borders[1:-1]}, expected ids in 0..{vocab_size - 1}")
@@ -340,7 +370,7 @@ def _from_format_2(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_format_1(value: dict[str, Any]) -> dict[str, Any]:
-    """The same of the format that had two modalities; one without codes_per_position has one slot."""
+    """vocab.json of format 1 -> the fields of ``SharedVocab``; codes_per_position may be missing."""
     roles, grid = value.pop("roles"), value.pop("grid")
     frame = [roles.pop(f"{edge}_image") for edge in ("begin", "end")]
     text, image = (tuple(Range(**r) for r in value.pop(name)) for name in (TEXT, "image"))
@@ -355,12 +385,12 @@ def _from_format_1(value: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Tables(NamedTuple):
-    """Look-up tables of one modality, -1 where there is nothing."""
+    """Look-up tables of one modality; -1 marks entries that do not exist."""
 
     token: "Tensor"  # (n_ids,)
     id: "Tensor"  # (V,)
     code: "Tensor"  # (n, V)
-    slot_plus_1: "Tensor"  # (V,), 0 where there is none
+    slot_plus_1: "Tensor"  # (V,); 0 marks other tokens
 
 
 @lru_cache(maxsize=64)
@@ -394,7 +424,9 @@ def _modality(vocab: SharedVocab, device: "device") -> "Tensor":
 def _look_up(table: "Tensor", values: "Tensor", error: str) -> "Tensor":
     """table[values], or with a table (n, ...) and values (..., n), row g of the table for values[..., g].
 
-    Raises ValueError with `error`, whose "{}" are the first value that has no entry, and its g.
+    Raises:
+        ValueError: A value has no entry. The message is ``error``, formatted with the first such value and
+            its g.
     """
     if values.is_floating_point() or values.dtype.itemsize == 1:  # PyTorch takes bool and uint8 for masks
         raise ValueError(f"expected a tensor of int64, got {values.dtype}")
@@ -420,21 +452,21 @@ def _look_up(table: "Tensor", values: "Tensor", error: str) -> "Tensor":
 def _check_last_axis(what: str, values: "Tensor", n: int) -> None:
     if values.shape[-1:] != (n,):
         raise ValueError(
-            f"{what} have the shape {tuple(values.shape)}, expected (..., {n}): codes per position"
+            f"{what} have the shape {tuple(values.shape)}, expected (..., {n}): {n} codes per position"
         )
 
 
 def _check_ranges(modality: Modality) -> None:
     name, ranges = modality.name, modality.ranges
     if not ranges or any(r.count < 1 or r.id < 0 for r in ranges):
-        raise ValueError(f"{name} is {ranges}, expected at least one range, none of them empty or below 0")
+        raise ValueError(f"{name} is {ranges}, expected at least one range, each with count > 0 and id >= 0")
     for a, b in pairwise(ranges):
         if b.token < a.token + a.count or b.id < a.id + a.count:
             raise ValueError(f"{name} has {a} before {b}: tokens and ids must both ascend")
     if modality.layout is None:
         return
     if [r.id for r in ranges] != [0, *(r.id + r.count for r in ranges[:-1])]:
-        raise ValueError(f"{name} is {ranges}, expected the codes from 0 on without a gap")
+        raise ValueError(f"{name} is {ranges}, expected ranges that cover the codes from 0 without a gap")
     if modality.n_ids % modality.slots:
         raise ValueError(
             f"{name} holds {modality.n_ids} ids, expected a multiple of codes_per_position, {modality.slots}"

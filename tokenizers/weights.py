@@ -43,15 +43,15 @@ def load_network(
         config_class: Its config, a dataclass.
         folder: Has config.json and model.safetensors.
         kind: What config.json must say it is.
-        upgrade: Converts the fields of earlier versions.
+        upgrade: Converts the fields of an earlier version's config to today's.
         renamed: Prefix of tensor names in earlier versions -> today's prefix.
         unfilled: Build the network on the meta device and give it the file's tensors in their stored types,
             so that nothing is allocated twice. The file must then hold all tensors.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: The kind or format is another one, a field is unknown or invalid, or names or shapes of
-            the weights do not fit.
+        ValueError: The kind or format differs, a field is unknown or invalid, or names or shapes of the
+            weights do not fit.
     """
     config = read_config(config_class, folder, kind, upgrade)
     try:
@@ -72,7 +72,7 @@ def read_config(
     if (found := values.pop("kind", None)) != kind:
         raise ValueError(f"{path} has kind {found!r}, expected {kind!r}")
     if (found := values.pop("format", None)) != FORMAT:
-        raise ValueError(f"{path} has format {found}; this earlyfusion reads format {FORMAT}")
+        raise ValueError(f"{path} has format {found}, expected format {FORMAT}: update earlyfusion")
     values = upgrade(values)
     names = {field.name for field in fields(config_class)}
     if unknown := sorted(set(values) - names):

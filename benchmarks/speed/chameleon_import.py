@@ -1,10 +1,11 @@
-"""What importing a model of Chameleon-7B's shape takes: memory, time, and how many parameters come.
+"""Memory and time of importing a model of Chameleon-7B's shape, and its number of parameters.
 
     .venv/bin/python benchmarks/speed/chameleon_import.py --out runs/chameleon-7b-shape
 
-Writes a folder as transformers would, with the shapes of the published 7B in bfloat16 in three shards (all
-zeros, in sparse files, which take no room), and imports it in a process of its own. The result takes 14 GB of
-disk and is deleted. The parameters are counted by transformers too, on the meta device.
+Writes a folder in the format of transformers, with the shapes of the published 7B in bfloat16, in three
+shards (all zeros, in sparse files, which take no disk space), and imports it in a separate process. The
+result takes 14 GB of disk and is deleted afterwards. Transformers counts the parameters, too, on the meta
+device.
 """
 
 import argparse
@@ -40,7 +41,6 @@ sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     shapes = {name: tuple(t.shape) for name, t in theirs.state_dict().items()}
     wanted = {name for part in parts(SEVEN_B) for name in part.theirs}
     if lacking := wanted - set(shapes):
-        raise SystemExit(f"error: transformers' 7B has no {min(lacking)}")
+        raise SystemExit(f"error: the 7B of transformers lacks the tensor {min(lacking)}")
     source, made = args.out / "source", args.out / "model"
     shutil.rmtree(args.out, ignore_errors=True)
     source.mkdir(parents=True)
@@ -93,7 +93,7 @@ def names() -> dict[str, int]:
 
 
 def write_source(folder: Path, shapes: dict[str, tuple[int, ...]]) -> int:
-    """A folder of transformers full of zeros; returns the size of its weights in bytes."""
+    """Write a folder of transformers with zeros as weights; returns their size in bytes."""
     ids = names()
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     known = ("<s>", "<pad>", "</s>", "<unk>", "<eoss>", "<racm3:break>", "<image>")

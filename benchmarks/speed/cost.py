@@ -1,18 +1,18 @@
-"""What a training needs: memory and time by model size and number of GPUs, from small measurements.
+"""Estimate the memory and time of a training by model size and number of GPUs, from small measurements.
 
     .venv/bin/python benchmarks/speed/cost.py --threads 2 --out benchmarks/speed/cost.json
 
-- Bytes that the backward pass keeps, per token and layer, are counted in a forward pass of one or two layers
-  of each preset's width (saved tensors; weights and their copies left out), in float32 and under bfloat16
+- Bytes kept for the backward pass, per token and layer, are counted in a forward pass of one or two layers of
+  each preset's width (saved tensors without weights and their copies), in float32 and under bfloat16
   autocast, with and without activation checkpointing.
-- Weights, gradients and AdamW's moments are 16 bytes a parameter (float32; autocast keeps them so).
-- A token costs 6 operations a parameter, and 6 L T C for attention within windows of T tokens, forwards and
-  backwards; checkpointing a third more.
-- The same arithmetic is checked against two trainings of this machine: the growth of the process, and the
-  operations per second beside those of plain products of matrices.
+- Weights, gradients and AdamW's moments are 16 bytes per parameter (float32, also under autocast).
+- A token costs 6 operations per parameter, and 6 L T C for attention within windows of T tokens, forward and
+  backward; checkpointing adds a third.
+- This arithmetic is checked against two trainings on this machine: the growth of the process, and the
+  operations per second compared with those of plain matrix products.
 
-The table at the end supposes GPUs of 80 GB and 989 TFLOP/s (H100, bfloat16, dense) of which trainings of this
-kind reach 40 %. That is an assumption, not a measurement: no GPU was at hand.
+The table at the end assumes GPUs of 80 GB and 989 TFLOP/s (H100, bfloat16, dense), of which trainings of this
+kind reach 40 %. That is an assumption, not a measurement: no GPU was available.
 """
 
 # ruff: noqa: E402
@@ -38,13 +38,13 @@ from earlyfusion.train.loop.optim import adamw
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 PRESETS = {"lm_small": 16_384, "lm": 16_384, "lm_chameleon7b": 65_536}
-"""Preset -> its vocabulary here, where it takes the tokenizer's."""
+"""Preset -> the vocabulary size assumed here; a training takes that of its tokenizer."""
 FITTED = {"lm_chameleon34b": 65_536}
 """Too wide for this machine: a C + b F, fitted to the others."""
 MARGIN = 2.0
-"""What the checks below grew by, over what was predicted, at most: allowed for on the activations."""
+"""Safety factor on activations: the largest ratio of measured to predicted growth in the checks below."""
 CHECKED = {"3.5 M": (6, 192, 6, 512, 2_400), "20 M": (6, 448, 7, 1_216, 8_192)}
-"""Layers, width, heads, feed-forward, vocabulary of the trainings that the arithmetic is checked with."""
+"""Layers, width, heads, feed-forward, vocabulary of the trainings for the checks."""
 GPU_BYTES, GPU_FLOPS, REACHED = 80e9, 989e12, 0.4
 
 
@@ -55,13 +55,13 @@ def preset(name: str, vocab_size: int) -> FusionLMConfig:
 
 
 def parameters(config: FusionLMConfig) -> int:
-    """Their number, without making them."""
+    """The number of parameters, counted without allocating them."""
     with torch.device("meta"):
         return sum(p.numel() for p in FusionLM(config).parameters())
 
 
 def saved_bytes(config: FusionLMConfig, tokens: int, autocast: bool, checkpointing: bool) -> int:
-    """Bytes that the backward pass keeps of a forward pass over ``tokens``."""
+    """Bytes that a forward pass over ``tokens`` keeps for the backward pass."""
     net = FusionLM(config)
     net.activation_checkpointing = checkpointing
     shapes = {p.shape for p in net.parameters()} | {p.T.shape for p in net.parameters() if p.ndim == 2}
@@ -81,7 +81,7 @@ def saved_bytes(config: FusionLMConfig, tokens: int, autocast: bool, checkpointi
 
 
 def per_token_and_layer(config: FusionLMConfig, autocast: bool, checkpointing: bool) -> float:
-    """From the difference that a second layer makes."""
+    """Bytes kept per token and layer: the difference between two layers and one."""
     tokens = 128
     small = replace(config, vocab_size=256, context_length=tokens)
     one, two = (saved_bytes(replace(small, n_layers=n), tokens, autocast, checkpointing) for n in (1, 2))
@@ -89,23 +89,23 @@ def per_token_and_layer(config: FusionLMConfig, autocast: bool, checkpointing: b
 
 
 def operations(config: FusionLMConfig, window: int) -> float:
-    """Of a training token."""
+    """Operations per training token."""
     embedding = 0 if config.tie_embeddings else config.vocab_size * config.width
     return 6 * (parameters(config) - embedding) + 6 * config.n_layers * window * config.width
 
 
 def resident() -> int:
-    """The largest size that this process had in memory, in bytes."""
+    """Peak resident memory of this process in bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def trained(config: FusionLMConfig, rows: int, window: int, steps: int) -> tuple[float, float]:
-    """Bytes by which a training lets its process grow, and seconds of a step."""
+    """Bytes by which the process grows in a training, and seconds per step."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        torch.mm(torch.randn(256, 256), torch.randn(256, 256))  # its threads and buffers
+        torch.mm(torch.randn(256, 256), torch.randn(256, 256))  # allocates torch's threads and buffers
         before = resident()
         net = FusionLM(config)
         optimizer = adamw(net, 1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
@@ -138,7 +138,7 @@ def product_rate() -> float:
 
 
 def check(name: str, threads: int) -> dict[str, Any]:
-    """A training of this machine beside the arithmetic."""
+    """Compare a training on this machine with the arithmetic."""
     layers, width, heads, ffn, vocab = CHECKED[name]
     config = FusionLMConfig(
         vocab_size=vocab,
@@ -169,7 +169,7 @@ def check(name: str, threads: int) -> dict[str, Any]:
 
 
 def table(name: str, config: FusionLMConfig, saved: dict[str, float]) -> list[dict[str, Any]]:
-    """Numbers of GPUs, what each holds, and hours for a billion tokens."""
+    """For several numbers of GPUs, the windows that fit each, and hours per billion tokens."""
     count, window = parameters(config), config.context_length
     rows = []
     for gpus in (1, 2, 4, 8, 16, 32, 64):
@@ -178,7 +178,7 @@ def table(name: str, config: FusionLMConfig, saved: dict[str, float]) -> list[di
         found: dict[str, Any] = {"preset": name, "gpus": gpus, "state_gb": round(state / 1e9, 1)}
         room = 0.9 * GPU_BYTES - state - gathered - 2e9
         for kind, factor in (("bfloat16", 1.0), ("bfloat16, checkpointing", 4 / 3)):
-            recomputed = saved["bfloat16"] if factor > 1 else 0.0  # of the block that is computed again
+            recomputed = saved["bfloat16"] if factor > 1 else 0.0  # of the block that is recomputed
             bytes_of_window = MARGIN * (saved[kind] * config.n_layers + recomputed) * window
             windows = int(room // bytes_of_window) if room > 0 else 0
             found[f"windows ({kind})"] = max(0, windows)
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     result: dict[str, Any] = {"checked": [], "presets": [], "table": []}
-    torch.set_num_threads(1)  # until the forks are done, which would share the threads
+    torch.set_num_threads(1)  # forked processes would share threads
     for name in CHECKED:
         result["checked"].append(check(name, 1))
         print(result["checked"][-1], flush=True)

@@ -1,16 +1,16 @@
-"""How fast the transformer writes text here, beside transformers' Chameleon with the same weights.
+"""Speed of text generation, compared with transformers' Chameleon with the same weights.
 
     .venv/bin/pip install transformers
     .venv/bin/python benchmarks/speed/decoding.py --threads 2 --out benchmarks/speed/decoding.json
 
-Greedy decoding of text from prompts of equal length, after a pass over the prompt, with a cache: `generate`
-of both. Theirs cannot write images. Both run in turns, so that other work on the machine slows both; the
-median is printed, with the least and the most, and how many tokens are the same. Ours writes with its weights
-as they are, and laid out for generation (packed float32 and float16, int8). The weights are numbers that
-float16 has, so that all but int8 compute with the same ones. Bound: what reading all weights but the
-embedding's once a step would allow, at the rate at which a large tensor is summed here.
+Greedy generation of text from prompts of equal length, with a cache: `generate` of both. Transformers'
+Chameleon cannot write images. Both run alternately, so that other work on the machine slows both; the median
+is printed, with minimum and maximum, and the share of equal tokens. Ours runs with unchanged weights, and in
+the layouts for generation (packed float32 and float16, int8). All weights are rounded to float16 first, so
+that all layouts except int8 compute with the same numbers. Bound: the steps per second if each step only read
+all weights except the embedding once, at the rate at which a large tensor is summed here.
 
-guided: ours, an image with guidance (two rows) beside the same image without.
+guided: ours, an image with guidance (two rows), compared with the same image without.
 """
 
 # ruff: noqa: E402
@@ -47,7 +47,6 @@ GRID = (12, 12)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; see --help."""
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -132,27 +131,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
-    add("--size", choices=sorted(both.SIZES), default="35M", help="of the transformer (default: 35M)")
-    add("--batches", metavar="N", type=int, nargs="*", default=[1, 8], help="(default: 1 8)")
+    add("--size", choices=sorted(both.SIZES), default="35M", help="size of the transformer (default: 35M)")
+    add("--batches", metavar="N", type=int, nargs="*", default=[1, 8], help="batch sizes (default: 1 8)")
     add("--prompt", metavar="N", type=int, default=32, help="tokens of each prompt (default: 32)")
-    add("--new", metavar="N", type=int, default=64, help="tokens to write (default: 64)")
-    add("--grid", metavar="N", type=int, nargs=2, default=GRID, help="codes of the image (default: 12 12)")
-    add("--runs", metavar="N", type=int, default=5, help="of each side (default: 5)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of theirs (default: float32)")
+    add("--new", metavar="N", type=int, default=64, help="new tokens (default: 64)")
+    add("--grid", metavar="N", type=int, nargs=2, default=GRID, help="rows, columns of codes of the image")
+    add("--runs", metavar="N", type=int, default=5, help="runs per side (default: 5)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of their weights")
     add(
         "--weights", metavar="W", nargs="*", choices=WEIGHTS, default=["float32", "float16", "int8"],
-        help="how ours are laid out, beside those as they are (default: float32 int8)",
+        help="layouts of our weights, in addition to unchanged ones (default: float32 float16 int8)",
     )  # fmt: skip
-    add("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
+    add("--threads", metavar="N", type=int, help="threads of torch (default: torch's choice)")
     add("--out", metavar="FILE", help="JSON file to write")
     return made
 
 
 def in_turns(sides: tuple[Callable[[], Any], ...], tokens: int, runs: int) -> list[list[float]]:
-    """Tokens a second of each run of every side; the first run does not count."""
+    """Tokens per second of each run of every side, without the first run (warm-up)."""
     kept: list[list[float]] = [[] for _ in sides]
     for run in range(runs + 1):
         for side, speeds in zip(sides, kept, strict=True):
@@ -164,13 +162,13 @@ def in_turns(sides: tuple[Callable[[], Any], ...], tokens: int, runs: int) -> li
 
 
 def show(name: str, speeds: list[float], ratio: float | None = None) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     figures = f"{statistics.median(speeds):>9,.0f}{min(speeds):>8,.0f}{max(speeds):>8,.0f}"
     print(f"{name:<22}{figures}" + (f"{ratio:>8.2f}" if ratio else ""), flush=True)
 
 
 def memory_rate() -> float:
-    """Bytes a second at which a large tensor is read."""
+    """Bytes per second at which a large tensor is read."""
     large, best = torch.ones(2**26), 0.0
     for _ in range(5):
         start = time.perf_counter()

@@ -1,13 +1,14 @@
-"""How fast the Chameleon-size image tokenizer is here, beside transformers' and a plain one.
+"""Speed of the Chameleon-size image tokenizer, compared with transformers' and a plain implementation.
 
     .venv/bin/pip install transformers
     .venv/bin/python benchmarks/speed/image_tokenizer.py --out benchmarks/speed/image_tokenizer.json
 
-Encoding is compared with ``ChameleonVQVAE.encode`` of transformers, decoding, which transformers lacks, with
-taming's network written plainly (``Plain``). Both sides have the same random weights, machine, threads and
-type, and run in turns, so that other work on the machine slows both; the median is printed, with the least
-and the most. The codebook is drawn from the distribution of the latents. In float32 the codes are compared:
-different ones should only be where the two nearest codes are equally far, by less than 1e-5 of the distance.
+Encoding is compared with ``ChameleonVQVAE.encode`` of transformers; decoding, which transformers does not
+have, with a plain implementation of taming's network (``Plain``). Both sides have the same random weights,
+machine, threads and data type, and run alternately, so that other work on the machine slows both; the median
+is printed, with minimum and maximum. The codebook is drawn from the distribution of the latents. In float32
+the codes are compared: they should differ only for ties, where the distances of the two nearest codes differ
+by less than 1e-5.
 """
 
 import argparse
@@ -31,11 +32,11 @@ from earlyfusion.tokenizers.vqvae.taming import from_state
 
 MULTIPLIERS = (1, 1, 2, 2, 4)
 TIE = 1e-5
-"""Relative difference of the two smallest distances below which float32 cannot tell which is smaller."""
+"""Relative difference of the two smallest distances below which float32 cannot decide which is smaller."""
 
 
 class Result(NamedTuple):
-    """One comparison: images a second of every run."""
+    """One comparison: images per second of every run."""
 
     name: str
     dtype: str
@@ -43,11 +44,11 @@ class Result(NamedTuple):
     ours: list[float]
     theirs: list[float]
     codes: dict[str, int] | None
-    """How many codes there are, how many differ, and how many of those are no tie."""
+    """Numbers of codes: all, different, and different without a tie."""
 
     @property
     def ratio(self) -> float:
-        """Of the medians."""
+        """Ratio of the medians."""
         return statistics.median(self.ours) / statistics.median(self.theirs)
 
 
@@ -81,7 +82,7 @@ class Plain:
         return self.decode(x).clamp(-1, 1)
 
     def level(self, name: str, x: Tensor) -> Tensor:
-        """Residual blocks, and attention after each where there is some."""
+        """Residual blocks, with attention after each if the level has it."""
         for i in range(self.count(f"{name}.block")):
             x = self.block(f"{name}.block.{i}", x)
             if f"{name}.attn.{i}.q.weight" in self.state:
@@ -116,7 +117,7 @@ class Plain:
         return x + self.conv(f"{name}.proj_out", h.view(x.shape))
 
     def conv(self, name: str, x: Tensor, stride: int = 1, padding: int | None = None) -> Tensor:
-        """A convolution that keeps the size, unless asked otherwise."""
+        """A convolution, by default one that keeps the size."""
         weight = self.state[f"{name}.weight"]
         padding = weight.shape[-1] // 2 if padding is None else padding
         return F.conv2d(x, weight, self.state[f"{name}.bias"], stride, padding)
@@ -130,13 +131,12 @@ class Plain:
         return x * torch.sigmoid(x)
 
     def count(self, name: str) -> int:
-        """Members of a list of modules."""
+        """The number of modules in a list."""
         return 1 + max(int(key[len(name) + 1 :].split(".")[0]) for key in self.state if key.startswith(name))
 
 
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; see --help."""
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:<30}{figures}{result.ratio:>8.2f}", flush=True)
         if result.codes is not None:
             c = result.codes
-            print(f"  codes {c['all']}, different {c['different']}, of them no tie {c['different_no_tie']}")
+            print(f"  codes {c['all']}, different {c['different']}, without a tie {c['different_no_tie']}")
         results.append(result)
     if args.out:
         rows = [{**r._asdict(), "ratio": r.ratio} for r in results]
@@ -168,24 +168,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     made = machine.described_parser(__doc__)
-    made.add_argument("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
-    made.add_argument("--repeats", metavar="N", type=int, default=5, help="runs of each side (default: 5)")
+    made.add_argument("--threads", metavar="N", type=int, help="threads of torch (default: torch's choice)")
+    made.add_argument("--repeats", metavar="N", type=int, default=5, help="runs per side (default: 5)")
     made.add_argument(
         "--sizes",
         metavar="PIXELS",
         type=int,
         nargs="*",
         default=[256, 512],
-        help="sides of the images in float32 (default: 256 512)",
+        help="sides of the images in float32, pixels (default: 256 512)",
     )
     made.add_argument(
         "--bfloat16-sizes",
         metavar="PIXELS",
         type=int,
         nargs="*",
-        help="in bfloat16 (default: the same, or 64 where the CPU emulates bfloat16, which takes minutes)",
+        help="sides in bfloat16 (default: the same, or 64 if the CPU emulates bfloat16, which takes minutes)",
     )
     made.add_argument(
         "--channels",
@@ -225,7 +224,7 @@ def comparisons(reference: Any, args: argparse.Namespace) -> Iterator[Result]:
 
 @torch.no_grad()
 def transformers_model(channels: int) -> Any:
-    """ChameleonVQVAE with random weights and a codebook among its latents."""
+    """ChameleonVQVAE with random weights and a codebook drawn like its latents."""
     try:
         from transformers.models.chameleon.configuration_chameleon import ChameleonVQVAEConfig
         from transformers.models.chameleon.modeling_chameleon import ChameleonVQVAE
@@ -242,7 +241,7 @@ def transformers_model(channels: int) -> Any:
 
 
 def ours(reference: Any) -> tuple[ImageTokenizer, dict[str, Tensor]]:
-    """Our tokenizer with the weights of ``reference`` and a random decoder; and all of them by name."""
+    """Our tokenizer with the weights of ``reference`` and a random decoder, and its state dict."""
     state: dict[str, Tensor] = dict(reference.state_dict())
     embedding = reference.quantize.embedding.weight
     channels = tuple(state["encoder.conv_in.weight"].shape[0] * n for n in MULTIPLIERS)
@@ -264,7 +263,7 @@ def ours(reference: Any) -> tuple[ImageTokenizer, dict[str, Tensor]]:
 
 
 def pictures(size: int) -> Tensor:
-    """One image (1, 3, size, size): soft patches of color with lines and grain on them."""
+    """One image (1, 3, size, size): smooth color patches with lines and noise."""
     generator = torch.Generator().manual_seed(size)
     patches = torch.rand(1, 3, max(2, size // 16), max(2, size // 16), generator=generator) * 2 - 1
     lines = (torch.rand(1, 1, size // 4, size // 4, generator=generator) > 0.8).float()
@@ -274,13 +273,13 @@ def pictures(size: int) -> Tensor:
 
 
 def codes_of(output: Any) -> Tensor:
-    """The codes in what ``encode`` of any version of transformers returns."""
+    """The codes in the output of ``encode``, for any version of transformers."""
     values = output if isinstance(output, tuple) else output.to_tuple()
     return next(value for value in values if isinstance(value, Tensor) and value.dtype == torch.int64)
 
 
 def compare(reference: Any, images: Tensor, codes: Tensor, theirs: Tensor) -> dict[str, int]:
-    """How many codes differ, and how many of those differ although no other code is equally near."""
+    """Count codes that differ, and those of them that are not a tie."""
     latents = reference.quant_conv(reference.encoder(images)).movedim(1, -1).flatten(0, 2).double()
     distances = torch.cdist(latents, reference.quantize.embedding.weight.double()).square()
     nearest = distances.topk(2, largest=False).values
@@ -298,7 +297,7 @@ def compare(reference: Any, images: Tensor, codes: Tensor, theirs: Tensor) -> di
 def measure(
     ours: Callable[[], Tensor], theirs: Callable[[], Any], args: argparse.Namespace
 ) -> tuple[list[float], list[float]]:
-    """Images a second of both, in turns, after a run of each that does not count."""
+    """Images per second of both sides, run alternately, after a warm-up run of each."""
     runs: tuple[list[float], list[float]] = ([], [])
     for repeat in range(args.repeats + 1):
         for work, kept in zip((ours, theirs), runs):
@@ -310,7 +309,7 @@ def measure(
 
 
 def facts() -> dict[str, Any]:
-    """What it was measured on."""
+    """Machine and versions."""
     return {**machine.facts(), "transformers": version("transformers")}
 
 

@@ -1,12 +1,12 @@
-"""Time and memory of the loss in chunks of logits, beside plain cross-entropy, which has them all at once.
+"""Time and memory of the chunked loss, compared with plain cross-entropy over all logits at once.
 
     .venv/bin/python benchmarks/speed/loss.py --threads 2 --out benchmarks/speed/loss.json
     .venv/bin/python benchmarks/speed/loss.py --device cuda --dtype bfloat16 --tokens 32768 \\
         --chunks 25 26 27 28 29
 
-Both run forward and backward, and ours computes the z-loss too. They run in turns; the median is printed,
-with the least and the most. Memory is the most beyond hidden states, weight and their gradients; on a CPU it
-is measured in a process for each. CHUNK of fusion_lm/loss.py was chosen by it.
+Both run forward and backward; ours also computes the z-loss. They run alternately; the median is printed,
+with minimum and maximum. Memory is the peak beyond hidden states, weight and their gradients; on a CPU each
+is measured in a separate process. CHUNK in fusion_lm/loss.py was chosen with this script.
 """
 
 # ruff: noqa: E402
@@ -37,7 +37,6 @@ Z_LOSS = 1e-4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; see --help."""
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -67,18 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     made = machine.described_parser(__doc__)
     add = made.add_argument
     add("--vocabularies", metavar="V", type=int, nargs="+", default=[8192, 65_536])
     add("--chunks", metavar="LOG2", type=int, nargs="+", default=[20, 21, 22, 23, 24, 25, 26])
-    add("--tokens", metavar="N", type=int, default=2048, help="in a batch (default: 2048)")
-    add("--width", metavar="C", type=int, default=512, help="of the transformer (default: 512)")
-    add("--runs", metavar="N", type=int, default=5, help="of each (default: 5)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: by autocast")
-    add("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
-    add("--device", default="cpu", help="(default: cpu)")
-    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of the process, on a busy machine")
+    add("--tokens", metavar="N", type=int, default=2048, help="tokens per batch (default: 2048)")
+    add("--width", metavar="C", type=int, default=512, help="width of the transformer (default: 512)")
+    add("--runs", metavar="N", type=int, default=5, help="runs of each (default: 5)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 uses autocast")
+    add("--threads", metavar="N", type=int, help="threads of torch (default: torch's choice)")
+    add("--device", default="cpu", help="torch device (default: cpu)")
+    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: process time, for a busy machine")
     add("--out", metavar="FILE", help="JSON file to write")
     return made
 
@@ -122,15 +120,15 @@ def step(inputs: tuple[Tensor, Tensor, Tensor], chunk: int | None, args: argpars
 
 
 def now(args: argparse.Namespace) -> float:
-    """Seconds, when everything so far is done."""
+    """The time in seconds, after the device has finished its work."""
     if args.device != "cpu":
         torch.cuda.synchronize(args.device)
     return time.process_time() if args.clock == "cpu" else time.perf_counter()
 
 
 def peak_mib(vocab_size: int, chunk: int | None, args: argparse.Namespace) -> float:
-    """Most memory beyond inputs and gradients. On a CPU that of the process, which must be a new one."""
-    step(inputs_of(8, 16, args), chunk, args)  # libraries are loaded, work spaces are there
+    """Peak memory beyond inputs and gradients. On a CPU, call it once per process."""
+    step(inputs_of(8, 16, args), chunk, args)  # loads libraries and allocates work spaces
     inputs = inputs_of(args.tokens, vocab_size, args)
     if args.device != "cpu":
         torch.cuda.reset_peak_memory_stats(args.device)
@@ -140,7 +138,7 @@ def peak_mib(vocab_size: int, chunk: int | None, args: argparse.Namespace) -> fl
 
 
 def peak_of_process(vocab_size: int, chunk: int | None, args: argparse.Namespace) -> float:
-    """``peak_mib`` in a process of its own."""
+    """``peak_mib`` in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(peak_mib, vocab_size, chunk, args).result()
 

@@ -1,4 +1,4 @@
-"""Where a figure comes from: machine, versions and commit; and the command line of a script."""
+"""Machine, versions and commit of a measurement, and the command line of a script."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def described_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the docstring of the script, as it is written."""
+    """A parser whose help is the docstring of the script, without reflowing it."""
     title, _, text = (doc or "").partition("\n\n")
     return argparse.ArgumentParser(
         description=title, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -22,7 +22,7 @@ def described_parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def facts() -> dict[str, Any]:
-    """What a figure was measured on."""
+    """Machine, versions and commit."""
     return {
         "machine": processor(),
         "cpus": os.cpu_count(),
@@ -35,7 +35,7 @@ def facts() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """The name of the CPU."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(errors="replace").splitlines():

@@ -1,13 +1,11 @@
-"""How fast this machine encodes, decodes, trains and samples.
+"""Speed of encoding, decoding, training and sampling on this machine.
 
     .venv/bin/python benchmarks/speed/overview.py
     .venv/bin/python benchmarks/speed/overview.py --model runs/demo/model --threads 2 --out speed.json
 
 Without --model the networks have the demo's shape and random weights, which are as fast as trained ones. Each
-figure is measured several times, after a run that does not count; the median is printed, with the least and
-the most. An image counts when its codes (encode) or its pixels (decode) are there, a training token when
-forward, backward and the step of AdamW are done, a sampled token when it is written, cache and grammar
-included.
+figure is measured several times, after a warm-up run; the median is printed, with minimum and maximum. A
+training token includes forward, backward and the step of AdamW; a sampled token includes cache and grammar.
 """
 
 # ruff: noqa: E402
@@ -42,7 +40,7 @@ from earlyfusion.train.lm.targets import targets_of
 from earlyfusion.train.loop.optim import adamw, clip
 
 PIECES = 340
-"""Of the demo's text tokenizer."""
+"""Size of the demo's text tokenizer."""
 WORD_GRID = (2, 8)
 """Rows and columns of codes of a word's image in the training windows."""
 
@@ -65,7 +63,6 @@ class Result(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; see --help."""
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -87,22 +84,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     made = machine.described_parser(__doc__)
     made.add_argument("--model", metavar="DIR", help="model folder (default: random weights)")
     made.add_argument(
         "--budget", choices=("full", "long", "quick"), default="full", help="shape of the random networks"
     )
-    made.add_argument("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
-    made.add_argument("--repeats", metavar="N", type=int, default=5, help="runs of each figure (default: 5)")
+    made.add_argument("--threads", metavar="N", type=int, help="threads of torch (default: torch's choice)")
+    made.add_argument("--repeats", metavar="N", type=int, default=5, help="runs per figure (default: 5)")
     made.add_argument(
-        "--seconds", metavar="S", type=float, default=1.0, help="least length of a run (default: 1)"
+        "--seconds", metavar="S", type=float, default=1.0, help="minimum seconds per run (default: 1)"
     )
     made.add_argument(
-        "--size", metavar="PIXELS", type=int, default=64, help="side of the images (default: 64)"
+        "--size", metavar="PIXELS", type=int, default=64, help="side of the images in pixels (default: 64)"
     )
-    made.add_argument("--images", metavar="N", type=int, default=16, help="images in a batch (default: 16)")
-    made.add_argument("--windows", metavar="N", type=int, default=16, help="windows in a batch (default: 16)")
+    made.add_argument("--images", metavar="N", type=int, default=16, help="images per batch (default: 16)")
+    made.add_argument("--windows", metavar="N", type=int, default=16, help="windows per batch (default: 16)")
     made.add_argument("--out", metavar="FILE", help="JSON file to write")
     return made
 
@@ -128,7 +124,7 @@ def trained(folder: str) -> Networks:
 
 
 def measurements(networks: Networks, args: argparse.Namespace) -> Iterator[Result]:
-    """Every figure, one after the other."""
+    """Measure every figure in turn."""
     image, lm, vocab, _ = networks
     side = max(1, args.size // image.factor) * image.factor
     pixels = torch.rand(args.images, 3, side, side) * 2 - 1
@@ -167,7 +163,7 @@ def measurements(networks: Networks, args: argparse.Namespace) -> Iterator[Resul
 
 
 def measure(name: str, unit: str, work: Callable[[], int], args: argparse.Namespace) -> Result:
-    """Units a second of ``work``, which returns how many it did; each run lasts ``args.seconds`` at least."""
+    """Units per second of ``work``, which returns its units; a run lasts at least ``args.seconds``."""
     work()
     runs = []
     for _ in range(args.repeats):
@@ -179,7 +175,7 @@ def measure(name: str, unit: str, work: Callable[[], int], args: argparse.Namesp
 
 
 def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], int]:
-    """One step on packed windows: forward, backward, clipping, AdamW. It returns the tokens of the batch."""
+    """A training step on packed windows: forward, backward, clipping, AdamW; returns the tokens per batch."""
     tokens, documents = windows(vocab, batch, lm.config.context_length)
     targets = targets_of(tokens, documents, vocab)
     optimizer = adamw(lm, lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
@@ -200,7 +196,7 @@ def training_step(lm: FusionLM, vocab: SharedVocab, batch: int) -> Callable[[], 
 
 
 def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor]:
-    """Windows (batch, length) of packed documents of five letters and an image each, and their documents."""
+    """Packed windows (batch, length) of documents with five letters and an image, and their documents."""
     layout = vocab.layout("image")
     largest = layout.numbers.count if layout.numbers else 0
     grid = layout.shape or tuple(min(side, largest) for side in WORD_GRID)
@@ -217,7 +213,7 @@ def windows(vocab: SharedVocab, batch: int, length: int) -> tuple[Tensor, Tensor
 
 
 def sampled_grid(context: int, vocab: SharedVocab) -> tuple[int, ...]:
-    """The largest square grid, of 8 x 8 codes at most, whose image fits after one token."""
+    """The largest square grid, at most 8 x 8 codes, of an image that fits after one token."""
     layout = vocab.layout("image")
     if layout.numbers is None:
         return layout.least
@@ -227,7 +223,7 @@ def sampled_grid(context: int, vocab: SharedVocab) -> tuple[int, ...]:
 
 
 def about(networks: Networks) -> list[str]:
-    """What was measured, and on what."""
+    """What was measured, and the machine, as lines of text."""
     f = facts(networks)
     return [
         f"machine   {f['machine']}, {f['cpus']} CPUs, {f['system']}",
@@ -239,7 +235,7 @@ def about(networks: Networks) -> list[str]:
 
 
 def facts(networks: Networks) -> dict[str, Any]:
-    """The same for programs."""
+    """What was measured, and the machine, for JSON."""
     return {
         **machine.facts(),
         "precision": best_cpu_precision(),

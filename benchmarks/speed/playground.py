@@ -1,14 +1,14 @@
-"""How soon the playground answers, and whether its memory stays where it is.
+"""Response times of the playground, and whether its memory stays constant.
 
     .venv/bin/python benchmarks/speed/playground.py --out benchmarks/speed/playground.json
 
-Starts `earlyfusion playground` in a process of its own and opens it in Debian's chromium:
+Starts `earlyfusion playground` in a separate process, opens it in Debian's chromium, and measures:
 
-- from the start of the command until a browser shows the first piece of an answer (the page is opened as soon
-  as its address is printed, an example clicked, Generate pressed), several starts;
-- from pressing the button until the first word or row shows, and until the answer is whole, several prompts
-  and presses each, in turns;
-- the resident memory of the process over 200 requests of programs: compose, inspect and reconstruct in turns.
+- the time from the start of the command until the browser shows the first piece of a result (the page is
+  opened as soon as its address is printed, an example is clicked, Generate is pressed), for several starts;
+- the time from pressing the button until the first word or row is shown, and until the result is complete,
+  for several prompts, several times each, alternately;
+- the resident memory of the process over 200 API requests: compose, inspect and reconstruct alternately.
 """
 
 import argparse
@@ -40,14 +40,14 @@ EXAMPLES = ("A red apple:", "what is this?", "read this", "a word in type")
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and most, in seconds."""
+    """Median, minimum and maximum, in seconds."""
     found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
     return {name: round(value, 3) for name, value in found.items()}
 
 
 @contextmanager
 def started() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command and its address."""
+    """Start the command; yields its process and its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -60,18 +60,18 @@ def started() -> Iterator[tuple[subprocess.Popen[str], str]]:
                 yield process, f"http://127.0.0.1:{port}/"
                 break
         else:
-            raise RuntimeError(f"the playground ended with {process.wait()}")
+            raise RuntimeError(f"the playground ended with exit code {process.wait()}")
     finally:
         process.terminate()
         process.wait()
 
 
 def press(page: Page, example: str) -> tuple[float, float]:
-    """Seconds from pressing the button to the first piece, and to the whole answer."""
+    """Seconds from pressing the button to the first piece, and to the complete result."""
     page.click("[data-clear]")
     page.evaluate("document.querySelector('#answer .ef').replaceChildren()")
     page.click(f"#compose-prompt button:has-text('{example}')")
-    # Both moments are taken in the page, by its own clock: looking from outside takes longer than a word.
+    # The page itself takes both times: a check from outside takes longer than a word.
     page.evaluate(
         """([first, whole]) => { window.moments = {};
         const look = () => { const now = performance.now();
@@ -119,10 +119,10 @@ def requests(process: subprocess.Popen[str], address: str, count: int) -> list[f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--starts", type=int, default=5)
-    parser.add_argument("--presses", type=int, default=10, help="of each example")
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--starts", type=int, default=5, help="starts of the command (default: 5)")
+    parser.add_argument("--presses", type=int, default=10, help="runs of each example (default: 10)")
+    parser.add_argument("--requests", type=int, default=200, help="API requests (default: 200)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     result: dict[str, Any] = {
         "machine": f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, "

@@ -1,13 +1,13 @@
-"""What telemetry costs: the time of a training step with it beside that of one without.
+"""Cost of telemetry: the time of a training step with it, compared with one without.
 
     .venv/bin/python benchmarks/speed/telemetry.py --threads 2 --out benchmarks/speed/telemetry.json
     .venv/bin/python benchmarks/speed/telemetry.py --size tiny --windows 4 --runs 3
     .venv/bin/python benchmarks/speed/telemetry.py --accelerator gpu --precision bf16-mixed --compile
 
 The training is that of `earlyfusion lm fit`, with its logs, on packed windows of random texts and codes.
-Every fourth step is measured by ``Telemetry``; what it takes beyond the median of the three before it is what
-telemetry costs, and 1 / N of that is added to a step where every N-th is measured. Other work on the machine
-slows both kinds of steps. The median over the runs is printed, with the least and the most.
+``Telemetry`` measures every fourth step; its cost is the time of that step minus the median of the three
+steps before it, and with telemetry every N steps, 1 / N of that per step. Other work on the machine slows
+both kinds of steps. The median over the runs is printed, with minimum and maximum.
 """
 
 # ruff: noqa: E402
@@ -49,28 +49,26 @@ SIZES = {
     "30M": FusionLMConfig(0, 512, n_layers=6, width=512, n_heads=8, n_kv_heads=8, ffn_width=1408),
 }
 IMAGE = ImageTokenizerConfig(channels=(8, 16), res_blocks=1, codebook_size=8192)
-"""Its codes make most of the vocabulary; it encodes nothing here."""
+"""Only its codebook size matters, which makes most of the vocabulary; it encodes nothing here."""
 PERIOD = 4
-"""Steps from one with telemetry to the next."""
+"""Telemetry runs every ``PERIOD`` steps here."""
 WARM_UP = 2
-"""Periods that do not count."""
+"""Number of periods to skip."""
 N = 50
-"""Steps from one measurement to the next in a real training."""
+"""Telemetry runs every ``N`` steps in a real training."""
 
 
 class Clock(Callback):
-    """When each step began, and the last one ended."""
+    """Records when each step begins, and when the last one ends."""
 
     def __init__(self, kind: str) -> None:
         self.read = time.process_time if kind == "cpu" else time.perf_counter
         self.times: list[float] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """The step before has been logged by now."""
-        self._now()
+        self._now()  # the previous step has been logged by now
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """The end of the last step."""
         self._now()
 
     def _now(self) -> None:
@@ -80,7 +78,6 @@ class Clock(Callback):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; see --help."""
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -112,18 +109,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     made = machine.described_parser(__doc__)
     add = made.add_argument
-    add("--size", choices=sorted(SIZES), default="30M", help="of the transformer (default: 30M)")
-    add("--windows", metavar="N", type=int, default=8, help="in a batch (default: 8)")
-    add("--rows", metavar="N", type=int, default=8, help="windows that telemetry looks at (default: 8)")
+    add("--size", choices=sorted(SIZES), default="30M", help="size of the transformer (default: 30M)")
+    add("--windows", metavar="N", type=int, default=8, help="windows per batch (default: 8)")
+    add("--rows", metavar="N", type=int, default=8, help="windows that telemetry measures (default: 8)")
     add("--runs", metavar="N", type=int, default=7, help="steps with telemetry (default: 7)")
-    add("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
-    add("--accelerator", default="cpu", help="Lightning's (default: cpu)")
-    add("--precision", default=None, help="Lightning's (default: what is fast on this CPU)")
-    add("--compile", action="store_true", help="torch.compile")
-    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: the process's, on a busy machine")
+    add("--threads", metavar="N", type=int, help="threads of torch (default: torch's choice)")
+    add("--accelerator", default="cpu", help="Lightning's accelerator (default: cpu)")
+    add("--precision", default=None, help="Lightning's precision (default: the fastest on this CPU)")
+    add("--compile", action="store_true", help="use torch.compile")
+    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: process time, for a busy machine")
     add("--out", metavar="FILE", help="JSON file to write")
     return made
 
@@ -176,12 +172,12 @@ def measure(gradient_cosine: bool, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def precision(args: argparse.Namespace) -> Any:
-    """Lightning's."""
+    """Lightning's precision."""
     return args.precision or (best_cpu_precision() if args.accelerator == "cpu" else "32-true")
 
 
 def facts(args: argparse.Namespace) -> dict[str, Any]:
-    """What was measured, and on what."""
+    """What was measured, and the machine."""
     return {
         **machine.facts(),
         "device": "no GPU" if args.accelerator == "cpu" else torch.cuda.get_device_name(),

@@ -1,15 +1,16 @@
-"""What preparing and loading cost, and whether it stays so with more data.
+"""Speed and memory of preparing and loading data, and how they scale with more data.
 
     .venv/bin/python benchmarks/speed/throughput.py --threads 2 --out FILE.json
 
-- prepare beside the bare image tokenizer: images/s of prepare (reading, decoding PNG, encoding, packing,
-  writing), from its first shard to its last, over those of ``DocumentTokenizer.encode_images`` on the same
-  pixels, which are in memory; with one process of all threads, and with a process for each thread.
-- the loader beside the training: tokens/s of the loader alone over those of ``fit`` on the same windows.
+- prepare compared with the bare image tokenizer: images/s of prepare (reading, decoding PNG, encoding,
+  packing, writing), from its first shard to its last, divided by those of ``DocumentTokenizer.encode_inputs``
+  on the same pixels in memory; with one process of all threads, and with one process per thread.
+- the loader compared with training: tokens/s of the loader alone, divided by those of ``fit`` on the same
+  windows.
 - memory: the resident size of the process over many epochs of the loader, and over a long prepare.
-- cost: seconds of prepare from a thousand to a million documents of text.
+- cost: seconds of prepare for a thousand to a million documents of text.
 
-Each ratio is measured several times, in turns; the median is printed, with the least and the most.
+Each ratio is measured several times, alternately; the median is printed, with minimum and maximum.
 """
 
 # ruff: noqa: E402
@@ -81,13 +82,13 @@ def pictures(folder: Path, count: int, side: int) -> Path:
 
 
 def config(source: Path, out: Path, **more: Any) -> PrepareConfig:
-    """Of the packaged model's tokenizers, in large windows."""
+    """Settings of prepare with the packaged model's tokenizers and large windows."""
     settings = {"context_length": 2048, "validation_share": 0.0, **more}
     return PrepareConfig(str(source), str(out), model=str(PRETRAINED), **settings)
 
 
 def rows_per_second(source: Path, out: Path, jobs: int = 1, **more: Any) -> float:
-    """From the first shard to the last."""
+    """Rows per second of prepare, from its first shard to its last."""
     moments: list[tuple[float, int]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -97,7 +98,7 @@ def rows_per_second(source: Path, out: Path, jobs: int = 1, **more: Any) -> floa
 
 
 def beside_the_tokenizer(work: Path, side: int, count: int, runs: int) -> dict[str, Any]:
-    """prepare and the bare tokenizer, in turns."""
+    """Run prepare and the bare tokenizer alternately."""
     source = pictures(work, count, side)
     tokenizer = load_model(PRETRAINED).tokenizer
     stored: Any = Dataset.load_from_disk(str(source)).cast_column("image", ImageFeature())
@@ -145,7 +146,7 @@ def beside_the_training(work: Path, runs: int) -> dict[str, Any]:
 
 
 def memory_of_the_loader(work: Path, epochs: int) -> list[float]:
-    """MiB after each of ten parts of so many epochs."""
+    """Resident MiB after each tenth of ``epochs``."""
     data = TokenData(str(work / "tokens-loader"), batch_size=8)
     data.setup("fit")
     loader, found = data.train_dataloader(), []
@@ -158,7 +159,7 @@ def memory_of_the_loader(work: Path, epochs: int) -> list[float]:
 
 
 def cost(work: Path, sizes: list[int]) -> list[dict[str, Any]]:
-    """Seconds and memory of prepare for so many documents of about twelve words."""
+    """Seconds and memory of prepare for ``sizes`` documents of about twelve words."""
     rng = random.Random(0)
     words = ["red", "apple", "house", "small", "garden", "two", "birds", "sees", "the", "cat", "a", "green"]
     results = []
@@ -192,10 +193,12 @@ def cost(work: Path, sizes: list[int]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--documents", type=int, default=1_000_000, help="of the largest prepare")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's choice)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each ratio (default: 3)")
+    parser.add_argument(
+        "--documents", type=int, default=1_000_000, help="documents of the largest prepare (default: 1000000)"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -1,24 +1,25 @@
-"""How fast the transformer trains here, beside transformers' Chameleon with the same weights.
+"""Training speed of the transformer, compared with transformers' Chameleon with the same weights.
 
     .venv/bin/pip install transformers
     .venv/bin/python benchmarks/speed/training.py --threads 2 --out benchmarks/speed/training.json
     .venv/bin/python benchmarks/speed/training.py --what rate --size 150M --windows 16 --device cuda \\
         --dtype bfloat16 --compile
 
-training: tokens a second of forward, backward and AdamW (torch's, fused). Both run in turns, so that other
-work on the machine slows both; the median is printed, with the least and the most. First of all losses and
-gradients of both are compared, in float32: the speed of unequal networks says nothing. Ours has a z-loss too.
-  equal    Nothing but full windows, one document each.
+training: tokens per second of forward, backward and AdamW (torch's, fused). Both run alternately, so that
+other work on the machine slows both; the median is printed, with minimum and maximum. Before that, losses and
+gradients of both are compared in float32, since speeds of different networks cannot be compared. Ours also
+computes the z-loss.
+  equal    Full windows with one document each.
   padded   Documents as long as those of a prepared folder. Ours are packed into windows, with borders;
            theirs are padded to the longest of their batch, which has as many documents as ours on average.
-           Tokens of padding do not count.
-  grouped  The same, their batches of alike lengths (group_by_length of transformers' Trainer).
+           Padding tokens do not count.
+  grouped  The same, with their batches grouped by length (group_by_length of transformers' Trainer).
 
-rate: what part of the rate of a large matrix product training reaches, by 6 operations a token for each
-weight but the embedding's, and attention's, without the half that is masked.
+rate: the share of the rate of a large matrix product that training reaches, counting 6 operations per token
+for each weight except the embedding, and those of attention without the masked half.
 
-Chameleon forbids the codes of images by overwriting their logits, and the loss of such a code is infinite.
-Its list of them is emptied here, which spares it that time. For the loss alone see loss.py.
+Chameleon forbids image codes by overwriting their logits, so the loss of such a code would be infinite. Its
+list of image codes is emptied here, which also saves it that time. For the loss alone see loss.py.
 """
 
 # ruff: noqa: E402
@@ -56,21 +57,21 @@ SIZES = {
     "150M": FusionLMConfig(40_960, 2048, n_layers=12, width=768, n_heads=12, n_kv_heads=12, ffn_width=2048),
 }
 PAD = 1
-"""Padding. Documents are random tokens above it: only their lengths matter for the speed."""
+"""The padding token. Documents are random tokens above it: only their lengths matter for the speed."""
 Z_LOSS = 1e-4
 TOLERANCE = 1e-4
-"""Relative difference in float32 from which on two networks are not the same."""
+"""Largest relative difference in float32 between equal networks."""
 POOL = 10_000
 """Documents that are packed, or grouped by length, together."""
 
 
 class Batch(NamedTuple):
-    """What a step learns from."""
+    """The input of a training step."""
 
     inputs: dict[str, Tensor]
     """Arguments of the network."""
     useful: int
-    """Tokens that are no padding."""
+    """Tokens without padding."""
 
 
 class Side(NamedTuple):
@@ -78,7 +79,7 @@ class Side(NamedTuple):
 
     net: nn.Module
     loss: Callable[[Batch, float], Tensor]
-    """Loss of a batch, with this weight of the z-loss where there is one."""
+    """Loss of a batch; the number is the weight of the z-loss, if the network has one."""
     optimizer: torch.optim.Optimizer
 
 
@@ -90,7 +91,6 @@ class Row(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; see --help."""
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -109,38 +109,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     made = machine.described_parser(__doc__)
     add = made.add_argument
-    add("--what", choices=("training", "rate"), default="training", help="(default: training)")
-    add("--size", choices=sorted(SIZES), default="35M", help="of the transformer (default: 35M)")
-    add("--windows", metavar="N", type=int, default=2, help="in a batch (default: 2)")
+    add("--what", choices=("training", "rate"), default="training", help="see above (default: training)")
+    add("--size", choices=sorted(SIZES), default="35M", help="size of the transformer (default: 35M)")
+    add("--windows", metavar="N", type=int, default=2, help="windows per batch (default: 2)")
     add(
         "--documents",
         metavar="DIR",
         nargs="*",
         default=["runs/demo/tokens"],
-        help="prepared folders, for the lengths of their documents (default: the demo's)",
+        help="prepared folders whose document lengths are used (default: the demo's)",
     )
-    add("--runs", metavar="N", type=int, default=5, help="of each side (default: 5)")
-    add("--steps", metavar="N", type=int, default=2, help="in each run (default: 2)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: by autocast")
-    add("--compile", action="store_true", help="compare compiled networks too (rate: only them)")
-    add("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
-    add("--device", default="cpu", help="(default: cpu)")
-    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of the process, on a busy machine")
+    add("--runs", metavar="N", type=int, default=5, help="runs per side (default: 5)")
+    add("--steps", metavar="N", type=int, default=2, help="steps per run (default: 2)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 uses autocast")
+    add("--compile", action="store_true", help="also compare compiled networks (rate: only these)")
+    add("--threads", metavar="N", type=int, help="threads of torch (default: torch's choice)")
+    add("--device", default="cpu", help="torch device (default: cpu)")
+    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: process time, for a busy machine")
     add("--out", metavar="FILE", help="JSON file to write")
     return made
 
 
 def training(args: argparse.Namespace) -> dict[str, Any]:
-    """Ours beside theirs."""
+    """Compare our training with theirs."""
     config, rng = SIZES[args.size], np.random.default_rng(0)
     steps = (args.runs + 1) * args.steps  # the first run does not count
     rows, lengths = [Row("equal", equal(config, args.windows, steps, rng))], {}
     for folder in args.documents:
         if not Path(folder).is_dir():
-            print(f"no folder {folder}: give --documents one that `earlyfusion prepare` or `make demo` wrote")
+            print(f"{folder} not found: give --documents a folder of `earlyfusion prepare` or `make demo`")
             continue
         found = document_lengths(Path(folder), config.context_length)
         lengths[folder] = quantiles(found)
@@ -186,7 +185,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def networks(config: FusionLMConfig, args: argparse.Namespace) -> tuple[Side, Side]:
-    """Ours and theirs with the same random weights, and an optimizer each."""
+    """Our network and theirs with the same random weights, each with an optimizer."""
     theirs = chameleon(config).to(args.device)
 
     def their_loss(batch: Batch, _z_loss: float) -> Tensor:
@@ -198,7 +197,7 @@ def networks(config: FusionLMConfig, args: argparse.Namespace) -> tuple[Side, Si
 
 
 def our_side(config: FusionLMConfig, args: argparse.Namespace) -> Side:
-    """Ours with random weights."""
+    """Our network with random weights."""
     net = FusionLM(config).to(args.device).train()
 
     def loss(batch: Batch, z_loss: float) -> Tensor:
@@ -210,7 +209,7 @@ def our_side(config: FusionLMConfig, args: argparse.Namespace) -> Side:
 
 
 def adamw(network: nn.Module) -> torch.optim.Optimizer:
-    """The same for both."""
+    """The optimizer, the same for both."""
     return torch.optim.AdamW(learned(network), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
 
@@ -220,7 +219,7 @@ def learned(network: nn.Module) -> list[nn.Parameter]:
 
 
 def chameleon(config: FusionLMConfig) -> Any:
-    """ChameleonForConditionalGeneration of the same shape; its image tokenizer is tiny and takes no part."""
+    """ChameleonForConditionalGeneration of the same shape; its image tokenizer is tiny and not used."""
     try:
         from transformers import ChameleonConfig, ChameleonForConditionalGeneration
     except ImportError:
@@ -274,9 +273,13 @@ def as_ours(tensors: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def compare(pair: tuple[Side, Side], row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    """Losses and gradients of both in float32 on the same documents; raises SystemExit when they differ."""
+    """Compare losses and gradients of both in float32 on the same documents.
+
+    Raises:
+        SystemExit: They differ.
+    """
     first, second = (batches[0] for batches in row.batches)
-    if "documents" in first.inputs:  # other batches hold other documents: those of our first window
+    if "documents" in first.inputs:  # the batches differ, so both get the documents of our first window
         tokens, documents = (first.inputs[name][0].numpy() for name in ("tokens", "documents"))
         parts = [tokens[documents == n] for n in np.unique(documents)]
         first = ours_of(tokens[None], documents[None])
@@ -294,12 +297,12 @@ def compare(pair: tuple[Side, Side], row: Row, args: argparse.Namespace) -> dict
     print(f"equal?    {row.name}: losses {losses[0]:.6f} and {losses[1]:.6f}, ", end="")
     print(f"gradients at most {apart[worst]:.1e} apart ({worst})", flush=True)
     if not max(apart[worst], abs(losses[0] / losses[1] - 1)) < TOLERANCE:
-        raise SystemExit("these are not the same networks: their speed cannot be compared")
+        raise SystemExit("the two networks differ, so their speeds cannot be compared")
     return {"losses": losses, "gradient": apart[worst], "gradient_of": worst}
 
 
 def in_turns(pair: tuple[Side, Side], row: Row, args: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Useful tokens a second of every run of both."""
+    """Useful tokens per second of every run of both."""
     runs: tuple[list[float], list[float]] = ([], [])
     for run in range(args.runs + 1):
         for side, batches, kept in zip(pair, row.batches, runs):
@@ -324,28 +327,28 @@ def step(side: Side, batch: Batch, args: argparse.Namespace) -> None:
 
 
 def now(args: argparse.Namespace) -> float:
-    """Seconds, when everything so far is done."""
+    """The time in seconds, after the device has finished its work."""
     if args.device != "cpu":
         torch.cuda.synchronize(args.device)
     return time.process_time() if args.clock == "cpu" else time.perf_counter()
 
 
 def to(batch: Batch, args: argparse.Namespace) -> Batch:
-    """On the device."""
+    """Move a batch to the device."""
     return Batch({name: tensor.to(args.device) for name, tensor in batch.inputs.items()}, batch.useful)
 
 
 def equal(
     config: FusionLMConfig, windows: int, steps: int, rng: np.random.Generator
 ) -> tuple[list[Batch], list[Batch]]:
-    """Full windows, one document each; the same for both."""
+    """Full windows with one document each, the same for both."""
     sizes = np.full(windows, config.context_length)
     each = [documents_of(sizes, config.vocab_size, rng) for _ in range(steps)]
     return [ours_of(np.stack(rows), None) for rows in each], [theirs_of(rows) for rows in each]
 
 
 def document_lengths(folder: Path, longest: int) -> np.ndarray:
-    """Tokens of every document of a prepared folder; those of longer ones count as ``longest``."""
+    """Tokens of every document of a prepared folder, at most ``longest``."""
     windows, pad = Windows(folder / "train"), SharedVocab.load(folder / "tokenizer").pad
     loaded = windows.load(np.arange(windows.length))
     sizes = []
@@ -355,7 +358,7 @@ def document_lengths(folder: Path, longest: int) -> np.ndarray:
 
 
 def quantiles(sizes: np.ndarray) -> dict[str, float]:
-    """How long documents are."""
+    """Quantiles of the lengths of documents."""
     at = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
     found = {f"{100 * q:g} %": float(np.quantile(sizes, q)) for q in at}
     return {"documents": len(sizes), "mean": round(float(sizes.mean()), 2), **found}
@@ -381,9 +384,9 @@ def packed(
 def padded(
     documents: list[np.ndarray], tokens: int, steps: int, rng: np.random.Generator, grouped: bool
 ) -> list[Batch]:
-    """Theirs: as many documents as hold ``tokens`` tokens on average, padded to the longest.
+    """Theirs: batches with ``tokens`` tokens on average, padded to the longest document.
 
-    With ``grouped`` the documents of 50 batches are sorted by length before they become batches.
+    With ``grouped``, the documents of 50 batches are sorted by length before they are divided into batches.
     """
     size = max(1, round(tokens / np.mean([len(document) for document in documents])))
     order = list(rng.permutation(len(documents)))
@@ -410,7 +413,7 @@ def ours_of(tokens: np.ndarray, documents: np.ndarray | None) -> Batch:
 
 
 def theirs_of(documents: list[np.ndarray]) -> Batch:
-    """A document a row, padded to the longest."""
+    """One document per row, padded to the longest."""
     rows = [torch.from_numpy(document.astype(np.int64)) for document in documents]
     tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
     used = tokens != PAD
@@ -419,13 +422,13 @@ def theirs_of(documents: list[np.ndarray]) -> Batch:
 
 
 def useful_share(batches: list[Batch]) -> float:
-    """Tokens that are no padding, of all."""
+    """The share of tokens that are not padding."""
     every = sum(next(iter(batch.inputs.values())).numel() for batch in batches)
     return sum(batch.useful for batch in batches) / every
 
 
 def rate(args: argparse.Namespace) -> dict[str, Any]:
-    """Operations a second of training on equal windows, beside those of a large matrix product."""
+    """Operations per second of training on equal windows, compared with a large matrix product."""
     config = SIZES[args.size]
     side = our_side(config, args)
     if args.compile:
@@ -455,7 +458,7 @@ def rate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def matrix_rate(args: argparse.Namespace) -> float:
-    """Operations a second of a square product in the type of the training."""
+    """Operations per second of a square matrix product in the data type of the training."""
     side, times = (2048, 4) if args.device == "cpu" else (8192, 40)
     a, b = (torch.randn(side, side, device=args.device, dtype=getattr(torch, args.dtype)) for _ in range(2))
     torch.mm(a, b)
@@ -466,7 +469,7 @@ def matrix_rate(args: argparse.Namespace) -> float:
 
 
 def facts(args: argparse.Namespace) -> dict[str, Any]:
-    """What it was measured on."""
+    """Machine, versions and settings."""
     try:
         other = version("transformers")
     except PackageNotFoundError:

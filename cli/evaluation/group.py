@@ -1,4 +1,4 @@
-"""``earlyfusion eval``: the group of the measurements; each of them is a file of its own."""
+"""``earlyfusion eval``: the group of the measurements, one file each."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ def add(commands: Any) -> None:
     kinds = add_group(
         commands,
         "eval",
-        "reconstruction, reading, writing, lm: how much survives, measured",
-        "Measure, print a table and write JSON.",
+        "measure reconstruction, reading, writing, or all of a model",
+        "Measure a model or an image tokenizer, print a table and write JSON.",
         """\
   earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
   earlyfusion eval reading --help""",

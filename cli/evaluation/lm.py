@@ -1,4 +1,4 @@
-"""``earlyfusion eval lm``: everything a model of words and pictures can do."""
+"""``earlyfusion eval lm``: all measurements of a model of words and pictures."""
 
 from argparse import Namespace
 from typing import Any
@@ -12,15 +12,17 @@ def add(kinds: Any) -> None:
     parser = add_measurement(
         kinds,
         "lm",
-        "everything a model of words and pictures can do, at once",
+        "run all measurements of a model of words and pictures",
         """\
-Measure everything a model of words and pictures can do, on what the demo holds out (extra
-`demo`): bits per byte and pixel; reading, in training fonts and held-out ones, in one view
-and in three; writing, read by OCR engines (extra `ocr`), greedily, and the best of eight
-with guidance; naming pictures at sizes and places that no training picture has, known
-things and held-out ones, beside the name of the nearest known picture; drawing known
-things, scored by whether the nearest picture is theirs; and whether sampled sequences are
-documents, with the grammar and without it.""",
+Run all measurements of a model of words and pictures, on what the demo holds out (extra
+`demo`):
+bits      per byte of text and per pixel
+reading   words in training fonts and in held-out ones, in one view and in three
+writing   words, read back by OCR (extra `ocr`), greedily, and the best of eight with guidance
+naming    known and held-out things, at new sizes and places, compared with the nearest known
+          picture's name
+drawing   known things; correct if the nearest training picture shows the same thing
+grammar   whether sampled sequences are valid documents, with the grammar and without""",
         """\
   earlyfusion eval lm runs/demo/model --out lm.json --sheet lm.html
   earlyfusion eval lm runs/demo/model --limit 50 --sequences 200 --out quick.json""",
@@ -32,9 +34,11 @@ documents, with the grammar and without it.""",
         metavar="N",
         type=positive_integer,
         default=10_000,
-        help="documents sampled from nothing, and a tenth as many without the grammar (default: %(default)s)",
+        help="documents to sample without a prompt; a tenth as many without grammar (default: %(default)s)",
     )
-    parser.add_argument("--sheet", metavar="FILE", help="write what was read, written, named, drawn: .html")
+    parser.add_argument(
+        "--sheet", metavar="FILE", help="also write what was read, written, named and drawn, as .html"
+    )
 
 
 @writes(inputs=("model",), more=("sheet",))
@@ -55,7 +59,7 @@ def run(args: Namespace) -> None:
     heights = args.heights or (STRIP_HEIGHT,)
     judges = readers()
     if not judges:
-        tell(f"what is written is not read: {INSTALL}")
+        tell(f"writing is not measured: {INSTALL}")
     with progress_bars() as progress:
         measured = evaluate_lm(
             model,

@@ -1,4 +1,4 @@
-"""What the commands of ``earlyfusion eval`` share: their first flags, the built-in words, table and JSON."""
+"""Shared by the commands of ``earlyfusion eval``: common flags, the built-in words, table and JSON."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -13,19 +13,22 @@ if TYPE_CHECKING:
 
     from ...eval.items import Item
 
-IMAGES = "imagefolder: images, and metadata.jsonl with file_name and text"
+IMAGES = "folder of images with a metadata.jsonl, which has file_name and text of each"
 
 
 def add_measurement(
     kinds: Any, name: str, summary: str, description: str, examples: str, run: Run, *, model: str = "MODEL"
 ) -> Parser:
-    """A command that measures ``model`` and writes JSON."""
+    """Add a command that measures ``model`` and writes JSON."""
     parser = add_command(kinds, name, summary, description, examples, run)
-    tokenizer = " or any tokenizer folder that contains an image tokenizer" if model != "MODEL" else ""
+    tokenizer = ", or folder with an image tokenizer" if model != "MODEL" else ""
     parser.add_argument("model", metavar=model, help=f"model folder{tokenizer}")
     add_out(parser, "FILE", "JSON file to write")
     parser.add_argument(
-        "--limit", metavar="N", type=positive_integer, help="take the first N of each (default: all)"
+        "--limit",
+        metavar="N",
+        type=positive_integer,
+        help="use only the first N items of each data set (default: all)",
     )
     parser.add_argument(
         "--seed",
@@ -42,7 +45,7 @@ def add_heights(parser: Parser, more: str = "") -> None:
         "--heights",
         metavar="N,N",
         type=positive_integers,
-        help=f"heights in pixels of the strips of the built-in words, drawn at random (default: 16){more}",
+        help=f"strip heights of the built-in words in pixels, chosen at random (default: 16){more}",
     )
 
 
@@ -51,12 +54,12 @@ def add_readers(parser: Parser) -> None:
         "--readers",
         metavar="NAMES",
         type=names,
-        help="OCR engines, comma-separated: rapidocr, tesseract (default: all that are installed)",
+        help="comma-separated OCR engines: rapidocr, tesseract (default: all installed)",
     )
 
 
 def folder_items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
-    """The images of the folder ``args.images``, and what the JSON says of them."""
+    """The images of the folder ``args.images``, and their source for the JSON."""
     from ...eval.items import images_from_folder
 
     items, skipped = images_from_folder(args.images, limit=args.limit)
@@ -66,7 +69,7 @@ def folder_items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
 
 
 def held_out_words(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
-    """The built-in words, in type, and what the JSON says of them."""
+    """The built-in words as images, and their source for the JSON."""
     from ...data.render.fonts import STRIP_HEIGHT
     from ...eval.suites import word_suite
 
@@ -76,7 +79,7 @@ def held_out_words(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
 
 @contextmanager
 def or_give(option: str) -> Iterator[None]:
-    """If the extra of the built-in data is missing, name ``option``, which does without."""
+    """If the extra for the built-in data is missing, add to the error that ``option`` needs none."""
     try:
         yield
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""``earlyfusion eval reading``: image of a word -> its letters, by the model."""
+"""``earlyfusion eval reading``: the model reads images of words."""
 
 from argparse import Namespace
 from typing import Any
@@ -12,19 +12,19 @@ def add(kinds: Any) -> None:
     parser = add_measurement(
         kinds,
         "reading",
-        "image of a word -> its letters, by the model",
+        "have the model read images of words",
         """\
-Show the model images of words and let it write the letters, greedily: exact match and
-character error rate. Without --images: the built-in held-out words (extra `demo`). With
---views each image is read several times: shifted by a pixel each way, greedily, and three
-times by sampling; the reading that agrees best with all views, in both directions, wins.""",
+Have the model read images of words, greedily; reports exact matches and character error
+rate. Without --images it reads the built-in held-out words (extra `demo`). With --views N it
+reads N views of each image, shifted by one pixel each, greedily and three times by sampling;
+the reading that agrees best with all views, in both directions, wins.""",
         """\
   earlyfusion eval reading runs/demo/model --out reading.json
   earlyfusion eval reading runs/demo/model --images words --heights 16 --out words.json""",
         run,
     )
     parser.add_argument("--images", metavar="DIR", help=IMAGES)
-    add_heights(parser, "; if given, images of --images are scaled to the nearest")
+    add_heights(parser, "; also scales the images of --images to the nearest height")
     parser.add_argument(
         "--views",
         metavar="N",

@@ -1,4 +1,4 @@
-"""``earlyfusion eval reconstruction``: how much of images, and of their text, survives the tokenizer."""
+"""``earlyfusion eval reconstruction``: how much of images and their text the tokenizer keeps."""
 
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from ...eval.items import Item
 
     Suite = tuple[list[Item], str]
-    """Images, and where they are from."""
+    """Images, and their source."""
 
-WITHOUT_TEXT = "none of the images comes with a transcript, so that no OCR was run"
+WITHOUT_TEXT = "no image has a transcript, so OCR was not run"
 
 
 def _words(args: Namespace) -> "Suite":
@@ -53,24 +53,24 @@ def add(kinds: Any) -> None:
     parser = add_measurement(
         kinds,
         "reconstruction",
-        "how much of images, and of their text, survives the tokenizer",
+        "measure how much of images and their text the tokenizer keeps",
         """\
-Encode and decode images and compare: L1, MSE, PSNR, SSIM, codebook usage, bits per pixel;
-if the texts in the images are known and the extra `ocr` is installed, also what OCR engines
-read before and after (T-ACC, T-NED, CER, by text size), and what they read in JPEG, WebP
-and scaled-down images of equal bits.
+Encode and decode images and compare: L1, MSE, PSNR, SSIM, codebook usage, bits per pixel.
+If the texts in the images are known and the extra `ocr` is installed, also compare what OCR
+engines read before and after (T-ACC, T-NED, CER, by text size), and in JPEG, WebP and
+scaled-down images of equal bits.
 
-Without --images, a built-in suite (--suite), of held-out words in held-out fonts, or of
-held-out pictures (extra `demo`):
+Without --images, measure a built-in suite (--suite) of held-out words in held-out fonts, or
+of held-out pictures (extra `demo`):
 words     words and random strings, black on white, on strips 16 px high
 words64   the same on strips of 32 x 128 px
-ocr       words, random strings, lines, pages, receipts, tables, in colour, light on dark,
-          rotated; --kinds chooses among them
-openmoji  drawings on 64 x 64 px, of things that the demo holds out of its training
+ocr       words, random strings, lines, pages, receipts, tables, in color, light on dark,
+          rotated; --kinds selects some of them
+openmoji  drawings of 64 x 64 px, of things that the demo does not train on
 scans     photographed print (extra `scans`)
 
 With --images, metadata.jsonl has a line for each image: {"file_name": "a.png", "text": "..."},
-or, if texts have places, "objects": {"bbox": [[x, y, width, height], ...], "text": [...]}.""",
+or, for text boxes, "objects": {"bbox": [[x, y, width, height], ...], "text": [...]}.""",
         """\
   earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
   earlyfusion eval reconstruction runs/demo/model --suite ocr --kinds line,page \\
@@ -84,30 +84,35 @@ or, if texts have places, "objects": {"bbox": [[x, y, width, height], ...], "tex
         "--suite", choices=tuple(SUITES), default="words", help="built-in images (default: %(default)s)"
     )
     parser.add_argument(
-        "--kinds", metavar="KINDS", type=names, help="of the suite ocr: comma-separated names (default: all)"
+        "--kinds",
+        metavar="KINDS",
+        type=names,
+        help="comma-separated kinds of the ocr suite, such as word,line,page (default: all)",
     )
     parser.add_argument(
         "--per-kind",
         metavar="N",
         type=positive_integer,
         default=40,
-        help="images of each kind of ocr and words64, a quarter as many pages; pictures of openmoji, at most "
-        "30 (default: %(default)s)",
+        help="images of each kind in ocr (a quarter as many pages) and words64; pictures in openmoji, at "
+        "most 30 (default: %(default)s)",
     )
     add_readers(parser)
     parser.add_argument(
         "--no-ceilings",
         dest="ceilings",
         action="store_false",
-        help="leave out the JPEG, WebP and scaled-down images of equal bits",
+        help="skip JPEG, WebP and scaled-down images of equal bits",
     )
     parser.add_argument(
-        "--sheet", metavar="FILE", help="write the pictures too, sorted from worst to best: .html or .png"
+        "--sheet", metavar="FILE", help="also write the pictures, worst first, as .html or .png"
     )
     parser.add_argument(
-        "--lpips-weights", metavar="FILE", help="weights of a backbone for LPIPS (default: no LPIPS)"
+        "--lpips-weights", metavar="FILE", help="file with the backbone weights of LPIPS (default: no LPIPS)"
     )
-    parser.add_argument("--fid-weights", metavar="FILE", help="Inception's weights for FID (default: no FID)")
+    parser.add_argument(
+        "--fid-weights", metavar="FILE", help="file with the Inception weights of FID (default: no FID)"
+    )
 
 
 @writes(inputs=("model", "images", "lpips_weights", "fid_weights"), more=("sheet",))
@@ -132,7 +137,7 @@ def run(args: Namespace) -> None:
     with_text = any(item.text or item.boxes for item in items)
     judges = readers(args.readers) if with_text else []
     if not judges and with_text:
-        tell(f"the text scores are left out: {INSTALL}")
+        tell(f"text is not measured: {INSTALL}")
     with progress_bars() as progress:
         measured = measure(
             tokenizer, items, judges, ceilings=args.ceilings, perceptual=perceptual, progress=progress
@@ -149,7 +154,7 @@ def run(args: Namespace) -> None:
 
 
 def _items(args: Namespace) -> "tuple[list[Item], dict[str, Any]]":
-    """The images to measure, and what the JSON says of them."""
+    """The images to measure, and their source for the JSON."""
     if args.images is not None:
         return folder_items(args)
     with or_give("--images DIR"):

@@ -1,4 +1,4 @@
-"""``earlyfusion eval writing``: word -> image, by the model, read by OCR engines."""
+"""``earlyfusion eval writing``: the model draws words, which OCR engines read."""
 
 from argparse import Namespace
 from typing import Any
@@ -13,10 +13,11 @@ def add(kinds: Any) -> None:
     parser = add_measurement(
         kinds,
         "writing",
-        "word -> image, by the model, read by OCR engines",
+        "have the model draw words, and read them with OCR",
         """\
-Let the model draw words, then read them back with OCR: exact match and character error
-rate. Needs the extra `ocr`. Without --words: the built-in held-out words (extra `demo`).""",
+Have the model draw words, then read them back with OCR; reports exact matches and character
+error rate. Needs the extra `ocr`. Without --words it draws the built-in held-out words (extra
+`demo`).""",
         """\
   earlyfusion eval writing runs/demo/model --out writing.json
   earlyfusion eval writing runs/demo/model --temperature 0.5 --guidance 2 --best-of 8 \\
@@ -24,21 +25,21 @@ rate. Needs the extra `ocr`. Without --words: the built-in held-out words (extra
   earlyfusion eval writing runs/demo/model --words names.jsonl --out names.json""",
         run,
     )
-    parser.add_argument("--words", metavar="FILE", help='JSON lines with "text"')
+    parser.add_argument("--words", metavar="FILE", help='JSON-lines file with a "text" per line')
     add_heights(parser)
     parser.add_argument(
         "--temperature",
         metavar="T",
         type=real,
         default=0.0,
-        help="sampling temperature; 0 takes the likeliest code (default: 0)",
+        help="sampling temperature; 0 = always the likeliest code (default: 0)",
     )
     parser.add_argument(
         "--guidance",
         metavar="S",
         type=real,
         default=1.0,
-        help="classifier-free guidance by the word (default: 1, off)",
+        help="classifier-free guidance by the word; 1 = off, doubles the time (default: 1)",
     )
     add_best_of(parser, "word")
     add_readers(parser)
@@ -52,9 +53,12 @@ def run(args: Namespace) -> None:
 
     judges = readers(args.readers)
     if not judges:
-        raise ValueError(f"writing is judged by OCR, and {INSTALL}")
+        raise ValueError(f"writing is measured by OCR, but {INSTALL}")
     if args.best_of > 1 and args.temperature == 0:
-        raise ValueError("--best-of draws the same picture each time: give --temperature too, such as 0.5")
+        raise ValueError(
+            f"--best-of {args.best_of} draws the same picture each time at temperature 0: give "
+            "--temperature, such as 0.5"
+        )
     if args.words is None:
         with or_give("--words FILE"):
             originals, source = held_out_words(args)

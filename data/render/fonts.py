@@ -1,8 +1,7 @@
-"""Fonts, and text in type: images of words as OCR sees them.
+"""Fonts, and images of words in type as OCR sees them.
 
-Training and measuring share this file, so that a picture of a word means the same thing to both. The fonts
-come from ordinary Python packages (matplotlib's DejaVu and STIX, and the ``font-*`` packages): the extra
-``demo``.
+Training and evaluation share this file, so both render a word the same way. The fonts come from ordinary
+Python packages in the extra ``demo``: matplotlib (DejaVu and STIX) and the ``font-*`` packages.
 """
 
 import importlib
@@ -15,13 +14,13 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 STRIP_HEIGHT = 16
-"""Pixels; a strip this high holds type of 13 to 15 px with its ascenders and descenders."""
+"""Height in px that fits type of 13 to 15 px with its ascenders and descenders."""
 SIZES = (13, 14, 15)
-"""Font sizes (px per em) on a strip of ``STRIP_HEIGHT``; they grow in proportion on higher strips."""
+"""Font sizes (px per em) on a strip of ``STRIP_HEIGHT``; higher strips scale them in proportion."""
 _X_HEIGHT = 0.547
-"""DejaVu Sans's x-height in em: other fonts are scaled to it, so that equal sizes look equally large."""
+"""x-height of DejaVu Sans in em. Other fonts are scaled to it, so that equal sizes look equally large."""
 
-# (family, package, file); matplotlib keeps its own folder.
+# (family, package, file)
 _TRAIN_FAMILIES = (
     ("DejaVu Sans", "matplotlib", "DejaVuSans.ttf"),
     ("DejaVu Serif", "matplotlib", "DejaVuSerif.ttf"),
@@ -53,7 +52,7 @@ _MORE_TRAIN_FACES = (
 
 
 class Font(NamedTuple):
-    """A font file with the name a report prints."""
+    """A font file, and its name in reports."""
 
     family: str
     path: str
@@ -75,17 +74,17 @@ def _fonts(families: Sequence[tuple[str, str, str]]) -> list[Font]:
 
 
 def train_fonts() -> list[Font]:
-    """Six families for training."""
+    """The six training families."""
     return _fonts(_TRAIN_FAMILIES)
 
 
 def train_faces() -> list[Font]:
-    """Twenty faces for training: ``train_fonts``, their bold and italic ones, and STIX; none is held out."""
+    """Twenty training faces: ``train_fonts``, their bold and italic faces, and STIX."""
     return _fonts((*_TRAIN_FAMILIES, *_MORE_TRAIN_FACES))
 
 
 def held_out_fonts() -> list[Font]:
-    """Two families that no training image uses."""
+    """Two families that training images never use."""
     return _fonts(_HELD_OUT_FAMILIES)
 
 
@@ -97,9 +96,9 @@ def _x_height_of(path: str) -> float:
 
 @lru_cache(maxsize=2048)
 def load_face(path: str, size: float) -> ImageFont.FreeTypeFont:
-    """The font with DejaVu Sans's x-height at ``size`` px per em, so that equal sizes look equally large.
+    """The font scaled to the x-height of DejaVu Sans at ``size`` px per em.
 
-    Without ligatures, which only some builds of Pillow draw: the same picture everywhere.
+    Ligatures are off: only some builds of Pillow draw them, and pictures must be the same everywhere.
     """
     pixels = max(1, round(size * _X_HEIGHT / _x_height_of(path)))
     return ImageFont.truetype(path, pixels, layout_engine=ImageFont.Layout.BASIC)
@@ -107,7 +106,7 @@ def load_face(path: str, size: float) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=256)
 def _load_font(path: str, size: int, ascent: int) -> ImageFont.FreeTypeFont:
-    """The font with DejaVu Sans's x-height at ``size``, smaller if letters rise above ``ascent`` px."""
+    """The font scaled to the x-height of DejaVu Sans at ``size``, or smaller to fit ``ascent`` px."""
     large = ImageFont.truetype(path, 200)
     x_height, highest = (-large.getbbox(letters, anchor="ls")[1] / 200 for letters in ("x", "bdfhkl"))
     return ImageFont.truetype(path, min(round(size * _X_HEIGHT / x_height), int((ascent + 0.5) / highest)))
@@ -116,13 +115,13 @@ def _load_font(path: str, size: int, ascent: int) -> ImageFont.FreeTypeFont:
 def render_word(
     text: str, font: Font, size: int, height: int = STRIP_HEIGHT, multiple: int = 8
 ) -> Image.Image:
-    """Black type on a white strip as wide as the text needs.
+    """Render black type on a white strip as wide as the text needs.
 
-    The baseline lies at three quarters of the height, the text begins 2 px from the left edge, and the width
-    is rounded up to a multiple of ``multiple`` px.
+    The baseline is at three quarters of the height, the left margin is 2 px on a strip 16 px high (in
+    proportion on others), and the width is rounded up to a multiple of ``multiple`` px.
 
     Args:
-        size: Pixels per em of DejaVu Sans; the type of other fonts has the same x-height.
+        size: Pixels per em of DejaVu Sans; other fonts get the same x-height.
         height: Height of the strip in pixels.
 
     Returns:
@@ -140,7 +139,7 @@ def render_word(
 
 @dataclass(frozen=True)
 class TypeSample:
-    """One rendered text with everything a table groups by."""
+    """A text to render, with all properties that tables group by."""
 
     text: str
     kind: str

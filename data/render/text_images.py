@@ -1,7 +1,7 @@
-"""``earlyfusion text-images``: rendered images of text, with their texts and boxes, to train on.
+"""``earlyfusion text-images``: rendered images of text, with texts and boxes, for training.
 
-Words, random strings and faces are those that training may use (see ``lexicon``), so that
-whatever is trained on these images can be measured on the built-in suites.
+They use only words, random strings and faces for training (see ``lexicon``), so that models trained on them
+can be evaluated on the built-in suites.
 """
 
 import io
@@ -23,28 +23,28 @@ disable_progress_bars()  # the command shows its own
 
 TRAIN, VALIDATION = "train", "validation"
 OBJECTS = {"bbox": List(List(Value("float32"), length=4)), "text": List(Value("string"))}
-"""As in Hugging Face's imagefolder: [x, y, width, height] in pixels (COCO), and the texts there."""
+"""As in Hugging Face's imagefolder: boxes [x, y, width, height] in pixels (COCO), and their texts."""
 FEATURES = Features({"image": Image(), "text": Value("string"), "objects": OBJECTS, "kind": Value("string")})
 
 
 @dataclass(frozen=True)
 class TextImagesConfig:
-    """Which images to make."""
+    """Settings of the images."""
 
     kinds: tuple[str, ...] = ("word", "random", "line")
-    """They take turns, so that each has its part of the whole."""
+    """Kinds of images, used in turn."""
     count: int = 20_000
-    """Images to train on."""
+    """Number of training images."""
     size: tuple[int, int] | None = (32, 128)
-    """(height, width) in pixels; None: as large as the text needs."""
+    """(height, width) in pixels; None fits the text."""
     type_sizes: tuple[int, int] = (12, 28)
-    """Smallest and largest type, px per em."""
+    """Minimum and maximum type size, px per em."""
     multiple: int = 16
-    """Sides are multiples of it."""
+    """Sides are multiples of this number of pixels."""
     validation: int = 500
-    """Images to validate on, with words that the training images do not show; 0: none."""
+    """Number of validation images, with words that do not occur in training images; 0 disables them."""
     validation_words: int = 300
-    """Words that are kept for them."""
+    """Number of words reserved for validation images."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,12 +62,12 @@ def write_text_images(
 ) -> dict[str, int]:
     """Write the data sets ``out/train`` and ``out/validation``, both or none; returns their numbers of rows.
 
-    Columns: ``image`` (PNG, grey where it has no colour), ``text`` (all that stands in it), ``objects`` (its
-    boxes, see ``FEATURES``) and ``kind``. Read as a whole, ``out`` is the training set.
+    Columns: ``image`` (PNG, grayscale unless the kind is colour), ``text`` (all texts in reading order),
+    ``objects`` (boxes, see ``FEATURES``) and ``kind``. ``out`` itself loads as the training set.
 
     Raises:
         ImportError: The extra ``demo`` is missing.
-        ValueError: The type does not fit into images of this size.
+        ValueError: The smallest type does not fit into the image size.
     """
     lexicon, fonts = train_lexicon(), train_faces()
     parts = {TRAIN: (lexicon, config.count)}

@@ -1,9 +1,10 @@
-"""OCR-like images whose texts, and the boxes they stand in, are known: to train on and to measure.
+"""Images of text with known texts and boxes, for training and evaluation.
 
     page = typeset("receipt", random.Random(0), fonts=train_faces(), lexicon=train_lexicon())
     page.image, [(region.text, region[1:5]) for region in page.boxes]
 
-Everything is drawn from one ``random.Random``, so a seed says the picture. A box bounds the ink of its text.
+Everything is drawn from one ``random.Random``, so a seed determines the picture. A box bounds the ink of its
+text.
 """
 
 import math
@@ -22,18 +23,18 @@ STRIPS = ("word", "random", "line")
 PAGES = ("page", "receipt", "table")
 """Kinds with a box for each word: paragraphs in columns, names and prices, cells between rules."""
 STYLES = ("colour", "inverted", "rotated")
-"""Any of the above, as fits the size, in colour before a texture, light on dark, turned up to 5 degrees."""
+"""One of the above that fits the size: in color on a texture, light on dark, or rotated up to 5 degrees."""
 KINDS = STRIPS + PAGES + STYLES
 
 MAX_ANGLE = 5.0
-"""Degrees; less on long strips, where so much would leave no room for the type."""
+"""Degrees; less on long strips, where the rotation would leave too little room for the type."""
 _HIGHEST = "bdfhkl|({[$/ABQ6"
 _LOWEST = "gjpqy|(),;Q$/"
 _TRIES = 60
 
 
 class TextRegion(NamedTuple):
-    """A text and the box it stands in: pixels of the image, from its top left corner."""
+    """A text and its box, in pixels from the top left corner of the image."""
 
     text: str
     left: float
@@ -41,11 +42,11 @@ class TextRegion(NamedTuple):
     right: float
     bottom: float
     size: float | None = None
-    """Size of the type in px per em, where it is known."""
+    """Type size in px per em; None if unknown."""
 
 
 class Page(NamedTuple):
-    """A rendered image and what stands where in it."""
+    """A rendered image, with its texts and their boxes."""
 
     image: Image.Image
     """RGB."""
@@ -73,18 +74,20 @@ def typeset(
 
     Args:
         kind: One of ``KINDS``.
-        size: (H, W) in pixels, multiples of ``multiple``; None: as large as the type needs.
-        type_sizes: Smallest and largest type, px per em (of DejaVu Sans: other faces get its x-height). Type
-            that does not fit into ``size`` becomes smaller, though never smaller than the smallest.
+        size: (H, W) in pixels, multiples of ``multiple``; None fits the type.
+        type_sizes: Minimum and maximum type size, px per em (of DejaVu Sans; other faces get its x-height).
+            Type that does not fit into ``size`` shrinks, but not below the minimum.
 
     Raises:
-        ValueError: No such kind, a size that is no multiple, or one that cannot hold the smallest type.
+        ValueError: The kind is unknown, or the size is not a multiple or too small for the smallest type.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(KINDS)}")
     smallest, largest = type_sizes
     if not 4 <= smallest <= largest:
-        raise ValueError(f"type_sizes is {smallest}-{largest}, expected at least 4 px, the smaller one first")
+        raise ValueError(
+            f"type_sizes is {smallest}-{largest}, expected two sizes of at least 4 px, the smaller one first"
+        )
     if size is not None and (min(size) < 1 or any(side % multiple for side in size)):
         raise ValueError(f"size is {size[0]}x{size[1]}, expected multiples of {multiple} (height x width)")
     em, font = rng.randint(smallest, largest), rng.choice(fonts)
@@ -104,10 +107,10 @@ def typeset(
         {"page": _paragraphs, "receipt": _receipt, "table": _table}[layout](sheet, rng, lexicon)
     if not sheet.boxes:
         height, width = sheet.size
-        raise ValueError(f"no {layout} of type of {smallest} px fits into {height}x{width} pixels")
+        raise ValueError(f"size is {height}x{width}, too small for a {layout} with type of {smallest} px")
     ink, boxes = sheet.turned(angle)
     if kind == "colour":
-        image = paper.coloured(ink, rng)
+        image = paper.colored(ink, rng)
     else:
         image = paper.inverted(ink, rng) if kind == "inverted" else paper.plain(ink)
     return Page(image, boxes, font.family)
@@ -117,7 +120,7 @@ class _Sheet:
     """A mask of ink to write on, and the boxes written so far."""
 
     def __init__(self, size: tuple[int, int], font: Font, em: float, angle: float = 0.0) -> None:
-        """``angle``: degrees by which the sheet will be turned; a margin keeps the ink inside."""
+        """``angle``: the later rotation in degrees; margins keep the ink inside."""
         self.size, self.font, self.em = size, font, em
         height, width = size
         sine = abs(math.sin(math.radians(angle)))
@@ -131,22 +134,20 @@ class _Sheet:
         self.rise, self.fall = extent(self.face)
 
     def put(self, text: str, x: int, baseline: int, face: ImageFont.FreeTypeFont | None = None) -> None:
-        """Write ``text`` from ``x`` on the baseline."""
+        """Write ``text`` on the baseline, starting at ``x``."""
         face = face or self.face
         self.draw.text((x, baseline), text, fill=255, font=face, anchor="ls")
         left, top, right, bottom = face.getbbox(text, anchor="ls")
         size = round(self.em * face.size / self.face.size, 1)
         left, top = math.floor(x + left), math.floor(baseline + top)
         around = left, top, math.ceil(x + right), math.ceil(baseline + bottom)
-        inked = self.ink.crop(
-            around
-        ).getbbox()  # Pillow's own box goes on to where the next letter would begin
+        inked = self.ink.crop(around).getbbox()  # Pillow's own box extends to the start of the next letter
         if inked is not None:
             box = left + inked[0], top + inked[1], left + inked[2], top + inked[3]
             self.boxes.append(TextRegion(text, *box, size))
 
     def put_words(self, words: str, x: int, baseline: int) -> int:
-        """Write words apart, each with a box of its own; returns where the last one ends."""
+        """Write words one by one, each with its own box; returns the x where the last one ends."""
         space = self.face.getlength(" ")
         end = float(x)
         for word in words.split():
@@ -155,15 +156,15 @@ class _Sheet:
         return math.ceil(end - space)
 
     def width(self, text: str) -> int:
-        """Pixels from the beginning of ``text`` to where the next one may begin."""
+        """Pixels from the start of ``text`` to the earliest start of the next text."""
         return math.ceil(max(self.face.getlength(text), self.face.getbbox(text, anchor="ls")[2]))
 
     def rule(self, x0: int, y0: int, x1: int, y1: int) -> None:
-        """A line that is no text."""
+        """Draw a line, which is not text."""
         self.draw.line((x0, y0, x1, y1), fill=255, width=1)
 
     def turned(self, angle: float) -> tuple[Image.Image, tuple[TextRegion, ...]]:
-        """Ink and boxes turned by ``angle`` degrees counter-clockwise about the centre."""
+        """Ink and boxes, rotated by ``angle`` degrees counter-clockwise about the center."""
         if not angle:
             return self.ink, tuple(self.boxes)
         ink = self.ink.rotate(angle, Image.Resampling.BICUBIC)
@@ -174,7 +175,7 @@ class _Sheet:
             corners = [(x - width / 2, y - height / 2) for x in (box[1], box[3]) for y in (box[2], box[4])]
             xs = [dx * cos + dy * sin + width / 2 for dx, dy in corners]
             ys = [dy * cos - dx * sin + height / 2 for dx, dy in corners]
-            # A pixel more: the interpolation spreads the ink.
+            # One more pixel, since interpolation spreads the ink.
             left, top = max(0, math.floor(min(xs)) - 1), max(0, math.floor(min(ys)) - 1)
             right, bottom = min(width, math.ceil(max(xs)) + 1), min(height, math.ceil(max(ys)) + 1)
             boxes.append(TextRegion(box.text, left, top, right, bottom, box.size))
@@ -182,7 +183,7 @@ class _Sheet:
 
 
 def extent(face: ImageFont.FreeTypeFont) -> tuple[int, int]:
-    """How far ordinary type rises above its baseline and falls below it, in pixels."""
+    """Pixels that ordinary type extends above and below its baseline."""
     rise = -face.getbbox(_HIGHEST, anchor="ls")[1]
     return math.ceil(rise), math.ceil(face.getbbox(_LOWEST, anchor="ls")[3])
 
@@ -197,12 +198,12 @@ def _strip(
     multiple: int,
     angle: float,
 ) -> _Sheet:
-    """One text anywhere on a strip, whose type is at most ``ems[1]``.
+    """One text at a random place of a strip, in type of at most ``ems[1]``.
 
-    Texts that are too wide are drawn anew before the type becomes smaller. A sheet without a box: none fits.
+    Texts that are too wide are replaced before the type shrinks. The sheet has no box if nothing fits.
     """
     smallest, em = ems
-    wanted = em * rng.uniform(6, 20)  # width of a line, if the strip has no size
+    wanted = em * rng.uniform(6, 20)  # width of a line if the strip has no fixed size
     while True:
         face = load_face(font.path, em)
         sheet = _Sheet(size, font, em, angle) if size else None
@@ -235,7 +236,7 @@ def _strip_text(
 def _strip_size(
     face: ImageFont.FreeTypeFont, text: str, em: int, angle: float, multiple: int
 ) -> tuple[int, int]:
-    """(H, W) for ``text`` with half an em of air, turned by ``angle``."""
+    """(H, W) that hold ``text`` with margins, rotated by ``angle``."""
     left, _, right, _ = face.getbbox(text, anchor="ls")
     width, height = math.ceil(right - left) + em, sum(extent(face)) + em // 2
     sine = abs(math.sin(math.radians(angle)))
@@ -244,7 +245,7 @@ def _strip_size(
 
 
 def _running(lexicon: Lexicon, rng: random.Random, face: ImageFont.FreeTypeFont, width: float) -> str:
-    """As many words of running text as fit into ``width``; nothing if the first one does not."""
+    """As many words of running text as fit into ``width``; empty if the first word does not fit."""
     text = ""
     for word in lexicon.running(rng):
         longer = f"{text} {word}" if text else word
@@ -256,7 +257,7 @@ def _running(lexicon: Lexicon, rng: random.Random, face: ImageFont.FreeTypeFont,
 
 
 def _paragraphs(sheet: _Sheet, rng: random.Random, lexicon: Lexicon) -> None:
-    """One to three columns of running text, perhaps under a heading."""
+    """One to three columns of running text, sometimes under a heading."""
     em = sheet.em
     margin = round(em * rng.uniform(0.3, 1))
     left, right = sheet.left + margin, sheet.right - margin
@@ -298,7 +299,7 @@ _HEAD, _FOOT = ("RECEIPT", "INVOICE", "ORDER", "BILL"), ("TOTAL", "SUM", "CASH",
 
 
 def _receipt(sheet: _Sheet, rng: random.Random, lexicon: Lexicon) -> None:
-    """A head in the middle, names with prices on the right, sums below a rule."""
+    """A centered head, names with prices on the right, sums below a rule."""
     margin = round(sheet.em * rng.uniform(0.3, 1))
     left, right = sheet.left + margin, sheet.right - margin
     leading = round((sheet.rise + sheet.fall) * rng.uniform(1.05, 1.3))
@@ -358,7 +359,7 @@ def _table(sheet: _Sheet, rng: random.Random, lexicon: Lexicon) -> None:
 
 
 def _name(lexicon: Lexicon, rng: random.Random, count: int) -> str:
-    """A name of ``count`` words, as of goods or of a column."""
+    """A name of ``count`` words, for goods or columns."""
     style: Callable[[str], str] = rng.choice((str.upper, str.capitalize, str.lower))
     codes = [rng.random() < lexicon.random_share / 2 for _ in range(count)]
     return " ".join(lexicon.string(rng) if code else style(rng.choice(lexicon.words)) for code in codes)
@@ -369,14 +370,14 @@ def _allowed(lexicon: Lexicon, rng: random.Random, texts: Sequence[str]) -> str:
 
 
 def _shortened(sheet: _Sheet, text: str, width: int) -> str:
-    """``text`` without the last words, such that it fits; perhaps nothing."""
+    """``text`` without its last words, so that it fits ``width``; possibly empty."""
     while text and sheet.width(text) > width:
         text = text.rpartition(" ")[0]
     return text
 
 
 def _layout_for(rng: random.Random, size: tuple[int, int] | None, smallest: int) -> str:
-    """What to write in a special style: on strips one text, where there is room for some lines, pages."""
+    """The layout for a style: a page if there is room for several lines, otherwise one text."""
     if size is not None and size[0] >= 5 * smallest and size[1] >= 8 * smallest:
         return rng.choice(PAGES)
     long = size is None or size[1] >= 20 * smallest
@@ -384,7 +385,7 @@ def _layout_for(rng: random.Random, size: tuple[int, int] | None, smallest: int)
 
 
 def _steepest(size: tuple[int, int] | None) -> float:
-    """Degrees by which an image may be turned: up to a quarter of its height is lost to it."""
+    """Maximum rotation in degrees: it costs at most a quarter of the height."""
     if size is None:
         return MAX_ANGLE
     return min(MAX_ANGLE, math.degrees(math.asin(min(1, size[0] / (4 * size[1])))))

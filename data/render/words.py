@@ -1,4 +1,4 @@
-"""Words and random strings to draw, and which words are held out. Needs ``wordfreq`` (extra ``demo``)."""
+"""Words and random strings, and the split into training and held-out words. Needs the extra ``demo``."""
 
 import random
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 BLOCKLIST = Path(__file__).with_name("blocklist.txt")
-"""Regular expressions, one a line, of words that are never drawn."""
+"""Regular expressions, one per line, of words that are never used."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORD_LENGTHS = range(3, 9)
 """Words and random strings of the demo have three to eight letters."""
 
 
 class WordSplit(NamedTuple):
-    """Words of three to eight letters; no word of ``train`` contains one of ``held_out``."""
+    """Words of three to eight letters; words of ``train`` never contain one of ``held_out``."""
 
     train: list[str]
     held_out: list[str]
@@ -35,8 +35,8 @@ def word_split(seed: int = 0, held_out: int = 600, keep_in_training: Sequence[st
     """Split wordfreq's 12,000 most frequent English words of three to eight letters.
 
     ``held_out`` words are drawn uniformly from those that are not part of any string in ``keep_in_training``
-    (the names and sentences of the demo). Then every other word that contains a held-out word leaves the
-    training list, so that no training string shows a held-out word, not even as a part.
+    (the names and sentences of the demo). Words that contain a held-out word are then removed from training,
+    so that training strings never contain one, not even inside another word.
 
     Raises:
         ImportError: wordfreq is not installed (extra ``demo``).
@@ -62,7 +62,7 @@ def word_split(seed: int = 0, held_out: int = 600, keep_in_training: Sequence[st
 def random_strings(
     count: int, rng: random.Random, avoid: frozenset[str] = frozenset(), lengths: Sequence[int] = WORD_LENGTHS
 ) -> list[str]:
-    """Strings of uniformly drawn small letters that contain none of ``avoid``."""
+    """Strings of uniformly drawn lower-case letters that do not contain any of ``avoid``."""
     out: list[str] = []
     while len(out) < count:
         text = "".join(rng.choices(LETTERS, k=rng.choice(lengths)))

@@ -1,7 +1,7 @@
-"""How well each modality is compressed: bits per byte, per pixel or per position, and perplexities.
+"""How well the model compresses each modality: bits per byte, pixel or position, and perplexities.
 
-Cross-entropies in nats per token can only be compared between models with the same tokens. Bits per byte of
-text and bits per pixel of images do not depend on the tokens: they are the size of the data if the model's
+Cross-entropies in nats per token are only comparable between models with the same tokens. Bits per byte of
+text and bits per pixel of images do not depend on the tokens: they are the size of the data when the model's
 predictions drive an arithmetic coder (Delétang et al., arXiv:2309.10668).
 """
 
@@ -21,7 +21,7 @@ from ...tokenizers.vocab import SharedVocab
 
 
 class Unit(NamedTuple):
-    """What the codes of a modality stand for."""
+    """The unit of data that the codes of a modality represent."""
 
     figure: str
     """Name of the figure, such as "bits_per_pixel"."""
@@ -30,9 +30,9 @@ class Unit(NamedTuple):
 
 
 def text_bytes(text: TextTokenizer | BpeTokenizer, vocab: SharedVocab) -> Tensor:
-    """Bytes of UTF-8 that each token stands for, (V,) int64; 0 for tokens that are not text.
+    """Number of UTF-8 bytes of each token, (V,) int64; 0 for tokens that are not text.
 
-    Over the tokens of a text they sum to ``len(text.encode())``.
+    Their sum over the tokens of a text is ``len(text.encode())``.
     """
     lengths = torch.zeros(vocab.size, dtype=torch.int64)
     for token, first, count in vocab["text"].ranges:
@@ -43,19 +43,18 @@ def text_bytes(text: TextTokenizer | BpeTokenizer, vocab: SharedVocab) -> Tensor
 
 
 def bits(nats: float, units: float) -> float:
-    """Bits per unit (byte, pixel, ...), from the cross-entropy summed over tokens that stand for ``units``.
+    """Bits per unit (byte, pixel, ...), from the cross-entropy summed over the tokens of ``units`` units.
 
-    If the model predicts the uniform distribution over the codes of a slot, bits per pixel are
-    ``ImageTokenizer.bits_per_pixel``.
+    Uniform predictions over the codes of a slot give ``ImageTokenizer.bits_per_pixel``.
     """
     return nats / math.log(2) / units
 
 
 class Rates:
-    """Sums over the target tokens of a validation set (all batches and ranks), and the figures they give.
+    """Figures of a validation set, from sums over the target tokens of all batches and ranks.
 
     ==================================  ======================================================================
-    ``bits_per_byte``                   text tokens, per byte of the UTF-8 that they stand for
+    ``bits_per_byte``                   text tokens, per byte of their UTF-8
     ``bits_per_pixel``                  image codes, per pixel of the images as the image tokenizer saw them
     ``bits_per_position/MODALITY``      codes of any other modality, per position (all its slots)
     ``perplexity/MODALITY``             exp of the mean cross-entropy
@@ -63,8 +62,8 @@ class Rates:
                                         alone, as in generation, where the grammar decides the modality
     ==================================  ======================================================================
 
-    Structure (begin and end of documents and blocks, sizes) stands for no data: it only has perplexities.
-    Positions without a target count nowhere: padding, and the first token of each document or part of one.
+    Structure (begin and end of documents and blocks, sizes) carries no data and only has perplexities.
+    Positions without a target do not count: padding, and the first token of each document or part of one.
     """
 
     def __init__(self, names: Sequence[str], n_bytes: Tensor, units: Mapping[str, Unit]) -> None:
@@ -72,7 +71,7 @@ class Rates:
         Args:
             names: The modalities, in the order of the loss terms.
             n_bytes: Bytes of each token, (V,), see :func:`text_bytes`.
-            units: Of every modality of codes.
+            units: The unit of every modality with codes.
         """
         self.names, self.n_bytes, self.units = tuple(names), n_bytes, dict(units)
         self._sums: Tensor | None = None
@@ -90,13 +89,13 @@ class Rates:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """For the tokenizer in ``folder``; leaves the random number generator as it is.
+        """For the tokenizer in ``folder``; does not change the state of the random number generator.
 
         Raises:
             FileNotFoundError: A file is missing.
             ValueError: A file is damaged.
         """
-        with torch.random.fork_rng(devices=[]):  # a network draws numbers before its weights are read
+        with torch.random.fork_rng(devices=[]):  # a network draws initial weights before it reads its own
             return cls.of(DocumentTokenizer.load(folder))
 
     @torch.no_grad()
@@ -124,7 +123,7 @@ class Rates:
             self._sums = strategy.reduce(self._sums, reduce_op="sum")  # type: ignore[assignment]
 
     def read(self) -> dict[str, float]:
-        """The figures since the last call; modalities without a token are left out."""
+        """The figures since the last call; modalities without tokens are left out."""
         if self._sums is None:
             return {}
         values, self._sums = self._sums.tolist(), None

@@ -1,10 +1,10 @@
-"""Other codecs at the bits of the codes: the same image scaled down, as JPEG and as WebP.
+"""Other codecs at the same number of bits: the image scaled down, as JPEG and as WebP.
 
-A ceiling is not a codec tuned for text; it shows how much of a score the bit rate alone explains. Each takes
-an image and a budget in bits (the cost of its codes) and returns the best picture within it, by mean squared
-error: no reader is involved.
+These codecs are not tuned for text; they show how much of a score the bit rate alone explains. Each takes an
+image and a budget in bits (the cost of its codes) and returns the picture within the budget that has the
+least mean squared error.
 
-What is counted:
+What counts:
 
 - "downscale": the raw pixels of a smaller image, 24 bits each, 8 if the image is gray. Lanczos down, bicubic
   up.
@@ -13,7 +13,7 @@ What is counted:
   and the size, as the tokenizer's decoder knows its codebook and the grid.
 - "webp": the same with lossy WebP, less the 30 bytes of container and fixed frame header.
 
-If not even the smallest fits, the picture has one color, the mean, and costs nothing.
+If even the smallest file exceeds the budget, the picture has a single color, the mean, and costs nothing.
 """
 
 import io
@@ -25,20 +25,20 @@ import numpy as np
 from PIL import Image, features
 
 SCALES = (1.0, 0.71, 0.5, 0.35, 0.25, 0.18, 0.125)
-"""Factors that a side is scaled by before JPEG or WebP."""
+"""Factors by which sides are scaled before JPEG or WebP."""
 BEST_QUALITY = 95
 WEBP_HEADER = 10
 """Bytes of a VP8 frame's tag, start code and size."""
 
 
 class Ceiling(NamedTuple):
-    """A picture of the size of the original, and what it cost."""
+    """A picture of the size of the original, and its cost."""
 
     image: Image.Image
     bits: int
     """Bits actually spent, at most the budget."""
     fits: bool
-    """False: nothing fits into the budget, and the picture has one color."""
+    """False if nothing fits into the budget; the picture then has a single color."""
 
 
 def downscale(image: Image.Image, bits: int) -> Ceiling:

@@ -21,22 +21,22 @@ def code_counts(codes: Tensor, codebook_size: int, codes_per_position: int = 1) 
     n, K = codes_per_position, codebook_size
     if n > 1 and (not codes.ndim or codes.shape[-1] != n):
         raise ValueError(
-            f"codes have the shape {tuple(codes.shape)}, expected (..., {n}): {n} codes a position"
+            f"codes have shape {tuple(codes.shape)}, expected (..., {n}): {n} codes per position"
         )
     ids = codes.reshape(-1, n).long() + K * torch.arange(n, device=codes.device)  # slot g: g*K .. g*K + K-1
     return torch.bincount(ids.flatten(), minlength=n * K).view(n, K)
 
 
 def usage(counts: Tensor) -> Tensor:
-    """The share of the n*K codes that occur, from counts (n, K)."""
+    """Fraction of the n*K codes that occur, from counts (n, K)."""
     return (counts > 0).double().mean()
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy, the number of equally used codes with the same entropy; 1..K, from counts (n, K).
+    """exp of the entropy: the number of equally frequent codes with that entropy; 1..K, from counts (n, K).
 
-    Over several slots it is the geometric mean, exp of the mean entropy: n * log2 of it are the bits of a
-    position if each slot is entropy-coded separately. NaN if there are no codes.
+    Over several slots it is the geometric mean, exp of the mean entropy: a position costs n * log2 of it in
+    bits if each slot is entropy-coded separately. NaN without codes.
     """
     share = counts.double() / counts.sum(-1, keepdim=True)  # (n, K)
     return (-torch.xlogy(share, share).sum(-1)).mean().exp()

@@ -1,7 +1,7 @@
 """OCR engines that read a word or a line in an image; they judge what tokenizers and models draw.
 
-They need the extras ``ocr`` and ``tesseract``. Nothing is downloaded: RapidOCR's models are in its wheel,
-Tesseract's English data come with the system's packages.
+They need the extras ``ocr`` and ``tesseract``. Nothing is downloaded: RapidOCR's wheel contains its models,
+and the operating system's packages contain Tesseract's English data.
 """
 
 import logging
@@ -20,14 +20,14 @@ from PIL import Image, ImageOps
 
 from ...tokenizers.progress import Progress, silent
 
-INSTALL = "no OCR engine is installed to read the text in images: pip install 'earlyfusion[ocr]'"
+INSTALL = "no OCR engine is installed: pip install 'earlyfusion[ocr]'"
 
 OnRead = Callable[[int], None] | None
 """Called with the number of images read so far."""
 
 
 class Reader(Protocol):
-    """An OCR engine for images that show one word or one line."""
+    """An OCR engine for images of one word or one line."""
 
     name: str
     version: str
@@ -44,8 +44,8 @@ class Reader(Protocol):
 class RapidReader:
     """RapidOCR's recognizer (PaddleOCR's model, run by onnxruntime); its detector is only used by ``find``.
 
-    Strips less than 32 px high are enlarged by a whole number, and each gets a border of 4 px: on word images
-    16 px high that reads best among the borders of 0 to 16 px and the enlargements tried.
+    Strips less than 32 px high are enlarged by a whole number, and each gets a border of 4 px. Among borders
+    of 0 to 16 px and several enlargements, this reads word images 16 px high best.
     """
 
     name = "rapidocr"
@@ -56,11 +56,11 @@ class RapidReader:
             threads: Images read at a time. Default: one per CPU of this process, at most 8.
 
         Raises:
-            ImportError: It is not installed; the message names the extra.
-            FileNotFoundError: Its models are not in its folder.
+            ImportError: rapidocr is not installed; the message names the extra.
+            FileNotFoundError: The folder of rapidocr lacks the models.
         """
         try:
-            import onnxruntime  # noqa: F401  rapidocr imports it late, with a message of its own
+            import onnxruntime  # noqa: F401  rapidocr imports it late and reports its absence differently
             import rapidocr
         except ImportError as error:
             raise ImportError(f"cannot use rapidocr ({error}): pip install 'earlyfusion[ocr]'") from None
@@ -73,7 +73,7 @@ class RapidReader:
                 )
         self.version = version("rapidocr")
         self.threads = threads or min(8, _cpus())
-        # One thread per image: these images are too small for an operation to keep several busy.
+        # One thread per image: operations on such small images cannot keep several threads busy.
         engine = {
             "Global.log_level": "critical",
             **{f"{part}.model_path": str(files[0]) for part, files in models.items()},
@@ -97,7 +97,7 @@ class RapidReader:
     def find(self, page: Image.Image) -> list[tuple[int, int, int, int]]:
         """The lines that the detector finds: (left, top, right, bottom) in px, from top to bottom.
 
-        It enlarges the shorter side of a page, so that strips are put on a white page of at most 8 to 1.
+        The detector enlarges the shorter side of a page, so strips are padded with white to at most 8 to 1.
         """
         width, height = page.size
         room = Image.new("RGB", (max(width, -(-height // 8)), max(height, -(-width // 8))), "white")
@@ -120,10 +120,10 @@ class RapidReader:
 
 
 class TesseractReader:
-    """Tesseract through tesserocr, reading one text line (psm 7): an independent and stricter judge.
+    """Tesseract through tesserocr, reading one line of text (psm 7): an independent and stricter judge.
 
-    Images get a border of 10 px, and are enlarged by a whole number if less than 20 px high. The English data
-    are the system's (see ``tessdata``); tesserocr's wheel contains the engine.
+    Images get a border of 10 px and are enlarged by a whole number if less than 20 px high. tesserocr's wheel
+    contains the engine; the English data come from the system (see ``tessdata``).
     """
 
     name = "tesseract"
@@ -135,10 +135,10 @@ class TesseractReader:
 
         Raises:
             ImportError: tesserocr is not installed; the message names the extra.
-            FileNotFoundError: There are no English data.
+            FileNotFoundError: Tesseract's English data are missing.
         """
         try:
-            import tesserocr  # pyright: ignore[reportMissingImports]  an extra of its own
+            import tesserocr  # pyright: ignore[reportMissingImports]  in the extra tesseract
         except ImportError as error:
             raise ImportError(
                 f"cannot use tesserocr ({error}): pip install 'earlyfusion[tesseract]'"
@@ -153,7 +153,7 @@ class TesseractReader:
         self.threads = threads or min(8, _cpus())
         self._mode = tesserocr.PSM.SINGLE_LINE
         self._open = partial(tesserocr.PyTessBaseAPI, path=f"{folder}{os.sep}", lang="eng", psm=self._mode)
-        self._engines: list[Any] = []  # idle ones: an engine reads one image at a time
+        self._engines: list[Any] = []  # idle engines; each reads one image at a time
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
         with ThreadPoolExecutor(self.threads) as pool:
@@ -164,7 +164,7 @@ class TesseractReader:
             engine = self._engines.pop()
         except IndexError:
             engine = self._open()
-            engine.SetVariable("debug_file", os.devnull)  # it would write warnings to stderr
+            engine.SetVariable("debug_file", os.devnull)  # keeps its warnings off stderr
         try:
             engine.SetImage(prepare(image, least_height=20, border=10))
             text = engine.GetUTF8Text()
@@ -176,7 +176,7 @@ class TesseractReader:
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Whether no channel of the image spans more than 7 of 255 levels, so that there is nothing to read."""
+    """Whether every channel of the image spans at most 7 of 255 levels, too little to read anything."""
     extrema = image.convert("RGB").getextrema()
     return all(high - low < 8 for low, high in extrema)  # type: ignore[misc]  # a pair for each channel
 
@@ -186,11 +186,11 @@ def _read_unless_blank(read: Callable[[Image.Image], str], image: Image.Image) -
 
 
 ENGLISH = "eng.traineddata"
-"""Tesseract's English data."""
+"""File name of Tesseract's English data."""
 
 
 def tessdata() -> Path | None:
-    """The folder of Tesseract's English data: TESSDATA_PREFIX or the system's; None if there is none."""
+    """The folder of Tesseract's English data: TESSDATA_PREFIX or the system's; None if not found."""
     named = os.environ.get("TESSDATA_PREFIX")
     folders = [Path(named), Path(named) / "tessdata"] if named else []
     for prefix in (Path(sys.prefix), Path("/usr"), Path("/usr/local"), Path("/opt/homebrew")):
@@ -210,10 +210,10 @@ def readers(names: Sequence[str] | None = None) -> list[Reader]:
     """OCR engines.
 
     Args:
-        names: Keys of ``READERS``. Default: all that are installed, perhaps none.
+        names: Keys of ``READERS``. Default: all installed engines, possibly none.
 
     Raises:
-        ValueError: A name is unknown, or that engine is not installed.
+        ValueError: A name is unknown, or the engine is not installed.
     """
     if names is None:
         return [READERS[name]() for name in READERS if _is_installed(name)]
@@ -238,8 +238,8 @@ def read_with(
 def prepare(image: Image.Image, *, least_height: int, border: int) -> Image.Image:
     """An image in RGB with a border, enlarged by a whole number to at least ``least_height`` px.
 
-    The border has the median color of the outermost pixels: with a white border around light type on dark,
-    Tesseract reads half as many texts.
+    The border has the median color of the outermost pixels. With a white border around light type on dark,
+    Tesseract reads only half as many texts.
     """
     image = image.convert("RGB")
     pixels = np.asarray(image)  # (H, W, 3)
@@ -251,7 +251,7 @@ def prepare(image: Image.Image, *, least_height: int, border: int) -> Image.Imag
 
 
 def missing() -> dict[str, str]:
-    """For each reader that is not installed, how to install it."""
+    """How to install each missing reader, by name."""
     reasons = {
         "rapidocr": "rapidocr is not installed: pip install 'earlyfusion[ocr]'",
         "tesseract": "tesserocr or Tesseract's English data are not installed: "

@@ -1,6 +1,6 @@
-"""The texts in images, and the crop of each that a reader sees.
+"""The texts in images, and the crop that a reader sees of each.
 
-An item with boxes is read box by box, as crops with a small margin. An item with only a text is read whole.
+Items with boxes are read box by box, as crops with a small margin. Items with only a text are read whole.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from ..items import Item
 from .text import TextBox
 
 MARGIN = 0.05
-"""Margin of a crop on each side, in heights of the box. Larger margins show parts of the next line: with 1 px
-both readers read more of the built-in suite than with 2, and with 4 px they lost a tenth of it."""
+"""Margin on each side of a crop, as a fraction of the box height. Larger margins show parts of the next line:
+with 1 px both readers read more of the built-in suite than with 2 px; with 4 px they read a tenth less."""
 LEAST_MARGIN = 1
-"""Least margin in px."""
+"""Minimum margin in px."""
 
 
 class Passage(NamedTuple):
@@ -31,9 +31,9 @@ class Passage(NamedTuple):
     relative_size: float
     """Width of the text / number of characters / longer side of the image."""
     pixels: float
-    """Size of the type in px per em if known, else ``glyph_height``."""
+    """Type size in px per em if known, else ``glyph_height``."""
     glyph_height: float
-    """Height of the box in px, or of the ink if there is no box."""
+    """Height of the box in px; without a box, of the ink."""
     kind: str | None
 
     def picture(self, image: Image.Image) -> Image.Image:
@@ -54,8 +54,8 @@ def passages(
 
     Args:
         items: Images with texts or boxes.
-        originals: Their images as fitted to the tokenizer; boxes are scaled accordingly.
-        policy: How they were fitted.
+        originals: The images after fitting to the tokenizer; boxes are scaled with them.
+        policy: How the images were fitted.
     """
     found = []
     for i, (item, original) in enumerate(zip(items, originals)):
@@ -87,11 +87,11 @@ def passages(
 
 
 def ink_box(image: Image.Image, contrast: int = 48) -> tuple[int, int, int, int] | None:
-    """(left, top, right, bottom) of the pixels that differ from the background; None if there are none.
+    """(left, top, right, bottom) of the pixels that differ from the background; None without any.
 
     Args:
         image: Any mode; the background is the median of its outermost pixels.
-        contrast: Least difference in gray levels (of 255).
+        contrast: Minimum difference in gray levels (of 255).
     """
     gray = np.asarray(image.convert("L"), dtype=np.int16)  # (H, W)
     edge = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])

@@ -1,7 +1,7 @@
-"""LPIPS and FID with the user's own weights; nothing is downloaded, and nothing is measured without them.
+"""LPIPS and FID with weights that the user supplies; nothing is downloaded, or measured without weights.
 
 - LPIPS: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric"
-  (arXiv:1801.03924), with the linear heads that torchmetrics carries. The backbone is torchvision's AlexNet
+  (arXiv:1801.03924), with the linear heads in torchmetrics' wheel. The backbone is torchvision's AlexNet
   or VGG16 as a state dict (``alexnet-owt-7be5be79.pth``, ``vgg16-397923af.pth``, or a safetensors file with
   the same names in it); torchvision itself is not needed.
 - FID: Heusel et al. (arXiv:1706.08500), torchmetrics' ``FrechetInceptionDistance``. The Inception network is
@@ -44,7 +44,7 @@ def lpips(weights: str | Path) -> "LPIPS":
 
 
 class LPIPS(nn.Module):
-    """The distance of two batches of images, differentiable in both; the weights are frozen."""
+    """Distance of two batches of images, differentiable in both; the weights are frozen."""
 
     shift: Tensor
     scale: Tensor
@@ -74,7 +74,7 @@ class LPIPS(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> "LPIPS":
-        """Stays in evaluation mode, even inside a module that is being trained."""
+        """Keep evaluation mode, even inside a module in training mode."""
         return super().train(False)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -109,8 +109,8 @@ class Perceptual:
     ) -> None:
         """
         Args:
-            lpips_weights: File of weights; None: not measured. Errors as :func:`lpips`.
-            fid_weights: File of weights; None: not measured. Errors as :func:`fid`.
+            lpips_weights: File of weights for :func:`lpips`, which raises its errors; None skips LPIPS.
+            fid_weights: File of weights for :func:`fid`, which raises its errors; None skips FID.
             device: Where the networks run.
         """
         self.device = device
@@ -118,14 +118,14 @@ class Perceptual:
         self.fid = fid(fid_weights).to(device) if fid_weights else None
 
     def begin(self) -> None:
-        """Forget all images, to begin with other originals."""
+        """Forget all images, before a new set of originals."""
         if self.fid is not None:
             self.fid.reset_real_features = True
             self.fid.reset()
             self.fid.reset_real_features = False
 
     def missing(self) -> dict[str, str]:
-        """Why "lpips" and "rfid" are not measured, if they are not."""
+        """Reasons for which "lpips" and "rfid" are not measured, by name; empty if both are."""
         missing = {} if self.lpips else {"lpips": WITHOUT_LPIPS}
         return missing if self.fid else {**missing, "rfid": WITHOUT_FID}
 
@@ -133,12 +133,12 @@ class Perceptual:
 def fid(weights: str | Path) -> FrechetInceptionDistance:
     """FID with the Inception network in the file ``weights``; takes images in [0, 1].
 
-    Real images are kept by a reset, so that several sets can be compared with the same originals.
+    A reset keeps the real images, so that several sets can be compared with the same originals.
 
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: It contains another network.
-        ImportError: It needs torch-fidelity, which is not installed.
+        ImportError: The file needs torch-fidelity, which is not installed.
     """
     path = Path(weights)
     if not path.is_file():
@@ -195,7 +195,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         line = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read {path} as weights: {line}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} is not a state dict: expected names and tensors")
+        raise ValueError(f"{path} is not a state dict: expected a dict of tensors by name")
     return state
 
 
@@ -212,7 +212,7 @@ def _unit(x: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 Backbone = tuple[nn.Sequential, frozenset[int], int]
-"""Layers, the indices of those whose outputs are compared, and the least side in px."""
+"""Layers, indices of the layers whose outputs are compared, and the minimum side in px."""
 
 
 def _alexnet() -> Backbone:

@@ -1,6 +1,6 @@
 """Distances of pictures from their originals.
 
-torchmetrics' L1, MSE, PSNR and SSIM on images clamped to [0, 1], and LPIPS and FID if there are weights (see
+torchmetrics' L1, MSE, PSNR and SSIM on images clamped to [0, 1], and LPIPS and FID with weights (see
 ``perceptual``).
 """
 
@@ -17,7 +17,7 @@ from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 from .perceptual import Perceptual
 
 SSIM_WINDOW = 11
-"""Side of SSIM's window in px (sigma 1.5)."""
+"""Side of SSIM's Gaussian window in px (sigma 1.5)."""
 
 
 class PixelScores:
@@ -53,8 +53,8 @@ class PixelScores:
     def compute(self) -> dict[str, float | None]:
         """{"l1", "mse", "psnr", "ssim", "lpips", "rfid"}; None if not measured.
 
-        L1, MSE and PSNR are over all pixels of all images (no PSNR if no pixel differs), SSIM and LPIPS are
-        means over the images, rFID is of the set.
+        L1, MSE and PSNR cover all pixels of all images (PSNR is None if no pixel differs), SSIM and LPIPS are
+        means over the images, and rFID compares the sets.
         """
         extra = self.perceptual
         return {
@@ -76,8 +76,8 @@ def see_originals(perceptual: Perceptual | None, originals: Tensor) -> None:
 def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     """SSIM of two batches (B, 3, H, W) in [0, 1], (B,): Gaussian window of 11 px, sigma 1.5.
 
-    If a side is shorter than that, the window is the largest odd number of pixels that fits, and sigma
-    shrinks with it (nothing is padded: equal padding would raise the score). Below 3 px the result is NaN.
+    If a side is shorter, the window is the largest odd number of pixels that fits, and sigma shrinks with it.
+    Nothing is padded, since equal padding would raise the score. Below 3 px the result is NaN.
     """
     window = min(SSIM_WINDOW, *(side - (side + 1) % 2 for side in original.shape[-2:]))
     if window < 3:

@@ -14,7 +14,7 @@ Bin = tuple[float, float]
 """A half-open range: low <= value < high."""
 
 TOKBENCH_BINS: tuple[Bin, ...] = ((0.02, 0.03), (0.03, 0.04), (0.04, 1.0))
-"""Width of a character over the longer side of its image; boxes outside the bins are dropped."""
+"""Width of a character over the longer side of its image; boxes outside all bins are dropped."""
 
 PIXEL_EDGES = (0, 8, 10, 12, 13, 14, 15, 16, 20, 24, 32, 48)
 PIXEL_BINS: tuple[Bin, ...] = tuple(zip(PIXEL_EDGES, (*PIXEL_EDGES[1:], math.inf)))
@@ -69,7 +69,7 @@ def cer(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
 
 
 def exact_match(references: Sequence[str], hypotheses: Sequence[str]) -> float | None:
-    """Share of hypotheses that equal their reference, 0..1; None without any. Errors as ``cer``."""
+    """Fraction of hypotheses that equal their reference, 0..1; None for empty lists. Raises as ``cer``."""
     return mean(float(a == b) for a, b in _pairs(references, hypotheses))
 
 
@@ -105,9 +105,9 @@ def t_ned(reference: str, hypothesis: str) -> float:
 def tokbench(boxes: Sequence[TextBox]) -> dict[str, Any]:
     """TokBench's scores of the reconstructions.
 
-    T-ACC is the share of texts that are read exactly, T-NED the mean of ``t_ned``; both are unweighted means
-    over the bins of relative size. Only boxes that the reader reads correctly in the original count; those
-    outside the bins are dropped. The result is that of ``binned_scores``.
+    T-ACC is the fraction of texts read exactly, T-NED the mean of ``t_ned``; both are unweighted means over
+    the bins of relative size. Only boxes that the reader reads correctly in the original count, and boxes
+    outside all bins are dropped. Returns the result of ``binned_scores``.
     """
     return binned_scores(boxes, lambda box: box.relative_size, TOKBENCH_BINS)
 
@@ -126,7 +126,7 @@ def read_scores(boxes: Sequence[TextBox]) -> dict[str, Any]:
     """The scores of one reader, before and after.
 
     - "original", "reconstruction": {"t_acc", "t_ned"}: TokBench's, means of its bins; {"cer", "exact_match"}:
-      over all texts. T-ACC and T-NED are None if no bin contains a text that is read in the original.
+      over all texts. T-ACC and T-NED are None if no text in any bin is read correctly in the original.
     - "items": all texts, "counted": those in T-ACC and T-NED, "dropped": those outside TokBench's bins,
       "empty_bins": bins left out of the means, "bins": the scores in each.
     - "without_bins": the scores over the texts of every size, T-ACC and T-NED too.
@@ -136,7 +136,7 @@ def read_scores(boxes: Sequence[TextBox]) -> dict[str, Any]:
     """
     overall, binned = side_by_side(boxes), tokbench(boxes)
     binned_mean = {name: binned.pop(name) for name in ("t_acc", "t_ned")}
-    # Texts that count are read correctly in the original, in any bin: its T-ACC and T-NED are 1 there.
+    # Only texts that are read correctly in the original count: its own T-ACC and T-NED are 1.
     original_mean = {name: None if value is None else 1.0 for name, value in binned_mean.items()}
     return {
         "items": len(boxes),
@@ -188,8 +188,8 @@ def binned_scores(
 def side_by_side(boxes: Sequence[TextBox]) -> dict[str, Any]:
     """{"counted", "original": scores, "reconstruction": scores} of some boxes, without bins.
 
-    Exact match and CER are over all boxes, T-ACC and T-NED over those that the reader reads correctly in the
-    original: there the original's are 1 by definition.
+    Exact match and CER cover all boxes. T-ACC and T-NED cover the boxes that the reader reads correctly in
+    the original, whose own T-ACC and T-NED are 1 by definition.
     """
     counted = [box for box in boxes if box.original == box.text]
 
@@ -231,6 +231,6 @@ def mean(values: Iterable[float]) -> float | None:
 def _pairs(references: Sequence[str], hypotheses: Sequence[str]) -> Iterable[tuple[str, str]]:
     if len(references) != len(hypotheses):
         raise ValueError(
-            f"{len(references)} references but {len(hypotheses)} hypotheses, expected equal numbers"
+            f"got {len(references)} references and {len(hypotheses)} hypotheses, expected equal numbers"
         )
     return zip(references, hypotheses)

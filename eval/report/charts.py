@@ -30,9 +30,22 @@ def line_chart(
     x_label: str = "step",
     y_label: str = "",
     log_y: bool = False,
+    note: str = "",
     points: int = 240,
 ) -> str:
-    """Curves over steps as an inline SVG with a legend, at most ``points`` points each; "" without points."""
+    """Curves over steps as an inline SVG with a legend; "" without points.
+
+    Each curve holds its values as ``data-x`` and ``data-y``, which ``html_script`` shows on hover.
+
+    Args:
+        series: The curves.
+        title: The caption.
+        x_label: What the horizontal axis counts.
+        y_label: Unit of the values.
+        log_y: Whether the vertical axis is logarithmic; the caption says so.
+        note: One or two sentences below the chart: what it shows.
+        points: Most points of a curve; neighbors are averaged.
+    """
     drawn = [s._replace(points=thinned(_finite(s.points, log_y), points)) for s in series]
     drawn = [s for s in drawn if s.points]
     if not drawn:
@@ -63,19 +76,28 @@ def line_chart(
     svg.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
     for s in drawn:
         line = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in s.points)
+        steps, values = (" ".join(one) for one in zip(*((f"{x:.12g}", f"{y:.3g}") for x, y in s.points)))
         svg.append(
-            f'<polyline class="{color_class(s.color)}{" dashed" if s.dashed else ""}" points="{line}"/>'
+            f'<polyline class="{color_class(s.color)}{" dashed" if s.dashed else ""}" points="{line}" '
+            f'data-x="{steps}" data-y="{values}"/>'
         )
+        if len(s.points) == 1:  # a line of one point is invisible
+            x, y = s.points[0]
+            svg.append(
+                f'<circle class="{color_class(s.color)}" cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3"/>'
+            )
     legend = "".join(
         f'<span><i class="{color_class(s.color)}{" dashed" if s.dashed else ""}"></i>{escape(s.name)} '
         f"<small>{s.points[-1][1]:.3g}</small></span>"
         for s in drawn
     )
-    note = f" <small>{escape(y_label)}</small>" if y_label else ""
+    unit = ", ".join(part for part in (y_label, "logarithmic scale" if log_y else "") if part)
+    told = f'<p class="note">{escape(note)}</p>' if note else ""
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}{note}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(svg)}</svg>'
-        f'<div class="legend">{legend}</div></figure>'
+        f'<figure class="chart"><figcaption>{escape(title)} <small>{escape(unit)}</small> '
+        f'<small class="at" data-label="{escape(x_label)}" aria-live="polite"></small></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" aria-label="{escape(title)}">'
+        f'{"".join(svg)}</svg><div class="legend">{legend}</div>{told}</figure>'
     )
 
 

@@ -43,9 +43,13 @@ def lm_charts(run: Run) -> list[str]:
             title="Transformer: loss by modality",
             y_label="nats per token",
             log_y=True,
+            note="Surprise at the next letter, image code or structure token; lower is better.",
         ),
         line_chart(
-            _both(run, "loss", "all"), title="Transformer: loss of all tokens", y_label="nats per token"
+            _both(run, "loss", "all"),
+            title="Transformer: loss of all tokens",
+            y_label="nats per token",
+            note="The mean over all of these. It begins near ln V, the loss of guessing among V tokens.",
         ),
     ]
 
@@ -56,35 +60,72 @@ def telemetry_charts(run: Run) -> list[str]:
     ratios = {name: points for name, points in run.items() if name.startswith("telemetry/update_ratio/")}
     updates = [Series(name.rpartition("/")[2], points, "all") for name, points in ratios.items()]
     return [
-        line_chart(norms, title="Output norm", y_label="L2, before the last norm"),
+        line_chart(
+            norms,
+            title="Output norm",
+            y_label="L2, before the last norm",
+            note="Size of the last layer's output. Steady growth is a warning of divergence.",
+        ),
         line_chart(
             _one(run, "telemetry/attention_logit", "all", "largest"),
             title="Largest attention logit",
+            note="Above about 100, attention looks at single tokens and trainings tend to diverge.",
         ),
         line_chart(
             _modalities(run, "telemetry/leakage"),
             title="Probability given to other modalities",
             y_label="nats per token",
+            note="The loss that knowing the modality of the next token would save; near 0 is good.",
         ),
-        line_chart(_one(run, "train/grad_norm", "all", "before clipping"), title="Gradient norm", log_y=True),
-        line_chart(_one(run, "train/lr", "structure"), title="Learning rate"),
-        line_chart(updates, title="Size of the updates", y_label="of the weights", log_y=True),
+        line_chart(
+            _one(run, "train/grad_norm", "all", "before clipping"),
+            title="Gradient norm",
+            log_y=True,
+            note="Length of the gradient of a step. Single spikes are cut by clipping; a steady rise is not.",
+        ),
+        line_chart(
+            _one(run, "train/lr", "structure"),
+            title="Learning rate",
+            note="The schedule: warm-up, a constant part, and the decay, which settles the details.",
+        ),
+        line_chart(
+            updates,
+            title="Size of the updates",
+            y_label="of the weights",
+            log_y=True,
+            note="How much a step changes the weights, relative to their size; about 0.001 is usual.",
+        ),
     ]
 
 
 def image_tokenizer_charts(run: Run) -> list[str]:
     """The image tokenizer's fidelity, and how much of its codebook is in use."""
     return [
-        line_chart(_both(run, "psnr", "image"), title="Image tokenizer: PSNR", y_label="dB"),
+        line_chart(
+            _both(run, "psnr", "image"),
+            title="Image tokenizer: PSNR",
+            y_label="dB",
+            note="How close reconstructions are to their originals; higher is better. A dip marks "
+            "the first step with codes.",
+        ),
         line_chart(
             _both(run, "codebook_perplexity", "all"),
             title="Image tokenizer: codebook perplexity",
             y_label="codes",
+            note="How many codes are in use, as if all of them were used equally often; higher is better.",
         ),
         line_chart(
-            _both(run, "codebook_usage", "all"), title="Image tokenizer: codebook usage", y_label="share"
+            _both(run, "codebook_usage", "all"),
+            title="Image tokenizer: codebook usage",
+            y_label="share",
+            note="Share of the codes that occur at all. A validation set is small and needs fewer of them.",
         ),
-        line_chart(_both(run, "l1", "image"), title="Image tokenizer: L1", log_y=True),
+        line_chart(
+            _both(run, "l1", "image"),
+            title="Image tokenizer: L1",
+            log_y=True,
+            note="Mean difference of pixel values, which go from -1 to 1; lower is better.",
+        ),
     ]
 
 

@@ -9,6 +9,9 @@ from ..items import Item
 from ..tasks.everything import BEST_OF, FONTS, Measured
 from ..tasks.naming import is_named
 from . import html
+from .glossary import how_to_read
+from .html import Card, Mark
+from .numbers import percent
 
 
 def lm_page(measured: Measured, title: str) -> str:
@@ -26,16 +29,51 @@ def lm_page(measured: Measured, title: str) -> str:
         _thing(picture, row, "", row["text"] == row["nearest"])
         for picture, row in zip(measured.drawn, figures["drawing"]["rows"])
     ]
-    best = f"Written with guidance, the best of {BEST_OF}"
+    written, best = (
+        html.sheet(_written(measured.words, pictures, figures.get(name)), 150)
+        for name, pictures in (("writing", measured.written), ("best", measured.best))
+    )
+    sections = {
+        "Read": ("Image → what the model read. The words are held out.", html.sheet(read, 150)),
+        "Written": ("Word → the image that the model wrote, greedily → what OCR reads in it.", written),
+        "Best": (f"The same with guidance, the best of {BEST_OF} drawings each.", best),
+        "Named": ("Picture → its name → what the model called it.", html.sheet(named, 130)),
+        "Drawn": ("Drawings from names, and the thing whose picture is nearest.", html.sheet(drawn, 130)),
+    }
     return html.page(
         title,
         f"<h1>{html.escape(title)}</h1>",
-        *("<h2>Read</h2>", html.sheet(read)),
-        *("<h2>Written</h2>", html.sheet(_written(measured.words, measured.written, figures.get("writing")))),
-        *(f"<h2>{best}</h2>", html.sheet(_written(measured.words, measured.best, figures.get("best")))),
-        *("<h2>Named</h2>", html.sheet(named, 130)),
-        *("<h2>Drawn</h2>", html.sheet(drawn, 130)),
+        '<p class="lead">What the model reads, writes, names and draws: the pictures behind the figures of '
+        "<code>earlyfusion eval lm</code>, none selected. Dashed frames are mistakes.</p>",
+        html.cards(_cards(figures)),
+        *(
+            html.section(name, f'<p class="note">{html.escape(note)}</p>', body, id=name.lower())
+            for name, (note, body) in sections.items()
+        ),
+        how_to_read(("Exact", "CER", "Held out")),
+        contents=html.contents((name.lower(), name) for name in sections),
     )
+
+
+def _cards(figures: dict[str, Any]) -> list[Card]:
+    """The figures of ``evaluate_lm`` at a glance."""
+    exact = {f"Reading, {fonts}": row for fonts, row in figures["reading"].items()}
+    exact |= {f"Writing{more}": figures[name] for name, more in _WRITING.items() if name in figures}
+    exact["Naming"] = figures["naming"]
+    cards = [
+        Card(percent(row["exact_match"]), name, f"of {row['items']}, exactly", row["exact_match"] or 0.0)
+        for name, row in exact.items()
+    ]
+    drawing = figures["drawing"]
+    marks = [
+        Mark("chance", drawing["chance"], "floor"),
+        Mark("after tokenizer", drawing["ceiling"]["nearest"], "ceiling"),
+    ]
+    note = f"of {drawing['items']} drawings are nearest to the picture of their name"
+    return [*cards, Card(percent(drawing["nearest"]), "Drawing", note, drawing["nearest"], marks)]
+
+
+_WRITING = {"writing": "", "best": f", best of {BEST_OF}"}
 
 
 def _written(

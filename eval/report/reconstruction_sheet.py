@@ -15,6 +15,7 @@ from ...tokenizers.files import write_bytes, write_text
 from ..tasks.reconstruction import Reading, Reconstruction
 from . import html
 from .canvas import INK, RIGHT, SOFT, WRONG, Piece, column, framed, line, padded, page, row, wrapped
+from .glossary import how_to_read
 
 SUFFIXES = (".png", ".html")
 CELL, COLUMNS, GAP = 640, 2, 24
@@ -107,8 +108,12 @@ def html_sheet(ranked: Ranked, readers: Sequence[str], title: str) -> str:
             lines.append(f"<b>{html.escape(text)}</b> → {seen}" if seen else f"<b>{html.escape(text)}</b>")
         figures.append(html.figure(pictures, "<br>".join(lines)))
     order = f"Sorted by {readers[0]}'s T-NED, then by PSNR." if readers else "Sorted by PSNR."
-    note = f'<p class="note">{html.escape(order)} {html.escape(LEGEND)}</p>'
-    return html.page(title, f"<h1>{html.escape(title)}</h1>", note, html.sheet(figures, 390))
+    marks = " ✓ and ✗ mark what OCR reads after the tokenizer, right or wrong." if readers else ""
+    note = f'<p class="lead">{html.escape(order + " " + LEGEND + marks)}</p>'
+    terms = ("PSNR", "T-NED") if readers else ("PSNR",)
+    return html.page(
+        title, f"<h1>{html.escape(title)}</h1>", note, how_to_read(terms), html.sheet(figures, 390)
+    )
 
 
 def _pictures(one: Reconstruction) -> dict[str, Image.Image]:

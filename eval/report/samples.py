@@ -52,22 +52,26 @@ def write_samples(folder: str | Path, samples: Sequence[Sample], settings: dict[
 
 def page(records: Sequence[dict[str, Any]], samples: Sequence[Sample], settings: dict[str, Any]) -> str:
     """An HTML page of the samples, whose images are the files that ``records`` name."""
-    documents = []
+    figures = []
     for number, (record, sample) in enumerate(zip(records, samples), start=1):
         files = iter([one["file"] for one in record["segments"] if one["type"] == "image"])
         parts = [
             part._replace(content=printable(part.content)) if isinstance(part.content, str) else part
             for part in sample.parts
         ]
-        title = f"<h3>{number}</h3>" if len(records) > 1 else ""
         body = html.document(parts, scale=0, uri=lambda _, files=files: next(files))
-        documents.append(f'{title}{body}<p class="note">ended: {html.escape(stop_in_words(sample.stop))}</p>')
+        title = f"<b>Sample {number}</b>: " if len(records) > 1 else ""
+        figures.append(html.figure(body, f"{title}{html.escape(stop_in_words(sample.stop))}"))
+    lead = (
+        "Plain text and dashed frames are the prompt, blue is what the model wrote. The pictures lie beside "
+        "this page as PNG files, and sample.json has everything for programs."
+    )
     return html.page(
         "earlyfusion: samples",
-        "<h1>Samples</h1>",
-        '<p class="lead">Plain text and dashed frames: the prompt. Blue: written by the model.</p>',
-        *documents,
-        html.pairs(_flat(settings)),
+        f"<h1>{'Samples' if len(records) > 1 else 'A sample'}</h1>",
+        f'<p class="lead">{lead}</p>',
+        html.sheet(figures, 340) if len(figures) > 1 else "".join(figures),
+        html.details("Settings", html.pairs(_flat(settings))),
     )
 
 
@@ -103,6 +107,6 @@ def _write_parts(folder: Path, parts: Iterable[Part], prefix: str) -> list[dict[
 def _flat(settings: dict[str, Any]) -> Iterable[tuple[str, str]]:
     for key, value in settings.items():
         if isinstance(value, dict):
-            yield key, ", ".join(f"{k} {v}" for k, v in value.items())
+            yield key, ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in value.items())
         elif value is not None:
-            yield key, str(value)
+            yield key.replace("_", " "), {True: "yes", False: "no"}.get(value, str(value))

@@ -1,4 +1,4 @@
-"""One picture through several image tokenizers: what each preserves of the pixels and of the text."""
+"""One picture through several image tokenizers: how much of its pixels and its text each preserves."""
 
 import time
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from ..metrics.passages import one_line
 from .reconstruction import Reconstruction, measure
 
 LINES = 60
-"""Most lines that are read."""
+"""Maximum number of lines to read."""
 ONE_LINE = 64
-"""A picture of at most this height (px) is read as one line if none is detected."""
+"""A picture of at most this height (px) counts as one line if no line is detected."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def compare(
     *,
     max_side: int | None = None,
 ) -> list[Comparison]:
-    """Pass ``image`` (upright RGB) through each of ``tokenizers``.
+    """Reconstruct ``image`` (upright RGB) with each of ``tokenizers``.
 
-    With a reader, the lines that it finds in the original are read before and after. There is no transcript:
-    the reading of the original counts as the text.
+    A reader finds the lines of the original and reads them before and after. In place of a transcript, the
+    reading of the original counts as the text.
     """
     found = []
     if max_side is not None:

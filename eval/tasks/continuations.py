@@ -1,4 +1,4 @@
-"""What the model writes after prompts: texts and pictures, generated in batches of similar length."""
+"""Continuations of prompts: texts and pictures, generated in batches of similar length."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -66,12 +66,12 @@ def pictures_after(
     progress: Progress = silent,
     **options: Any,
 ) -> list[Image.Image | None]:
-    """The picture that the model draws after each prompt (T,); None if the context ended before it did.
+    """The picture that the model draws after each prompt (T,); None if the context ended first.
 
     Args:
         what: Name for ``progress``.
-        sampling: Of image codes.
-        options: Others of ``generate``, such as ``guidance``, ``best_of``, ``best_by``.
+        sampling: Sampling of image codes.
+        options: Further options of ``generate``, such as ``guidance``, ``best_of``, ``best_by``.
     """
     results = continue_prompts(
         model,
@@ -107,11 +107,11 @@ def continue_prompts(
 ) -> list[Generated]:
     """``generate`` in batches of prompts of similar length; results in the order of the prompts.
 
-    The longest prompts come first, so that one that is too long is refused at once.
+    The longest prompts come first, so that a prompt that is too long fails at once.
 
     Args:
-        batch_size: Rows of a batch, ``best_of`` for each prompt.
-        options: Others of ``generate``.
+        batch_size: Rows per batch, ``best_of`` for each prompt.
+        options: Further options of ``generate``.
     """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     results: dict[int, Generated] = {}

@@ -1,7 +1,7 @@
-"""Drawing: the model gets a thing's name and draws it; is the drawing closest to the picture of that thing?
+"""Drawing: the model draws a thing from its name; is the nearest picture one of that thing?
 
-The document is ["A red apple:", picture]. The ceiling are real pictures after the image tokenizer: no model
-can draw better than that.
+The document is ["A red apple:", picture]. The ceiling is the score of real pictures after the image
+tokenizer: no model can draw more faithfully.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Drawn(NamedTuple):
 
     figures: dict[str, Any]
     pictures: list[Image.Image | None]
-    """One per thing; None if it was not finished."""
+    """One per thing; None if unfinished."""
 
 
 def evaluate_drawing(
@@ -40,19 +40,19 @@ def evaluate_drawing(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Drawn:
-    """Let the model draw each thing once.
+    """Have the model draw each thing once.
 
     Returns:
-        The figures, {"items", "nearest": share of drawings whose nearest picture, among those of all things,
-        shows their thing, "nearest_5": whose five nearest do, "ceiling": {"nearest", "nearest_5"} of the real
-        pictures after the image tokenizer, "chance", "unfinished", "sampling", "rows": [{"text", "nearest",
-        "rank"}]}, and the drawings.
+        The figures, {"items", "nearest": fraction of drawings whose nearest picture, among those of all
+        things, shows their thing, "nearest_5": the same for one of the five nearest, "ceiling": {"nearest",
+        "nearest_5"} of real pictures after the image tokenizer, "chance", "unfinished", "sampling", "rows":
+        [{"text", "nearest", "rank"}]}, and the drawings.
 
     Raises:
-        ValueError: There are no things.
+        ValueError: ``things`` is empty.
     """
     if not things:
-        raise ValueError("there is nothing to draw")
+        raise ValueError("things is empty: give at least one thing to draw")
     prompts = [tokenizer.encode([sentence(DRAW, thing.name)], eos=False).tokens for thing in things]
     drawings = pictures_after(
         model,
@@ -67,13 +67,13 @@ def evaluate_drawing(
     gallery = [(thing.name, render_drawing(stem, SIDE)) for thing in things for stem in thing.drawings]
     names, pictures = [name for name, _ in gallery], [picture for _, picture in gallery]
     blank = Image.new("RGB", (SIDE, SIDE), "white")
-    asked = [thing.name for thing in things]
-    rows = _rows(asked, [drawing or blank for drawing in drawings], names, pictures)
+    wanted = [thing.name for thing in things]
+    rows = _rows(wanted, [drawing or blank for drawing in drawings], names, pictures)
     real = [render_drawing(thing.drawings[0], SIDE) for thing in things]
     figures = {
         "items": len(things),
         **_shares(rows),
-        "ceiling": _shares(_rows(asked, reconstruct_pictures(tokenizer.image, real), names, pictures)),
+        "ceiling": _shares(_rows(wanted, reconstruct_pictures(tokenizer.image, real), names, pictures)),
         "chance": 1 / len(things),
         "unfinished": drawings.count(None),
         "sampling": {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p},
@@ -83,11 +83,11 @@ def evaluate_drawing(
 
 
 def _rows(
-    asked: Sequence[str], drawn: Sequence[Image.Image], names: Sequence[str], pictures: Sequence[Image.Image]
+    wanted: Sequence[str], drawn: Sequence[Image.Image], names: Sequence[str], pictures: Sequence[Image.Image]
 ) -> list[dict[str, Any]]:
-    """The nearest picture of each drawing, and the rank (from 1) of the first picture of its own thing."""
+    """The nearest picture to each drawing, and the rank (from 1) of the first picture of the wanted thing."""
     rows = []
-    for name, indices in zip(asked, nearest_of(drawn, pictures).tolist(), strict=True):
+    for name, indices in zip(wanted, nearest_of(drawn, pictures).tolist(), strict=True):
         ranked = [names[i] for i in indices]
         rows.append({"text": name, "nearest": ranked[0], "rank": ranked.index(name) + 1})
     return rows

@@ -1,7 +1,7 @@
-"""Everything that a model of words and pictures can do: bits, reading, writing, naming, drawing, form.
+"""All measurements of a model of words and pictures: bits, reading, writing, naming, drawing, form.
 
-All of it is measured on what the demo holds out (``data.render.split``): its words, random strings, fonts and
-things, and known things at sizes and places that no training picture has.
+They use what the demo holds out (``data.render.split``): words, random strings, fonts and things, and known
+things at sizes and places that occur in no training picture.
 """
 
 import random
@@ -34,10 +34,10 @@ from .writing import evaluate_writing, write_words
 
 FONTS = ("training fonts", "held-out fonts")
 VIEWS = 3
-"""Views per image if several are read."""
+"""Views per image for reading in several views."""
 SAMPLING, GUIDANCE, BEST_OF = Sampling(temperature=0.5), Guidance(2.0), 8
 BEST_BY: BestBy = "both"
-"""How words are written if the best of several drawings is kept."""
+"""Settings for writing words as the best of several drawings."""
 
 
 class Measured(NamedTuple):
@@ -45,12 +45,12 @@ class Measured(NamedTuple):
 
     figures: dict[str, Any]
     words: list[Item]
-    """Words that were read and written, in training fonts."""
+    """Words to read and to write, in training fonts."""
     written: list[Image.Image | None]
     best: list[Image.Image | None]
-    """Written with guidance, the best of ``BEST_OF`` each."""
+    """The same words written with guidance, the best of ``BEST_OF`` drawings each."""
     pictures: list[Item]
-    """Pictures that were named."""
+    """Pictures to name."""
     drawn: list[Image.Image | None]
 
 
@@ -65,17 +65,17 @@ def evaluate_lm(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Measured:
-    """Measure everything.
+    """Run all measurements.
 
     The figures are {"bits": see ``evaluate_bits``, "reading": {fonts: see ``evaluate_reading``}, "views": the
     same in ``VIEWS`` views, "writing": see ``evaluate_writing`` (left out without ``judges``), greedily,
     "best": the same with guidance, the best of ``BEST_OF`` each, "naming", "drawing", "form"}.
 
     Args:
-        judges: OCR engines, which read what is written.
-        heights: Heights of the strips that show words, in px.
-        limit: Most texts to read and write, and things to name and draw. Default: all.
-        sequences: Documents sampled for their form, and a tenth as many without the grammar.
+        judges: OCR engines that read what the model writes.
+        heights: Heights of the word images in px.
+        limit: Maximum number of texts to read and write, and of things to name and draw. Default: all.
+        sequences: Documents to sample for their form; a tenth as many are sampled without the grammar.
         seed: Random seed.
         progress: Called as work proceeds.
 
@@ -103,22 +103,22 @@ def evaluate_lm(
             )
             for name, items in suites.items()
         }
-    asked = [Word(item.text or "", item.kind) for item in words]
+    texts = [Word(item.text or "", item.kind) for item in words]
     drawings: dict[str, list[Image.Image | None]] = {}
     chosen = {"sampling": SAMPLING, "guidance": GUIDANCE, "best_of": BEST_OF, "best_by": BEST_BY}
     for kind, how, settings in (("writing", "greedily", {}), ("best", f"best of {BEST_OF}", chosen)):
-        told = named(progress, how)
-        drawings[kind] = write_words(model, tokenizer, asked, seed=seed, progress=told, **settings)
+        report = named(progress, how)
+        drawings[kind] = write_words(model, tokenizer, texts, seed=seed, progress=report, **settings)
         if judges:
             figures[kind] = evaluate_writing(
                 model,
                 tokenizer,
-                asked,
+                texts,
                 judges,
                 originals=words if kind == "writing" else (),
                 pictures=drawings[kind],
                 seed=seed,
-                progress=told,
+                progress=report,
                 **settings,
             )
     figures["naming"] = evaluate_naming(model, tokenizer, pictures, things, progress=progress)
@@ -133,7 +133,7 @@ def evaluate_lm(
 
 
 def documents(words: Sequence[Item], pictures: Sequence[Item]) -> dict[str, list[list[Segment]]]:
-    """Four kinds of documents: of held-out words, and of known things as no training picture shows them."""
+    """Four kinds of documents: held-out words, and known things at sizes and places unseen in training."""
     known = [item for item in pictures if item.kind == KNOWN]
     stems = {thing.name: thing.drawings[0] for thing in demo_concepts().train}
     return {
@@ -158,8 +158,8 @@ def evaluate_bits(
     """How well the model predicts documents.
 
     Returns:
-        {kind: {"documents", and the figures of ``Rates``}}, without kinds of which no document fits into the
-        context.
+        {kind: {"documents", and the figures of ``Rates``}}; a kind is left out if none of its documents fits
+        into the context.
     """
     vocab, device = tokenizer.vocab, model.embedding.weight.device
     rates = Rates.of(tokenizer)

@@ -1,7 +1,7 @@
-"""Naming: the model sees a picture and names it; the baseline is the name of the nearest picture it knows.
+"""Naming: the model names what a picture shows; the baseline is the name of the nearest training picture.
 
-The document is [picture, "A red apple."]; the text is decoded greedily. Correct is the thing's name with its
-article, regardless of case; only the first sentence of a text counts, without a leading "This is".
+The document is [picture, "A red apple."]; the text is decoded greedily. A name is correct if it equals the
+thing's name with its article, regardless of case. Only the first sentence counts, without "This is".
 """
 
 import random
@@ -25,12 +25,12 @@ from .continuations import image_prompts, texts_after
 SIDE = 48
 """Side of the demo's pictures in px."""
 SIZES = range(35, SIDE, 2)
-"""Sides of the drawings to name in px: odd ones, at odd places, which no training picture has."""
+"""Sides of the drawings to name in px. They are odd, at odd places; training pictures have even ones."""
 KNOWN, HELD_OUT = "known things", "held-out things"
 
 
 def naming_items(seed: int = 0) -> list[Item]:
-    """Each of the demo's things once, in a size and at a place that no training picture has.
+    """Each of the demo's things once, with a size and a place that occur in no training picture.
 
     Raises:
         ImportError: The extra ``demo`` is missing.
@@ -55,22 +55,22 @@ def evaluate_naming(
     batch_size: int = 64,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Let the model name each item's picture.
+    """Have the model name each item's picture.
 
     Args:
         items: Pictures with the names of their things.
-        known: The things whose pictures the baseline compares with, pixel by pixel (mean squared difference
-            at ``SIDE`` x ``SIDE`` px).
+        known: The things among whose pictures the baseline finds the nearest, by mean squared difference of
+            pixels at ``SIDE`` x ``SIDE``.
 
     Returns:
         A JSON object: {"items", "exact_match", "token_f1", "nearest": the same two of the baseline,
         "by_kind": the same for each kind, "rows": [{"text", "named", "nearest", "kind", "name"}]}.
 
     Raises:
-        ValueError: There are no items.
+        ValueError: ``items`` is empty.
     """
     if not items:
-        raise ValueError("there are no pictures to name")
+        raise ValueError("items is empty: give at least one picture to name")
     prompts = image_prompts(tokenizer, [item.image for item in items])
     texts = texts_after(
         model, tokenizer, prompts, max_new_tokens=48, batch_size=batch_size, what="naming", progress=progress

@@ -2,9 +2,9 @@
 
 The document is [image, text]; the text is decoded greedily and compared without white space at both ends.
 
-An image can be read in several views, shifted sideways by a pixel each: what the border of a code cuts in one
-view lies within a code in another. Each view is read greedily and a few times by sampling; of all readings we
-keep the one with the highest mean log p(text | image) + log p(image | text), summed over the views.
+An image can be read in several views, each shifted sideways by a pixel: a stroke that the border of a code
+cuts in one view is inside a code in another. Each view is read greedily and a few times by sampling. The
+reading with the highest mean log p(text | image) + log p(image | text), summed over the views, wins.
 """
 
 from collections.abc import Sequence
@@ -38,13 +38,13 @@ def evaluate_reading(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Let the model read each item's image.
+    """Have the model read each item's image.
 
     Args:
         items: Images with their texts.
         views: Shifted views per image, see :func:`shifted`.
-        batch_size: Rows that are generated together.
-        max_new_tokens: Longest reading. Default: twice the longest text, at least 32.
+        batch_size: Rows generated together.
+        max_new_tokens: Maximum length of a reading. Default: twice the longest text, at least 32.
         seed: Random seed of the sampled readings.
         progress: Called as work proceeds.
 
@@ -54,7 +54,7 @@ def evaluate_reading(
         [reasons, for items without a text and for images that leave no room in the context]}.
 
     Raises:
-        ValueError: No item can be used, or there are more views than a code is wide.
+        ValueError: No item can be used, or ``views`` exceeds the width of a code.
     """
     factor = tokenizer.image.factor
     if not 1 <= views <= factor:
@@ -71,7 +71,7 @@ def evaluate_reading(
         else:
             skipped.append(f"{item.name}: {len(prompt)} tokens leave no room in the context of {context}")
     if not usable:
-        raise ValueError(f"there is nothing to read: {skipped[0] if skipped else 'no images were given'}")
+        raise ValueError(f"no image can be read: {skipped[0] if skipped else 'items is empty'}")
     if max_new_tokens is None:
         longest = max(len(tokenizer.text.encode(_text(item))) for item, *_ in usable)
         max_new_tokens = max(32, 2 * longest)

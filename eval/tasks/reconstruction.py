@@ -1,4 +1,4 @@
-"""Reconstruction: how much survives the image tokenizer, in pixels, codes, and text read before and after.
+"""Reconstruction: how much the image tokenizer preserves, in pixels, codes, and text that OCR reads.
 
 The pixel metrics are in ``metrics.pixels``. The text metrics follow TokBench (arXiv:2505.18142), see
 ``metrics.text``; the texts come from ``metrics.passages``, the readers from ``metrics.ocr``, and other codecs
@@ -29,15 +29,15 @@ from ..metrics.pixels import PixelScores, see_originals
 from ..metrics.text import mean, read_scores, t_ned
 
 BATCH_PIXELS = 2**21
-"""Most pixels in a batch: words go by the dozen, pages one by one, larger pictures in tiles."""
+"""Maximum pixels in a batch: many words, or one page; larger pictures are processed in tiles."""
 
 Reading = tuple[str, dict[str, tuple[str, str]]]
-"""A text, and what each reader (by name) reads in the original and in the reconstruction."""
+"""A text, and the readings of each reader (by name) in the original and in the reconstruction."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One image of a measurement, to look at."""
+    """One image of a measurement, for sheets and pages."""
 
     name: str
     kind: str | None
@@ -49,7 +49,7 @@ class Reconstruction:
     readings: list[Reading] = field(default_factory=list)
 
     def t_ned(self, reader: str) -> float | None:
-        """Mean over the texts that ``reader`` reads correctly in the original; None if there are none."""
+        """Mean over the texts that ``reader`` reads correctly in the original; None without such a text."""
         judged = [(text, read[reader]) for text, read in self.readings if reader in read]
         return mean(t_ned(text, after) for text, (before, after) in judged if before == text)
 
@@ -76,38 +76,38 @@ def measure(
     perceptual: Perceptual | None = None,
     progress: Progress = silent,
 ) -> Measurement:
-    """Pass items through the tokenizer and measure what comes back.
+    """Reconstruct items and measure the result.
 
     Images of sizes that the tokenizer does not take are fitted first (see ``pixels.fit``); the fitted image
     is the original, for pixels and for readers. The figures:
 
     - "l1", "mse", "psnr", "ssim", "lpips", "rfid": see ``PixelScores.compute``; "not_measured": why one is
-      None for lack of weights.
-    - "codebook_size": K; "codes_per_position": n; "codebook_usage": share of the n*K codes that occur;
+      None without weights.
+    - "codebook_size": K; "codes_per_position": n; "codebook_usage": fraction of the n*K codes that occur;
       "perplexity" of their distribution, 1..K (see ``codebook.perplexity``); "tokens_per_image": codes per
       image, all n of every position; "bits_per_pixel": log2 K * codes / pixels.
     - with readers and texts: "ocr": {"original", "reconstruction"}, each {"t_acc", "t_ned", "cer",
       "exact_match"}, by the first reader; "ocr_by_reader": the same and more by each, see
       ``text.read_scores``.
-    - with ``ceilings``: "ceilings": {name: {"bits_per_pixel" actually spent, "without": images for which
-      nothing fits into the bits of their codes, the pixel metrics, "ocr" and "ocr_by_reader" as above}};
-      their "reconstruction" is the ceiling's picture.
+    - with ``ceilings``: "ceilings": {name: {"bits_per_pixel" actually spent, "without": number of
+      images that the codec cannot express in the bits of their codes, the pixel metrics, "ocr" and
+      "ocr_by_reader" as above}}; their "reconstruction" is the ceiling's picture.
 
     Args:
         items: Images, perhaps with texts.
         readers: OCR engines.
         policy: How images are fitted.
-        max_side: Longest side after fitting, in px.
-        batch_size: Most images in a batch.
+        max_side: Longest side in px; larger images are scaled down.
+        batch_size: Maximum images in a batch.
         ceilings: Also measure other codecs at equal bits.
         perceptual: LPIPS and FID.
         progress: Called as work proceeds.
 
     Raises:
-        ValueError: There are no items.
+        ValueError: ``items`` is empty.
     """
     if not items:
-        raise ValueError("there are no images to measure")
+        raise ValueError("items is empty: give at least one image to measure")
     originals = [fit(item.image, tokenizer.factor, policy, max_side) for item in items]
     figures: dict[str, Any] = {"kind": "reconstruction", "images": len(items)}
     if perceptual is not None:
@@ -167,7 +167,7 @@ def measure(
 
 
 def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The main figures of ``measure``, flat, for training logs; figures without a value are left out.
+    """The main figures of ``measure``, flat, for training logs; figures that are None are left out.
 
     "l1", "mse", "psnr", "ssim", "lpips", "rfid", "codebook_usage", "perplexity", and for each reader
     "READER/t_acc", "READER/t_ned", "READER/cer", "READER/exact_match" of the reconstructions.
@@ -183,7 +183,7 @@ def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
 def reconstruct(tokenizer: ImageTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
     """Encode and decode images (B, 3, H, W) in [-1, 1].
 
-    A single image of more than ``BATCH_PIXELS`` goes in tiles (see ``tokenizers.vqvae.tiles``).
+    A single image of more than ``BATCH_PIXELS`` is processed in tiles (see ``tokenizers.vqvae.tiles``).
 
     Returns:
         Images of the same shape and codes (B, h, w[, n]), on the CPU.
@@ -203,10 +203,10 @@ def reconstruct_pictures(
     batch_size: int = 32,
     on_batch: Callable[[list[int], Tensor, Tensor, Tensor], None] | None = None,
 ) -> list[Image.Image]:
-    """Pictures, whose sides are multiples of the factor, as they come back; batched by size.
+    """Reconstructions of pictures whose sides are multiples of the factor; batched by size.
 
     Args:
-        batch_size: Most pictures in a batch; fewer if they are large.
+        batch_size: Maximum pictures in a batch; fewer if they are large.
         on_batch: Called with each batch: indices, images and reconstructions (B, 3, H, W) in [-1, 1], codes.
     """
     out: list[Image.Image] = list(pictures)

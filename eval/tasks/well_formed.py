@@ -1,4 +1,4 @@
-"""Form: are sampled sequences documents, under the grammar and without it?"""
+"""Form: how many sampled sequences are valid documents, with the grammar and without it?"""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,13 +27,13 @@ def evaluate_form(
     """Sample unprompted documents at temperature 1.
 
     Args:
-        sequences: Documents sampled under the grammar.
-        without: Documents sampled without the grammar.
+        sequences: Documents to sample with the grammar.
+        without: Documents to sample without the grammar.
 
     Returns:
-        A JSON object: {"grammar": {"items", "well_formed": share of valid documents, or valid beginnings if
-        the context ended them, "complete": share that ended by themselves, "images": in all of them (and
-        the same for other modalities)}, "free": the same without the grammar}.
+        A JSON object: {"grammar": {"items", "well_formed": fraction of valid documents (or valid beginnings,
+        if the context ended them), "complete": fraction that ended with eos, "images": finished images in
+        all of them (and the same for other modalities)}, "free": the same without the grammar}.
     """
     start = torch.tensor([vocab.bos])
     context = model.config.context_length
@@ -53,7 +53,7 @@ def evaluate_form(
 
 @torch.inference_mode()
 def free_sequences(model: FusionLM, vocab: SharedVocab, count: int, seed: int) -> list[Tensor]:
-    """Sequences (T,) from bos to eos or the end of the context, in which any token may come anywhere."""
+    """Sequences (T,) from bos to eos or the end of the context, sampled without the grammar."""
     context, device = model.config.context_length, model.embedding.weight.device
     numbers = uniforms([seed + row for row in range(count)], context - 1).to(device)
     cache = model.new_cache(count, context)

@@ -1,7 +1,7 @@
-"""Writing: the model draws the image of a word, which OCR readers then read.
+"""Writing: the model draws the image of a word, and OCR engines read it.
 
-The document is [text, image]. If the words are also given in type, every score has its ceiling: what the
-readers read in the original, and in what the image tokenizer preserves of it.
+The document is [text, image]. If rendered images of the words are given too, every score has a ceiling: what
+the engines read in the originals, and in their reconstructions by the image tokenizer.
 """
 
 from collections.abc import Sequence
@@ -41,29 +41,29 @@ def evaluate_writing(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Let the model write each word and the readers read it.
+    """Have the model write each word, and the readers read it.
 
     Args:
         words: Texts to write.
         readers: OCR engines.
-        originals: The same words in type, for the ceiling.
-        pictures: What ``write_words`` returned for these words and settings, if already known.
+        originals: Rendered images of the same words, for the ceiling.
+        pictures: The result of ``write_words`` for these words and settings, if you have it.
         sampling: Of image codes; the other settings are those of ``generate``.
 
     Returns:
         A JSON object: {"exact_match", "cer", "items", "by_kind", "by_length": by the first reader ("reader");
-        "by_reader": the same by each; "all_readers_exact_match": share that every reader reads correctly;
+        "by_reader": the same by each; "all_readers_exact_match": fraction that every reader reads correctly;
         "unfinished": words without a finished picture, which count as read as ""; "rows": [{"text", "kind",
         "size": [width, height] or None, and the reading by each reader's name}]; with ``originals``
         "ceiling": {reader: {"original", "reconstruction": {"exact_match", "cer"}}}}.
 
     Raises:
-        ValueError: There are no readers or no words.
+        ValueError: ``readers`` or ``words`` is empty.
     """
     if not readers:
-        raise ValueError(f"writing is judged by OCR: {INSTALL}")
+        raise ValueError(f"cannot judge writing: {INSTALL}")
     if not words:
-        raise ValueError("there are no words to write")
+        raise ValueError("words is empty: give at least one word to write")
     if pictures is None:
         pictures = write_words(
             model,
@@ -126,10 +126,10 @@ def write_words(
     progress: Progress = silent,
     **options: Any,
 ) -> list[Image.Image | None]:
-    """The picture that the model draws after each word, in a size of its choice; None if it is unfinished.
+    """The picture that the model draws after each word, in a size of its choice; None if unfinished.
 
     Args:
-        options: Others of ``generate``: guidance, best_of, best_by.
+        options: Further options of ``generate``: guidance, best_of, best_by.
 
     Raises:
         ValueError: A text cannot be encoded (the message names it), or leaves no room in the context.
@@ -161,10 +161,10 @@ def ceiling(
     *,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """How well the readers read the same words in type, and after the image tokenizer.
+    """How well the readers read rendered images of the words, and their reconstructions.
 
-    A model that draws type as faithfully as its codes allow reaches the latter. A model that chooses other
-    sizes, fonts and drawings can do better: they may be easier to read.
+    A model that draws type as faithfully as its codes allow reaches the score of the reconstructions. A model
+    that chooses other sizes and fonts can exceed it: they may be easier to read.
 
     Returns:
         {reader: {"original": {"exact_match", "cer"}, "reconstruction": {...}}}

@@ -1,7 +1,7 @@
-"""Export a model folder in Chameleon's format, as ``transformers`` and vLLM load it.
+"""Export a model folder to Chameleon's format, which ``transformers`` and vLLM load.
 
-The weights of transformer and VQ encoder are the same numbers under other names. The format does not have a
-VQ decoder: it is stored beside them in ``vq_decoder.safetensors``, where the importer finds it.
+The weights of the transformer and the VQ encoder are the same numbers under other names. The format does not
+have a VQ decoder: it is stored in an extra file, ``vq_decoder.safetensors``, where the importer finds it.
 """
 
 import json
@@ -32,7 +32,12 @@ MISFIT = "the model does not fit Chameleon's format: "
 
 
 def export(folder: Path, out: str | Path, progress: Progress | None = None) -> None:
-    """Write the model in ``folder`` as a folder of ``transformers``, all of it or nothing.
+    """Write the model in ``folder`` as a folder of ``transformers``, completely or not at all.
+
+    Args:
+        folder: A model folder.
+        out: The folder to write.
+        progress: Called after each tensor.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -67,47 +72,50 @@ def _check(tokenizer: DocumentTokenizer) -> int:
     """Check that the format can express the tokenizers.
 
     Returns:
-        Rows of the square grid of codes that every image has.
+        Rows of codes of every image; the grid is square.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: The format cannot express them; the message says why.
     """
     vocab, image = tokenizer.vocab, tokenizer.image.config
     layout = vocab.layout("image")
     grid = layout.shape
     if vocab.names[1:] != ("text", "image"):
-        raise ValueError(f"{MISFIT}modalities are {', '.join(vocab.names[1:])}; it has text and images")
+        raise ValueError(f"{MISFIT}modalities are {', '.join(vocab.names[1:])}, expected text, image")
     if grid is None:
-        raise ValueError(f"{MISFIT}images have several sizes; it has one (fixed_grid)")
+        raise ValueError(f"{MISFIT}images have several sizes, expected one (fixed_grid)")
     if grid[0] != grid[1]:
-        raise ValueError(f"{MISFIT}images have {grid[0]} x {grid[1]} codes; it has squares")
+        raise ValueError(f"{MISFIT}images have {grid[0]} x {grid[1]} codes, expected squares")
     if not layout.raster:
-        raise ValueError(f"{MISFIT}scan is {layout.scan!r}; it has 'rows'")
+        raise ValueError(f"{MISFIT}scan is {layout.scan!r}, expected 'rows'")
     if layout.slots != 1:
-        raise ValueError(f"{MISFIT}codes_per_position is {layout.slots}; it has 1")
+        raise ValueError(f"{MISFIT}codes_per_position is {layout.slots}, expected 1")
     if image.architecture != "vqgan" or image.stem != 1:
         architecture = f"{image.architecture!r} with stem {image.stem}"
-        raise ValueError(f"{MISFIT}architecture is {architecture}; it has 'vqgan' with stem 1")
+        raise ValueError(f"{MISFIT}architecture is {architecture}, expected 'vqgan' with stem 1")
     if image.quantizer != "vq":
-        raise ValueError(f"{MISFIT}quantizer is {image.quantizer!r}; it has 'vq'")
+        raise ValueError(f"{MISFIT}quantizer is {image.quantizer!r}, expected 'vq'")
     if image.norm != "group" or any(width % 32 for width in image.channels):
         norm = f"{image.norm!r} with channels {image.channels}"
-        raise ValueError(f"{MISFIT}norm is {norm}; it has 'group' with multiples of 32")
+        raise ValueError(f"{MISFIT}norm is {norm}, expected 'group' with multiples of 32")
     if any(width % image.channels[0] for width in image.channels):
-        raise ValueError(f"{MISFIT}channels are {image.channels}; it has multiples of the first")
+        raise ValueError(f"{MISFIT}channels are {image.channels}, expected multiples of the first")
     if (image.decoder_widths, image.decoder_blocks) != (image.channels, image.res_blocks):
-        raise ValueError(f"{MISFIT}the decoder has other channels or res_blocks than the encoder")
+        raise ValueError(
+            f"{MISFIT}the decoder has channels {image.decoder_widths} and res_blocks {image.decoder_blocks}, "
+            f"expected those of the encoder, {image.channels} and {image.res_blocks}"
+        )
     return grid[0]
 
 
 def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str, Any]]:
     """Name every token.
 
-    The format needs two tokens that the model may lack, the placeholder of images and the separator of turns.
-    They are appended.
+    The format needs two tokens that the model may not have, the placeholder of images and the separator of
+    turns. If they are missing, they are appended.
 
     Returns:
-        Name -> token, and the tokenizer.json in which the names have these tokens.
+        Name -> token, and a tokenizer.json with these names and tokens.
     """
     vocab, text = tokenizer.vocab, tokenizer.text
     if isinstance(text, BpeTokenizer):
@@ -141,10 +149,13 @@ def token_names(tokenizer: DocumentTokenizer) -> tuple[dict[str, int], dict[str,
 def _transformer(
     config: FusionLMConfig, files: TensorFiles, vocab_size: int, pad: int
 ) -> tuple[dict[str, Spec], Callable[[str], Tensor]]:
-    """The transformer's tensors in the names of ``transformers``: what they are, and what reads one.
+    """The transformer's tensors under their names in ``transformers``.
 
-    Embedding and output get ``vocab_size`` rows; the added ones copy the padding's, which is never a target:
-    its logit is low, as the logits of untrained tokens should be.
+    Embedding and output projection get ``vocab_size`` rows. Added rows copy that of padding, which is never a
+    target: its logit is low, as the logits of untrained tokens should be.
+
+    Returns:
+        Name -> shape and type, and a function that reads the tensor of a name.
     """
     specs: dict[str, Spec] = {}
     source: dict[str, tuple[str, slice]] = {}
@@ -170,7 +181,7 @@ def _specs(tensors: Mapping[str, Tensor]) -> dict[str, Spec]:
 
 
 def image_state(image: ImageTokenizer) -> dict[str, Tensor]:
-    """The image tokenizer's tensors in taming's names."""
+    """The image tokenizer's tensors under their names in taming-transformers."""
     state = {name: tensor for name, tensor in image.state_dict().items() if not name.startswith("quantizer.")}
     return {name: t.detach().cpu() for name, t in state.items()} | {
         "quantize.embedding.weight": image.codebook.detach().cpu().clone()
@@ -198,7 +209,7 @@ def vq_config(image: ImageTokenizer, side: int) -> dict[str, Any]:
 
 
 def _write_processor(folder: Path, grid: int, side: int, preprocessing: Preprocessing) -> None:
-    """What ``ChameleonProcessor`` reads, so that it makes the pixels that this model is trained on."""
+    """Write the files of ``ChameleonProcessor``, with the preprocessing that this model was trained with."""
     image: Mapping[str, Any] = {
         "image_processor_type": "ChameleonImageProcessor",
         "do_convert_rgb": True,

@@ -1,4 +1,4 @@
-"""Import Chameleon, from a folder of ``transformers`` or Meta's own, as a model folder.
+"""Import Chameleon from a folder of ``transformers``, or from Meta's own format, as a model folder.
 
 Weights are copied from file to file, one tensor at a time, in the type they are stored in. Nothing in the
 source is run: only tensors are read from PyTorch's files.
@@ -35,7 +35,7 @@ RESOLUTION = 512
 
 
 class Source(NamedTuple):
-    """A Chameleon model that was found and checked; the transformer's tensors are not read yet."""
+    """A Chameleon model after all checks, before the transformer's tensors are read."""
 
     config: FusionLMConfig
     specs: Mapping[str, Spec]
@@ -44,7 +44,7 @@ class Source(NamedTuple):
     """Reads one of them by name."""
     text: BpeTokenizer
     names: Mapping[str, int]
-    """The name of every token -> the token."""
+    """Name -> token, for all tokens."""
     image: ImageTokenizer
     grid: tuple[int, int]
     """Rows and columns of codes of every image."""
@@ -56,7 +56,7 @@ def read_source(
     """Find and check a model.
 
     Args:
-        folder: Written by ``transformers``, or by Meta.
+        folder: A folder in the format of ``transformers``, or Meta's.
         vqgan: A checkpoint of the model's image tokenizer that has its decoder, for folders without one.
         preprocessing: How the model's images become numbers.
 
@@ -80,7 +80,13 @@ def read_source(
 
 
 def write_model(source: Source, out: str | Path, progress: Progress | None = None) -> None:
-    """Write the model folder ``out``, all of it or nothing."""
+    """Write the model folder ``out``, completely or not at all.
+
+    Args:
+        source: The result of ``read_source``.
+        out: The folder to write.
+        progress: Called after each tensor.
+    """
     where = "the model's vocabulary"
     vocab = chameleon_vocab(source.names, source.text, source.config.vocab_size, source.grid, where)
     tokenizer = DocumentTokenizer(vocab, text=source.text, image=source.image)
@@ -118,7 +124,7 @@ def _from_meta(folder: Path, vqgan: str | Path | None) -> Source:
     found = sorted((folder / "models").glob("*/params.json")) if (folder / "models").is_dir() else []
     if len(found) != 1:
         sizes = ", ".join(path.parent.name for path in found) or "none"
-        raise FileNotFoundError(f"{folder / 'models'} must hold one folder with params.json: found {sizes}")
+        raise FileNotFoundError(f"{folder / 'models'} must have one folder with params.json, found {sizes}")
     model = found[0].parent
     params = read_json(model / "params.json", "the parameters of a model")
     more = model / "consolidate_params.json"
@@ -129,7 +135,7 @@ def _from_meta(folder: Path, vqgan: str | Path | None) -> Source:
     wanted = params.get("model_parallel_size") or len(paths)
     if not paths or (numbers and numbers != list(range(len(paths)))) or len(paths) != wanted:
         names = ", ".join(path.name for path in paths) or "none"
-        raise FileNotFoundError(f"{model} must hold all {wanted or 1} shards of the weights: found {names}")
+        raise FileNotFoundError(f"{model} must have all {wanted or 1} shards of the weights, found {names}")
     config, specs, shards = read_meta(params, model, paths)
     image = load_taming(Path(vqgan) if vqgan is not None else folder / "tokenizer" / META_IMAGE)
     text = BpeTokenizer(read_json(folder / "tokenizer" / META_TEXT, "Chameleon's text tokenizer"))
@@ -168,14 +174,17 @@ def _image_tokenizer(state: dict[str, Tensor], folder: Path, vqgan: str | Path |
 
 
 def _with_decoder(image: ImageTokenizer, checkpoint: Path) -> ImageTokenizer:
-    """The same image tokenizer from ``checkpoint``, with its decoder.
+    """Read the same image tokenizer from ``checkpoint``, with its decoder.
 
     Raises:
-        ValueError: Encoder or codebook differ.
+        ValueError: The checkpoint has another encoder or codebook.
     """
     whole = load_taming(checkpoint)
     mine, other = image.state_dict(), whole.state_dict()
     for name, tensor in mine.items():
         if name not in other or not torch.equal(tensor, other[name]):
-            raise ValueError(f"{checkpoint} is not the model's image tokenizer: {name} differs")
+            raise ValueError(
+                f"{checkpoint} is not the image tokenizer of this model: {name} differs; use the vqgan.ckpt "
+                "that belongs to it"
+            )
     return whole

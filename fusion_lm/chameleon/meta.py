@@ -1,8 +1,9 @@
 """The transformer of Chameleon in Meta's own layout: one file per shard of model parallelism.
 
-A shard holds part of the heads and part of the feed-forward units. Meta rotates neighboring pairs of a head
-where this project, like ``transformers``, rotates its two halves. So the rows of queries and keys are
-reordered, and with them the gains and biases of QK-norm, which Meta shares among all heads of a shard.
+A shard has part of the heads and part of the feed-forward units. RoPE in Meta's code rotates neighboring
+channels of a head; here, as in ``transformers``, it rotates the two halves of a head. So the rows of queries
+and keys are reordered, and with them the gains and biases of QK-norm, which Meta shares among all heads of a
+shard.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from ..model import FusionLMConfig
 from .weights import QK_EPS, parts
 
 CONTEXT_LENGTH = 4096
-"""Tokens. params.json does not have it."""
+"""Tokens; params.json does not say."""
 
 
 def config_from_meta(
@@ -33,7 +34,7 @@ def config_from_meta(
         width, multiple = values["dim"], values.get("multiple_of", 256)
         ffn_width = int((values.get("ffn_dim_multiplier") or 1) * int(8 * width / 3))
         if not values.get("qk_normalization", True):
-            raise ValueError("qk_normalization is off; only models with it can be imported")
+            raise ValueError("qk_normalization is off, expected on: only models with it can be imported")
         if values.get("norm_eps", QK_EPS) != QK_EPS:
             raise ValueError(f"norm_eps is {values['norm_eps']}, expected {QK_EPS}")
         return FusionLMConfig(
@@ -62,7 +63,7 @@ def read_meta(
 
     Args:
         params: The content of params.json.
-        folder: Where it is, for error messages.
+        folder: Its folder, for error messages.
         paths: The shards, in order.
 
     Returns:

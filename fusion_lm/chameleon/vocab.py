@@ -1,7 +1,7 @@
 """Chameleon's placement of tokens, as a shared vocabulary.
 
-Its BPE holds everything: text, image codes under names of their own (``IMGIMG``, the code's digits as letters
-A to J, ``Z``), and spare tokens. An image is ``<racm3:break>``, its codes row by row, ``<eoss>``.
+Chameleon's BPE contains all tokens: text, image codes (named ``IMGIMG``, the digits of the code as letters A
+to J, ``Z``), and spare tokens. An image is ``<racm3:break>``, its codes row by row, ``<eoss>``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ BOS, EOS, PAD, BEGIN_IMAGE, END_IMAGE = "<s>", "</s>", "<pad>", "<racm3:break>",
 SEPARATOR = "<reserved08706>"
 """Ends a turn of a conversation."""
 PLACEHOLDER = "<image>"
-"""Takes the place of an image's codes in ``transformers``."""
+"""Placeholder for the codes of an image in ``transformers``."""
 
 
 def code_name(code: int) -> str:
@@ -25,7 +25,7 @@ def code_name(code: int) -> str:
 
 
 def code_of(name: str) -> int | None:
-    """The image code that a token's name says; None for other names."""
+    """The image code in the name of a token: IMGIMGBAZ -> 10; None for other names."""
     letters = name.removeprefix(PREFIX).removesuffix(SUFFIX)
     if not name.startswith(PREFIX) or not letters or not set(letters) <= set("ABCDEFGHIJ"):
         return None
@@ -35,25 +35,25 @@ def code_of(name: str) -> int | None:
 def chameleon_vocab(
     names: Mapping[str, int], text: BpeTokenizer, size: int, grid: tuple[int, int], where: str
 ) -> SharedVocab:
-    """Build the vocabulary in which every name keeps its token.
+    """Build a vocabulary with the tokens of Chameleon.
 
     Args:
         names: Name -> token: Chameleon's ``vocabulary_map``.
-        text: Its BPE; text ids are tokens.
+        text: Chameleon's BPE; its text ids equal the tokens.
         size: V, the number of tokens.
         grid: Rows and columns of codes of every image.
-        where: What error messages call the vocabulary.
+        where: Name of the vocabulary in error messages.
 
     Raises:
-        ValueError: A special token is missing, or the codes are not 0..K-1 in the order of their tokens. (The
-            port in ``transformers`` would read such codes incorrectly, too.)
+        ValueError: A special token is missing, or the codes are not 0..K-1 in the order of their tokens
+            (``transformers`` would not read such codes correctly either).
     """
     for name in (BOS, EOS, PAD, BEGIN_IMAGE, END_IMAGE):
         if name not in names:
             raise ValueError(f"{where} lacks the token {name!r}")
     codes = sorted((token, code) for name, token in names.items() if (code := code_of(name)) is not None)
     if not codes:
-        raise ValueError(f"{where} names no image codes ({code_name(0)}, ...)")
+        raise ValueError(f"{where} has no image codes, expected tokens named {code_name(0)}, ...")
     if [code for _, code in codes] != list(range(len(codes))):
         expected = f"the image codes 0 to {len(codes) - 1} in the order of their tokens"
         raise ValueError(f"{where}: expected {expected}")

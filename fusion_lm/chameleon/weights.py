@@ -1,7 +1,7 @@
 """The transformer of Chameleon in the layout of ``transformers``, exactly, in both directions.
 
-``parts`` is the table: which tensors of ``transformers``, concatenated along their rows, make each tensor of
-``FusionLM``. Importer and exporter walk over it. Meta's own layout is in ``meta.py``.
+``parts`` lists which tensors of ``transformers``, concatenated along their rows, form each tensor of
+``FusionLM``. Importer and exporter both follow that list. Meta's own layout is in ``meta.py``.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ...tokenizers.tensor_files import Spec, TensorFiles
 from ..model import FusionLMConfig
 
 QK_EPS = 1e-5
-"""Epsilon of Chameleon's QK-norm. It is hard-coded there; no config has it."""
+"""Epsilon of Chameleon's QK-norm, hard-coded in Chameleon and not part of its config."""
 IMAGE_TOKENIZER = "model.vqmodel."
 """Prefix of the image tokenizer's tensors."""
 
@@ -60,7 +60,12 @@ def parts(config: FusionLMConfig) -> list[Part]:
 
 
 def check_tensors(config: FusionLMConfig, files: TensorFiles, where: str) -> dict[str, Spec]:
-    """Check that ``files`` hold a model of ``config``, in the names of ``transformers``.
+    """Check that ``files`` have the tensors of ``config``, under their names in ``transformers``.
+
+    Args:
+        config: The expected model.
+        files: The tensors.
+        where: Name of the files in error messages.
 
     Returns:
         Shape and type of each tensor of ``FusionLM``.
@@ -93,7 +98,7 @@ def config_from_transformers(values: Mapping[str, Any], where: str = "the config
 
     Args:
         values: The content of its config.json.
-        where: What error messages call it.
+        where: Name of the config in error messages.
 
     Raises:
         ValueError: It describes another model, or something that ``FusionLM`` does not have.
@@ -140,11 +145,13 @@ def config_to_transformers(config: FusionLMConfig) -> dict[str, Any]:
         ValueError: The format cannot express ``config``.
     """
     if config.qk_norm != "layer":
-        raise ValueError(f"qk_norm is {config.qk_norm!r}; Chameleon's format only has 'layer'")
+        raise ValueError(
+            f"qk_norm is {config.qk_norm!r}, expected 'layer', the only one in Chameleon's format"
+        )
     if config.logit_soft_cap is not None:
-        raise ValueError(f"logit_soft_cap is {config.logit_soft_cap}; Chameleon's format has none")
+        raise ValueError(f"logit_soft_cap is {config.logit_soft_cap}, expected null for Chameleon's format")
     if config.norm_eps != QK_EPS:
-        raise ValueError(f"norm_eps is {config.norm_eps}; Chameleon's QK-norm always has {QK_EPS}")
+        raise ValueError(f"norm_eps is {config.norm_eps}, expected {QK_EPS} for Chameleon's format")
     return {
         "model_type": "chameleon",
         "architectures": ["ChameleonForConditionalGeneration"],

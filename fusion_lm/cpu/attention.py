@@ -1,6 +1,6 @@
-"""Attention on CPUs, which compute scores even for masked keys: here they skip most of them.
+"""Faster attention on CPUs, whose kernels compute scores even for masked keys: most of these are skipped.
 
-Other devices need none of this.
+Other devices do not use this module.
 """
 
 import torch
@@ -14,24 +14,32 @@ STEP = 64
 
 
 def first_keys(starts: Tensor) -> tuple[int, ...]:
-    """For each block of queries, the first key that one of them may see in any row.
+    """The first key that a block of queries may see, in any row of the batch.
 
     Args:
         starts: (B, T), where each token's document begins.
 
     Returns:
-        One index per block; empty if all queries should attend together.
+        One index per block of queries; empty if all queries should attend in one call.
     """
-    # Slices that differ from batch to batch would be compiled again for each.
+    # torch.compile would compile again for each batch, since the slices differ.
     if starts.device.type != "cpu" or starts.shape[1] <= QUERIES or torch.compiler.is_compiling():
         return ()
     return tuple(starts[:, ::QUERIES].amin(dim=0).tolist())
 
 
 def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, firsts: tuple[int, ...]) -> Tensor:
-    """Attention under a causal ``mask`` (B, 1, T, T), a block of queries at a time.
+    """Attention under a causal ``mask``, a block of queries at a time.
 
-    q (B, H, T, D), k and v (B, Hkv, T, D) -> (B, H, T, D); ``firsts`` come from :func:`first_keys`.
+    Args:
+        q: (B, H, T, D).
+        k: (B, Hkv, T, D).
+        v: (B, Hkv, T, D).
+        mask: (B, 1, T, T) bool.
+        firsts: The result of ``first_keys``.
+
+    Returns:
+        (B, H, T, D).
     """
     grouped = q.shape[1] != k.shape[1]
     parts = []
@@ -50,8 +58,8 @@ def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, firsts: tup
 
 
 def cache_span(device: torch.device, length: int, needed: int) -> int:
-    """How much of a cache of ``length`` slots attention covers when ``needed`` are in use.
+    """How many of the ``length`` slots of a cache attention covers when ``needed`` are in use.
 
-    Elsewhere it is all of the cache, since a compiled or captured step has one shape.
+    On other devices it covers all slots, so that every step has the same shape and can be compiled.
     """
     return length if device.type != "cpu" else min(length, -(-needed // STEP) * STEP)

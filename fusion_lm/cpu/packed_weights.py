@@ -1,9 +1,9 @@
-"""Weights laid out for generation, where products have few rows and take as long as reading the weights.
+"""Weight layouts for generation, where products have few rows and take as long as reading the weights.
 
-    auto      on CPUs float16 if that loses nothing; otherwise, and on other devices, float32
+    auto      on CPUs float16 if that is exact; otherwise, and on other devices, float32
     float32   on CPUs packed by oneDNN: the same numbers, in the order in which they are read
-    float16   half the bytes, CPUs only: packed by FBGEMM, which computes with them in float32. Exact if the
-              file is in float16; without FBGEMM (outside x86) the weights stay float32
+    float16   half the bytes, CPUs only: packed by FBGEMM, which computes in float32. Exact if the weights
+              were stored in float16. Without FBGEMM (outside x86) the weights stay float32
     bfloat16  half the bytes, and products in bfloat16, for which only some CPUs have instructions
     int8      a quarter of the bytes, one scale per output (symmetric, rounded to nearest); the rest stays
               float32 on CPUs and is bfloat16 on other devices
@@ -22,9 +22,9 @@ from ..choices import WEIGHTS, Weights
 from ..model import FusionLM
 
 FEW = 16
-"""About the most rows in a step. Up to this many, products read int8 weights as they are; for more, the
-weights are unpacked first. oneDNN packs for this many (packed for one row, products of eight rows took twice
-as long)."""
+"""Most rows of a typical step. Products of up to this many rows read int8 weights directly; with more rows,
+the weights are unpacked first. oneDNN packs for this many rows (packed for one, products of eight rows took
+twice as long)."""
 
 
 class PackedLinear(nn.Module):
@@ -69,20 +69,24 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C) -> (..., O)."""
         rows = x.reshape(-1, x.shape[-1])
-        if x.device.type == "cpu" and len(rows) <= FEW:  # the kernel that is fast takes bfloat16
+        if x.device.type == "cpu" and len(rows) <= FEW:  # the fast kernel needs bfloat16 inputs
             y = torch.ops.aten._weight_int8pack_mm(rows.bfloat16(), self.weight, self.ones)
             return (y.to(x.dtype) * self.scales).view(*x.shape[:-1], -1)
         return F.linear(x, self.weight.to(x.dtype)) * self.scales
 
 
 def for_generation(model: FusionLM, weights: Weights) -> FusionLM:
-    """A model with the same numbers, in evaluation mode, whose weights are laid out for generation.
+    """Copy a model into a weight layout that generates faster.
 
-    ``model`` itself does not change, and shares the memory of weights whose layout is the same. A packed
-    network only generates: it refuses to compute a loss and to be saved (``FusionLM.packed``).
+    ``model`` itself does not change, and shares memory with the copy where the layout is the same. A packed
+    copy can only generate: computing a loss or saving it raises an error (``FusionLM.packed``).
 
     Args:
-        weights: The layout, see above.
+        model: The transformer.
+        weights: The layout, see the top of this module.
+
+    Returns:
+        The copy, in evaluation mode.
 
     Raises:
         ValueError: The layout is unknown, or does not exist on the model's device.
@@ -100,7 +104,10 @@ def for_generation(model: FusionLM, weights: Weights) -> FusionLM:
         return _replace(model, PackedLinear) if on_cpu and torch.backends.mkldnn.is_available() else model
     if weights == "float16":
         if not on_cpu:
-            raise ValueError("weights: float16 is for CPUs only, use bfloat16 or auto")
+            raise ValueError(
+                f"weights: float16 is for CPUs only, the model is on {model.embedding.weight.device}: use "
+                "bfloat16 or auto"
+            )
         model.float()
         packs = "fbgemm" in torch.backends.quantized.supported_engines
         return _replace(model, Float16Linear) if packs else model

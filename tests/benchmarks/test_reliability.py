@@ -1,4 +1,4 @@
-"""The reliability scripts, rehearsed: a few mutated rows, and what the kill test goes by."""
+"""The reliability scripts in small: a few mutated rows, and the measurements of the kill test."""
 
 import json
 import random
@@ -23,13 +23,13 @@ def test_a_killed_prepare_comes_to_the_same_end(script, tmp_path: Path, monkeypa
     kill = script("studies/reliability/kill.py")
     for owner, name in kill.WRITES:
         monkeypatch.setattr(owner, name, getattr(owner, name))  # afterwards it is as before
-        kill.tell(owner, name)
+        kill.signal_writes(owner, name)
     kill.set_up(tmp_path)
     out = tmp_path / "run"
     reference = kill.run("prepare", tmp_path, out)
     expected = kill.contents(out)
     assert set(expected) > {"prepare.json", "rejected.jsonl", "train/state.json"}
-    assert len(kill.durations(reference[0])) == 23  # 21 shards, of which one is not full, and the folder
+    assert len(kill.durations(reference[0])) == 18 + 2 + 1  # shards of 360 and 40 rows, and the folder
     for trial, mode in enumerate(("any time", "in a write", "any time", "in a write")):
         kill.shutil.rmtree(out)
         kill.run("prepare", tmp_path, out, kill.killing(random.Random(trial), mode, reference))

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false
-"""Figures are printed and stored, and both sides of a comparison compute the same. Speed is not tested."""
+"""Speed scripts: figures are printed and stored, and both sides compute the same. Speed is not tested."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_both_networks_are_the_same(training: ModuleType, capsys) -> None:
     assert found["gradient"] < 1e-5 and abs(found["losses"][0] - found["losses"][1]) < 1e-5
     with torch.no_grad():
         pair[0].net.blocks[1].attention.k_norm.bias[0] += 0.3
-    with pytest.raises(SystemExit, match="not the same"):
+    with pytest.raises(SystemExit, match="differ"):
         training.compare(pair, row, args)
 
 

@@ -1,4 +1,4 @@
-"""The stability laboratory, rehearsed: a few steps of a few cells, and the measures it goes by."""
+"""The stability study in small: a few steps of a few cells, and its measures."""
 
 import csv
 import math
@@ -167,7 +167,7 @@ def test_sensitivity(modules) -> None:
     def row(lr: float, loss: float) -> dict[str, str]:
         return {"lr": str(lr), "seed": "0", "loss": str(loss), "initial_loss": "8"}
 
-    losses = [5.0, 4.0, 6.0, 20.0, math.nan, 8.0, 6.0]  # above the start, or none at all, is as at the start
+    losses = [5.0, 4.0, 6.0, 20.0, math.nan, 8.0, 6.0]  # above the start, or NaN, counts as at the start
     rows = [row(lr, loss) for lr, loss in zip(grid.LEARNING_RATES, losses, strict=True)]
     sweep = modules["results"].Sweep(grid.PLAIN, grid.MIXED, rows)
     assert sweep.sensitivity(0) == pytest.approx((1 + 0 + 2 + 4 + 4 + 4 + 2) / 7)

@@ -1,4 +1,4 @@
-"""The benchmark of OpenMoji's pictures: what it trains on, and a run of a few steps."""
+"""The OpenMoji benchmark: its training data, and a run of a few steps."""
 
 import json
 from pathlib import Path

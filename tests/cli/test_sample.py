@@ -39,7 +39,7 @@ def test_sample_takes_texts_and_images_in_order(model_folder, photo_file, tmp_pa
     with Image.open(out / given[1]["file"]) as seen:
         assert seen.size == (48, 32)
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert "A &lt;red&gt; apple:" in page and 'src="image-1.png"' in page and "http" not in page
+    assert "A &lt;red&gt; apple:" in page and 'src="image-1.png"' in page and "://" not in page
     assert sorted(p.name for p in out.parent.iterdir()) == ["out"]
 
 

@@ -8,7 +8,7 @@ from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 
 @pytest.fixture
 def build() -> Callable[..., FusionLM]:
-    """A function that makes a tiny transformer for a vocabulary of 50 tokens, none of its weights special."""
+    """A function that builds a tiny transformer with 50 tokens and random weights, gains and biases."""
 
     def build(seed: int = 0, **fields) -> FusionLM:
         shape = {

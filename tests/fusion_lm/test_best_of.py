@@ -1,4 +1,4 @@
-"""The best of several continuations: the likeliest, or the one that goes best with its prompt both ways."""
+"""The best of several continuations: the likeliest, or the one that matches its prompt in both directions."""
 
 from typing import Any
 

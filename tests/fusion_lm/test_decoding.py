@@ -1,4 +1,4 @@
-"""Batches, the cache and guidance: what a row becomes is its own affair."""
+"""Batches, the cache and guidance: a row does not depend on the other rows."""
 
 import re
 
@@ -22,7 +22,7 @@ BOTH, GREEDY = {"text": TEXT, "image": IMAGE}, Sampling(0)
 
 
 def prompt(*parts: int | tuple[int, int], cut: int = 0) -> Tensor:
-    """A number is so many text tokens, a pair an image of that grid; less the last `cut`."""
+    """A number N is N text tokens, a pair an image of that grid; the last ``cut`` tokens are removed."""
     made: list[tuple[str, Tensor]] = []
     for part in parts:
         if isinstance(part, tuple):
@@ -85,16 +85,16 @@ def test_in_float64_a_batch_draws_what_its_rows_draw_alone(model: FusionLM, guid
     assert len({one.stop for one in together}) > 1 and len({len(one.tokens) for one in together}) > 2
 
 
-def test_one_seed_stands_for_those_that_follow_it(model: FusionLM) -> None:
+def test_one_seed_means_consecutive_seeds(model: FusionLM) -> None:
     rows = generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=4)
     same = generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=[4, 5, 6])
     assert [r.tokens.tolist() for r in rows] == [r.tokens.tolist() for r in same]
-    with pytest.raises(ValueError, match="there are 2 seeds for 3 prompts"):
+    with pytest.raises(ValueError, match="2 seeds for 3 prompts"):
         generate(model, VOCAB, PROMPTS[:3], max_new_tokens=20, seed=[4, 5])
 
 
-def test_neighbours_leave_every_bit_as_it_is(model: FusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At equal shape: rows of other content, in another state, that end at another time."""
+def test_neighbors_leave_every_bit_as_it_is(model: FusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At equal shape, with other rows that differ in content, state and end."""
     found = []
     for others in ([prompt(7), prompt(2, (1, 4))], [prompt((3, 3), cut=3), prompt(3)]):
         steps = logits_seen(model, monkeypatch)
@@ -122,7 +122,7 @@ def test_logits_of_a_batch_are_those_of_the_whole_row(
 
 
 def test_the_likelihood_is_that_of_the_legal_tokens(model: FusionLM) -> None:
-    """Where text alone is legal: log p among text, eos and begin_image, of the logits as they are."""
+    """Where only text is legal: log p among text, eos and begin_image, of the unchanged logits."""
     (result,) = generate(
         model, VOCAB, [prompt(3)], max_new_tokens=6, max_blocks=0, sampling=Sampling(3.0), seed=3
     )
@@ -135,7 +135,7 @@ def test_the_likelihood_is_that_of_the_legal_tokens(model: FusionLM) -> None:
     assert result.log_likelihood == pytest.approx(float(log_p.gather(1, chosen[:, None]).mean()), abs=1e-5)
 
 
-# guidance, against forward passes over what each branch is to see
+# guidance, compared with forward passes over what each branch must see
 
 
 def without_text(tokens: Tensor) -> Tensor:
@@ -222,8 +222,8 @@ def test_text_is_not_guided(model: FusionLM) -> None:
     [
         ((-1.0, None), None, "guidance text must be 0 or more, got -1.0"),
         ((1.0, float("inf")), None, "guidance image must be 0 or more, got inf"),
-        ((2.0, None), [9, 9], "negative must be the beginning of a document, without an image"),
-        ((2.0, None), [0, 3], "negative must be the beginning of a document, without an image"),
+        ((2.0, None), [9, 9], "negative must be the beginning of a document without images"),
+        ((2.0, None), [0, 3], "negative must be the beginning of a document without images"),
         ((2.0, None), [0, *[9] * 60], "image: 8 prompt tokens leave 3;"),
     ],
 )
@@ -249,7 +249,7 @@ def test_penalized_logits() -> None:
 
 
 def test_a_penalty_keeps_text_from_coming_again(model: FusionLM) -> None:
-    """So strong that every text token comes once before one comes twice; codes come as they would."""
+    """So strong that every text token comes once before one comes twice; codes do not change."""
     text = Sampling(temperature=0, repetition_penalty=1e6)
     (result,) = generate(
         model, VOCAB, [prompt(2)], max_new_tokens=3, then="text", max_blocks=0, sampling={"text": text}

@@ -1,4 +1,4 @@
-"""Prompts at the edges: nothing, images alone, a hundred of them, a context that is full."""
+"""Extreme prompts: empty, only images, a hundred images, a full context."""
 
 import pytest
 import torch
@@ -28,12 +28,12 @@ def images(count: int, grid: tuple[int, int] = (1, 1)) -> Tensor:
 
 
 def text(length: int) -> Tensor:
-    """A prompt of so many tokens, bos among them."""
+    """A prompt of N tokens, including bos."""
     return torch.tensor([VOCAB.bos, *[9] * (length - 1)])
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES, ids=str)
-def test_a_hundred_images_stand_in_a_prompt(model: FusionLM, guidance: Guidance) -> None:
+def test_a_prompt_with_a_hundred_images(model: FusionLM, guidance: Guidance) -> None:
     prompts = [images(100), text(1), images(1, (4, 4)), images(100)[:-2]]
     results = generate(model, VOCAB, prompts, max_new_tokens=40, seed=3, guidance=guidance)
     for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
@@ -68,7 +68,7 @@ def test_a_hundred_images_are_drawn(model: FusionLM, guidance: Guidance) -> None
 
 @pytest.mark.parametrize("guidance", GUIDANCES, ids=str)
 def test_the_last_token_of_the_context(model: FusionLM, guidance: Guidance) -> None:
-    """A prompt that leaves one token gets one; beside a row that has all the room."""
+    """A prompt that leaves one token gets one, in a batch with a row that has more room."""
     prompts = [text(CONTEXT - 1), text(1)]
     full, _ = generate(model, VOCAB, prompts, max_new_tokens=50, seed=2, guidance=guidance)
     assert len(full.tokens) == CONTEXT and full.stop in ("context", "eos")
@@ -80,7 +80,7 @@ def test_the_last_token_of_the_context(model: FusionLM, guidance: Guidance) -> N
 
 
 def test_an_image_that_ends_with_the_context(model: FusionLM) -> None:
-    """It is finished with the last token that there is, and one token less is refused."""
+    """It is finished with the last token of the context; one token less is an error."""
     unfinished = images(1, (4, 4))[:-6]  # five codes and end_image are missing
     for spare, fits in ((6, True), (5, False)):
         prompt = torch.cat([text(CONTEXT - spare - len(unfinished) + 1), unfinished[1:]])

@@ -20,7 +20,7 @@ GREEDY = Sampling(temperature=0)
 # bos 0, eos 1, pad 2, begin_image 3, end_image 4, then "1" to "4" at 5..8, text at 9..13, codes at 14..16
 GRIDS = SharedVocab.build(text=(6, (0,)), codebook_size=3, max_grid=4)
 FIXED = SharedVocab.build(text=(6, (0,)), codebook_size=3, fixed_grid=(2, 3), scan="columns")
-# Codes in front and in two pieces, text in two pieces, tokens without a role, as in the layouts of others.
+# Codes first and in two ranges, text in two ranges, unused tokens: a layout that another project may have.
 TEXTS = Modality("text", (Range(5, 1, 2), Range(12, 3, 3)))
 CODES, LAYOUT = (Range(0, 0, 2), Range(7, 2, 2)), Layout(17, 2, Numbers(21, 3))
 MIXED = SharedVocab(24, bos=20, eos=9, pad=11, modalities=(TEXTS, Modality("image", CODES, LAYOUT)))
@@ -49,7 +49,6 @@ class Scripted(FusionLM):
         return self
 
     def seek(self, lengths: Tensor) -> None:
-        """What the cache is told."""
         self.filled = lengths.tolist()
 
     def forward(self, inputs: Any, *, at: Tensor | None = None, **kwargs: Any) -> Tensor:
@@ -61,7 +60,7 @@ class Scripted(FusionLM):
 
 
 def wants(*tokens: int, size: int, by: float = 1e6) -> Callable[[Tensor], Tensor]:
-    """A rule that has eyes for `tokens` alone, the first of them most."""
+    """A rule that prefers ``tokens``, the first of them most."""
     logits = torch.zeros(size)
     for rank, token in enumerate(reversed(tokens), start=1):
         logits[token] = by * rank
@@ -74,7 +73,7 @@ def at_random(size: int, seed: int, scale: float = 5.0) -> Callable[[Tensor], Te
 
 
 def tokens_of(vocab: SharedVocab, *parts: int | tuple[int, ...], eos: bool = False, cut: int = 0) -> Tensor:
-    """A document: a number is so many text tokens, a pair an image of that grid; less its last `cut`."""
+    """A document: N is N text tokens, a pair an image of that grid; the last ``cut`` tokens are removed."""
     ids = torch.tensor([i for r in vocab["text"].ranges for i in range(r.id, r.id + r.count)])
     made: list[tuple[str, Tensor]] = []
     for part in parts:
@@ -98,11 +97,11 @@ def grids_of(tokens: Tensor, vocab: SharedVocab) -> list[tuple[int, ...]]:
     return [tuple(part.values.shape[:2]) for part in split(tokens, vocab) if part.kind == "image"]
 
 
-# the grammar, against another one: a token is legal when the document can still be finished behind it
+# the grammar, compared with another one: a token is legal if the document can still be finished after it
 
 
 def finishable(tokens: list[int], vocab: SharedVocab, limit: int) -> bool:
-    """Whether a document of at most `limit` tokens, none of its images cut short, begins with `tokens`."""
+    """Whether a document of at most ``limit`` tokens, with complete images, begins with ``tokens``."""
     stream = torch.tensor(tokens)
     try:
         split(stream, vocab)
@@ -168,12 +167,12 @@ def test_what_may_come_next_is_what_can_be_finished(vocab: SharedVocab) -> None:
     assert len(everything) >= with_roles + 3 + min(number, 3)
 
 
-# sampled documents, whatever the model would rather write
+# sampled documents, whatever the model prefers
 
 
 @dataclass
 class Case:
-    """One call of `generate`, made by dice."""
+    """One call of ``generate`` with random arguments."""
 
     vocab: SharedVocab
     context: int
@@ -242,13 +241,13 @@ def test_every_sampled_document_parses(vocab: SharedVocab) -> None:
 
 
 def check(result: Generated, prompt: Tensor, made: Case) -> None:
-    """Everything that is promised of one row."""
+    """Check all guarantees for one row."""
     vocab, o = made.vocab, made.options
     tokens, length = result.tokens, result.prompt_length
     new = tokens[length:]
     assert length == len(prompt) and torch.equal(tokens[:length], prompt) and tokens.dtype == torch.int64
     assert 1 <= len(new) <= o["max_new_tokens"] and len(tokens) <= made.context
-    grids = grids_of(tokens, vocab)  # raises where the document is none, or cut short
+    grids = grids_of(tokens, vocab)  # raises if this is not a document, or one is cut short
     assert not ((new == vocab.bos) | (new == vocab.pad)).any()
     assert not (new[:-1] == vocab.eos).any()
 
@@ -278,7 +277,7 @@ def check(result: Generated, prompt: Tensor, made: Case) -> None:
                                             (12, (4, 2)), (20, (4, 4)), (30, (4, 4))])  # fmt: skip
 @pytest.mark.parametrize("by", ["context", "max_new_tokens"])
 def test_the_largest_image_that_fits_is_begun(room: int, grid: tuple[int, int], by: str) -> None:
-    """Nor is the grammar stricter than it must be: an image may end with the last token that there is."""
+    """The grammar is not stricter than necessary: an image may end with the last token of the context."""
     prompt = tokens_of(GRIDS, 2)
     rule = wants(3, 8, 7, 6, 5, size=GRIDS.size)
     model = Scripted(GRIDS, len(prompt) + room if by == "context" else 100, rule)
@@ -320,7 +319,7 @@ def test_a_fixed_grid_of_the_call_leaves_the_images_of_the_prompt_alone() -> Non
 
 
 def test_an_even_model_writes_everything() -> None:
-    """The grammar takes nothing away that is legal: every token with a role turns up."""
+    """The grammar allows everything that is legal: every token with a role occurs."""
     model = Scripted(GRIDS, 200, lambda seen: torch.zeros(GRIDS.size))
     results = generate(model, GRIDS, [tokens_of(GRIDS)] * 40, max_new_tokens=60)
     seen = set(torch.cat([r.tokens[r.prompt_length :] for r in results]).tolist())
@@ -423,7 +422,7 @@ def test_the_model_is_left_as_it_was(model: FusionLM) -> None:
     assert result.tokens.device.type == "cpu"
 
 
-def test_progress_is_told(model: FusionLM) -> None:
+def test_progress_is_reported(model: FusionLM) -> None:
     steps: list[tuple[int, int]] = []
     generate(model, GRIDS, PROMPTS[:2], max_new_tokens=12, max_blocks=0, then="text",
              progress=lambda *step: steps.append(step))  # fmt: skip

@@ -34,7 +34,7 @@ def images_of(tokens: Tensor, vocab: SharedVocab) -> list[Tensor]:
 
 
 def prompts_of(vocab: SharedVocab) -> list[Tensor]:
-    """Text, and images cut short after every number of codes, so that the rows stand in different slots."""
+    """Text, and images cut short after every number of codes, so that the rows are in different slots."""
     n = vocab["image"].slots
     words = "text", torch.tensor([1, 2, 3])
     begun = interleave([words, image(n, 2, 3)], vocab, eos=False)
@@ -56,9 +56,7 @@ def test_generated_images_can_be_decoded(build, n: int, fixed: bool) -> None:
         results = generate(model, vocab, prompts, max_new_tokens=40, seed=n, **options)
         seen = 0
         for prompt, result in zip(prompts, results):
-            images = images_of(
-                result.tokens, vocab
-            )  # raises where a code stands in another slot than its own
+            images = images_of(result.tokens, vocab)  # raises if a code is in the wrong slot
             assert images or options["then"] == "any"
             assert all(codes.ndim == (2 if n == 1 else 3) and int(codes.max()) < K for codes in images)
             lengths = written * len(images) + sum(codes.numel() for codes in images)

@@ -1,4 +1,4 @@
-"""A region drawn again: the rest stays, and the likeliest drawing comes first."""
+"""Redrawing a region: the rest stays, and the likeliest drawing comes first."""
 
 import re
 from typing import Any
@@ -42,7 +42,7 @@ def test_codes_outside_of_the_region_stay(model: Model) -> None:
     assert len({tuple(d.codes[touched].flatten().tolist()) for d in drawings}) > 1
 
 
-def test_the_likelihood_is_that_of_the_region_and_of_what_stands_behind(model: Model) -> None:
+def test_the_likelihood_is_that_of_the_region_and_of_the_codes_after_it(model: Model) -> None:
     """Against one forward pass over each drawing; the best one comes first."""
     drawings = infill(model, ["ab", PICTURE], BOX, candidates=5, seed=7)
     found = [d.log_likelihood for d in drawings]

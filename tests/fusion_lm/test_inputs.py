@@ -26,7 +26,7 @@ def logits_of(model, inputs: Inputs | Tensor, **kwargs) -> Tensor:
 
 @pytest.mark.parametrize("documents", [None, DOCUMENTS], ids=["rows", "packed"])
 def test_the_embeddings_themselves_are_features(build, documents: Tensor | None) -> None:
-    """In a place the token does not matter, but what replaces its embedding."""
+    """In a replaced place, only the feature matters, not the token."""
     model = build()
     features = model.embedding.weight[TOKENS[PLACES]]
     elsewhere = TOKENS.masked_fill(PLACES, 7)
@@ -99,7 +99,7 @@ def test_only_differences_of_positions_matter(build, documents: Tensor | None) -
 
 @pytest.mark.parametrize("scale", [1, 3])
 def test_slots_of_a_cache_are_not_positions(build, scale: int) -> None:
-    """A continuation keeps the positions it is given; without, they are its slots."""
+    """A continuation uses given positions; by default they are its slots."""
     model = build().double()
     positions = (scale * torch.arange(14)).expand(1, 3, 14)
     whole = logits_of(model, Inputs(TOKENS, positions=positions))

@@ -1,4 +1,4 @@
-"""Blocks by themselves: causal, bidirectional and mixed attention beside plain float64 PyTorch."""
+"""Single blocks: causal, bidirectional and mixed attention compared with plain float64 PyTorch."""
 # pyright: reportIndexIssue=false
 
 import math

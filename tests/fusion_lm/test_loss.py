@@ -23,7 +23,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def modality_of(targets: Tensor) -> Tensor:
-    """The modality of each target (B, T), -1 where nothing is learned."""
+    """The modality of each target (B, T), -1 at ignored positions."""
     return torch.where(targets == IGNORE, -1, TABLE.of_token[targets.clamp(min=0)])
 
 
@@ -91,13 +91,13 @@ def test_means_run_over_tokens_not_rows() -> None:
     torch.testing.assert_close(
         terms.cross_entropy.double(), (7 * rows[0] + 4 * rows[1]) / 11, atol=1e-6, rtol=0
     )
-    # rows of nothing, and the way that tokens are laid out in rows, change nothing
+    # empty rows, and the arrangement of tokens in rows, make no difference
     again = loss(logits[:2].reshape(1, 14, V), targets[:2].reshape(1, 14))
     torch.testing.assert_close(again.cross_entropy, terms.cross_entropy)
     torch.testing.assert_close(again.z, terms.z)
 
 
-def test_z_is_the_mean_square_of_the_counted_normalisers() -> None:
+def test_z_is_the_mean_square_of_the_counted_normalizers() -> None:
     logits, targets = batch()
     squares = [
         float(logits[b, t].exp().sum().log() ** 2)

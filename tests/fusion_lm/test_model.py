@@ -32,7 +32,7 @@ def logits_of(model: FusionLM, tokens: Tensor, documents: Tensor | None = None, 
     return logits
 
 
-# an outside witness: the same network in a few plain lines, one head and one document at a time
+# an independent implementation: the same network in a few plain lines, one head and one document at a time
 
 
 def reference(model: FusionLM, tokens: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ def test_how_documents_are_packed_does_not_matter(build) -> None:
 
 
 def test_positions_restart_at_each_document(build) -> None:
-    """Rotary attention sees differences of positions only: so the tables are looked at, not the logits."""
+    """Rotary attention depends only on differences of positions, so this checks the tables."""
     seen: list[Context] = []
     model = build()
     model.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))

@@ -81,9 +81,9 @@ def test_draws_have_the_probabilities_of_the_softmax() -> None:
         ({"temperature": -0.1}, "temperature must be 0 or more, got -0.1"),
         ({"temperature": float("nan")}, "temperature must be 0 or more, got nan"),
         ({"top_k": -1}, "top_k must be 0 (off) or more, got -1"),
-        ({"top_p": 0.0}, "top_p must lie in (0, 1], got 0.0"),
-        ({"top_p": 1.1}, "top_p must lie in (0, 1], got 1.1"),
-        ({"min_p": 1.5}, "min_p must lie in [0, 1], got 1.5"),
+        ({"top_p": 0.0}, "top_p must be in (0, 1], got 0.0"),
+        ({"top_p": 1.1}, "top_p must be in (0, 1], got 1.1"),
+        ({"min_p": 1.5}, "min_p must be in [0, 1], got 1.5"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be positive, got 0.0"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 from PIL import Image, ImageChops
 
 from earlyfusion.fusion_lm.folder import Model, load_model
-from earlyfusion.fusion_lm.generate import GOING, LENGTH, generate
+from earlyfusion.fusion_lm.generate import LENGTH, RUNNING, generate
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.fusion_lm.stream import (
     Event,
@@ -39,7 +39,7 @@ def model(model_folder) -> Model:
 def wholes(
     model: Model, **options
 ) -> tuple[list[list[str | Image.Image]], list[tuple[str, tuple[int, ...]]]]:
-    """What `generate` writes, decoded at once, and each row's reason to stop and tokens."""
+    """The decoded result of ``generate``, and each row's stop reason and tokens."""
     tokenizer = model.tokenizer
     results = generate(
         model.lm, tokenizer.vocab, tokenizer.encode_many(PROMPTS, eos=False), **OPTIONS | options
@@ -78,7 +78,7 @@ def test_streamed_is_whole(model: Model, options: dict, images: int) -> None:
     assert sum(isinstance(e, TextDelta) for e in events) > 20 or options.get("stop_after")
 
 
-def test_an_image_is_told_from_its_size_to_its_end(model: Model) -> None:
+def test_the_events_of_an_image(model: Model) -> None:
     events = list(
         stream(model, PROMPTS[1:2], then="image", stop_after="image", shapes={"image": (3, 2)}, seed=1)
     )
@@ -117,7 +117,7 @@ def test_characters_come_whole(model: Model) -> None:
             deltas = [
                 e.text
                 for n, token in enumerate(vocab.to_tokens("text", torch.tensor(ids[:cut])).tolist(), start=1)
-                for e in row.take(token, LENGTH if n == cut else GOING)
+                for e in row.take(token, LENGTH if n == cut else RUNNING)
                 if isinstance(e, TextDelta)
             ]
             assert "".join(deltas) == text.decode(ids[:cut])

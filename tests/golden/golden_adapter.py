@@ -127,7 +127,7 @@ def slots(vocab: Any, tokens: Any) -> Any:
 
 
 def size_tokens(vocab: Any) -> list[int]:
-    """The tokens that stand for numbers of rows and columns."""
+    """The tokens for numbers of rows and columns."""
     numbers = vocab.layout("image").numbers if rebuilt() else vocab.grid
     return [] if numbers is None else list(range(numbers.start, numbers.start + numbers.count))
 

@@ -1,4 +1,4 @@
-"""Small folders and checkpoints that an earlier commit wrote, and what is expected of them on any machine.
+"""Small folders and checkpoints from an earlier commit, and the results expected from them on any machine.
 
 ``expected`` is what a tree makes of them: token ids of given codes and texts, layouts of vocabularies,
 windows of prepared data. A rule encodes images instead of a network, whose rounding differs between CPUs.
@@ -25,7 +25,7 @@ from PIL import Image
 FOLDER = Path(__file__).with_name("fixtures")
 EXPECTED = Path(__file__).with_name("expected.json")
 CODES, CONTEXT = 16, 32
-"""Of the tiny model: its codebook, and its context in tokens."""
+"""Codebook size and context length of the tiny model."""
 LM = {"context_length": CONTEXT, "n_layers": 1, "width": 16, "n_heads": 2, "n_kv_heads": 1, "ffn_width": 16}
 LM_SETTINGS = {"lr": 1e-2, "max_steps": 4, "warmup_steps": 1}
 IMAGE = {"stem": 4, "channels": (8,), "res_blocks": 1, "codebook_size": CODES, "codebook_dim": 4}
@@ -356,7 +356,7 @@ def expected(work: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Convert to JSON and back."""
     return json.loads(json.dumps(value, default=_number))
 
 

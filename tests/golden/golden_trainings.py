@@ -17,7 +17,7 @@ from golden_parts import Part, Parts, digest, files_of, plain, tensors_of
 from golden_shards import write_pairs, write_talks, write_tokenizers
 
 STEPS = 30
-"""Of each training."""
+"""Steps of each training."""
 
 
 def trainings() -> Parts:

@@ -1,4 +1,4 @@
-"""The golden record: what a checkout of earlyfusion does, to compare with what another one does.
+"""The golden record: the behavior of a checkout of earlyfusion, to compare with another checkout.
 
     python tests/golden/record.py --tree ../before/earlyfusion --out records/old
     python tests/golden/record.py --tree . --out records/new
@@ -29,7 +29,7 @@ import numpy as np
 ABOUT = "about.json"
 SECTIONS = ("generation", "documents", "shards", "trainings", "chameleon", "commands")
 SHOWN = 3
-"""Differences that are printed of a part."""
+"""Most differences to print for a part."""
 
 
 def main() -> int:
@@ -51,7 +51,8 @@ def main() -> int:
     if unknown := [name for name in sections if name not in SECTIONS]:
         parser.error(f"unknown section {unknown[0]!r}, expected some of {', '.join(SECTIONS)}")
     if args.compare:
-        return compare(*args.compare, args.tolerance, sections)
+        a, b = args.compare
+        return compare(a, b, args.tolerance, sections)
     if args.section:
         return record_section(args.section, args.out)
     if args.tree is None or args.out is None:

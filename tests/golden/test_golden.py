@@ -1,4 +1,4 @@
-"""Files that an earlier commit wrote can be read, and given codes and texts become the same tokens as then.
+"""Files from an earlier commit can be read, and given codes and texts become the same tokens as then.
 
 That commit is named in expected.json (see make_fixtures.py). Nothing here depends on the machine: a rule
 turns images into codes. `record.py` compares everything else, on one machine.

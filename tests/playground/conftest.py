@@ -21,7 +21,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the curves of one training, and one beside it that is not shown."""
+    """A folder with the curves of one training; a second training beside it must not be shown."""
     root = tmp_path_factory.mktemp("trainings")
     lines = ["step,train/loss,train/z,train/text,train/image,telemetry/output_norm,telemetry/attention_logit"]
     lines += [

@@ -98,13 +98,13 @@ def test_runs_are_those_of_the_folder_alone(client: Any):
         (([{"text": "a" * 400}],), "256"),
     ],
 )
-def test_mistakes_are_told_in_a_line(client: Any, arguments: tuple[Any, ...], words: str):
+def test_mistakes_are_reported_in_a_line(client: Any, arguments: tuple[Any, ...], words: str):
     with pytest.raises(Exception, match=words):
         client.predict(*arguments, api_name="/compose")
 
 
 @pytest.mark.parametrize("token", [10**9, -1, 4432])
-def test_tokens_that_are_none_are_told(client: Any, token: int):
+def test_invalid_tokens_are_reported(client: Any, token: int):
     with pytest.raises(Exception, match=rf"{token}.*0\.\.4431"):
         client.predict([1, token], api_name="/inspect")
 
@@ -113,7 +113,7 @@ def test_tokens_that_are_none_are_told(client: Any, token: int):
 def test_what_looks_like_a_file_of_gradio_is_not_fetched(
     client: Any, path: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Gradio looks for its files in all that comes, whatever it is for."""
+    """Gradio searches all input for its files."""
     asked: list[str] = []
     httpx: Any = importlib.import_module("httpx")
     monkeypatch.setattr(httpx.AsyncClient, "get", lambda *args, **more: asked.append(path))

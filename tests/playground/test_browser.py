@@ -1,7 +1,7 @@
 """The page in a real browser: Debian's chromium, driven by Playwright.
 
-What the page shows comes when it comes: it is waited for (``expect``, ``wait_for_selector``), and looked at
-without waiting only where what was waited for brings it along.
+Content arrives at any time: tests wait for it (``expect``, ``wait_for_selector``), and check without waiting
+only what arrives together with content that they have waited for.
 """
 
 import base64
@@ -18,9 +18,9 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "playground" / "examples"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 SHOTS = os.environ.get("SCREENSHOTS")
-"""A folder to leave pictures of the page in."""
+"""A folder for screenshots of the page."""
 PATIENCE = 60_000
-"""Milliseconds that something may take on a machine that is busy with other things."""
+"""Timeout in milliseconds, generous for busy machines."""
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(
@@ -37,7 +37,7 @@ CONTROLS = (
     "#then input",
     "#samples input[type=range]",
 )
-"""Gradio loads each kind of control by itself, and they come in any order."""
+"""Gradio loads each kind of control separately, in any order."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, address: str) -> Iterator[Open]:
-    """Opens the page as a new visitor; afterwards nobody may have met an error or left this machine."""
+    """Opens the page as a new visitor; afterwards checks for errors and for requests to other machines."""
     contexts, troubles = [], []
 
     def opened(**options: Any) -> Any:
@@ -80,7 +80,7 @@ def visit(browser: Any, address: str) -> Iterator[Open]:
 
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers come slowly enough to be watched, however busy the browser is."""
+    """Slows answers down, so that a busy browser sees every stage."""
     from earlyfusion.playground import api
 
     composed = api.composed
@@ -105,7 +105,7 @@ def generate(page: Any) -> None:
 
 
 def watch_answer(page: Any) -> None:
-    """Keep what the answer shows each time that it changes."""
+    """Record the answer at every change."""
     page.evaluate(
         """() => { window.seen = [];
         const look = () => { const a = document.querySelector('#answer');
@@ -123,7 +123,7 @@ def prompt_of(page: Any) -> list[dict[str, str]]:
 
 
 def wait_for_prompt(page: Any, *kinds: str) -> None:
-    """Until the prompt holds segments of these kinds in this order."""
+    """Wait until the prompt holds segments of these kinds in this order."""
     page.wait_for_function(
         f"kinds => {PROMPT}.map(s => Object.keys(s)[0]).join() === kinds", arg=",".join(kinds)
     )
@@ -152,7 +152,7 @@ def test_an_uploaded_picture_gets_a_mixed_answer_that_streams_in(visit: Open, sl
     shot(page, "compose")
 
 
-def test_several_samples_stand_side_by_side_and_the_picture_is_named(visit: Open):
+def test_several_samples_are_shown_side_by_side_and_the_picture_is_named(visit: Open):
     page = visit()
     page.click("#compose-prompt button:has-text('what is this?')")
     page.fill("#samples input[type=number]", "3")
@@ -216,7 +216,7 @@ def test_a_scan_is_reconstructed_and_read(visit: Open):
     shot(page, "reconstruct")
 
 
-def test_a_run_is_shown_and_goes_on_by_itself(visit: Open, runs: Path):
+def test_a_run_is_shown_and_updates_by_itself(visit: Open, runs: Path):
     page = visit()
     page.click("role=tab[name=Runs]")
     page.wait_for_selector("#curves svg")
@@ -239,7 +239,7 @@ def test_broken_and_large_uploads_and_other_files_get_a_message(visit: Open, tmp
     text.write_text("no picture")
     odd = tmp_path / "..%2f..%2fetc%2fpasswd.png"
     odd.write_bytes((EXAMPLES / "drawing.png").read_bytes())
-    for file, words in ((broken, "broken"), (large, "10 MB"), (text, "notes.txt")):
+    for file, words in ((broken, "damaged"), (large, "10 MB"), (text, "notes.txt")):
         page.set_input_files("#compose-prompt input[type=file]", str(file))
         page.wait_for_selector(f"#compose-prompt .said-by-page:has-text('{words}')")
         expect(page.locator("#compose-prompt .prompt img")).to_have_count(0)

@@ -26,7 +26,7 @@ def stored(image: Image.Image, kind: str = "PNG") -> bytes:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A small file that says it holds so many pixels."""
+    """A small file whose header claims ``width`` x ``height`` pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

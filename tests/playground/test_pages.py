@@ -1,4 +1,4 @@
-"""What the page shows: everything that is not ours is escaped, and differences are marked where they are."""
+"""HTML of the page: foreign text is escaped, and differences are marked."""
 
 import re
 from html import unescape

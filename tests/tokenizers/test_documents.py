@@ -45,8 +45,8 @@ def test_a_fixed_grid_is_not_written() -> None:
     assert same(split(tokens, FIXED), [image(WIDE)])
 
 
-def test_the_codes_of_a_position_stand_together_in_slot_order() -> None:
-    """The layout that the module's docstring tells."""
+def test_the_codes_of_a_position_are_adjacent_in_slot_order() -> None:
+    """The example in the docstring of ``layout``."""
     codes = torch.stack([WIDE, torch.tensor([[3, 3, 3], [0, 1, 2]])], dim=-1)  # (2, 3, 2)
     by_rows = [0, 3, 6, 7, 18, 29, 19, 29, 20, 29, 25, 26, 24, 27, 23, 28, 4, 1]
     by_columns = [0, 3, 6, 7, 18, 29, 25, 26, 19, 29, 24, 27, 20, 29, 23, 28, 4, 1]

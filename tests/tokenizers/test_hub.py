@@ -1,4 +1,4 @@
-"""Folders of the Hub, without a network: from its cache, and uploads into a folder."""
+"""Folders of the Hub, without a network: downloads come from its cache, uploads go to a folder."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_folder_is_taken_before_the_hub(cache: Path, tmp_path: Path, monkeypat
     assert local_folder("somebody/model", ("*.json",)) == cache
     Path("somebody/model").mkdir(parents=True)
     assert local_folder("somebody/model") == Path("somebody/model")
-    assert local_folder("nowhere") == Path("nowhere")  # no name of the Hub: the reader says what is missing
+    assert local_folder("nowhere") == Path("nowhere")  # not a Hub name: the reader reports it
     assert local_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
 
 

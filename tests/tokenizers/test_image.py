@@ -22,7 +22,7 @@ SEVERAL: dict[str, dict] = {
 
 
 def build(*, ready: bool = True, **fields) -> ImageTokenizer:
-    """An untrained tokenizer of 8 x 8 pixels and 16 codes; `ready`: its codebook lies among its latents."""
+    """An untrained tokenizer of 8 x 8 pixels, 16 codes; ``ready``: its codebook is fitted to its latents."""
     settings = {"stem": 4, "channels": (8, 16), "res_blocks": 1, "codebook_size": K, "codebook_dim": 4}
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -33,20 +33,20 @@ def build(*, ready: bool = True, **fields) -> ImageTokenizer:
 
 
 def noise(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Images of random pixels, each with a colour of its own."""
+    """Images of random pixels, each with a different mean color."""
     generator = torch.Generator().manual_seed(seed)
-    colour = torch.rand(batch, 3, 1, 1, generator=generator) * 2 - 1
-    return (colour + 0.5 * torch.randn(batch, 3, height, width, generator=generator)).clamp(-1, 1)
+    color = torch.rand(batch, 3, 1, 1, generator=generator) * 2 - 1
+    return (color + 0.5 * torch.randn(batch, 3, height, width, generator=generator)).clamp(-1, 1)
 
 
 def flat(tokenizer: ImageTokenizer, images: Tensor) -> Tensor:
-    """Latents (N, D) of `images`."""
+    """Latents (N, D) of ``images``."""
     with torch.no_grad():
         return tokenizer.latents(images).movedim(1, -1).flatten(0, 2)
 
 
 def vectors(tokenizer: ImageTokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents (N, D) of `images` and the codebook vectors (N, D) that stand for them."""
+    """Latents (N, D) of ``images``, and the vectors (N, D) of their codes."""
     return flat(tokenizer, images), tokenizer.codebook[tokenizer.encode(images).flatten()]
 
 
@@ -86,7 +86,7 @@ def test_decoded_images_stay_in_range() -> None:
 
 
 def test_encoding_and_decoding_are_functions() -> None:
-    """The same input gives the same output to the bit, in training mode too, and neither changes a weight."""
+    """The same input gives bit-identical output, in training mode too, and no weight changes."""
     tokenizer = build().train()
     before = {name: tensor.clone() for name, tensor in tokenizer.state_dict().items()}
     images = noise(2, 16, 24)
@@ -127,7 +127,7 @@ def test_codes_are_the_nearest_vectors(quantizer: str) -> None:
     else:
         nearest = (latents[:, None] - tokenizer.codebook[None]).square().sum(-1).argmin(1)
     assert torch.equal(codes.flatten(), nearest)
-    # and the quantiser of the training step agrees
+    # and the quantizer of the training step agrees
     output = tokenizer(images)
     assert output.codes is not None and torch.equal(output.codes, codes)
     torch.testing.assert_close(output.images.clamp(-1, 1), tokenizer.decode(codes))
@@ -197,7 +197,7 @@ def test_several_codes_per_position(kind: str) -> None:
 
 
 def test_what_is_far_away_changes_no_code_with_layer_norm() -> None:
-    """Normalised position by position, a code depends on its neighbourhood alone."""
+    """With norms per position, a code depends only on its neighborhood."""
     images = noise(1, 32, 160)
     other = images.clone()
     other[..., 128:] = -images[..., 128:]
@@ -247,7 +247,7 @@ def test_k_means_makes_a_better_codebook(quantizer: str) -> None:
     book = tokenizer.quantizer.slots[0]._codebook
     torch.testing.assert_close(book.embed_avg, book.embed * book.cluster_size[..., None])
     assert float(book.cluster_size.mean()) == pytest.approx(1, abs=0.01)
-    tokenizer.train()(images)  # the moving averages go on from there, without a jump
+    tokenizer.train()(images)  # the moving averages continue without a jump
     assert error(tokenizer, images) < 1.1 * ready
 
 
@@ -308,7 +308,7 @@ def test_gradients_pass_the_codebook(quantizer: str) -> None:
     book = tokenizer.codebook.clone()
     output = tokenizer(images)
     assert output.codes is not None and output.codes.shape == (2, 2, 2)
-    # what is decoded are the codes themselves: only the gradient takes another way
+    # the decoder gets the vectors of the codes themselves: only the gradient differs
     torch.testing.assert_close(
         output.images, tokenizer.decoder(book[output.codes].movedim(-1, 1)), atol=1e-5, rtol=1e-4
     )

@@ -1,4 +1,4 @@
-"""Hyper-parameters of the image tokenizer: what is refused, what follows from them, older files."""
+"""Hyper-parameters of the image tokenizer: invalid values, derived values, older files."""
 
 import json
 import math
@@ -82,7 +82,7 @@ def test_json_gives_the_same_config_back() -> None:
 
 @pytest.mark.parametrize(("cosine", "kind"), [(True, "cosine"), (False, "vq")])
 def test_the_fields_of_earlier_versions(cosine: bool, kind: str) -> None:
-    """`cosine` became a kind of quantizer; GroupNorm was the only norm."""
+    """``cosine`` became a kind of quantizer; GroupNorm was the only norm."""
     assert upgrade({"stem": 4, "cosine": cosine}) == {"stem": 4, "norm": "group", "quantizer": kind}
     today = {"stem": 4, "norm": "layer", "quantizer": "simvq"}
     assert upgrade(dict(today)) == today

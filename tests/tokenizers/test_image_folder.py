@@ -1,5 +1,5 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
-"""Folders of the image tokenizer: what is written, what comes back, what is refused, older versions."""
+"""Folders of the image tokenizer: saving, loading, invalid files, older versions."""
 
 import json
 import re
@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def build(kind: str = "cosine", **fields: Any) -> ImageTokenizer:
-    """An untrained tokenizer of 8 x 8 pixels and 16 codes, whose codebook lies among its latents."""
+    """An untrained tokenizer of 8 x 8 pixels and 16 codes, whose codebook is fitted to its latents."""
     settings = {"stem": 4, "channels": (8, 16), "res_blocks": 1, "codebook_size": K, "codebook_dim": 4}
     settings |= {"quantizer": kind.split()[0], **KINDS[kind], **fields}
     with torch.random.fork_rng():
@@ -40,10 +40,10 @@ def build(kind: str = "cosine", **fields: Any) -> ImageTokenizer:
 
 
 def noise(batch: int, height: int, width: int) -> Tensor:
-    """Images of random pixels, each with a colour of its own."""
+    """Images of random pixels, each with a different mean color."""
     generator = torch.Generator().manual_seed(0)
-    colour = torch.rand(batch, 3, 1, 1, generator=generator) * 2 - 1
-    return (colour + 0.5 * torch.randn(batch, 3, height, width, generator=generator)).clamp(-1, 1)
+    color = torch.rand(batch, 3, 1, 1, generator=generator) * 2 - 1
+    return (color + 0.5 * torch.randn(batch, 3, height, width, generator=generator)).clamp(-1, 1)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **values) -> None:
-    """Change fields of the folder's config.json; None takes one away."""
+    """Change fields of the folder's config.json; None removes one."""
     path = folder / "config.json"
     config = {**json.loads(path.read_text()), **values}
     path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
@@ -65,7 +65,7 @@ def test_saving_and_loading_keeps_every_bit(kind: str, tmp_path: Path) -> None:
     tokenizer = build(kind).train()
     images = noise(2, 16, 24)
     with torch.no_grad():
-        for _ in range(3):  # so that the codebook's statistics are no round numbers
+        for _ in range(3):  # so that the codebook's statistics are not round numbers
             tokenizer(images)
     tokenizer.save(tmp_path / "new" / "tokenizer")
     tokenizer.save(str(tmp_path / "new" / "tokenizer"))  # over itself
@@ -84,7 +84,7 @@ def test_saving_and_loading_keeps_every_bit(kind: str, tmp_path: Path) -> None:
     assert torch.equal(loaded.encode(images), codes)
     assert torch.equal(loaded.decode(codes), tokenizer.decode(codes))
     generators = []
-    for one in (tokenizer, loaded):  # training goes on from the same place
+    for one in (tokenizer, loaded):  # training continues from the same state
         torch.manual_seed(0)
         one.train()(images)
         generators.append(one.codebook)
@@ -183,7 +183,7 @@ def test_a_failing_save_leaves_the_folder_alone(folder: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("kind", ["cosine", "vq"])
 def test_a_folder_of_an_earlier_version(kind: str, tmp_path: Path) -> None:
-    """With the field `cosine`, without those that came later, and with one quantizer that had no slots."""
+    """With the field ``cosine``, without newer fields, and with one quantizer without slots."""
     tokenizer = build(kind, norm="group")
     tokenizer.save(tmp_path)
     earlier = ("stem", "channels", "res_blocks", "codebook_size", "codebook_dim", "codebook_decay")

@@ -27,7 +27,7 @@ AWKWARD = [
 
 
 def random_text(rng: random.Random) -> str:
-    """Up to 40 characters, from all of Unicode and from its tricky corners."""
+    """Up to 40 characters, from all of Unicode and from special ranges."""
 
     def character() -> str:
         kind = rng.random()

@@ -14,7 +14,7 @@ from earlyfusion.tokenizers.vocab import SharedVocab
 # bos 0, eos 1, pad 2, begin 3, end 4; "1" to "3" at 5..7; text ids 0, 2, 3, 5 at 8..11; codes 0..3 at 12..15
 SMALL = SharedVocab.build(text=(6, (1, 4)), codebook_size=4, max_grid=3)
 
-# The layout of Meta's Chameleon: the codes stand among structure and text, and all images are 32 x 32 codes.
+# The layout of Meta's Chameleon: the codes are between structure and text; all images have 32 x 32 codes.
 CHAMELEON = SharedVocab(
     size=65536,
     bos=0,
@@ -26,7 +26,7 @@ CHAMELEON = SharedVocab(
     ),
 )
 
-# Two slots of three codes. In ODD, as others may have it: three ranges whose borders are not the slots'.
+# Two slots of three codes. ODD is an unusual layout: three ranges whose borders are not those of the slots.
 PAIRS = SharedVocab.build(text=(6, (1, 4)), codebook_size=3, max_grid=3, codes_per_position=2)
 STRUCTURE, TEXT, IMAGE = range(3)
 
@@ -286,7 +286,7 @@ def test_save_and_load(vocab: SharedVocab, tmp_path) -> None:
 
 
 def test_format_1_is_read(tmp_path) -> None:
-    """As earlier versions wrote it, with two modalities; the oldest had no scan and one code per position."""
+    """Earlier versions had two modalities; the oldest had no scan and one code per position."""
     value = {
         "format": 1,
         "size": 16,

@@ -228,6 +228,11 @@ def test_mistakes_are_one_line(options, message, tmp_path: Path, image_folder: P
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("command", "field"), [("lm", "data.path"), ("image-tokenizer", "data.train")])
+def test_a_missing_option_is_named(command: str, field: str, fails):
+    assert re.search(rf"{field}.*--{field}=", fails(command, "fit"))
+
+
 def test_samples_begin_with_a_modality(tmp_path: Path, image_folder: Path, prepared: Path, fails):
     command = overrides(CONFIGS / "lm_debug.yaml", image_folder, prepared, tmp_path)
     error = fails(*command, "--samples.then=imgae")

@@ -1,12 +1,12 @@
-"""What the image tokenizer does only because CPUs are slow. ``Conv`` is the door: ``nn.Conv2d`` elsewhere.
+"""Faster inference of the image tokenizer on CPUs, behind ``Conv``; elsewhere that is ``nn.Conv2d``.
 
 Two things slow a CPU down in a convolutional tokenizer. Direct 3 x 3 convolutions compute nine products where
 Winograd's algorithm (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308)
 needs about two; PyTorch ships it for float32 (NNPACK), but always prefers oneDNN. And CPUs without bfloat16
 instructions emulate that type, tens of times slower than float32.
 
-Nothing here changes a result by more than the rounding of float32, and nothing happens on a GPU, with
-gradients, under autocast or in ``torch.compile``.
+Results change by no more than the rounding of float32. Nothing changes on a GPU, with gradients, under
+autocast or in ``torch.compile``.
 """
 
 from functools import cache
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST_WINOGRAD = 400
-"""Positions from which Winograd is faster: each call transforms the weights again."""
+"""Fewest positions for which Winograd is faster: each call transforms the weights again."""
 LARGEST_WINOGRAD = 2**27
-"""Elements of the larger of input and output; NNPACK's workspace takes about 14 bytes for each."""
+"""Most elements of input or output for Winograd; NNPACK's workspace takes about 14 bytes for each."""
 
 
 class Conv(nn.Conv2d):
@@ -85,7 +85,7 @@ def _at_inference(x: Tensor) -> bool:
 
 @cache
 def _nnpack() -> bool:
-    available = getattr(torch, "_nnpack_available", None)  # also starts it
+    available = getattr(torch, "_nnpack_available", None)  # calling it also initializes NNPACK
     return (
         available is not None and hasattr(torch.ops.aten, "_nnpack_spatial_convolution") and bool(available())
     )

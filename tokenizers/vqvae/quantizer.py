@@ -1,6 +1,6 @@
-"""Quantizers: latents -> codes -> latents, through ``vector-quantize-pytorch``.
+"""Quantizers: latents -> codes -> latents. All kinds of ``vector-quantize-pytorch`` have one interface here.
 
-One interface for all kinds. A latent (latent_dim channels at one position) is split into ``groups`` parts,
+A latent (latent_dim channels at one position) is split into ``groups`` parts,
 each quantized by ``residual`` codebooks in turn, so that a position has n = groups * residual codes.
 Slot g * residual + r is code r of group g. The codes of every slot are 0..K-1.
 """
@@ -18,7 +18,7 @@ from ..image_config import ImageTokenizerConfig
 
 
 class Quantized(NamedTuple):
-    """What a training step needs of the quantizer."""
+    """The result of the quantizer's forward pass."""
 
     latents: Tensor
     """(B, latent_dim, h, w), with gradients to the input latents."""
@@ -127,7 +127,7 @@ class Quantizer(nn.Module):
 
         Args:
             latents: (N, latent_dim), N >= K.
-            iterations: Of k-means.
+            iterations: Iterations of k-means.
 
         Raises:
             ValueError: There are fewer latents than codes.

@@ -63,7 +63,7 @@ def from_state(
 
     Args:
         state: Name -> tensor.
-        where: What error messages call the state.
+        where: Name of the state in error messages.
         decoder_needed: Reject a state without a decoder.
         overrides: As in ``load_taming``.
 
@@ -217,8 +217,7 @@ def _config(state: State, where: str, quantizer: Any, decoder_needed: bool) -> I
     decoder = any(name.startswith("decoder.") for name in state)
     if decoder_needed and not decoder:
         raise ValueError(
-            f"{where} lacks the decoder (the Chameleon port of transformers omits it): use Meta's own "
-            "vqgan.ckpt"
+            f"{where} lacks the decoder (Chameleon in transformers does not have one): use Meta's vqgan.ckpt"
         )
 
     def shape(name: str) -> torch.Size:

@@ -2,7 +2,7 @@
 
 A network with norms per position (``norm="layer"``) and without attention is *local*: a code only depends on
 the pixels around it. Tiles that overlap by the receptive field then give exactly the codes and pixels of the
-whole page. GroupNorm and attention see the whole image, of which a tile is only a part: codes and pixels come
+whole page. GroupNorm and attention see the whole image, so with them codes and pixels of tiles only come
 close to those of the page, and the decoder blends overlapping tiles linearly to hide edges.
 """
 

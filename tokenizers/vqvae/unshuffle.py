@@ -1,8 +1,7 @@
 """The small network of the image tokenizer, whose stem is a pixel-unshuffle.
 
-Narrow convolutions at full resolution are what a CPU is slowest at. Here the first convolution already sees
-stem x stem pixels as channels. Residual blocks as in VQGAN (Esser et al., arXiv:2012.09841), without
-attention.
+A CPU is slowest at narrow convolutions at full resolution, so the first convolution sees stem x stem pixels
+as channels. Residual blocks as in VQGAN (Esser et al., arXiv:2012.09841), without attention.
 """
 
 import torch.nn.functional as F
@@ -19,7 +18,10 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def build_norm(kind: Norm, channels: int) -> nn.Module:
-    """GroupNorm has 8 groups of at least 2 channels: one channel of a 1 x 1 grid cannot be normalized."""
+    """LayerNorm per position, or GroupNorm with at most 8 groups.
+
+    A group has at least 2 channels, since one channel of a 1 x 1 grid cannot be normalized.
+    """
     return ChannelNorm(channels) if kind == "layer" else nn.GroupNorm(min(8, channels // 2), channels)
 
 

@@ -187,11 +187,11 @@ def conv3x3(width: int, out: int) -> Conv:
 
 
 def choose_convolutions(network: nn.Module, norm: Norm) -> bool:
-    """Let ``network`` use Winograd's algorithm, unless a page must be the sum of its tiles: its rounding
+    """Allow Winograd's algorithm in ``network``, unless a page must equal the sum of its tiles: its rounding
     differs between tiles.
 
     Returns:
-        Whether it may.
+        Whether it is allowed.
     """
     for layer in network.modules():
         if isinstance(layer, Conv):
@@ -200,7 +200,10 @@ def choose_convolutions(network: nn.Module, norm: Norm) -> bool:
 
 
 def build_norm(kind: Norm, channels: int) -> nn.Module:
-    """GroupNorm has taming's 32 groups, or fewer, of at least two channels, if 32 do not divide them."""
+    """LayerNorm per position, or GroupNorm with taming's 32 groups.
+
+    If 32 does not divide the channels, there are fewer groups, each of at least two channels.
+    """
     if kind == "layer":
         return ChannelNorm(channels, eps=EPS)
     fewer = (groups for groups in range(32, 0, -1) if channels % (2 * groups) == 0)

@@ -23,16 +23,16 @@ def validation_follows(trainer: L.Trainer) -> bool:
 
 
 def _rehearsal(trainer: Any) -> bool:
-    """Whether this is a fast_dev_run, which writes nothing."""
+    """Whether this is a ``fast_dev_run``, which writes nothing."""
     return bool(trainer.fast_dev_run)
 
 
 class Checkpoints(ModelCheckpoint):
-    """RUN/last.ckpt, by the clock or by steps, and at the end, by which a finished run is recognized.
+    """Writes RUN/last.ckpt every N seconds or steps, and at the end.
 
-    None is written while the run is in trouble (:func:`.divergence.trouble`), so that it always holds good
-    weights. If a validation follows the step, the checkpoint comes after it: a run that resumes would not
-    repeat it.
+    It always holds good weights: none is written while the run is in trouble (``divergence.trouble``).
+    If a validation follows the step, the checkpoint is written after it, since a resumed run does not repeat
+    it. The checkpoint at the end marks a finished run.
     """
 
     def __init__(self, seconds: float = 300.0, steps: int | None = None) -> None:
@@ -49,9 +49,9 @@ class Checkpoints(ModelCheckpoint):
             save_on_train_epoch_end=False,
         )
         self.last_good: tuple[str, int] | None = None
-        """The file to resume from, and its step; None before the first one."""
+        """The file to resume from and its step; None before the first checkpoint."""
         self._waits, self._waiting = False, False
-        """Whether a checkpoint now has to wait for the validation, and whether one does."""
+        """Whether a checkpoint must wait for the validation, and whether one is waiting."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.dirpath = str(Path(trainer.default_root_dir).absolute())
@@ -66,8 +66,8 @@ class Checkpoints(ModelCheckpoint):
         if self._last_global_step_saved == trainer.global_step or _rehearsal(trainer):
             return
         if reason := trouble(trainer):
-            kept = f"last.ckpt is of step {self.last_good[1]}" if self.last_good else "nothing was saved"
-            warnings.warn(f"the end of the training is not saved: {reason}; {kept}", stacklevel=2)
+            kept = f"last.ckpt has step {self.last_good[1]}" if self.last_good else "nothing was saved"
+            warnings.warn(f"the final weights are not saved: {reason}; {kept}", stacklevel=2)
         self.save_now(trainer)
 
     def on_train_batch_end(
@@ -95,7 +95,7 @@ class Checkpoints(ModelCheckpoint):
             super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        """Write beside the last one, then replace it: a run that is killed meanwhile keeps the last one."""
+        """Write a new file, then replace the last one, which survives if the run is killed meanwhile."""
         path = Path(filepath)
         new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
         if trainer.is_global_zero:
@@ -125,11 +125,11 @@ def remove(path: Path) -> None:
 
 class ModelFolder(Callback):
     """Writes RUN/model, whole or not at all, with every checkpoint and at the end, unless the run is in
-    trouble (:func:`.divergence.trouble`)."""
+    trouble (``divergence.trouble``)."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not _rehearsal(trainer):
-            clear_temporary(trainer.default_root_dir)  # of a run that was killed
+            clear_temporary(trainer.default_root_dir)  # left by a killed run
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
         self._write(trainer, pl_module)

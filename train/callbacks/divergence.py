@@ -1,5 +1,5 @@
-"""Training that goes wrong: steps whose gradient is not finite are skipped, and the training stops when they
-come in a row or when the loss stays above its best. The last good checkpoint is kept.
+"""Guards a training: skips steps with a non-finite gradient, and stops after several in a row or if the loss
+stays above its best. The last good checkpoint is kept.
 
 A LightningModule takes part with two attributes::
 
@@ -23,11 +23,11 @@ from torch import Tensor
 from ..loop.resume import MODEL
 
 RECENT = 5
-"""Steps of the short average of the loss: checkpoints look at it, since the long one is slow to notice."""
+"""Steps of the short average of the loss, for checkpoints; the long average reacts too slowly."""
 
 
 class Diverged(ValueError):
-    """A training that went wrong; the message says how, and what to do.
+    """A training went wrong; the message states how, and what to do.
 
     A ValueError, since the settings are to blame: the command prints it in one line.
     """
@@ -35,7 +35,7 @@ class Diverged(ValueError):
 
 @dataclass
 class Figures:
-    """State of :class:`Divergence`; plain numbers, stored in the checkpoints."""
+    """State of ``Divergence``; plain numbers, stored in the checkpoints."""
 
     skipped: int = 0
     """Skipped steps in total."""
@@ -44,21 +44,21 @@ class Figures:
     steps: int = 0
     """Steps in the averages."""
     average: float = 0.0
-    """Average of the loss, over all steps at first, then exponential."""
+    """Average of the loss: of all steps at first, then exponential."""
     recent: float = 0.0
     """The same over fewer steps."""
     best: float | None = None
-    """The lowest average, at first that of a run's first steps; None before them."""
+    """The lowest average; None before the first one."""
     best_step: int = 0
     above_since: int | None = None
-    """First step since which the average has been more than the tolerance above its best."""
+    """The step since which the average has been more than the tolerance above its best."""
 
 
 class Divergence(Callback):
     """Stops a training that diverges, and keeps its last good checkpoint.
 
-    The loss, ``last_loss`` of the LightningModule, stays on the device between two looks at it. Several ranks
-    see its mean over all of them, so that all stop together.
+    The loss, ``last_loss`` of the LightningModule, stays on the device between two checks. All ranks check
+    its mean over the ranks, so that all stop together.
     """
 
     def __init__(
@@ -71,14 +71,13 @@ class Divergence(Callback):
     ) -> None:
         """
         Args:
-            tolerance: How far the average of the loss may rise above its best, in nats per token. Batches
-                of different modalities differ by as much, averages over 50 of them by a tenth of it.
-            patience: Steps for which it may be further above before training stops.
-            max_skipped: Steps in a row with a gradient that is not finite at which training stops; each of
-                them is skipped.
-            window: Steps of the average (exponential, after as many steps).
-            every: Steps between two looks at a loss that is not on the CPU, each of which waits for the
-                device; the first losses are looked at one by one.
+            tolerance: Maximum rise of the average loss above its best, in nats per token. Single batches of
+                different modalities differ by about 1, averages over 50 batches by about 0.1.
+            patience: Steps above the tolerance before training stops.
+            max_skipped: Skipped steps in a row, each with a non-finite gradient, before training stops.
+            window: Length of the average of the loss in steps.
+            every: Steps between two checks of a loss on a GPU, each of which waits for the GPU; the first
+                losses are checked one by one.
         """
         super().__init__()
         if not tolerance > 0:
@@ -92,9 +91,9 @@ class Divergence(Callback):
         self.window, self.every = window, every
         self.figures = Figures()
         self._pending: Tensor | None = None
-        """(2,): sum and number of the losses since the last look."""
+        """(2,): sum and number of the losses since the last check."""
         self._looked, self._step = 0, 0
-        """The steps after which it last looked at the loss, and at the step itself."""
+        """The steps at which the loss, and the step itself, were last checked."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.figures, self._pending = Figures(), None
@@ -111,7 +110,7 @@ class Divergence(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Once per step of the optimizer, however many batches it accumulates.
+        """Check once per optimizer step, however many batches it accumulates.
 
         Raises:
             Diverged: Too many steps in a row were skipped, or the loss was too high for too long.
@@ -134,15 +133,15 @@ class Divergence(Callback):
             raise Diverged(f"the training stopped at step {self._step}: {reason}. {_advice(trainer)}")
         if figures.above_since is not None and self._step - figures.above_since >= self.patience:
             raise Diverged(
-                f"the training diverged: at step {self._step} {self._too_high()}, and has been since step "
+                f"the training diverged: at step {self._step} {self._too_high()}, since step "
                 f"{figures.above_since}. {_advice(trainer)}"
             )
 
     def trouble(self, trainer: L.Trainer) -> str:
-        """See the function :func:`trouble`."""
+        """See the module's ``trouble``."""
         self._look(trainer)
         if self.figures.streak:
-            return f"the gradient was not finite in the last {self.figures.streak} step(s)"
+            return f"the gradient was not finite in {self.figures.streak} step(s) in a row"
         return self._too_high()
 
     def _too_high(self) -> str:
@@ -151,17 +150,17 @@ class Divergence(Callback):
         if figures.best is None or high <= figures.best + self.tolerance:
             return ""
         return (
-            f"the loss is {high:.4g} nats, on average, more than {self.tolerance:g} above its best, "
-            f"{figures.best:.4g} at step {figures.best_step}"
+            f"the average loss is {high:.4g} nats, more than {self.tolerance:g} above its best "
+            f"({figures.best:.4g} at step {figures.best_step})"
         )
 
     def _add(self, loss: Tensor) -> None:
-        finite = loss.isfinite()  # one that is not belongs to a skipped step
+        finite = loss.isfinite()  # a non-finite loss belongs to a skipped step
         values = torch.stack([torch.where(finite, loss, 0.0), finite.float()])
         self._pending = values if self._pending is None else self._pending + values
 
     def _look(self, trainer: Any) -> None:
-        """Take the losses since the last look into the averages."""
+        """Add the losses since the last check to the averages."""
         steps = self._step - self._looked
         if self._pending is None or not steps:
             return
@@ -175,7 +174,7 @@ class Divergence(Callback):
         figures.recent += _share(steps, figures.steps, RECENT) * (mean - figures.recent)
         if figures.steps < self.window // 5:
             return
-        # The mean of a few batches may be low by chance: the first one counts, not the best of many.
+        # The mean of a few batches may be low by chance, so the first one counts, not the best of many.
         if figures.best is None or (figures.steps >= self.window // 2 and figures.average < figures.best):
             figures.best, figures.best_step = figures.average, self._step
         if figures.average <= figures.best + self.tolerance:
@@ -185,15 +184,15 @@ class Divergence(Callback):
 
 
 def trouble(trainer: Any) -> str:
-    """What is wrong with a run now, as a clause; empty if nothing is, or without a :class:`Divergence`.
+    """What is wrong with a run now, as a clause; empty if nothing is, or without a ``Divergence``.
 
-    A run in trouble writes no checkpoint. All ranks call it together.
+    A run in trouble writes no checkpoint. All ranks must call it.
     """
     return next((c.trouble(trainer) for c in trainer.callbacks if isinstance(c, Divergence)), "")
 
 
 def skipped_steps(trainer: Any) -> int:
-    """Steps that this run skipped so far, for its curves; 0 without a :class:`Divergence`."""
+    """Number of skipped steps so far, for the curves; 0 without a ``Divergence``."""
     return next((c.figures.skipped for c in trainer.callbacks if isinstance(c, Divergence)), 0)
 
 
@@ -207,11 +206,11 @@ def _advice(trainer: Any) -> str:
     settings = "a longer warm-up, qk_norm: layer, norm_placement: reordered or a larger z_loss_weight"
     good = next((c.last_good for c in trainer.callbacks if hasattr(c, "last_good")), None)
     if good is None:
-        return f"No checkpoint was written yet: train again with a lower lr, {settings}"
+        return f"There is no checkpoint yet: train again with a lower lr, {settings}"
     file, step = good
     model = Path(trainer.default_root_dir) / MODEL
     weights = f" (init_from: {model})" if model.is_dir() else ""
     return (
-        f"The last good checkpoint is {file}, of step {step}: continue from its weights in a new run with a "
-        f"lower lr{weights}, or train again with a lower lr, {settings}"
+        f"The last good checkpoint is {file} (step {step}): start a new run from its weights with a lower lr"
+        f"{weights}, or train again with a lower lr, {settings}"
     )

@@ -1,4 +1,4 @@
-"""Sheets of pictures that a training draws: RUN/NAME/step-N.png, and in TensorBoard."""
+"""Sheets of pictures that a training draws, as RUN/NAME/step-N.png and in TensorBoard."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -18,7 +18,7 @@ class Drawing(Callback, ABC):
 
     @abstractmethod
     def draw(self, trainer: L.Trainer, training: L.LightningModule) -> None:
-        """Draw what the network makes now; all ranks call it."""
+        """Draw a sheet with the current network; all ranks call it."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int

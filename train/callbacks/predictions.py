@@ -1,4 +1,4 @@
-"""What ``predict`` writes below RUN/predictions."""
+"""Writes the results of ``predict`` to RUN/predictions."""
 
 import json
 from abc import abstractmethod
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 
 class PredictionFiles(BasePredictionWriter):
-    """Writes lines of JSON, and perhaps files beside them, a batch at a time."""
+    """Writes JSON lines batch by batch; ``lines`` may write more files to ``folder``."""
 
     file = "predictions.jsonl"
 
@@ -21,7 +21,7 @@ class PredictionFiles(BasePredictionWriter):
 
     @abstractmethod
     def lines(self, prediction: Any) -> list[dict[str, Any]]:
-        """The lines for one batch of what ``predict_step`` returned."""
+        """The JSON lines for one batch that ``predict_step`` returned."""
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.folder = Path(trainer.default_root_dir) / "predictions"

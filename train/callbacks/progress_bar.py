@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 class StepBar(ProgressBar):
     """One bar over all steps of the training, with the time left and the latest figures.
 
-    If the output is not a terminal, a line every half minute.
+    If the output is not a terminal, it prints a line every half minute.
     """
 
     LINE_SECONDS = 30

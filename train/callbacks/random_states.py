@@ -1,4 +1,4 @@
-"""Random states in checkpoints."""
+"""Stores random states in checkpoints."""
 
 import random
 from typing import Any
@@ -26,7 +26,7 @@ class RandomStates(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loaded = state_dict  # until training begins: setting up draws numbers too
+        self._loaded = state_dict  # until training begins, since setup draws numbers too
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         state, self._loaded = self._loaded, None

@@ -1,4 +1,4 @@
-"""Random numbers of a training that do not depend on how its network was made."""
+"""Reseeds a training, so that its random numbers do not depend on how the network was built."""
 
 import lightning as L
 from lightning.fabric.utilities.seed import reset_seed
@@ -6,10 +6,10 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Reseed(Callback):
-    """Starts the random numbers of a training from its seed (``seed_everything``) again.
+    """Resets the random numbers to the seed (``seed_everything``) when training starts.
 
-    Without it they follow those that the initial weights were drawn from. ``trainer.callbacks`` of a config
-    takes it; ``fit`` from Python always seeds again.
+    Otherwise they continue after those of the initial weights. Add it to ``trainer.callbacks`` of a config;
+    ``fit`` from Python always reseeds.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -14,10 +14,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping(Callback):
-    """On the first SIGINT (Ctrl+C) or SIGTERM (kill, a cluster wants its machine back), finish the step and
-    write RUN/last.ckpt; on a second SIGINT, stop at once.
+    """On the first SIGINT (Ctrl+C) or SIGTERM (kill, or preemption on a cluster), finishes the step and
+    writes RUN/last.ckpt; on a second SIGINT, stops at once.
 
-    If one of several processes gets the signal, all of them stop after the same step.
+    If one of several processes gets the signal, all stop after the same step.
     """
 
     def __init__(self) -> None:
@@ -26,12 +26,12 @@ class Stopping(Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning's own handler of SIGTERM would stop without a checkpoint.
+        # Lightning's handler of SIGTERM would stop without a checkpoint.
         self.received, self._stopping = None, False
         for number in SIGNALS:
             try:
                 self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread, which alone gets signals
+            except ValueError:  # only the main thread can handle signals
                 return
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -58,7 +58,7 @@ class Stopping(Callback):
             self._stop(trainer)
 
     def _stop(self, trainer: L.Trainer) -> NoReturn:
-        """Raises KeyboardInterrupt, or SystemExit with 128 plus the signal's number, as shells do."""
+        """Save and raise KeyboardInterrupt, or SystemExit with 128 plus the signal's number, as shells do."""
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
             if isinstance(callback, Checkpoints):
@@ -66,7 +66,10 @@ class Stopping(Callback):
         number = self.received or signal.SIGTERM
         if trainer.is_global_zero:
             name = signal.Signals(number).name
-            print(f"earlyfusion: {name} after step {trainer.global_step}, which is saved", file=sys.stderr)
+            print(
+                f"earlyfusion: stopped by {name} after step {trainer.global_step}, which is saved",
+                file=sys.stderr,
+            )
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)

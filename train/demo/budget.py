@@ -1,6 +1,6 @@
-"""How much the demo makes, trains and measures: the YAML files of a folder.
+"""How much the demo generates, trains and measures: the YAML files of a folder.
 
-``demo.yaml`` holds a :class:`Budget`; the files beside it are configs of the commands
+``demo.yaml`` holds a ``Budget``; the files beside it are configs of the commands
 ``image-tokenizer fit``, ``prepare`` and ``lm fit``.
 """
 
@@ -20,7 +20,7 @@ DEMO, IMAGE_TOKENIZER, PREPARE, LM = "demo.yaml", "image_tokenizer.yaml", "prepa
 
 @dataclass(frozen=True)
 class Budget:
-    """What ``demo.yaml`` holds: the numbers that belong to the demo alone."""
+    """The contents of ``demo.yaml``: the numbers that only the demo uses."""
 
     corpus: CorpusConfig
     drawings: int
@@ -44,7 +44,7 @@ def settings(file: Path) -> dict[str, Any]:
 
 
 def plan(folder: Path) -> dict[str, Any]:
-    """Everything in a folder that decides the result, as JSON holds it."""
+    """Everything in a folder that affects the result, as plain values."""
     budget = asdict(load_budget(folder))
     del budget["seconds"]
     files = (IMAGE_TOKENIZER, PREPARE, LM)

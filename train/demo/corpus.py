@@ -1,14 +1,14 @@
-"""What the demo learns from: rendered words, OpenMoji pictures, and documents made of both.
+"""The demo's training data: rendered words, OpenMoji pictures, and documents of both.
 
-The documents, each between begin and end of document:
+The documents:
 
 - writing ``[word, type]`` and reading ``[type, word]``, type being the image of the word;
 - drawing ``["A red apple:", picture]`` and naming ``[picture, "A red apple."]``;
-- interleaved ones of pictures, names in type and sentences between them (``_interleaved``).
+- interleaved: pictures, names in type, and sentences between them (``_interleaved``).
 
-**No training string contains a held-out word**: see ``data/render/split.py`` for the rule. Every text that
-is trained on, and every text that is rendered, goes through ``Corpus.string``, which refuses one that does.
-The random strings that are measured are not trained on either.
+**No training string contains a held-out word**; see ``data/render/split.py`` for the rule. Every text that is
+trained on or rendered passes through ``Corpus.string``, which checks it. The random strings of the
+measurements are not trained on either.
 """
 
 import io
@@ -38,51 +38,51 @@ from ...data.render.split import (
 from ...data.render.words import WORD_LENGTHS, contains_any, random_strings
 
 LARGE_HEIGHTS = (24, 32)
-"""Pixels that strips of larger type are high."""
+"""Heights in pixels of strips of larger type."""
 
 Document = list[str | bytes]
-"""A document before it is written: texts, and images as PNG."""
+"""Texts, and images as PNG, before they are written."""
 
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """How much data the demo makes."""
+    """How much data the demo generates."""
 
     words: int = 16_000
     """Word images; each makes a writing and a reading document."""
     random_share: float = 0.4
-    """Part of them that shows random letters, not words."""
+    """Fraction of them that show random letters instead of words."""
     short_share: float = 0.05
-    """Part of them that shows one or two random letters."""
+    """Fraction of them that show one or two random letters."""
     large_strips: int = 1_500
-    """Images of larger type, for the image tokenizer alone."""
+    """Images of larger type, only for the image tokenizer."""
     heights: tuple[int, ...] = (STRIP_HEIGHT,)
-    """Pixels that a strip of type is high: one of them, drawn for each."""
+    """Heights of strips of type in pixels; one is drawn for each strip."""
     picture_size: int = 48
-    """Pixels of a picture's side."""
+    """Side of a picture in pixels."""
     smallest_drawing: int | None = None
-    """Pixels of the smallest drawing in a picture that is named: there drawings have all even sizes up to the
-    picture's, at all even places. None: every drawing fills its picture."""
+    """Smallest drawing, in pixels, in the pictures of naming documents, where drawings have any even size up
+    to the picture's, at any even place. None: every drawing fills its picture."""
     picture_documents: int = 12
-    """Drawing documents of each picture."""
+    """Drawing documents per picture."""
     naming_documents: int | None = None
-    """Naming documents of each picture; None: as many."""
+    """Naming documents per picture; None: as many as drawing ones."""
     picture_images: int = 8
     """Copies of each picture among the images of the image tokenizer."""
     other_drawings: int = 600
-    """More OpenMoji drawings, for the image tokenizer alone."""
+    """OpenMoji drawings of other things, only for the image tokenizer."""
     interleaved: int = 3_000
     """Interleaved documents."""
     typed: int = 1_000
     """Documents of the form "Type the word ...:"."""
     validation: int = 300
-    """Words that are kept out of training for the validation losses."""
+    """Words kept out of training for the validation losses."""
     test_words: int = 600
-    """Held-out words that are measured; half as many random strings join them."""
+    """Held-out words to measure, in addition to half as many random strings."""
     test_large: int = 200
     """Held-out images of larger type."""
     reconstructions: int = 450
-    """Held-out words whose reconstructions are read, of each kind of fonts."""
+    """Held-out words whose reconstructions are read by OCR, for each kind of fonts."""
 
 
 class Corpus:
@@ -96,8 +96,8 @@ class Corpus:
             config: How much data.
             seed: Random seed.
             factor: Widths of word images are multiples of it.
-            measured: Texts that are never trained on as they are, though another text may contain one: the
-                random strings of the measurements (a string of three letters is a part of many words).
+            measured: Texts that are never trained on, though a longer text may contain one: the random
+                strings of the measurements (three letters occur in many words).
 
         Raises:
             ImportError: The extra ``demo`` is missing.
@@ -110,13 +110,13 @@ class Corpus:
         self._pictures: dict[tuple[str, int], bytes] = {}
 
     def string(self, text: str) -> str:
-        """``text``, which must not contain a held-out word, nor be a text that is measured."""
+        """Return ``text``, or fail if it contains a held-out word or is a text that is measured."""
         if text in self.measured or contains_any(text.lower(), self.held_out):
-            raise AssertionError(f"{text!r} is held out, or contains what is: it may not be trained on")
+            raise AssertionError(f"{text!r} is or contains a held-out text, and must not be trained on")
         return text
 
     def words(self, words: Sequence[str], count: int) -> list[str]:
-        """Texts of word images: words, random strings and short strings, in their shares, shuffled."""
+        """Texts of word images: words, random strings and short strings, shuffled."""
         words = [word for word in words if word not in self.measured]
         texts: list[str] = []
         for share, lengths in ((self.config.random_share, WORD_LENGTHS), (self.config.short_share, (1, 2))):
@@ -130,7 +130,7 @@ class Corpus:
         return texts
 
     def type(self, text: str, height: int | None = None) -> bytes:
-        """The image of ``text`` in a font and size drawn at random, and, without one given, a height."""
+        """The image of ``text`` in a random font and size, and in ``height`` or a random one."""
         if height is None:
             height = self.config.heights[0]
             if len(self.config.heights) > 1:
@@ -147,7 +147,7 @@ class Corpus:
         return self._pictures[key]
 
     def moved(self, stem: str) -> bytes:
-        """A drawing as it is shown to be named: of any size, at any place of its picture."""
+        """A picture for naming, with the drawing at a random size and place."""
         side, least = self.config.picture_size, self.config.smallest_drawing
         if least is None:
             return self.picture(stem)
@@ -203,14 +203,14 @@ class Corpus:
         return images
 
     def other_drawings(self, count: int) -> list[str]:
-        """Drawings of things beyond plants, food and animals (which hold the held-out ones)."""
+        """Drawings of things other than plants, food and animals, which contain the held-out things."""
         known = {stem for concept in concepts() for stem in concept.drawings}
         others = [concept.drawings[0] for concept in concepts(None) if not known & set(concept.drawings)]
         return self.rng.sample(others, min(count, len(others)))
 
 
 LONGEST_TYPED = 10
-"""Letters of the longest name that is set in type: longer ones make long documents."""
+"""Letters of the longest name set in type; longer names would make documents too long."""
 ORDERS = 6
 
 

@@ -1,8 +1,8 @@
-"""The demo's corpus on disk, written the way a user would bring data.
+"""The demo's corpus on disk, in formats that users have too.
 
-Image sets have the columns ``image`` and ``text``, documents OBELICS' parallel lists ``images`` and ``texts``
-(None where the other one holds the segment), and held-out images are imagefolders with ``metadata.jsonl``, so
-that the commands of ``earlyfusion eval`` measure them.
+Image sets have the columns ``image`` and ``text``. Documents have OBELICS' parallel lists ``images`` and
+``texts``, with None in the list that does not hold the segment. Held-out images are imagefolders with
+``metadata.jsonl``, which the commands of ``earlyfusion eval`` read.
 """
 
 import io
@@ -31,13 +31,13 @@ IMAGES, DOCUMENTS = "images", "documents"
 WORDS, NEW_FONTS, LARGE, PICTURES = "words", "words-new-fonts", "type-sizes", "pictures"
 """Folders of held-out images: words in training fonts, the same in held-out fonts, larger type, pictures."""
 NEW_TYPE = "new-type"
-"""The first of the words in held-out fonts, and all of the larger type: to measure reconstructions on."""
+"""Folder to measure reconstructions on: some words in held-out fonts, and all of the larger type."""
 
 
 def write_corpus(
     folder: str | Path, config: CorpusConfig, seed: int, factor: int = 8, progress: Progress | None = None
 ) -> dict[str, int]:
-    """Write ``folder``, whole or not at all.
+    """Write ``folder`` completely or not at all.
 
     ``images/{train,validation}`` and ``documents/{train,validation}`` are data sets of ``save_to_disk``,
     ``held_out/*`` imagefolders.
@@ -47,10 +47,10 @@ def write_corpus(
         config: How much data.
         seed: Random seed.
         factor: Widths of word images are multiples of it.
-        progress: Called with what is done, how much of it, and the total.
+        progress: Called with the name of the work, how much is done, and the total.
 
     Returns:
-        How many images and documents of each kind it holds.
+        The number of images and documents of each kind.
 
     Raises:
         ImportError: The extra ``demo`` is missing.
@@ -88,8 +88,8 @@ def write_corpus(
 
 
 def image_set(images: Iterable[tuple[bytes, str | None]]) -> Dataset:
-    """Images (PNG) and the text in them -> a data set with the columns ``image``, ``text`` and ``objects``,
-    whose only box is the whole of an image with text."""
+    """Images (PNG) and their texts -> a data set with the columns ``image``, ``text`` and ``objects``, with
+    one box around the whole image if it has text."""
     rows = list(images)
     return _dataset(
         Features({"image": Image(), "text": Value("string"), "objects": OBJECTS}),
@@ -111,8 +111,8 @@ def document_set(documents: Iterable[Document]) -> Dataset:
 
 
 def held_out_items(config: CorpusConfig, seed: int = 0) -> dict[str, list[Item]]:
-    """What the demo is measured on. The same words in training fonts and in held-out ones, larger type in
-    held-out fonts, and the pictures of the held-out concepts; ``seed`` draws fonts, sizes and random strings.
+    """The images to measure on: the same words in training fonts and in held-out fonts, larger type in
+    held-out fonts, and pictures of the held-out concepts; ``seed`` selects fonts, sizes and random strings.
     """
     words = random.Random(f"test words {seed}").sample(demo_words().held_out, config.test_words)
     large = words[: -(-config.test_large * 2 // 3)]
@@ -159,5 +159,5 @@ def _stored(data: bytes) -> dict[str, Any]:
 
 
 def _dataset(features: Features, **columns: list) -> Dataset:
-    # Made as an Arrow table: Dataset.from_dict would decode and encode every image again.
+    # An Arrow table, since Dataset.from_dict would decode and re-encode every image.
     return Dataset(pa.table(columns, schema=features.arrow_schema))

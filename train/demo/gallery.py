@@ -11,7 +11,8 @@ from ...data.render.openmoji import Concept, render_drawing
 from ...data.render.split import BOTH, DRAW, THIS_TYPED, TYPED, demo_concepts, sentence
 from ...eval.items import Item, Word
 from ...eval.metrics.ocr import Reader
-from ...eval.report.tokens import describe
+from ...eval.report.html import TokenCell
+from ...eval.report.tokens import describe, strip_cells
 from ...eval.tasks.naming import nearest_of
 from ...eval.tasks.reconstruction import reconstruct_pictures
 from ...eval.tasks.writing import write_words
@@ -73,8 +74,8 @@ def _reconstructions(
     out: dict[str, list[dict[str, Any]]] = {}
     for title, some in (
         ("Words in training fonts", items[WORDS][:10]),
-        ("Words in held-out fonts", items[NEW_FONTS][:10]),
-        ("Larger type in held-out fonts", items[LARGE][:6]),
+        ("Words in new fonts", items[NEW_FONTS][:10]),
+        ("Larger type in new fonts", items[LARGE][:6]),
         ("Pictures of held-out things", items[PICTURES][:12]),
     ):
         after = reconstruct_pictures(tokenizer, [item.image for item in some])
@@ -112,14 +113,14 @@ def sample_gallery(
     results = _continue(model, seed, prompts, "image", progress, "drawing", single=True)
     drawn = _nearest(tokenizer, asked, results, things, size)
     documents: list[dict[str, Any]] = []
-    strip: list[tuple[str, str]] = []
+    strip: list[TokenCell] = []
     beginnings = _beginnings(rng, things, size)
     nexts: tuple[str, ...] = ("image", "any")
     for then in nexts:
         prompts = [prompt for prompt, kind in beginnings if kind == then]
         results = _continue(model, seed, prompts, then, progress, f"documents, {then} next")
         documents += [_document(tokenizer, prompt, result) for prompt, result in zip(prompts, results)]
-        strip = strip or [(token.kind, token.says) for token in describe(tokenizer, results[0].tokens)]
+        strip = strip or strip_cells(describe(tokenizer, results[0].tokens), results[0].prompt_length)
     return {"drawings": drawn[:DRAWINGS], "documents": documents, "tokens": strip}, drawn
 
 

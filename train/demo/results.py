@@ -1,5 +1,6 @@
 """The figures of a demo, gathered from its folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from ...fusion_lm.folder import load_model
 from ...tokenizers.files import read_json
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.text import TextTokenizer
-from .corpus_files import NEW_FONTS, PICTURES, WORDS
+from .corpus import CorpusConfig
+from .corpus_files import NEW_FONTS, PICTURES, TRAIN, VALIDATION, WORDS
 
 MEASURED = {"reconstruction": (WORDS, NEW_FONTS, PICTURES), "reading": (WORDS, NEW_FONTS)}
 """What ``evaluation/`` holds beside the writing: WHAT-NAME.json."""
@@ -41,6 +43,23 @@ def collect(folder: Path, done: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "drawing": {"named": drawing["named"], "items": drawing["items"]},
         **{what: {n: measured(folder, what, n) for n in names} for what, names in MEASURED.items()},
         "writing": _writing(folder),
+    }
+
+
+def one_word_share(config: CorpusConfig, counts: Mapping[str, int]) -> dict[str, float]:
+    """The share of documents and of images that are one word in type, in training and in validation: the
+    mixtures differ, and so do their losses.
+
+    Args:
+        config: What the corpus was made from.
+        counts: What ``write_corpus`` returned.
+    """
+    words = {TRAIN: config.words, VALIDATION: min(config.validation, config.words)}
+    each = {"images": 1, "documents": 2}  # a word is written in one document and read in another
+    return {
+        f"{part} {what}": n * times / counts[f"{part} {what}"]
+        for part, n in words.items()
+        for what, times in each.items()
     }
 
 

@@ -1,10 +1,10 @@
-"""Runs the demo: from nothing to a model, its samples and a report.
+"""Runs the demo: trains a model from scratch, and writes samples and a report.
 
-Eight stages (``stages``), most of which are commands that a user can type, too. A stopped demo resumes with
-the stage that it was in, the trainings from their last checkpoint. The folder of a run:
+Most of its eight stages (``stages``) are commands that a user can type too. A stopped demo resumes at its
+current stage, trainings at their last checkpoint. The folder of a run:
 
     plan.json          seed, budget, hyper-parameters, versions: a folder belongs to one plan
-    stages.json        what is done, and how long it took
+    stages.json        finished stages and their times
     data/              images and documents, as data sets; held_out/: what is measured
     text-tokenizer/    text.model
     image-tokenizer/   checkpoint, curves, model/
@@ -15,7 +15,8 @@ the stage that it was in, the trainings from their last checkpoint. The folder o
     samples/           drawings and interleaved documents
     results.json       all figures
     samples.png        some pictures for a README
-    report.html        everything to look at, in one file
+    summary.md         the figures in Markdown
+    report.html        figures and pictures, in one file
 """
 
 import shlex
@@ -29,7 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ...eval.report.figures import headline
+from ...eval.report.figures import REFERENCES, headline, verdict
 from ...eval.report.numbers import duration, rough_duration
 from ...tokenizers.files import read_json, write_json
 from ...tokenizers.results import move_aside
@@ -39,23 +40,23 @@ from .stages import Command, Run, Stage, Work, stages
 
 PLAN, STAGES = "plan.json", "stages.json"
 Execute = Callable[[Command], Any]
-"""Runs ``earlyfusion`` with these words; raises what goes wrong."""
+"""Runs ``earlyfusion`` with these words; raises errors."""
 
 
 @dataclass
 class Record:
-    """stages.json: stage -> {"done", "seconds", and what the stage returned}."""
+    """stages.json: stage -> {"done", "seconds", and the results of the stage}."""
 
     path: Path
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether the stage was finished and what it made is still there."""
+        """Whether the stage is finished and its outputs still exist."""
         there = all((self.path.parent / name).exists() for name in stage.outputs)
         return there and bool(self.stages.get(stage.name, {}).get("done"))
 
     def add(self, stage: Stage, seconds: float, **values: Any) -> None:
-        """Note the seconds that were spent on a stage, on top of those before it was interrupted."""
+        """Add the seconds spent on a stage to those before an interruption."""
         spent = float(self.stages.get(stage.name, {}).get("seconds", 0))
         memory = peak_memory()
         self.stages[stage.name] = {
@@ -66,7 +67,7 @@ class Record:
         write_json(self.path, self.stages)
 
     def forget(self, stages: Sequence[Stage]) -> None:
-        """Remove what later stages made of something that is new now."""
+        """Remove the outputs of stages, since an earlier stage has changed."""
         for stage in stages:
             self.stages.pop(stage.name, None)
             for name in stage.outputs:
@@ -81,13 +82,13 @@ def run(folder: Path, seed: int, budget: str | Path, execute: Execute) -> None:
     Args:
         folder: Folder of the run.
         seed: Random seed.
-        budget: The name of a folder of ``CONFIGS``, or another such folder.
+        budget: Name of a folder in ``CONFIGS``, or another such folder.
         execute: Runs a command of ``earlyfusion``.
 
     Raises:
         ValueError: ``folder`` holds another demo, or something else.
         ImportError: The extra ``demo`` is missing.
-        KeyboardInterrupt: The user stopped it; what is needed to resume is written.
+        KeyboardInterrupt: The user stopped it; the same call resumes.
     """
     configs = CONFIGS / budget
     command = f"earlyfusion demo --out {shlex.quote(str(folder))} --seed {seed} --budget {budget}"
@@ -109,7 +110,7 @@ def run(folder: Path, seed: int, budget: str | Path, execute: Execute) -> None:
             kept = [_step(step, this, execute, console) for step in stage.steps]
         except KeyboardInterrupt:
             record.add(stage, time.perf_counter() - started)
-            console.print(f"stopped in [bold]{stage.name}[/bold]; the same command resumes it:")
+            console.print(f"stopped in [bold]{stage.name}[/bold]; to resume, run the same command again:")
             console.print(f"  {command}", soft_wrap=True, markup=False)
             raise
         values = {name: value for one in kept for name, value in one.items()}
@@ -125,7 +126,7 @@ def set_aside(folder: Path) -> None:
 
 
 def _step(step: Command | Work, this: Run, execute: Execute, console: Console) -> dict[str, Any]:
-    """Print and do one step; returns what stages.json keeps of it."""
+    """Print and run one step; returns its entries for stages.json."""
     if callable(step):
         console.print(f"  # {step.__doc__}", style="dim", markup=False, soft_wrap=True)
         return step(this)
@@ -135,9 +136,9 @@ def _step(step: Command | Work, this: Run, execute: Execute, console: Console) -
 
 
 def _check_plan(folder: Path, seed: int, configs: Path) -> None:
-    """Write plan.json, or see that it is this plan."""
+    """Write plan.json, or check that it has the same plan."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file: a folder is expected")
+        raise ValueError(f"--out {folder} is a file: give a folder")
     path = folder / PLAN
     now = _as_json({"seed": seed, "budget": plan(configs), "versions": versions()})
     if path.is_file():
@@ -149,7 +150,7 @@ def _check_plan(folder: Path, seed: int, configs: Path) -> None:
             )
         return
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no demo: take another folder (--out)")
+        raise ValueError(f"{folder} is not empty and not from a demo: give another folder (--out)")
     write_json(path, now)
 
 
@@ -160,7 +161,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _difference(before: Any, now: Any, name: str = "") -> str:
-    """The first difference of two plans in words; "" where there is none."""
+    """The first difference of two plans in words; empty if they are equal."""
     if isinstance(before, dict) and isinstance(now, dict):
         if name == "budget." and before.get("name") != now.get("name"):
             return f"budget {before.get('name')}, not {now.get('name')}"
@@ -170,7 +171,7 @@ def _difference(before: Any, now: Any, name: str = "") -> str:
 
 
 def _outlook(todo: Sequence[Stage], number: int, expected: Mapping[str, float], record: Record) -> str:
-    """The time of this stage and of all that are left, judging by the stages so far."""
+    """The expected time of this stage and of the remaining ones, scaled by the stages so far."""
     done = [stage for stage in todo[:number] if expected.get(stage.name) and stage.name in record.stages]
     planned = sum(expected[stage.name] for stage in done)
     factor = sum(record.stages[stage.name]["seconds"] for stage in done) / planned if planned >= 60 else 1.0
@@ -178,18 +179,23 @@ def _outlook(todo: Sequence[Stage], number: int, expected: Mapping[str, float], 
         max(0.0, factor * expected.get(stage.name, 0) - record.stages.get(stage.name, {}).get("seconds", 0))
         for stage in todo[number:]
     ]
-    return f"about {rough_duration(left[0])}, {rough_duration(sum(left))} left in all"
+    return f"about {rough_duration(left[0])}; {rough_duration(sum(left))} left in total"
 
 
 def _summary(folder: Path) -> None:
-    """The figures, in a table, and where everything is."""
+    """Print the figures as a table, and the paths."""
     results = read_json(folder / "results.json", "the figures of a demo")
-    table = Table(show_header=False, title="held out: words, fonts", title_justify="left")
+    table = Table("held out", "this run", *REFERENCES, "", title_justify="left")
     for card in headline(results):
-        table.add_row(card.label, f"[bold]{card.value}[/bold]", card.note)
+        known = {mark.name: f"{mark.share:.0%}" for mark in card.marks}
+        table.add_row(
+            card.label, f"[bold]{card.value}[/bold]", *(known.get(n, "") for n in REFERENCES), card.note
+        )
     console = Console(highlight=False)
+    for sentence in verdict(results):
+        console.print(sentence, markup=False)
     console.print(table)
     memory = results["peak_memory_bytes"] / 2**30
-    console.print(f"{duration(results['seconds'])}, at most {memory:.1f} GiB of memory", soft_wrap=True)
+    console.print(f"{duration(results['seconds'])}, peak memory {memory:.1f} GiB", soft_wrap=True)
     console.print(f"model:  {folder / 'model'}", soft_wrap=True)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The demo as a list of stages: the commands that a user types, and a few steps of the demo's own."""
+"""The demo as a list of stages: commands that a user can type, and a few more steps."""
 
 import shutil
 from collections.abc import Callable
@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from ...eval.items import METADATA, Item, images_from_folder
 from ...eval.metrics.ocr import readers
 from ...eval.report.contact_sheet import contact_sheet
 from ...eval.report.curves import read_metrics
+from ...eval.report.figures import markdown
 from ...eval.report.gallery import load_gallery, save_gallery
 from ...eval.report.run import report as report_page
 from ...fusion_lm.folder import load_model
@@ -30,10 +33,10 @@ from .corpus_files import (
     write_corpus,
 )
 from .gallery import SHOWN, evaluation_gallery, sample_gallery
-from .results import collect, measured
+from .results import collect, measured, one_word_share
 
 READER = "rapidocr"
-"""The judge. A second one, Tesseract, would take longer than the training."""
+"""The OCR engine. A second one, Tesseract, would take longer than the training."""
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     """Command, machine, versions."""
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """stages.json: what is kept of each stage, by its name."""
+    """stages.json: stage -> its results."""
 
     @property
     def budget(self) -> Budget:
@@ -66,15 +69,15 @@ class Run:
 Command = list[str]
 """The words after ``earlyfusion``."""
 Work = Callable[[Run], dict[str, Any]]
-"""A step of the demo's own: its docstring is printed, and what it returns is kept in stages.json."""
+"""A step that is not a command: its docstring is printed, and its results are stored in stages.json."""
 
 
 class Stage(NamedTuple):
-    """A part of the demo that is done as a whole."""
+    """A part of the demo that runs as a whole."""
 
     name: str
     outputs: tuple[str, ...]
-    """Files and folders that it leaves in the run's folder."""
+    """Files and folders that it writes to the run's folder."""
     steps: tuple[Command | Work, ...]
 
 
@@ -88,7 +91,7 @@ def stages(run: Run) -> tuple[Stage, ...]:
         Stage("transformer", ("lm", "model"), (fit_lm(run), copy_model)),
         Stage("evaluation", ("evaluation",), (*evaluation(run), evaluation_pictures)),
         Stage("samples", ("samples",), (samples,)),
-        Stage("report", ("results.json", "samples.png", "report.html"), (report,)),
+        Stage("report", ("results.json", "samples.png", "summary.md", "report.html"), (report,)),
     )
 
 
@@ -96,7 +99,7 @@ def stages(run: Run) -> tuple[Stage, ...]:
 
 
 def fit_text_tokenizer(run: Run) -> Command:
-    """Every letter is a token, so that spelling can be learned."""
+    """Train the text tokenizer; every letter is a token, so that the model can learn to spell."""
     return _command(
         "text-tokenizer fit",
         ("--input", run.data / DOCUMENTS / TRAIN),
@@ -108,7 +111,7 @@ def fit_text_tokenizer(run: Run) -> Command:
 
 
 def fit_image_tokenizer(run: Run) -> Command:
-    """Resumes from its last checkpoint, like every training here."""
+    """Train the image tokenizer; like every training here, it resumes from its last checkpoint."""
     return _command(
         "image-tokenizer fit",
         ("--config", run.configs / IMAGE_TOKENIZER),
@@ -121,7 +124,7 @@ def fit_image_tokenizer(run: Run) -> Command:
 
 
 def prepare(run: Run) -> Command:
-    """Documents -> packed windows."""
+    """Turn documents into packed windows."""
     return _command(
         "prepare",
         ("--config", run.configs / PREPARE),
@@ -135,7 +138,7 @@ def prepare(run: Run) -> Command:
 
 
 def fit_lm(run: Run) -> Command:
-    """The transformer."""
+    """Train the transformer."""
     return _command(
         "lm fit",
         ("--config", run.configs / LM),
@@ -147,7 +150,7 @@ def fit_lm(run: Run) -> Command:
 
 
 def evaluation(run: Run) -> list[Command]:
-    """Measures on held-out words, fonts and pictures; writes evaluation/WHAT-NAME.json."""
+    """Measure on held-out words, fonts and pictures; writes evaluation/WHAT-NAME.json."""
     held_out, reader = run.data / "held_out", ("--readers", READER)
 
     def measure(what: str, name: str, *options: tuple[Any, ...]) -> Command:
@@ -173,11 +176,11 @@ def _command(name: str, *options: tuple[Any, ...]) -> Command:
     return [*name.split(), *(str(word) for option in options for word in option)]
 
 
-# the demo's own steps
+# steps that are not commands
 
 
 def corpus(run: Run) -> dict[str, Any]:
-    """Render words and pictures, write documents, and set aside what is measured."""
+    """Render words and pictures, write documents, and hold out what is measured."""
     budget = run.budget
     factor = ImageTokenizerConfig(**settings(run.configs / IMAGE_TOKENIZER)["model"]["config"]).factor
     with progress_bars() as progress:
@@ -186,14 +189,14 @@ def corpus(run: Run) -> dict[str, Any]:
 
 
 def copy_model(run: Run) -> dict[str, Any]:
-    """Copy the model to where the commands expect it."""
+    """Copy the model to model/."""
     with atomic_folder(run.folder / "model") as new:
         shutil.copytree(run.folder / "lm" / "model", new, dirs_exist_ok=True)
     return {}
 
 
 def evaluation_pictures(run: Run) -> dict[str, Any]:
-    """Draw the report's pictures of what was measured."""
+    """Draw the report's pictures of the measurements."""
     (reader,) = readers([READER])
     items = {name: run.held_out(name, 2 * SHOWN) for name in (WORDS, NEW_FONTS, LARGE, PICTURES)}
     readings = measured(run.folder, "reading", WORDS, rows=True)["rows"]
@@ -216,9 +219,18 @@ def samples(run: Run) -> dict[str, Any]:
 
 
 def report(run: Run) -> dict[str, Any]:
-    """Write results.json, samples.png and report.html."""
-    results = {"budget": run.configs.name, "seed": run.seed, **run.facts, **collect(run.folder, run.done)}
+    """Write results.json, samples.png, summary.md and report.html."""
+    results = {
+        "budget": run.configs.name,
+        "seed": run.seed,
+        "folder": str(run.folder),
+        **run.facts,
+        **collect(run.folder, run.done),
+        "one_word_share": one_word_share(run.budget.corpus, run.done["corpus"]["counts"]),
+    }
     gallery = load_gallery(run.folder / "evaluation" / "pictures") | load_gallery(run.folder / "samples")
+    sheets = {"samples": run.folder / "lm", "reconstructions": run.folder / "image-tokenizer"}
+    gallery["progress"] = {name: step_sheets(folder / name) for name, folder in sheets.items()}
     curves = {
         "image_tokenizer": read_metrics(run.folder / "image-tokenizer"),
         "lm": read_metrics(run.folder / "lm"),
@@ -226,6 +238,15 @@ def report(run: Run) -> dict[str, Any]:
     sheet = run.folder / ".samples.png"  # beside its final name, so that replacing it is one step
     contact_sheet(gallery).save(sheet, "PNG", optimize=True)
     sheet.replace(run.folder / "samples.png")
+    write_text(run.folder / "summary.md", markdown(results))
     write_text(run.folder / "report.html", report_page(results, gallery, curves))
     write_json(run.folder / "results.json", results)
     return {}
+
+
+def step_sheets(folder: Path) -> list[tuple[int, Image.Image]]:
+    """The sheets of pictures that a training drew, with their steps (see ``train.callbacks.pictures``)."""
+    return [
+        (int(path.stem.removeprefix("step-")), Image.open(path).convert("RGB"))
+        for path in sorted(folder.glob("step-*.png"))
+    ]

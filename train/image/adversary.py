@@ -1,8 +1,8 @@
-"""The adversarial loss: a PatchGAN that looks at patches, with VQGAN's adaptive weight.
+"""The adversarial loss: a PatchGAN with VQGAN's adaptive weight.
 
 PatchGAN: Isola et al., arXiv:1611.07004. Adaptive weight: Esser et al., arXiv:2012.09841, equation 7. The
-discriminator has its own optimizer and steps by hand inside ``training_step``, so that the training keeps one
-optimizer, Lightning's gradient clipping and its count of steps.
+discriminator has its own optimizer, which steps inside ``training_step``, so that the training keeps a single
+optimizer, Lightning's gradient clipping and its step count.
 """
 
 from dataclasses import dataclass
@@ -14,32 +14,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MAX_ADAPTIVE_WEIGHT = 1e4
-"""Clamp of the adaptive weight; VQGAN's."""
+"""Largest adaptive weight, as in VQGAN."""
 CLIP = 1.0
 """Largest norm of the discriminator's gradient."""
 
 
 @dataclass(frozen=True)
 class AdversaryConfig:
-    """Hyper-parameters of :class:`Adversary`."""
+    """Hyper-parameters of ``Adversary``."""
 
     weight: float = 0.0
-    """Weight of the adversarial loss beside the adaptive weight, which makes its gradient at the decoder's
-    last layer as large as that of the reconstruction loss; 0 = no adversary. VQGAN has 0.8."""
+    """Weight of the adversarial loss, on top of the adaptive weight, which makes its gradient at the
+    decoder's last layer as large as that of the reconstruction loss; 0 turns it off, VQGAN uses 0.8."""
     start: int = 5000
-    """Steps without it. It starts late: on images that are plainly wrong the discriminator wins at once."""
+    """Step at which it starts; too early, on plainly wrong images, the discriminator wins at once."""
     warmup: int = 500
-    """Steps over which the weight then grows to its value, while the discriminator learns."""
+    """Steps over which its weight then grows from 0, while the discriminator learns."""
     lr: float = 2e-4
     """Learning rate of the discriminator."""
     betas: tuple[float, float] = (0.5, 0.9)
-    """AdamW's, of the discriminator; VQGAN's."""
+    """AdamW's betas of the discriminator; VQGAN's values."""
     channels: int = 64
-    """Width of the discriminator's first layer; every further layer doubles it, up to 8 times."""
+    """Width of the discriminator's first layer; each further layer doubles it, up to 8 times."""
     layers: int = 3
-    """Layers that halve height and width: a judgment sees 16, 34, 70 px for 1, 2, 3 of them."""
+    """Layers that halve height and width: 1, 2, 3 of them judge patches of 16, 34, 70 px."""
     seed: int = 0
-    """Of the discriminator's first weights; the training's random numbers are not touched."""
+    """Random seed of the discriminator's initial weights."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -49,7 +49,7 @@ class AdversaryConfig:
         if not self.lr > 0:
             raise ValueError(f"adversary.lr must be positive, got {self.lr}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"adversary.betas must be two numbers from 0 to below 1, got {self.betas}")
+            raise ValueError(f"adversary.betas must be two numbers in [0, 1), got {self.betas}")
         if self.channels < 8 or self.channels % 8:
             raise ValueError(f"adversary.channels must be a multiple of 8, got {self.channels}")
         if self.layers < 1:
@@ -59,8 +59,8 @@ class AdversaryConfig:
 class PatchDiscriminator(nn.Module):
     """Images (B, 3, H, W) -> logits (B, 1, h, w), above 0 where a patch looks real.
 
-    taming-transformers' ``NLayerDiscriminator`` with GroupNorm for BatchNorm, which tiny batches and several
-    ranks would make unsteady. Images below 3 * 2^layers px are continued by their last row and column.
+    taming-transformers' ``NLayerDiscriminator`` with GroupNorm instead of BatchNorm, which is unstable with
+    tiny batches and several ranks. Images below 3 * 2^layers px are padded with their last row and column.
     """
 
     def __init__(self, channels: int = 64, layers: int = 3) -> None:
@@ -78,7 +78,6 @@ class PatchDiscriminator(nn.Module):
         self.main = nn.Sequential(*modules, nn.Conv2d(widths[-1], 1, 4, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
         below, right = (max(0, self.smallest_side - side) for side in images.shape[-2:])
         if below or right:
             images = F.pad(images, (0, right, 0, below), mode="replicate")
@@ -86,14 +85,14 @@ class PatchDiscriminator(nn.Module):
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's: mean of max(0, 1 - real) and max(0, 1 + fake), halved (Lim and Ye,
+    """The discriminator's loss: half the mean of max(0, 1 - real) plus that of max(0, 1 + fake) (Lim and Ye,
     arXiv:1705.02894); real and fake are logits of any shape."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
     """|gradient of the reconstruction loss| / |gradient of the generator's loss| at ``last_layer``, the
-    weight of the decoder's last layer; clamped, and without a gradient (VQGAN, equation 7)."""
+    weight of the decoder's last layer; clamped and detached (VQGAN, equation 7)."""
     (reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
     (adversarial,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
     weight = reconstruction.norm() / (adversarial.norm() + 1e-6)
@@ -101,12 +100,12 @@ def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_la
 
 
 class Adversary:
-    """The discriminator with its optimizer, and what the image tokenizer's loss gets from it. Both are there
-    only where the loss has a weight.
+    """The discriminator with its optimizer, and its term for the image tokenizer's loss. Both exist only if
+    the loss has a weight.
 
-    In every training step first :meth:`discriminator_step`, then :meth:`generator_loss`: the other way round
-    the discriminator's weights would change under the generator's backward pass. No ``nn.Module``, so that
-    it is neither in the tokenizer's weights nor wrapped by DDP.
+    Call ``discriminator_step`` before ``generator_loss`` in every training step: in the other order
+    the discriminator's weights would change before the generator's backward pass. Not an ``nn.Module``, so it
+    is neither in the tokenizer's weights nor wrapped by DDP.
     """
 
     network: PatchDiscriminator
@@ -128,11 +127,12 @@ class Adversary:
         self.network.requires_grad_(False)
 
     def active(self, step: int) -> bool:
-        """Whether there is anything to do at ``step`` (0 is the first)."""
+        """Whether the loss is on at ``step`` (0 is the first)."""
         return self.config.weight > 0 and step >= self.config.start
 
     def discriminator_step(self, images: Tensor, reconstruction: Tensor, step: int) -> dict[str, Tensor]:
-        """Teach the discriminator images (B, 3, H, W) from their reconstructions, which get no gradient.
+        """Train the discriminator to tell images (B, 3, H, W) from their reconstructions, which get no
+        gradient.
 
         Returns:
             Figures to log: its loss and the mean logits of both.
@@ -157,11 +157,11 @@ class Adversary:
     def generator_loss(
         self, reconstruction: Tensor, reconstruction_loss: Tensor, last_layer: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What to add to the loss for ``reconstruction`` (B, 3, H, W), and figures to log.
+        """The term to add to the loss for ``reconstruction`` (B, 3, H, W), and figures to log.
 
         Args:
             reconstruction: The decoder's output.
-            reconstruction_loss: The other losses of the image; their gradient scales this one.
+            reconstruction_loss: The other losses of the image, whose gradient scales this one.
             last_layer: Weight of the decoder's last layer, ``ImageTokenizer.last_layer``.
             step: The training step, from 0.
         """
@@ -176,20 +176,20 @@ class Adversary:
         return self.config.weight * grown * adaptive * loss, values
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values, so that a checkpoint opens with ``weights_only=True``; empty as long as
-        the discriminator has not learned anything, since its seed says what it is."""
+        """Tensors and plain values, so that a checkpoint opens with ``weights_only=True``; empty before the
+        first step, since the seed gives the initial weights."""
         if not self.config.weight or not self.optimizer.state:
             return {}
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``; a discriminator that has no weight here is left out."""
+        """The inverse of ``state_dict``; ignored if the loss has no weight here."""
         if state and self.config.weight:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
 
     def _follow(self, device: torch.device) -> None:
-        """Go where the images are."""
+        """Move network and optimizer state to ``device``."""
         if next(self.network.parameters()).device != device:
             self.network.to(device)
             self.optimizer.load_state_dict(
@@ -198,14 +198,14 @@ class Adversary:
 
     @staticmethod
     def _autocast(device: str) -> torch.autocast:
-        """The training's precision. The cache of casted weights would serve those from before the step, and
-        with their gradients; float16 would need a gradient scaler of its own."""
+        """The training's precision, without the cache of cast weights, which would return those from before
+        the step. No float16, which would need another gradient scaler."""
         dtype = torch.get_autocast_dtype(device)
         on = torch.is_autocast_enabled(device) and dtype == torch.bfloat16
         return torch.autocast(device, dtype=dtype, enabled=on, cache_enabled=False)
 
     def _average_gradients(self) -> None:
-        """Over the ranks, whose discriminators so stay equal."""
+        """Average gradients over the ranks, so that their discriminators stay equal."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]

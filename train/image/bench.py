@@ -1,4 +1,5 @@
-"""What ``earlyfusion eval reconstruction`` measures, on a small fixed set while an image tokenizer trains."""
+"""Measures an image tokenizer during training, as ``earlyfusion eval reconstruction`` does, on a small fixed
+set."""
 
 import warnings
 from collections.abc import Sequence
@@ -29,9 +30,9 @@ class Bench(Callback):
     ) -> None:
         """
         Args:
-            every: Steps between two measurements; 0: none.
+            every: Steps between two measurements; 0 turns them off.
             kinds: Kinds of images of the built-in suite (`earlyfusion eval reconstruction --suite ocr`).
-            seed: Which images: the same ones every time.
+            seed: Random seed that selects the images, the same every time.
         """
         if every < 0:
             raise ValueError(f"bench.every must be 0 or more, got {every}")
@@ -64,7 +65,7 @@ class Bench(Callback):
         try:
             self._items = ocr_suite(self.seed, self.kinds, PER_KIND)
         except ImportError as error:
-            warnings.warn(f"this training runs without the bench: {error}", stacklevel=2)
+            warnings.warn(f"the bench is off in this training: {error}", stacklevel=2)
             self._items = []
             return
         self._readers = readers()

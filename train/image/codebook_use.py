@@ -1,4 +1,4 @@
-"""The use of the codebook while an image tokenizer trains."""
+"""Use of the codebook during the image tokenizer's training."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from ...eval.metrics.codebook import code_counts, perplexity, usage
 
 
 class CodebookUse(Metric):
-    """Counts how often each code is used (:mod:`...eval.metrics.codebook`).
+    """Counts how often each code is used (``eval.metrics.codebook``).
 
     ``usage`` is the fraction of the codes that were used at all, ``perplexity`` the exp of the entropy; with
     several codes per position, the geometric mean over the slots.
@@ -23,7 +23,7 @@ class CodebookUse(Metric):
         self.add_state("counts", zeros, dist_reduce_fx="sum")
 
     def update(self, codes: Tensor) -> None:
-        """Codes of any shape, with a last axis n if there are several per position."""
+        """Add codes of any shape, with a last axis n if there are several per position."""
         n, K = self.counts.shape
         self.counts += code_counts(codes, K, n)
 

@@ -1,4 +1,4 @@
-"""The data of image-tokenizer and recognizer trainings: batches of one size, shuffled by a seed."""
+"""Data of image-tokenizer and recognizer trainings: batches of one size, shuffled by a seed."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from ..loop.ranks import in_order, ranks
 
 
 class ImageData(L.LightningDataModule):
-    """Images for the image tokenizer. Every batch holds one size, as many images as its pixels allow."""
+    """Images for the image tokenizer, in batches of one size with about the same number of pixels."""
 
     def __init__(
         self,
@@ -39,16 +39,16 @@ class ImageData(L.LightningDataModule):
         """
         Args:
             train: Data set on disk: a folder of save_to_disk, an imagefolder, parquet, arrow or jsonl files.
-            validation: Data set of validation images. Default: a share of the training images is held out.
-            factor: Sides become multiples of this. The command takes it from the model.
-            batch_pixels: Pixels per batch, so that small images come in large batches.
-            policy: How an image gets sides that are multiples of the factor: resize or pad (with white).
+            validation: Data set of validation images. Default: validation_share of the training images.
+            factor: Make sides multiples of this. The command takes it from the model.
+            batch_pixels: Pixels per batch: small images get large batches.
+            policy: How to make sides multiples of the factor: resize, or pad with white.
             max_side: Scale larger images down until their longer side has this many pixels.
             crop: (height, width) of the window to cut from each larger training image, around one of its text
                 boxes (column objects) if it has any. Multiples of the factor.
             column: Column of the images. Default: image, else images.
-            validation_share: Share of the training images to hold out if there is no validation set.
-            cache_mb: Keep the decoded images in memory if they need at most this many MiB.
+            validation_share: Fraction of the training images to hold out without a validation set.
+            cache_mb: Cache the decoded images in memory if they need at most this many MiB.
             num_workers: Worker processes that decode images. Use 0 if the images fit into the cache.
             seed: Random seed of the shuffling.
         """
@@ -71,7 +71,7 @@ class ImageData(L.LightningDataModule):
         self._validation_groups: dict[tuple[int, int], np.ndarray] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images that have not been read yet; training images only if they are needed."""
+        """Read the images if not done yet; training images only if they are needed."""
         read = partial(
             read_images,
             factor=self.factor,
@@ -92,7 +92,9 @@ class ImageData(L.LightningDataModule):
         self.validation_images = self.train_images
         count = len(self.train_images)
         if count < 2:
-            raise ValueError(f"{count} image is too few to hold one out: give a validation set")
+            raise ValueError(
+                f"data.train has {count} image(s), too few to hold one out: give data.validation"
+            )
         held_out = np.zeros(count, bool)
         wanted = min(count - 1, max(1, round(count * self.validation_share)))
         held_out[np.random.default_rng([self.seed, 1]).choice(count, wanted, replace=False)] = True
@@ -106,7 +108,7 @@ class ImageData(L.LightningDataModule):
 
     @property
     def positions(self) -> int:
-        """Positions of codes in all training images together."""
+        """Number of code positions in all training images together."""
         windows = {size: window_size(size, self.crop) for size in self._train_groups}
         pixels = sum(math.prod(windows[size]) * len(group) for size, group in self._train_groups.items())
         return pixels // self.factor**2
@@ -135,7 +137,7 @@ class ImageData(L.LightningDataModule):
         """Draw training images without replacement, cropped as in training, in batches of one size.
 
         Args:
-            count: Number of images; all of them if there are fewer.
+            count: Number of images, at most all.
         """
         assert self.train_images is not None, "setup() was not called"
         everything = np.concatenate(list(self._train_groups.values()))
@@ -148,7 +150,7 @@ class ImageData(L.LightningDataModule):
                 yield self.train_images.batch(samples, self.crop, seed).images
 
     def examples(self, count: int, seed: int = 0) -> list[Tensor]:
-        """``count`` validation images (3, H, W), always the same ones, to show."""
+        """``count`` validation images (3, H, W) to show, the same for the same seed."""
         assert self.validation_images is not None, "setup() was not called"
         everything = np.concatenate(list(self._validation_groups.values()))
         rng = np.random.default_rng([seed, 3])
@@ -171,10 +173,10 @@ class TextBoxData(L.LightningDataModule):
         """
         Args:
             train: Data set with the columns image and objects, as `earlyfusion text-images` writes it.
-            validation: Data set of validation images. Default: the part "validation" of train, if present.
+            validation: Data set of validation images. Default: the folder "validation" in train, if present.
             batch_size: Strips per batch.
-            longest: Leave out wider texts, in pixels.
-            limit: Use only this many images, the first ones.
+            longest: Maximum width of a text in pixels; wider ones are left out.
+            limit: Use only the first N images.
             seed: Random seed of the shuffling.
         """
         super().__init__()

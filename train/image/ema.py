@@ -1,9 +1,9 @@
 """Exponential moving average (EMA) of the image tokenizer's weights (Polyak and Juditsky, 1992).
 
 Lightning's ``EMAWeightAveraging`` does not fit here: it copies the whole LightningModule, validates and saves
-the random initial weights until averaging starts, swaps the buffers too, and forgets the raw weights at the
+the random initial weights until averaging starts, swaps the buffers too, and drops the raw weights at the
 end, so that a longer run could not resume from there. Here only the parameters of ``training.net`` are
-averaged. Buffers, and so a codebook that follows its own moving average, are always the current ones.
+averaged. Buffers, such as a codebook with its own moving average, are always the current ones.
 """
 
 from collections.abc import Iterator
@@ -16,35 +16,35 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 PREFIX = "net."
-"""Of the network's names in a checkpoint's ``state_dict``."""
+"""Prefix of the network's names in a checkpoint's ``state_dict``."""
 KEY = "ema"
-"""Of what a checkpoint holds besides the averaged weights in its ``state_dict``: the raw ones, the counts."""
+"""Key of the raw weights and counts in a checkpoint, whose ``state_dict`` holds the averaged weights."""
 
 
 def ema_decay(count: int, decay: float) -> float:
     """Decay of update ``count`` (1 is the first after the copy): min(decay, (1 + count) / (10 + count)), so
-    that the first weights are soon forgotten, however slow the average."""
+    that even a slow average soon forgets the first weights."""
     return min(decay, (1 + count) / (10 + count))
 
 
 class WeightEMA(Callback):
-    """Averages ``training.net``: validation, pictures, checkpoints and the model folder see the average.
+    """Averages ``training.net``: validation, pictures, checkpoints and the model folder use the average.
 
-    Training continues with the raw weights, which checkpoints keep too. Other callbacks that look at the
-    network during a fit do so within :func:`averaged`.
+    Training continues with the raw weights, which checkpoints hold too. Other callbacks that use the network
+    during a fit do so within ``averaged``.
     """
 
     def __init__(self, decay: float = 0.999, start: int = 0) -> None:
         """
         Args:
-            decay: Of the average after its warm-up.
-            start: Steps before the first averaged weights, those after step ``start`` + 1. Where k-means
-                makes the codebook in mid-training, it comes not later than ``start``.
+            decay: Decay of the average after its warm-up.
+            start: Steps before averaging starts; the first averaged weights are those after step ``start`` +
+                1. If k-means makes the codebook during training, that must happen by ``start``.
         """
         if not 0 < decay < 1:
-            raise ValueError(f"the decay of the weights' average must lie between 0 and 1, got {decay}")
+            raise ValueError(f"ema_decay must be between 0 and 1, got {decay}")
         if start < 0:
-            raise ValueError(f"the weights' average cannot start at step {start}: give 0 or more")
+            raise ValueError(f"start must not be negative, got {start}")
         self.decay, self.start = decay, start
         self._average: list[Tensor] | None = None
         """float32, in the order of ``net.parameters()``; None before ``start``."""
@@ -54,7 +54,7 @@ class WeightEMA(Callback):
 
     @contextmanager
     def averaged(self, training: Any) -> Iterator[None]:
-        """Within, ``training.net`` holds the average, if there is one yet. Contexts may be nested."""
+        """Context in which ``training.net`` holds the average, if it exists yet. Contexts may be nested."""
         if self._average is None or self._raw is not None:
             yield
             return
@@ -66,7 +66,7 @@ class WeightEMA(Callback):
 
     @torch.no_grad()
     def update(self, training: Any) -> None:
-        """Take the current weights into the average."""
+        """Add the current weights to the average."""
         weights = [parameter.detach().float() for parameter in training.net.parameters()]
         if self._average is None:
             self._average = [weight.clone() for weight in weights]
@@ -86,8 +86,8 @@ class WeightEMA(Callback):
             self._average = [a.to(p.device) for a, p in zip(self._average, net.parameters(), strict=True)]
 
     def follow(self, trainer: L.Trainer, training: Any) -> None:
-        """Take in the weights of the last step, unless that is done: once a step of the optimizer, however
-        many batches it accumulates and whichever callback asks first."""
+        """Add the weights of the last step, once per optimizer step, however many batches it accumulates and
+        whichever callback calls first."""
         if not trainer.training or self._raw is not None or self._step >= trainer.global_step:
             return
         self._step = trainer.global_step
@@ -108,7 +108,7 @@ class WeightEMA(Callback):
             self._leave(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._average is not None:  # it is the result; last.ckpt has the raw weights too
+        if self._average is not None:  # it is the result; last.ckpt also has the raw weights
             self._enter(pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -118,7 +118,7 @@ class WeightEMA(Callback):
         self.follow(trainer, pl_module)
         if self._average is None:
             return
-        # state_dict gets the average: it is what is loaded if nothing is trained
+        # state_dict gets the average, which validate and predict load
         net: Any = pl_module.net
         names = [name for name, _ in net.named_parameters()]
         raw = self._raw or [parameter.detach() for parameter in net.parameters()]
@@ -154,10 +154,10 @@ class WeightEMA(Callback):
 
 
 def averaged(trainer: L.Trainer, training: L.LightningModule) -> AbstractContextManager[None]:
-    """Within, ``training.net`` holds its averaged weights of the last step, if this fit averages them and has
-    begun to, regardless of the order of the callbacks.
+    """Context in which ``training.net`` holds its averaged weights of the last step, if this fit averages and
+    has started to, regardless of the order of the callbacks.
 
-    For callbacks that save the network or draw what it makes.
+    For callbacks that save the network or use it.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightEMA):

@@ -1,4 +1,4 @@
-"""The terms of the image tokenizer's loss, each a function of reconstruction and original, and their sum.
+"""The terms of the image tokenizer's loss, as functions of reconstruction and original, and their sum.
 
 Images are (B, 3, H, W) in [-1, 1]; the reconstruction is not clamped. The quantizer's term comes from
 ``tokenizers.vqvae.quantizer``, the adversarial one from ``adversary``, LPIPS from
@@ -26,14 +26,14 @@ def mse(reconstruction: Tensor, original: Tensor) -> Tensor:
 
 
 def chroma(reconstruction: Tensor, original: Tensor) -> Tensor:
-    """L1 + MSE of the color alone, the channels less their mean: 0 where there is no color."""
+    """L1 + MSE of the color, which is the channels minus their mean."""
     difference = reconstruction - original
     difference = difference - difference.mean(dim=1, keepdim=True)
     return difference.abs().mean() + difference.square().mean()
 
 
 def edge(reconstruction: Tensor, original: Tensor) -> Tensor:
-    """Mean absolute error of the first differences along both axes, of the gray image: strokes are edges."""
+    """Mean absolute error of the gray image's first differences along both axes; strokes are edges."""
     difference = (reconstruction - original).mean(dim=1)
     return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
 
@@ -41,8 +41,8 @@ def edge(reconstruction: Tensor, original: Tensor) -> Tensor:
 def text_distance(recognizer: Recognizer, reconstruction: Tensor, original: Tensor, boxes: Tensor) -> Tensor:
     """Distance of the recognizer's features within the text boxes, weighted by their area; 0 without boxes.
 
-    As in LPIPS (arXiv:1801.03924, eq. 1) the features of a position are scaled to unit length and their
-    squared distance is taken; it is averaged over the area of all boxes, and summed over the layers.
+    As in LPIPS (arXiv:1801.03924, eq. 1) it is the squared distance of features of unit length, averaged over
+    the area of all boxes and summed over the layers.
 
     Args:
         recognizer: The network whose features are compared.
@@ -73,7 +73,7 @@ def box_mask(boxes: Tensor, shape: torch.Size) -> Tensor:
     rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
     inside = (rows[:, :, None] & columns[:, None]).float()  # (N, H, W)
     mask = torch.zeros(B, H, W, device=boxes.device)
-    return mask.index_add(0, boxes[:, 0].long(), inside).clamp(max=1)  # no loop: it would wait for a GPU
+    return mask.index_add(0, boxes[:, 0].long(), inside).clamp(max=1)  # no loop, which would wait for the GPU
 
 
 def psnr(mse: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def psnr(mse: Tensor) -> Tensor:
 class ReconstructionLoss:
     """The terms that have a weight, and their weighted sum.
 
-    Not a Module: its networks are not trained, not in the checkpoint, and move to the images' device.
+    Not a Module, since its networks are neither trained nor saved; they move to the images' device.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ReconstructionLoss:
     ) -> None:
         """
         Args:
-            weights: Of the terms, by name; a term of weight 0 is not computed, except l1 and mse.
+            weights: Weights of the terms by name; terms of weight 0 are not computed, except l1 and mse.
             recognizer: The network of the term text.
             lpips: The network of the term lpips.
         """
@@ -100,7 +100,7 @@ class ReconstructionLoss:
 
     @classmethod
     def of(cls, settings: ImageTokenizerSettings) -> Self:
-        """The loss of a training."""
+        """The loss for the settings of a training."""
         weights = {
             "l1": 1.0,
             "mse": settings.mse_weight,
@@ -119,7 +119,7 @@ class ReconstructionLoss:
         return cls(weights, recognizer, lpips)
 
     def terms(self, reconstruction: Tensor, images: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-        """Unweighted scalars by name; ``boxes`` (N, 5) as in :func:`text_distance`."""
+        """Unweighted scalars by name; ``boxes`` (N, 5) as in ``text_distance``."""
         terms = {"l1": l1(reconstruction, images), "mse": mse(reconstruction, images)}
         if self.weights["chroma"]:
             terms["chroma"] = chroma(reconstruction, images)

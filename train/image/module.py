@@ -1,6 +1,7 @@
-"""Training of the image tokenizer: a plain autoencoder first, then k-means for the codebook, then quantized.
+"""Training of the image tokenizer: first as a plain autoencoder, then k-means for the codebook, then
+quantized.
 
-A VQ-VAE that is quantized from the first step learns slowly; this order gave 3 dB more in the same time.
+Quantization from the first step learns slowly: this order gave 3 dB more in the same time.
 """
 
 from contextlib import AbstractContextManager
@@ -39,7 +40,7 @@ class ImageTokenizerTraining(LoggedTraining):
         self.loss = ReconstructionLoss.of(settings)
         self.autoencoder_steps = settings.autoencoder_steps if settings.trained_part == "all" else 0
         self.codebook_ready = False
-        """Whether the codebook was made: by k-means, or by the run that ``init_from`` comes from."""
+        """Whether the codebook exists: from k-means, or from ``init_from``."""
         if settings.init_from is not None:
             self._take_weights(settings.init_from)
         if settings.trained_part == "decoder":
@@ -51,8 +52,8 @@ class ImageTokenizerTraining(LoggedTraining):
     # batch -> loss
 
     def forward(self, images: Tensor, quantize: bool = True, noise: float = 0.0) -> ImageTokenizerOutput:
-        """``ImageTokenizer.forward``, or the reconstruction of codes that must not change."""
-        if self.settings.trained_part == "decoder":  # the codebook may follow what it quantizes: only read it
+        """``ImageTokenizer.forward``, or with ``trained_part=decoder`` the reconstruction of fixed codes."""
+        if self.settings.trained_part == "decoder":  # forward could update the codebook
             codes = self.net.encode(images)
             latents = self.net.quantizer.decode(codes).movedim(-1, 1)
             return ImageTokenizerOutput(self.net.reconstruct(latents), codes, latents.new_zeros(()))
@@ -66,7 +67,7 @@ class ImageTokenizerTraining(LoggedTraining):
         if not self.codebook_ready and positions is not None and positions < self.config.codebook_size:
             raise ValueError(
                 f"codebook_size is {self.config.codebook_size}, but all training images together have only "
-                f"{positions} positions for codes: use fewer codes or more images"
+                f"{positions} code positions: use fewer codes or more images"
             )
 
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
@@ -126,7 +127,7 @@ class ImageTokenizerTraining(LoggedTraining):
     # loss -> step
 
     def configure_optimizers(self) -> Any:
-        """AdamW; warm-up, stable, decay, with a second warm-up after the codebook was made."""
+        """AdamW with warm-up, stable, decay, and a second warm-up after k-means."""
         s = self.settings
         if s.max_steps < 1:
             raise ValueError(f"max_steps must be positive to train, got {s.max_steps}: set trainer.max_steps")
@@ -143,14 +144,14 @@ class ImageTokenizerTraining(LoggedTraining):
         return factor
 
     def configure_callbacks(self) -> Any:
-        """The average of the weights, from the first quantized step on."""
+        """Average the weights from the first quantized step on."""
         decay = self.settings.ema_decay
         return [WeightEMA(decay, self.autoencoder_steps)] if decay else []
 
     # figures
 
     def read_figures(self) -> dict[str, float]:
-        """The means, their PSNR, and the use of the codebook once there is one."""
+        """The means, their PSNR, and the use of the codebook once it exists."""
         values = super().read_figures()
         values["psnr"] = psnr(torch.tensor(values["mse"])).item()
         if int(self.train_use.counts.sum()):
@@ -178,7 +179,9 @@ class ImageTokenizerTraining(LoggedTraining):
         data: Any = getattr(self.trainer, "datamodule", None)
         factor = getattr(data, "factor", self.config.factor)
         if factor != self.config.factor:
-            raise ValueError(f"the data's factor is {factor}, the image tokenizer's {self.config.factor}")
+            raise ValueError(
+                f"data.factor is {factor}, but the image tokenizer's is {self.config.factor}: use the same"
+            )
 
     def _take_weights(self, folder: str) -> None:
         net = ImageTokenizer.load(folder)
@@ -191,7 +194,7 @@ class ImageTokenizerTraining(LoggedTraining):
 
     @torch.no_grad()
     def _initialize_codebook(self) -> None:
-        """k-means over the latents of training images."""
+        """Make the codebook by k-means over the latents of training images."""
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "sample_images"):
             raise ValueError(

@@ -1,9 +1,9 @@
-"""A small text recognizer, whose features measure how alike two images of text are (the text-aware loss).
+"""A small text recognizer, whose features measure how similar two images of text are (the text-aware loss).
 
 A convolutional network that reads one line at its own size, trained with CTC (Graves et al., 2006) on this
-project's rendered text. What its early layers have learned about letters gives the "perceptual" distance of
-``losses.text_distance``, as LPIPS (arXiv:1801.03924) takes the layers of an image classifier. No OCR engine
-that measures anything takes part.
+project's rendered text. ``losses.text_distance`` compares the features of its early layers, as LPIPS
+(arXiv:1801.03924) compares those of an image classifier. The OCR engines that measure results are not
+involved.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ...tokenizers.weights import CONFIG, load_network, save_network
 
 KIND = "recognizer"
 OLD_KIND = "recogniser"
-"""What folders of earlier versions say."""
+"""The kind in folders of earlier versions."""
 SHIPPED = Path(__file__).parents[2] / "pretrained" / KIND
 """The recognizer that comes with the package, trained by ``earlyfusion recognizer fit`` on the images of
 ``earlyfusion text-images``: benchmarks/studies/tokenizer/README.md has the commands and its figures."""
@@ -31,12 +31,12 @@ BLANK = 0
 
 @dataclass(frozen=True)
 class RecognizerConfig:
-    """Hyper-parameters of :class:`Recognizer`."""
+    """Hyper-parameters of ``Recognizer``."""
 
     channels: tuple[int, ...] = (48, 96, 128)
     """Width of each of the three stages."""
     characters: str = CHARACTERS
-    """What it can read; other characters are passed over in training."""
+    """Characters that it can read; training skips others."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -50,7 +50,7 @@ class Recognizer(nn.Module):
     """Gray strips (N, 1, 32, W), W a multiple of 4 -> log-probabilities of characters, one step per 4 px."""
 
     height = 32
-    """Pixels of a strip that is read; type of 8 to 28 px fits in it at its own size."""
+    """Height of a strip in pixels; type of 8 to 28 px fits at its own size."""
 
     def __init__(self, config: RecognizerConfig):
         super().__init__()
@@ -93,7 +93,7 @@ class Recognizer(nn.Module):
         return texts
 
     def classes(self, text: str) -> list[int]:
-        """The classes of the characters that it knows."""
+        """The classes of the known characters of ``text``."""
         known = {character: i for i, character in enumerate(self.config.characters, start=1)}
         return [known[character] for character in text if character in known]
 
@@ -103,7 +103,7 @@ class Recognizer(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a folder written by :meth:`save`, strictly, in evaluation mode.
+        """Read a folder written by ``save``, strictly, in evaluation mode.
 
         Raises:
             FileNotFoundError: A file is missing.
@@ -113,7 +113,7 @@ class Recognizer(nn.Module):
 
 
 def _kind(folder: Path) -> str:
-    """The kind that ``folder`` is expected to have: that of earlier versions if it says so."""
+    """The kind to expect in ``folder``: that of earlier versions if it has it."""
     config = folder / CONFIG
     found = read_json(config, "a recognizer's config").get("kind") if config.is_file() else KIND
     return OLD_KIND if found == OLD_KIND else KIND
@@ -130,9 +130,9 @@ def _conv(
 
 
 def degrade(strips: Tensor, generator: torch.Generator) -> Tensor:
-    """Strips (N, 1, 32, W) as an image tokenizer might give them back: a quarter blurred, a quarter scaled
-    down and up, half with noise, a fifth inverted. Each strip is drawn by itself, so that batches are alike,
-    as BatchNorm needs it."""
+    """Degrade strips (N, 1, 32, W) as an image tokenizer might: a quarter blurred, a quarter scaled down and
+    up, half with noise, a fifth inverted. Each strip is drawn separately, so that batches are similar, as
+    BatchNorm requires."""
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator).to(strips.device)

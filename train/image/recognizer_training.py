@@ -21,7 +21,7 @@ from .recognizer import BLANK, Recognizer, RecognizerConfig, degrade
 
 @dataclass(frozen=True, kw_only=True)
 class RecognizerSettings(TrainingSettings):
-    """Settings of :class:`RecognizerTraining`."""
+    """Settings of the recognizer's training."""
 
     nested: ClassVar[Mapping[str, type]] = {"config": RecognizerConfig}
 
@@ -30,11 +30,11 @@ class RecognizerSettings(TrainingSettings):
     lr: float = 3e-3
     """Learning rate after the warm-up."""
     decay_fraction: float = 0.6
-    """Fraction of the steps, at the end, over which the learning rate falls to 0."""
+    """Final fraction of the steps, over which the learning rate falls to 0."""
     degraded: bool = True
-    """Train on blurred, rescaled, noisy and inverted strips too (recognizer.degrade)."""
+    """Also train on blurred, rescaled, noisy and inverted strips (recognizer.degrade)."""
     init_from: str | None = None
-    """Folder of a recognizer whose weights to begin with."""
+    """Folder of a recognizer to start from."""
     seed: int = 0
     """Random seed of the degradation."""
 
@@ -57,7 +57,6 @@ class RecognizerTraining(LoggedTraining):
         self._read = [0, 0, 0, 0]  # texts, read exactly, characters, edits
 
     def forward(self, strips: Tensor) -> Tensor:
-        """``Recognizer.forward``."""
         return self.net(strips)
 
     def training_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
@@ -71,7 +70,7 @@ class RecognizerTraining(LoggedTraining):
         return loss
 
     def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
-        """Loss, and what is read."""
+        """Loss, and figures of the texts that it reads."""
         loss = ctc_loss(self.net, self(batch.strips), batch.texts)
         self.log("validation/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.texts))
         for text, found in zip(batch.texts, self.net.read(batch.strips), strict=True):
@@ -109,5 +108,5 @@ def ctc_loss(net: Recognizer, log_probabilities: Tensor, texts: list[str]) -> Te
         torch.full((len(texts),), steps),
         lengths,
         blank=BLANK,
-        zero_infinity=True,  # a text longer than its strip has steps cannot be aligned
+        zero_infinity=True,  # a text with more characters than its strip has steps cannot be aligned
     )

@@ -1,4 +1,4 @@
-"""Pictures of what an image tokenizer makes of images: while it trains, and with ``predict``."""
+"""Pictures of reconstructions, during training and with ``predict``."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from .module import ImageTokenizerTraining
 
 
 class Reconstructions(Drawing):
-    """RUN/reconstructions/step-N.png: validation images above their reconstructions."""
+    """Writes RUN/reconstructions/step-N.png: validation images above their reconstructions."""
 
     def __init__(self, every: int = 1000, count: int = 24, seed: int = 0) -> None:
         """
         Args:
-            every: Steps between two sheets; 0: only one at the end.
-            count: Images on a sheet.
-            seed: Which validation images: the same ones on every sheet.
+            every: Steps between two sheets; 0 writes only one at the end.
+            count: Number of images on a sheet.
+            seed: Random seed that selects the images, the same for every sheet.
         """
         super().__init__(every)
         self.count, self.seed = count, seed
@@ -49,7 +49,7 @@ class Reconstructions(Drawing):
 
 
 class ReconstructionFiles(PredictionFiles):
-    """RUN/predictions: the reconstructions as PNG files, and codes.jsonl with a line per image."""
+    """Writes RUN/predictions: the reconstructions as PNG files, and codes.jsonl with a line per image."""
 
     file = "codes.jsonl"
 

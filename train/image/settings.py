@@ -9,14 +9,14 @@ from ..loop.settings import TrainingSettings
 from .adversary import AdversaryConfig
 
 Part = Literal["all", "decoder"]
-"""What is trained: everything; the decoder, with codes that stay as they are."""
+"""What is trained: everything, or only the decoder, with unchanged codes."""
 DECODER = ("decoder", "decoder_channels", "decoder_res_blocks")
-"""Fields in which a decoder that is trained alone may differ from that of ``init_from``."""
+"""Fields of a decoder trained alone that may differ from ``init_from``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTokenizerSettings(TrainingSettings):
-    """Settings of :class:`.module.ImageTokenizerTraining`."""
+    """Settings of the image tokenizer's training."""
 
     renamed: ClassVar[Mapping[str, str]] = {"quantised_lr": "quantized_lr", "recogniser": "recognizer"}
     removed: ClassVar[Mapping[str, Any]] = {"l1_weight": 1.0, "commitment_weight": 1.0}
@@ -25,47 +25,47 @@ class ImageTokenizerSettings(TrainingSettings):
     config: ImageTokenizerConfig = ImageTokenizerConfig()
     """The network."""
     quantized_lr: float | None = None
-    """Learning rate from the first quantized step on; default: the same."""
+    """Learning rate from the first quantized step on; null uses lr."""
     warmup_steps: int = 50
-    """Steps until the learning rate is reached; again after the codebook was made."""
+    """Steps of linear warm-up to the learning rate, repeated after k-means makes the codebook."""
     autoencoder_steps: int = 300
-    """First steps without quantization; then k-means makes the codebook."""
+    """Initial steps without quantization; then k-means makes the codebook."""
     latent_noise: float = 0.15
-    """Standard deviation of the noise on the latents during those steps: the network learns to bear noise
-    before it meets the quantizer's. For "cosine", whose latents are unit vectors."""
+    """Standard deviation of noise on the latents during autoencoder_steps, to prepare the network for the
+    quantizer's. For quantizer cosine, whose latents are unit vectors."""
     kmeans_images: int = 4096
-    """Training images whose latents k-means sees."""
+    """Number of training images for k-means."""
     kmeans_latents: int = 32768
-    """Latents drawn from them."""
+    """Number of latents drawn from them for k-means."""
     mse_weight: float = 1.0
     """Weight of the mean squared error; the mean absolute error has weight 1."""
     chroma_weight: float = 0.0
-    """Weight of both errors of the color alone, the channels less their mean. Black type has no color, and a
-    codebook that mostly sees type neglects it in pictures too."""
+    """Weight of the color errors: L1 and MSE of the channels minus their mean. Raise it if most images are
+    black type, which makes the codebook neglect the colors of the others."""
     edge_weight: float = 0.0
-    """Weight of the mean absolute error of the gray image's first differences
+    """Weight of the edge error: L1 of the gray image's first differences
     (benchmarks/studies/tokenizer/study.py, row "edge 0.5")."""
     text_weight: float = 0.7
     """Weight of the text-aware loss, the distance of a recognizer's features in the text boxes of the images
-    (column objects): see losses.text_distance."""
+    (column objects); see losses.text_distance."""
     recognizer: str | None = None
-    """Folder of that recognizer, written by `earlyfusion recognizer fit`; default: the one in the package."""
+    """Folder of the recognizer, written by `earlyfusion recognizer fit`; null uses the packaged one."""
     lpips_weight: float = 0.0
-    """Weight of LPIPS, which VQGAN's recipe has."""
+    """Weight of LPIPS, as in VQGAN's recipe; needs lpips_backbone."""
     lpips_backbone: str | None = None
-    """File with the weights of LPIPS's backbone, torchvision's AlexNet or VGG16."""
+    """File with the weights of LPIPS's backbone: torchvision's AlexNet or VGG16."""
     adversary: AdversaryConfig = AdversaryConfig()
-    """The adversarial loss; weight 0: none."""
+    """The adversarial loss (weight 0: off)."""
     ema_decay: float = 0.0
-    """Decay of the average of the weights that is validated and saved; 0: no average."""
+    """Decay of the moving average (EMA) of the weights, which is validated and saved; 0 turns it off."""
     init_from: str | None = None
-    """Folder of an image tokenizer whose weights to begin with."""
+    """Folder of an image tokenizer to start from."""
     trained_part: Part = "all"
-    """all; decoder: encoder and codebook stay those of init_from, so that every image keeps its codes, and
-    transformers trained on them stay valid. The decoder may have another size (config.decoder_channels,
-    config.decoder_res_blocks), and then begins with random weights."""
+    """What to train. all; decoder: only the decoder, with encoder and codebook of init_from, so that images
+    keep their codes and transformers trained on them stay valid. A decoder of another size
+    (config.decoder_channels, config.decoder_res_blocks) starts with random weights."""
     seed: int = 0
-    """Random seed of the draw for k-means."""
+    """Random seed of the images and latents for k-means."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +105,8 @@ def factor_of(stem: int, channels: Sequence[int]) -> int:
 
 
 def keep_encoder(options: Any) -> None:
-    """For ``trained_part=decoder``: the network's config is that of ``init_from``, except the decoder's."""
+    """For ``trained_part=decoder``: take the network's config from ``init_from``, except the decoder's
+    fields."""
     if options.model.trained_part != "decoder" or options.model.init_from is None:
         return
     given = ImageTokenizer.read_config(options.model.init_from)

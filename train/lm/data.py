@@ -28,14 +28,13 @@ class TokenData(L.LightningDataModule):
     ) -> None:
         """
         Args:
-            path: Prepared folder (it holds train/, validation/ and tokenizer/).
+            path: Prepared folder, with train/, validation/ and tokenizer/.
             batch_size: Windows per batch, on each device.
-            mixture: More prepared folders, each with its share of all windows ({runs/old: 0.3}). An epoch has
-                every window of path once. The other folders resume where the epoch before ended, and start
-                over when all of their windows have been seen.
-            limit: Train on only this many windows of path, the first ones, to check that a model can learn
-                them by heart.
-            num_workers: Worker processes that read windows. These are memory-mapped, so 0 is fast.
+            mixture: More prepared folders and their fractions of all windows, such as {runs/old: 0.3}. An
+                epoch has each window of path once; the other folders continue from one epoch to the next, and
+                start over when used up.
+            limit: Train on only the first N windows of path, to check that a model can memorize them.
+            num_workers: Worker processes that read windows, which are memory-mapped, so 0 is fast.
             seed: Random seed of the shuffling.
         """
         super().__init__()
@@ -48,7 +47,7 @@ class TokenData(L.LightningDataModule):
                 f"mixture is {dict(mixture)}, expected positive shares of all windows with a sum below 1"
             )
         if limit is not None and mixture:
-            raise ValueError("limit works with one folder only: leave out mixture")
+            raise ValueError("limit works with one folder only: leave out limit or mixture")
         self.path, self.batch_size, self.limit = Path(path), batch_size, limit
         self.mixture = dict(mixture)
         self.num_workers, self.seed = num_workers, seed
@@ -72,7 +71,9 @@ class TokenData(L.LightningDataModule):
         sources = [Windows(folder / "train") for folder in folders]
         for folder, source in zip(folders[1:], sources[1:]):
             if not same_tokens(folder / TOKENIZER, self.path / TOKENIZER):
-                raise ValueError(f"{folder} and {self.path} were prepared with different tokenizers")
+                raise ValueError(
+                    f"{folder} and {self.path} were prepared with different tokenizers: use the same one"
+                )
             if source.context_length != sources[0].context_length:
                 raise ValueError(
                     f"{folder} has windows of {source.context_length} tokens, {self.path} has windows of "
@@ -86,7 +87,7 @@ class TokenData(L.LightningDataModule):
         return self.sources[0].context_length if self.sources else 0
 
     def draws(self) -> list[int]:
-        """Windows per epoch of each folder: of ``path``, then of those of the mixture."""
+        """Windows per epoch of each folder: ``path``, then those of the mixture."""
         count = min(self.sources[0].length, self.limit or self.sources[0].length)
         rest = 1 - sum(self.mixture.values())
         return [count, *(max(1, round(count * share / rest)) for share in self.mixture.values())]

@@ -1,8 +1,9 @@
 """Initial weights of the transformer.
 
-If each process keeps a shard of them (FSDP2), they can be made a part at a time: otherwise every process
-makes the whole network first, 4 bytes a parameter, and eight processes of a 34B on one machine would want
-1.1 TB for that moment. ``shell`` and ``fill`` hold embedding and lm_head, or a block, beside the shards.
+If each process keeps only a shard of the weights (FSDP2), they can be created part by part. Otherwise every
+process first creates the whole network, at 4 bytes per parameter: eight processes of a 34B network on one
+machine would briefly need 1.1 TB. With ``shell`` and ``fill`` a process holds its shard, plus a block or the
+ends.
 """
 
 from collections.abc import Iterator
@@ -24,22 +25,22 @@ WEIGHTS = "model.safetensors"
 
 
 def shell(config: FusionLMConfig) -> FusionLM:
-    """The network without its weights (on the device "meta").
+    """The network without weights (on the device "meta").
 
     Raises:
         ValueError: The config ties embedding and lm_head.
     """
     if config.tie_embeddings:
-        raise ValueError("build_in_shards cannot tie embedding and lm_head: leave one of the two at false")
+        raise ValueError("build_in_shards does not work with tie_embeddings: set one of the two to false")
     with torch.device("meta"):
         return FusionLM(config)
 
 
 @torch.no_grad()
 def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
-    """Begin the rows of codes in embedding and lm_head with a random projection of their codebook.
+    """Initialize the rows of codes in embedding and lm_head with a random projection of their codebook.
 
-    Codes that look alike then begin alike, so that what is learned of a common one helps its rare neighbors.
+    Similar codes then start with similar rows, so that training a common code helps its rare neighbors.
     """
     for name, codec in tokenizer.codecs.items():
         codebook = getattr(codec, "codebook", None)  # (n * K, latent_dim)
@@ -56,9 +57,9 @@ def start_from_codebook(net: FusionLM, tokenizer: DocumentTokenizer) -> None:
 
 @torch.no_grad()
 def fill(net: FusionLM, device: torch.device, parts: Iterator[tuple[str, Tensor]]) -> None:
-    """Give ``net``, a shell that was sharded or not, its memory on ``device`` and its weights.
+    """Allocate ``net``, a shell that may be sharded, on ``device``, and copy the weights ``parts`` into it.
 
-    All processes must come here with the same ``parts``; what counts are those of the first.
+    All processes must call it with the same names; the values of the first process are used.
     """
     net.to_empty(device=device)
     parameters = dict(net.named_parameters())
@@ -71,7 +72,7 @@ def fill(net: FusionLM, device: torch.device, parts: Iterator[tuple[str, Tensor]
 
 
 def drawn(config: FusionLMConfig, tokenizer: DocumentTokenizer | None) -> Iterator[tuple[str, Tensor]]:
-    """New weights, in their order; with a tokenizer, image codes' rows as by ``start_from_codebook``."""
+    """New random weights, in order; with a tokenizer, rows of codes as in ``start_from_codebook``."""
     ends = FusionLM(replace(config, n_layers=1))
     initialize(ends, config.n_layers)
     if tokenizer is not None:
@@ -88,7 +89,7 @@ def drawn(config: FusionLMConfig, tokenizer: DocumentTokenizer | None) -> Iterat
 def stored(
     folder: str | Path, config: FusionLMConfig, tokenizer_folder: Path
 ) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a model folder, a tensor at a time.
+    """The weights of a model folder, one tensor at a time.
 
     Raises:
         ValueError: The config, the tokenizer or the tensors differ.
@@ -97,14 +98,14 @@ def stored(
     theirs = folder / TOKENIZER
     if theirs.is_dir() and not same_tokens(theirs, tokenizer_folder):
         raise ValueError(
-            f"init_from={folder} has another tokenizer, for which its vocabulary would have to grow: train a "
-            "step without build_in_shards first, and begin with that model"
+            f"init_from={folder} has another tokenizer, and build_in_shards cannot resize its vocabulary: "
+            "train one step without build_in_shards, and start from that model"
         )
     check_config(str(folder), FusionLM.read_config(folder), config)
     files = TensorFiles([folder / WEIGHTS])
     with torch.device("meta"):
         wanted = {name: p.shape for name, p in FusionLM(config).named_parameters()}
     if {name: files.spec(name).shape for name in files} != {name: tuple(s) for name, s in wanted.items()}:
-        raise ValueError(f"{folder / WEIGHTS} does not hold the tensors of its config")
+        raise ValueError(f"{folder / WEIGHTS} has other tensors than its config.json requires")
     for name in wanted:
         yield name, files[name].float()

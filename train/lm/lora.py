@@ -1,12 +1,12 @@
-"""Fine-tuning a part of a transformer: low-rank updates of its matrices, and the rows of all tokens but text.
+"""Fine-tuning of a part of a transformer: low-rank updates of its matrices, and the rows of non-text tokens.
 
 LoRA (Hu et al., arXiv:2106.09685) adds to a frozen matrix W the product of two narrow ones, (alpha / r) B A.
-B begins at 0, so that training begins with the model as it was, and the sum is a matrix like W again, so that
-what is saved is a plain model folder.
+B starts at 0, so training starts from the unchanged model. The sum is a matrix like W, so a plain model
+folder is saved.
 
-A model whose images came out badly, or not at all (Chameleon was released so), needs more than that: the rows
-of embedding and lm_head of all tokens but text, so of image codes and of what frames them, are trained as
-they are. Anole (arXiv:2407.06135) trains such rows of lm_head, and nothing else.
+A model that draws badly or not at all, as Chameleon was released, needs more: the rows of embedding and
+lm_head of all non-text tokens (image codes and the tokens that frame them) are trained in full. Anole
+(arXiv:2407.06135) trains only such rows of lm_head.
 """
 
 from typing import get_args
@@ -25,7 +25,7 @@ class LoRALinear(nn.Linear):
     """y = x W^T + (alpha / r) (x A^T) B^T with W (out, in) frozen, A (r, in) and B (out, r) trained."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float):
-        """Take the place of ``linear``, which has no bias, with its weight."""
+        """Replace ``linear``, which has no bias, and share its weight."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, None
@@ -45,7 +45,7 @@ class LoRALinear(nn.Linear):
 
 
 class TrainedRows(nn.Module):
-    """Parametrization of a frozen matrix (V, C), some rows of which are trained."""
+    """Parametrization of a frozen matrix (V, C) of which some rows are trained."""
 
     places: Tensor
 
@@ -55,18 +55,18 @@ class TrainedRows(nn.Module):
         self.rows = nn.Parameter(weight[places].detach().clone())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The frozen matrix -> the one that is used."""
+        """The frozen matrix -> the matrix with the trained rows."""
         return weight.index_copy(0, self.places, self.rows)
 
 
 def adapt(net: FusionLM, part: Part, vocab: SharedVocab, rank: int = 16, alpha: float = 32.0) -> None:
-    """Freeze ``net``, in place, but for what ``part`` names and adds.
+    """Freeze ``net`` in place, except what ``part`` trains.
 
     Args:
         net: The transformer.
         part: What is trained.
-        vocab: Its vocabulary. The rows of all its tokens are trained but those of text and of padding.
-        rank: r of the low-rank updates of all matrices in the blocks.
+        vocab: Its vocabulary. The rows of all tokens except text and padding are trained.
+        rank: Rank r of the low-rank updates of all matrices in the blocks.
         alpha: The updates are scaled by alpha / r.
 
     Raises:
@@ -95,7 +95,7 @@ def adapt(net: FusionLM, part: Part, vocab: SharedVocab, rank: int = 16, alpha: 
 
 @torch.no_grad()
 def merged(net: FusionLM) -> FusionLM:
-    """A plain transformer that computes what ``net``, adapted or not, computes; it shares weights with it."""
+    """A plain transformer equal to ``net``, which may be adapted; it shares weights with ``net``."""
     weights: dict[str, Tensor] = {}
     for name, module in net.named_modules():
         if isinstance(module, LoRALinear):
@@ -112,5 +112,5 @@ def merged(net: FusionLM) -> FusionLM:
 
 
 def trained_names(net: nn.Module) -> set[str]:
-    """The names of the parameters that are trained, as state_dict() has them."""
+    """The names of the trained parameters, as in ``state_dict()``."""
     return {name for name, parameter in net.named_parameters() if parameter.requires_grad}

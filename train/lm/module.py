@@ -34,7 +34,7 @@ class FusionLMTraining(LoggedTraining):
     """Trains a ``FusionLM``, ``self.net``.
 
     A batch has ``tokens`` and ``documents`` (B, T), ``windows`` (B,), and ``learned`` (B, T) if not all
-    tokens are learned: see ``TokenData``.
+    tokens are learned; see ``TokenData``.
     """
 
     settings_class = LMSettings
@@ -57,9 +57,9 @@ class FusionLMTraining(LoggedTraining):
         if settings.compile:
             self.net.compile()  # in place: the weights keep their names
         self.trained = settings.init_from is not None
-        """Whether the weights are those of a run."""
+        """Whether the weights are trained."""
         if settings.build_in_shards:
-            pass  # their weights come with configure_model
+            pass  # configure_model creates the weights
         elif settings.init_from is not None:
             net = load_resized(settings.init_from, folder)
             check_config(settings.init_from, net.config, self.config)
@@ -72,13 +72,12 @@ class FusionLMTraining(LoggedTraining):
         self.skipped = False
         """Whether the last step was skipped."""
         self.last_loss: Tensor | None = None
-        """Of the last batch, without the z-loss: it shows whether the training diverges."""
+        """Loss of the last batch, without the z-loss, which ``Divergence`` checks."""
         self._tokens, self._since = 0, time.perf_counter()
 
     # batch -> loss
 
     def forward(self, inputs: Inputs | Tensor, **kwargs: Any) -> Any:
-        """``FusionLM.forward``."""
         return self.net(inputs, **kwargs)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -108,7 +107,7 @@ class FusionLMTraining(LoggedTraining):
         self.rates.add(terms, targets)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Windows -> ``losses`` (B, T), nats of each next token, 0 where none counts, and ``windows``."""
+        """Windows -> ``losses`` (B, T), nats of each next token or 0 without a target, and ``windows``."""
         self._check_trained()
         return {"losses": window_loss(self.net, batch, self.vocab).nll, "windows": batch["windows"]}
 
@@ -133,7 +132,7 @@ class FusionLMTraining(LoggedTraining):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm, which is logged; a gradient that is not finite never reaches the weights."""
+        """Clip by the norm, and skip steps with a non-finite gradient."""
         self.lr_now = optimizer.param_groups[0]["lr"]
         self.grad_norm, self.skipped = clip_or_skip(self.net.parameters(), gradient_clip_val)
 
@@ -176,14 +175,14 @@ class FusionLMTraining(LoggedTraining):
         if length > self.config.context_length:
             raise ValueError(
                 f"config.context_length is {self.config.context_length}, but the windows in {data.path} have "
-                f"{length} tokens: give at least as many"
+                f"{length} tokens: set it to at least {length}"
             )
 
     def configure_model(self) -> None:
-        """Under ``ModelParallelStrategy`` each process keeps its part of every block (FSDP2).
+        """Under ``ModelParallelStrategy`` each process keeps a shard of every block (FSDP2).
 
         Raises:
-            ValueError: That strategy requests tensor parallelism, or only a part of the weights is trained.
+            ValueError: The strategy has tensor parallelism, or only a part of the weights is trained.
         """
         mesh, part = self.device_mesh, self.settings.trained_part
         if is_sharded(self.net):
@@ -195,13 +194,13 @@ class FusionLMTraining(LoggedTraining):
                     f"tensor_parallel_size is {size}, expected 1: this model has no tensor parallelism"
                 )
             if part != "all":
-                raise ValueError(f"trained_part={part} cannot be trained in shards: use strategy ddp")
+                raise ValueError(f"trained_part={part} does not work with sharded weights: use strategy ddp")
             shard(self.net, mesh["data_parallel"])
         if next(self.net.parameters()).is_meta:
             self._fill_shell()
 
     def _fill_shell(self) -> None:
-        """The weights of a network that was built without them (``build_in_shards``)."""
+        """Create the weights of a network that was built without them (``build_in_shards``)."""
         if self.settings.init_from is not None:
             parts = stored(self.settings.init_from, self.config, self.tokenizer_folder)
         else:
@@ -220,13 +219,15 @@ class FusionLMTraining(LoggedTraining):
             ValueError: The checkpoint has other settings, or lacks weights.
         """
         super().on_load_checkpoint(checkpoint)
-        found = checkpoint.get("state_dict")  # shards hold theirs elsewhere, and are loaded by now
+        found = checkpoint.get("state_dict")  # sharded weights are stored elsewhere and already loaded
         if found is not None and (missing := trained_names(self) - set(found)):
-            raise ValueError(f"the checkpoint lacks the weights {min(missing)}: it is of another training")
+            raise ValueError(
+                f"the checkpoint lacks the weights {min(missing)}: it belongs to another training"
+            )
         self.trained = True
 
     def whole_net(self) -> FusionLM | None:
-        """The transformer with all of its weights, on rank 0; all ranks must call it."""
+        """The transformer with all weights, on rank 0; all ranks must call it."""
         return whole_net(self.net, self.global_rank, self.device)
 
     def save_folder(self, folder: str | Path) -> None:
@@ -234,7 +235,7 @@ class FusionLMTraining(LoggedTraining):
         net = self.whole_net()
         if net is None:
             return
-        with torch.random.fork_rng(devices=[]):  # a network draws numbers before its weights are read
+        with torch.random.fork_rng(devices=[]):  # building a network draws random numbers
             tokenizer = DocumentTokenizer.load(self.tokenizer_folder)
         save_model(folder, merged(net), tokenizer)
 
@@ -244,7 +245,7 @@ class FusionLMTraining(LoggedTraining):
 
 
 def _add(means: Means, terms: LossTerms) -> None:
-    """Means over target tokens, not over windows."""
+    """Add means over target tokens, not over windows."""
     total = terms.counts.sum()
     means.add("loss", terms.cross_entropy, total)
     means.add("z", terms.z, total)

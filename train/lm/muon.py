@@ -1,9 +1,9 @@
 """Muon for the matrices of the blocks, AdamW for everything else, as one optimizer.
 
 Muon (Jordan, https://kellerjordan.github.io/posts/muon) takes the momentum of a matrix's gradient and makes
-its singular values similar by a Newton-Schulz iteration. torch.optim.Muon does that in bfloat16 whatever the
-device, which processors without bfloat16 instructions compute a hundred times slower than float32, and it
-refuses every other parameter, where Lightning's automatic optimization takes one optimizer. Hence this one.
+its singular values similar by a Newton-Schulz iteration. ``torch.optim.Muon`` does not fit for two reasons:
+it always computes in bfloat16, a hundred times slower than float32 on CPUs without bfloat16 instructions, and
+it accepts matrices only, while Lightning's automatic optimization needs one optimizer for all parameters.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..loop.optim import weight_decay_groups
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the iteration, from Jordan's page: steep at 0, singular values end up in about 0.7..1.2."""
+"""Coefficients of the iteration, from Jordan's page: steep at 0; singular values end in about 0.7..1.2."""
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -32,16 +32,18 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on the parameters of groups with ``muon=True``, AdamW on those of the others."""
+    """Muon for the parameters of groups with ``muon=True``, AdamW for the others."""
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
-        """``groups``: with ``muon=True`` they have lr, momentum, weight_decay; the others lr, betas, eps,
-        weight_decay."""
+        """
+        Args:
+            groups: With ``muon=True`` they have lr, momentum and weight_decay, else lr, betas, eps and
+                weight_decay.
+        """
         super().__init__(groups, defaults={})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -84,7 +86,7 @@ def muon(
     weight_decay: float,
     momentum: float = 0.95,
 ) -> Muon:
-    """:class:`Muon` for a ``FusionLM``: the matrices of its blocks by Muon, all else by AdamW."""
+    """``Muon`` for a ``FusionLM``: Muon for the matrices of its blocks, AdamW for all else."""
     matrices = [m.weight for m in network.get_submodule("blocks").modules() if isinstance(m, nn.Linear)]
     known = {id(matrix) for matrix in matrices}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in known]

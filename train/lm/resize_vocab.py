@@ -1,4 +1,4 @@
-"""A trained transformer for another vocabulary: tokens that mean the same keep their rows."""
+"""Resizes a trained transformer for another vocabulary: tokens with the same meaning keep their rows."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +34,11 @@ def load_resized(folder: str | Path, tokenizer_folder: Path) -> FusionLM:
 def resized(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tuple[FusionLM, int]:
     """Resize ``net``, trained with the tokens of ``old``, for those of ``new``.
 
-    Tokens that mean the same in both keep their rows of embedding and lm_head: roles, numbers of sizes,
-    pieces of text, and codes with the same vector in the codebook. A new piece of text begins with the mean
-    of the pieces that it had (Gee et al., Fast Vocabulary Transfer, arXiv:2402.09977), a new code with the
-    nearest old one if the codebook was only enlarged, and a new number with the largest old one. Rows that
-    have nothing to begin with are random.
+    Tokens with the same meaning in both keep their rows of embedding and lm_head: roles, numbers of sizes,
+    pieces of text, and codes with the same vector in the codebook. A new piece of text starts with the mean
+    of its old pieces (Gee et al., Fast Vocabulary Transfer, arXiv:2402.09977), a new code with the nearest
+    old one if the codebook was only enlarged, and a new number with the largest old one. All other rows are
+    random.
 
     Returns:
         The new network, and how many tokens kept their rows.
@@ -60,12 +60,12 @@ def resized(net: FusionLM, old: DocumentTokenizer, new: DocumentTokenizer) -> tu
 
 
 def first_rows(old: DocumentTokenizer, new: DocumentTokenizer) -> dict[int, list[int]]:
-    """New tokens -> the old ones whose mean they begin with."""
+    """New token -> the old tokens whose mean it starts with."""
     rows: dict[int, list[int]] = {}
     for i, token in text_tokens(new.vocab):
         try:
             ids = old.text.encode(new.text.piece_bytes(i).decode("utf-8"))
-        except ValueError:  # a byte is not text by itself
+        except ValueError:  # a single byte may not be text
             continue
         if ids:
             rows[token] = old.vocab.to_tokens("text", torch.tensor(ids)).tolist()

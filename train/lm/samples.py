@@ -1,4 +1,4 @@
-"""What the transformer writes while it trains, texts and images."""
+"""Samples of texts and images during the transformer's training."""
 
 import json
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from ..callbacks.pictures import Drawing, save_sheet, step_file
 from .module import FusionLMTraining
 
 TOP_P = 0.95
-"""Nucleus of the draws, of text and images."""
+"""Nucleus sampling of text and images."""
 
 
 class Samples(Drawing):
-    """RUN/samples/step-N.png and .jsonl: documents that the transformer writes during training."""
+    """Writes RUN/samples/step-N.png and .jsonl: documents sampled during training."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class Samples(Drawing):
     ) -> None:
         """
         Args:
-            every: Steps between two sheets; 0: only one at the end.
-            count: Documents without a prompt.
+            every: Steps between two sheets; 0 writes only one at the end.
+            count: Number of documents without a prompt.
             prompts: Texts to continue.
-            then: Modality that the continuation of a prompt begins with; any leaves it to the model.
-            max_new_tokens: Maximum new tokens; the context may end a continuation earlier.
+            then: First modality after a prompt; any lets the model decide.
+            max_new_tokens: Maximum new tokens per document; the context may end it earlier.
             temperature: Sampling temperature of text and images.
             seed: Random seed, the same for every sheet.
         """
@@ -71,7 +71,7 @@ class Samples(Drawing):
         net = training.whole_net()
         if net is None:
             return
-        with torch.random.fork_rng(devices=[]):  # the training's random numbers are not touched
+        with torch.random.fork_rng(devices=[]):  # leaves the training's random numbers alone
             documents = self._documents(training, net)
         lines = [
             json.dumps([s if isinstance(s, str) else None for s in d], ensure_ascii=False) for d in documents
@@ -100,7 +100,7 @@ class Samples(Drawing):
         if fitting := [p for p in prompts if len(p) < context - 8]:
             try:
                 results += generate(net, vocab, fitting, then=self.then, **options)
-            except ValueError:  # no room for `then` after one of the prompts
+            except ValueError:  # no room for ``then`` after one of the prompts
                 results += generate(net, vocab, fitting, **options)
         return [self._tokenizer.decode(result.tokens, partial="drop") for result in results]
 

@@ -11,59 +11,58 @@ from ..loop.schedule import check_schedule
 from ..loop.settings import TrainingSettings
 
 Part = Literal["all", "lora", "image_rows"]
-"""What is trained: everything; low-rank updates and the rows of all tokens but text; those rows alone."""
+"""What is trained: everything; low-rank updates and the rows of all non-text tokens; or only those rows."""
 THREE = ("structure", "text", "image")
-"""The modalities of a list of weights, as earlier versions wrote them."""
+"""The modalities of a list of weights in earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LMSettings(TrainingSettings):
-    """Settings of :class:`.module.FusionLMTraining`."""
+    """Settings of the transformer's training."""
 
     removed: ClassVar[Mapping[str, Any]] = {"rows_from_codebook": True}
     nested: ClassVar[Mapping[str, type]] = {"config": FusionLMConfig}
 
     tokenizer: str
-    """Folder of the tokenizer, or the prepared folder that holds it."""
+    """Folder of the tokenizer, or the prepared folder that contains it."""
     config: FusionLMConfig = FusionLMConfig()
-    """The network; vocab_size 0 takes the tokenizer's. With init_from it may be left out."""
+    """The network (vocab_size 0: the tokenizer's; left out with init_from: its config)."""
     eps: float = 1e-8
     """AdamW's epsilon."""
     weight_decay: float = 0.1
-    """AdamW's weight decay, of matrices and embeddings only, not of norms and biases."""
+    """AdamW's weight decay; norms and biases do not decay."""
     schedule: Literal["wsd", "cosine", "exponential"] = "wsd"
     """Learning rate after the warm-up: wsd (constant, then linear to 0), cosine, exponential (Chameleon)."""
     decay_fraction: float = 0.4
-    """Fraction of the steps, at the end, over which the learning rate falls to 0 (schedule wsd)."""
+    """Final fraction of the steps, over which the learning rate falls to 0 (schedule wsd)."""
     final_lr: float = 0.1
-    """Where cosine and exponential end, as a fraction of lr."""
+    """Last learning rate of cosine and exponential, as a fraction of lr."""
     z_loss_weight: float = 1e-4
-    """Weight of the mean of log(Z)^2, which keeps the logits from drifting."""
+    """Weight of the z-loss, the mean of log(Z)^2, which keeps the logits from drifting."""
     modality_weights: Mapping[str, float] | Sequence[float] = field(default_factory=dict)
-    """Weights of the targets in the loss, by modality: {image: 0.5}; modalities left out weigh 1."""
+    """Weights of the targets in the loss by modality, such as {image: 0.5}; others weigh 1."""
     condition_dropout: float = 0.0
-    """Fraction of the images that are learned without their prefix, so that generated ones can be guided
-    (sample --guidance); 0.1 is usual."""
+    """Fraction of the images trained without their prefix, which guidance needs (sample --guidance); 0.1 is
+    usual."""
     muon_lr: float | None = None
-    """Learning rate of Muon, which then updates the matrices of the blocks; null: AdamW."""
+    """Learning rate of Muon for the matrices of the blocks; null uses AdamW for all weights."""
     init_from: str | None = None
-    """Model folder whose weights to begin with. If its tokenizer differs, tokens that mean the same keep
-    their rows (resize_vocab)."""
+    """Model folder to start from. If its tokenizer differs, tokens with the same meaning keep their rows (see
+    resize_vocab)."""
     trained_part: Part = "all"
-    """all; lora: low-rank updates of the matrices, and the rows in embedding and lm_head of all tokens but
-    text (of images, of other modalities, of what frames them); image_rows: those rows alone. The last two
-    need init_from."""
+    """What to train. all; lora: low-rank updates of the matrices, and the embedding and lm_head rows of all
+    non-text tokens; image_rows: only those rows. lora and image_rows need init_from."""
     lora_rank: int = 16
     """Rank of the low-rank updates."""
     lora_alpha: float = 32.0
-    """The low-rank updates are scaled by lora_alpha / lora_rank."""
+    """Scales the low-rank updates by lora_alpha / lora_rank."""
     activation_checkpointing: bool = False
-    """Compute each block again in the backward pass: less memory, more time."""
+    """Recompute each block in the backward pass: less memory, more time."""
     compile: bool = False
-    """Compile the network (torch.compile), which takes minutes once and pays on GPUs."""
+    """Compile the network (torch.compile): takes minutes once, then steps are faster on GPUs."""
     build_in_shards: bool = False
-    """Make the weights a part at a time, each process keeping its shard, for networks of which a machine
-    cannot hold one copy per process. The random initial weights differ from those made without it."""
+    """Create the weights part by part, each process keeping only its shard, for networks too large to hold
+    one copy per process. The random initial weights differ from those without this option."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +76,7 @@ class LMSettings(TrainingSettings):
         )
         object.__setattr__(self, "modality_weights", by_name(self.modality_weights))
         if not 0 <= self.condition_dropout < 1:
-            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}")
+            raise ValueError(f"condition_dropout must be in [0, 1), got {self.condition_dropout}")
         if self.trained_part not in get_args(Part):
             allowed = ", ".join(get_args(Part))
             raise ValueError(f"trained_part is {self.trained_part!r}, expected one of {allowed}")
@@ -85,7 +84,9 @@ class LMSettings(TrainingSettings):
             if self.init_from is None:
                 raise ValueError(f"trained_part={self.trained_part} trains a part of a model: give init_from")
             if self.muon_lr is not None:
-                raise ValueError(f"trained_part={self.trained_part} uses AdamW: leave muon_lr at null")
+                raise ValueError(
+                    f"trained_part={self.trained_part} needs muon_lr=null (AdamW), got {self.muon_lr}"
+                )
             if self.build_in_shards:
                 raise ValueError(f"build_in_shards needs trained_part=all, got {self.trained_part}")
 
@@ -114,13 +115,13 @@ class LMSettings(TrainingSettings):
         if config.vocab_size not in (0, size):
             raise ValueError(
                 f"config.vocab_size is {config.vocab_size}, but the tokenizer in {self.tokenizer} has "
-                f"{size} tokens: leave it at 0"
+                f"{size} tokens: set it to 0"
             )
         return replace(self, config=replace(config, vocab_size=size))
 
 
 def by_name(weights: Mapping[str, float] | Sequence[float]) -> dict[str, float]:
-    """Weights by modality, those of 1 left out; also of a list of three, as earlier versions had it.
+    """Weights by modality, without those of 1; also accepts a list of three, as in earlier versions.
 
     Raises:
         ValueError: A weight is negative, or the list has another length.

@@ -1,4 +1,4 @@
-"""A transformer of which each process keeps a part (FSDP2)."""
+"""Shards a transformer over processes (FSDP2)."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from ...fusion_lm.model import FusionLM
 
 
 def is_sharded(net: FusionLM) -> bool:
-    """Whether each process keeps a part of the weights; between steps some may be whole."""
+    """Whether each process keeps a shard of the weights; between steps some may be whole."""
     return isinstance(net, FSDPModule)
 
 
 def shard(net: FusionLM, mesh: Any) -> None:
-    """Let each process of ``mesh`` keep its part of every block, and of embedding and lm_head; in place."""
+    """Shard every block, embedding and lm_head over the processes of ``mesh``, in place."""
     for block in net.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(net, mesh=mesh)
 
 
 def whole_net(net: FusionLM, rank: int, device: torch.device) -> FusionLM | None:
-    """The transformer with all of its weights, on rank 0. Shards are gathered: all ranks must call it."""
+    """The transformer with all weights, on rank 0, else None; all ranks must call it."""
     if not is_sharded(net):
         return net if rank == 0 else None
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)

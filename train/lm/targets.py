@@ -1,4 +1,4 @@
-"""From packed windows to what is predicted, and from the losses of the targets to one number."""
+"""Targets of packed windows, and one loss from the losses of the targets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from ...tokenizers.vocab import SharedVocab
 def targets_of(
     tokens: Tensor, documents: Tensor, vocab: SharedVocab, learned: Tensor | None = None
 ) -> Tensor:
-    """What packed windows are to predict: their tokens, shifted by one.
+    """The targets of packed windows: their tokens, shifted by one.
 
     Args:
         tokens: (B, T).
@@ -38,17 +38,17 @@ def targets_of(
 def drop_conditions(
     tokens: Tensor, documents: Tensor, vocab: SharedVocab, dropped: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Let images begin documents of their own, as guidance needs it (condition dropout, arXiv:2207.12598).
+    """Cut images off from their prefix, as guidance requires (condition dropout, arXiv:2207.12598).
 
-    The same holds for blocks of every modality with a begin token. The token before such an image becomes
-    the beginning of a document, and what precedes it stays as it is.
-    Neither is then learned as the successor of what it followed.
+    The token before such an image becomes the begin-of-document token of a new document, and the rest of the
+    prefix stays a document; no target then crosses the border. The same holds for blocks of every modality
+    with a begin token.
 
     Args:
         tokens: Packed windows (B, T).
         documents: Their documents (B, T).
         vocab: The vocabulary of the tokens.
-        dropped: (B, T) bool; it counts where an image follows that does not begin its document already.
+        dropped: (B, T) bool; has an effect only before an image that does not already begin its document.
 
     Returns:
         Tokens and documents (B, T).
@@ -101,8 +101,8 @@ def weighted_mean(terms: LossTerms, weights: Tensor) -> Tensor:
 def share_of_all(terms: LossTerms, weights: Tensor, z_loss_weight: float, strategy: Any) -> Tensor:
     """This rank's share of the loss over all ranks' targets, times the number of ranks.
 
-    The ranks then average their gradients, which gives the gradient that one process would have, however
-    many targets each rank has.
+    The ranks average their gradients, so the result is the gradient of a single process, however many targets
+    each rank has.
     """
     own = torch.stack([(weights * terms.counts).sum(), terms.counts.sum().float()])
     every = strategy.reduce(own.clone(), reduce_op="mean")

@@ -1,11 +1,11 @@
 """Telemetry of the transformer's training: how the modalities share one network, and whether it is stable.
 
 Chameleon (arXiv:2405.09818, section 2.3) traces its late divergences to modalities that compete by slowly
-growing norms, and watches the norm of the last layer's output, which grows before the loss shows anything.
-That norm, the attention logits that QK-norm bounds, log Z that the z-loss bounds, and the probability that
-leaks from one modality to the others are measured here, on a few windows that pass the network once more.
-The training's own forward, which may be compiled, has no hooks, and nothing is left behind: weights,
-optimizer, random numbers and losses are those of a training without telemetry, bit by bit.
+growing norms, and monitors the norm of the last layer's output, which grows before the loss does. Telemetry
+measures that norm, the attention logits (bounded by QK-norm), log Z (bounded by the z-loss), and the
+probability that leaks from one modality to the others, in an extra forward pass of a few windows. It does not
+change the
+training: weights, optimizer, random numbers and losses stay the same bit by bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,20 +30,20 @@ from ..loop.meters import Means
 from .targets import window_loss
 
 SCORES = {"cpu": 2**22, "cuda": 2**26}
-"""Attention logits that exist at once, by device."""
+"""Maximum number of attention logits in memory at once, by device."""
 SAMPLE = 2**20
-"""Weights of a matrix that are kept from before a step, at most, to see how far it goes."""
+"""Maximum number of a matrix's weights kept from before a step, to measure the step's size."""
 UPDATE = "update_ratio/"
 BLOCK_MATRICES = ("attention.qkv", "attention.out", "ffn.gate_up", "ffn.down")
 
 
 class Observation(NamedTuple):
-    """What windows (R, T) look like inside the network."""
+    """Measurements of windows (R, T) inside the network."""
 
     terms: LossTerms
     """With entropies and in-modality losses; differentiable where gradients are enabled."""
     output_norms: Tensor
-    """L2 norm of the residual stream that enters the last norm (R, T), float32."""
+    """L2 norm of the residual stream before the last norm (R, T), float32."""
     attention_logits: Tensor
     """Largest attention logit of each layer (layers,), float32."""
 
@@ -55,7 +55,8 @@ def observe(
     vocab: SharedVocab,
     learned: Tensor | None = None,
 ) -> Observation:
-    """One more forward of packed windows, tokens and documents (R, T), without dropout and not compiled."""
+    """An extra forward pass of packed windows, tokens and documents (R, T), uncompiled and without
+    dropout."""
     batch = {"tokens": tokens, "documents": documents}
     if learned is not None:
         batch["learned"] = learned
@@ -87,8 +88,8 @@ def observe(
 
 @contextmanager
 def _set_aside(net: FusionLM) -> Iterator[None]:
-    """Within, the network runs uncompiled, in evaluation mode, and with masks in place of FlexAttention,
-    which is slow where it is not compiled."""
+    """Context in which the network runs uncompiled, in evaluation mode, and with masks instead of
+    FlexAttention, which is slow without compilation."""
     modes, backend = [(module, module.training) for module in net.modules()], net.attention_backend
     net.eval()
     net.attention_backend = "sdpa"
@@ -99,15 +100,15 @@ def _set_aside(net: FusionLM) -> Iterator[None]:
         net.attention_backend = backend
         for module, mode in modes:
             module.training = mode
-            # FSDP2 keeps the outermost weights gathered for the backward pass. Here none follows, but a step,
-            # whose new weights the next forward would not see.
+            # FSDP2 keeps the outermost weights gathered for the backward pass. Here a step follows instead,
+            # and the next forward would not see its new weights.
             if isinstance(module, FSDPModule):
                 module.reshard()
 
 
 def max_attention_logit(q: Tensor, k: Tensor, documents: Tensor, used: Tensor) -> Tensor:
-    """The largest q·k / sqrt(D) (scalar, float32) over all heads and the pairs that attention looks at: the
-    key not after the query, both in one document, the query not padding.
+    """The largest q·k / sqrt(D) (scalar, float32) over all heads and the pairs that attention uses: the key
+    not after the query, both in one document, the query not padding.
 
     Args:
         q: (B, H, T, D), as attention takes it.
@@ -134,13 +135,13 @@ def max_attention_logit(q: Tensor, k: Tensor, documents: Tensor, used: Tensor) -
 def gradient_cosines(
     net: FusionLM, terms: LossTerms, modalities: Sequence[str]
 ) -> dict[tuple[str, str], Tensor]:
-    """Cosine (scalar) between the gradients of the mean losses of each two ``modalities``, those of the
-    weights of the blocks; NaN where one is missing. ``terms`` come from :func:`observe`.
+    """Cosine (scalar) between the gradients of the mean losses of each pair of ``modalities``, for the
+    weights of the blocks; NaN if a modality is missing. ``terms`` come from ``observe``.
 
-    Leaves ``parameter.grad`` alone. Takes as much memory as these weights for each modality.
+    Does not change ``parameter.grad``. Needs memory for one gradient of these weights per modality.
     """
     weights = [parameter for parameter in net.blocks.parameters() if parameter.requires_grad]
-    with _set_aside(net):  # activation checkpointing computes the blocks again
+    with _set_aside(net):  # activation checkpointing recomputes the blocks
         gradients = {
             name: torch.autograd.grad(
                 terms.of(terms.nll_sums, name) / terms.of(terms.counts, name).clamp(min=1),
@@ -168,7 +169,7 @@ def row_norms(weight: Tensor, table: ModalityTable) -> Tensor:
 
 
 def matrices(net: FusionLM) -> dict[str, list[Tensor]]:
-    """The matrices of the network by what they do, those of all layers together."""
+    """The matrices of the network by function, over all layers."""
     found = {"embedding": [net.embedding.weight]}
     if not net.config.tie_embeddings:
         found["lm_head"] = [net.lm_head.weight]
@@ -178,10 +179,10 @@ def matrices(net: FusionLM) -> dict[str, list[Tensor]]:
 
 
 class WeightsBefore:
-    """Weights before a step, to see how far it goes.
+    """Weights before a step, to measure the step's size.
 
-    Of a matrix with more than ``SAMPLE`` weights every n-th row is kept, so that the memory is bounded: 4 MiB
-    a matrix in float32. n is odd, so that all places within a head are met.
+    Only every n-th row of a matrix with more than ``SAMPLE`` weights is kept, which bounds the memory: 4 MiB
+    per matrix in float32. n is odd, so that all positions within a head occur.
     """
 
     def __init__(self, net: FusionLM) -> None:
@@ -189,9 +190,9 @@ class WeightsBefore:
 
     @torch.no_grad()
     def moved(self, net: FusionLM) -> dict[str, tuple[Tensor, Tensor]]:
-        """Group -> sum of the squares of what was added to its weights, and of the weights before; float32.
+        """Group -> sums of squares of the step and of the weights before it, float32.
 
-        With sharded weights they are sums over this rank's.
+        Sharded weights give the sums of this rank.
         """
         sums = {}
         for name, group in matrices(net).items():
@@ -202,22 +203,22 @@ class WeightsBefore:
 
 
 def _rows(weight: Tensor) -> Tensor:
-    """``weight`` (rows, columns), or every n-th row of it, n odd; of a sharded one the part that is here."""
+    """``weight`` (rows, columns), or every n-th row of it, n odd; only the local shard if it is sharded."""
     here = weight.detach()
     here = here.to_local() if isinstance(here, DTensor) else here
     return here[:: -(-here.numel() // SAMPLE) | 1]
 
 
 def _whole(value: Tensor) -> Tensor:
-    """The whole of what may be sharded."""
+    """``value``, gathered if it is sharded."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 class Telemetry(Callback):
-    """Logs ``telemetry/...`` every N steps, without a change to the training.
+    """Logs ``telemetry/...`` every N steps, without changing the training.
 
-    Measured before the step, with the weights that its gradient belongs to, on the first ``rows`` windows of
-    the last batch that it accumulates, without dropout, over all ranks:
+    Measured before the step, with the weights of its gradient, on the first ``rows`` windows of the last
+    batch that it accumulates, without dropout, over all ranks:
 
     ``loss``, ``loss/MODALITY``    cross-entropy, nats a token
     ``entropy/MODALITY``           of the prediction, nats, by the modality of the target
@@ -225,39 +226,44 @@ class Telemetry(Callback):
     ``leakage/MODALITY``           the rest of the cross-entropy: probability given to other modalities, nats
     ``log_z``                      mean logarithm of the softmax's normalizer
     ``output_norm``, ``output_norm/MODALITY``
-                                   mean over tokens, padding left out, of the L2 norm of the residual stream
-                                   that enters the last norm, by the modality of the token
+                                   mean over tokens, without padding, of the L2 norm of the residual stream
+                                   before the last norm, by the modality of the token
     ``attention_logit``, ``attention_logit/layer_NN``
-                                   the largest one, see :func:`max_attention_logit`
+                                   the largest, see ``max_attention_logit``
     ``row_norm/MODALITY``          mean L2 norm of the modality's rows of lm_head
-    ``gradient_cosine``            if requested, between the gradients of the blocks' weights of the losses of
-                                   two modalities; the mean over all pairs, and over ranks
+    ``gradient_cosine``            if requested, between the gradients of two modalities' losses for the
+                                   weights of the blocks; the mean over all pairs and ranks
 
-    Of the step itself: ``gradient_norm``, before clipping, and ``update_ratio/GROUP``: the norm of what was
-    added to the embedding, lm_head, qkv, out, gate_up or down of all layers by the norm of what was there
-    (:class:`WeightsBefore`). A modality without a token in the windows has no figures.
+    Measured after the step: ``gradient_norm``, before clipping, and ``update_ratio/GROUP``: the norm of the
+    step divided by that of the weights, for embedding, lm_head, qkv, out, gate_up and down of all layers
+    (``WeightsBefore``). A modality without tokens in the windows has no figures.
     """
 
     def __init__(self, every: int = 50, rows: int = 8, gradient_cosine: bool = False) -> None:
         """
         Args:
-            every: Steps between two measurements; 0: none.
-            rows: Windows of the batch that are looked at, at most.
-            gradient_cosine: Also measure the cosine between the gradients of the modalities: a backward pass
-                of these windows and memory for a gradient, for each modality. Not with FSDP.
+            every: Steps between two measurements; 0 turns telemetry off.
+            rows: Maximum windows of the batch to measure.
+            gradient_cosine: Also measure the cosine between the gradients of the modalities. Costs a backward
+                pass and memory for one gradient per modality. Not with FSDP.
         """
         if every < 0:
-            raise ValueError(f"every must not be negative, got {every}: give steps, or 0 for no telemetry")
+            raise ValueError(
+                f"every must not be negative, got {every}: give a number of steps, or 0 for no telemetry"
+            )
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}")
         self.every, self.rows, self.gradient_cosine = every, rows, gradient_cosine
         self._batch: dict[str, Tensor] | None = None
         self._means = Means()
         self._before: WeightsBefore | None = None
-        """The weights before the step that is being measured; None at all others."""
+        """The weights before the step that is being measured, else None."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raises ValueError if the gradients' cosine is requested and the weights are sharded."""
+        """
+        Raises:
+            ValueError: ``gradient_cosine`` is requested, but the weights are sharded.
+        """
         self._means, self._before = Means(), None
         if self.gradient_cosine and any(isinstance(p, DTensor) for p in pl_module.parameters()):
             raise ValueError("gradient_cosine does not work with FSDP's sharded weights: set it to false")
@@ -265,20 +271,18 @@ class Telemetry(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Windows to look at."""
         self._batch = batch
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
-        """Look inside the network; once a step, however many batches it accumulates."""
+        """Measure once per step, however many batches it accumulates."""
         if self.every and (trainer.global_step + 1) % self.every == 0:
             self._measure(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, where the step was made that is being measured."""
         self._batch = None
         if self._before is None:
             return
@@ -322,7 +326,7 @@ class Telemetry(Callback):
         self._before = WeightsBefore(net)
 
     def _add(self, seen: Observation, modality: Tensor, used: Tensor) -> None:
-        """Means over tokens; ``modality`` (R, T) of the input tokens and which of them are ``used``."""
+        """Add means over tokens; ``modality`` and ``used`` (R, T) are those of the input tokens."""
         terms, total = seen.terms, seen.terms.counts.sum()
         assert terms.entropy is not None and terms.in_modality is not None
         self._means.add("loss", terms.cross_entropy, total)

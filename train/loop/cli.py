@@ -16,11 +16,21 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
-from .resume import CHECKPOINT, LAST, read_checkpoint, recover
+from .resume import CHECKPOINT, LAST, MODEL, read_checkpoint, recover
 from .settings import TrainingSettings
 from .start import LAST_OR_NEW, check_predictions, make_room, move_predictions, starting_point
 from .trainables import TRAINABLES, Link, Trainable, load
 from .trainer import DEFAULTS, for_evaluation, for_fit, interruptible, quiet
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+MISSING = r"\1 is missing: give --config FILE, or --\1=..."
+MESSAGES = {
+    r'Parser key "([\w.]+)": .* Got value: None': MISSING,
+    r"the following arguments are required: (?:fit|validate|predict)\.([\w.]+).*": MISSING,
+    r"Parser key \"([\w.]+)\": Expected an? <class '(\w+)'>\. Got value: (.*)": r"\1: expected \2, got \3",
+    r'Parser key "config": File does not exist: (.+)': rf"config \1 not found; sample configs: {CONFIGS}",
+}
+"""Messages of jsonargparse -> what to print instead."""
 
 
 def run(name: str, argv: Sequence[str]) -> int:
@@ -42,8 +52,7 @@ def run(name: str, argv: Sequence[str]) -> int:
         try:
             _Cli(TRAINABLES[name], list(argv))
         except argparse.ArgumentError as error:
-            message = re.sub(r"\s+", " ", str(error)).strip()
-            raise ValueError(_today(load(TRAINABLES[name].settings), message)) from None
+            raise ValueError(_today(load(TRAINABLES[name].settings), _plain(str(error)))) from None
     return 0
 
 
@@ -62,7 +71,7 @@ class _Parser(LightningArgumentParser):
 
 
 class _Cli(LightningCLI):
-    """See the module's docstring."""
+    """The command line of one trainable; see the module's docstring."""
 
     def __init__(self, trainable: Trainable, argv: list[str]) -> None:
         self.trainable = trainable
@@ -70,9 +79,9 @@ class _Cli(LightningCLI):
         stages = {
             stage: {
                 "usage": f"earlyfusion {trainable.name} {stage} --config FILE [options]",
-                "description": f"{stage}: {what}. Files are written below trainer.default_root_dir; "
-                "--ckpt_path=last takes its last.ckpt, from which a stopped fit resumes; with last-or-new a "
-                "fit starts if there is none. Every option below may also be set in the config file.",
+                "description": f"{what[0].upper()}{what[1:]}. Files are written to trainer.default_root_dir; "
+                "--ckpt_path=last loads its last.ckpt, to resume a stopped fit; with last-or-new, fit starts "
+                "if there is none. Every option can also be set in the config file.",
             }
             for stage, what in self.stages.items()
         }
@@ -92,7 +101,7 @@ class _Cli(LightningCLI):
     # options
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Only the requested one: the options of each take a second to gather."""
+        """Only the requested one, since gathering the options of each takes a second."""
         return {stage: what for stage, what in super().subcommands().items() if stage in self.stages}
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -120,10 +129,10 @@ class _Cli(LightningCLI):
         self.config = parser.parse_args(args)  # Lightning's would warn that sys.argv is not empty
 
     def _parse_ckpt_path(self) -> None:
-        """Not as Lightning does it: a checkpoint's settings would silently win over the command line's."""
+        """Do nothing: Lightning would silently prefer the checkpoint's settings to the command line's."""
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint; if nothing is trained, its settings of the network are the right ones."""
+        """Check paths and find the checkpoint; stages other than fit take the network's settings from it."""
         stage = self.config.subcommand
         config = self.config[stage]
         folder = Path(config.trainer.default_root_dir)
@@ -144,7 +153,7 @@ class _Cli(LightningCLI):
         elif config.get("ckpt_path") == LAST:
             if (last := recover(folder)) is None:
                 raise FileNotFoundError(
-                    f"{folder / CHECKPOINT} not found: --ckpt_path={LAST} expects it there"
+                    f"{folder / CHECKPOINT} not found (--ckpt_path={LAST}): run fit first"
                 )
             config.ckpt_path = str(last)
         if stage == "predict":
@@ -154,11 +163,11 @@ class _Cli(LightningCLI):
             return
         if not Path(path).exists():
             raise FileNotFoundError(f"{path} not found: expected a checkpoint (--ckpt_path)")
-        if stage != "fit":  # there, what differs is refused
+        if stage != "fit":  # fit rejects other settings instead
             self._take_settings(config, read_checkpoint(path)[0])
 
     def _take_settings(self, config: Any, stored: Mapping[str, Any]) -> None:
-        """The settings of a checkpoint, but those that other options give."""
+        """Take the settings of a checkpoint, except those that other options set."""
         values = load(self.trainable.settings).upgraded(stored)
         whole = values.get("trained_part", "all") == "all"  # else its other weights are in init_from
         kept = self.trainable.linked_settings | ({"init_from"} if whole else set())
@@ -170,7 +179,7 @@ class _Cli(LightningCLI):
         for link in self.trainable.links:
             _follow(link, config)
 
-    # what the options describe
+    # from options to objects
 
     def instantiate_classes(self) -> None:
         self.config_init = self.parser.instantiate_classes(self.config)
@@ -197,6 +206,11 @@ class _Cli(LightningCLI):
         if first and not config.trainer.fast_dev_run:
             make_room(folder, self.overwrite, {**config.as_dict(), "config": None})
 
+    def after_fit(self) -> None:
+        folder = Path(self.trainer.default_root_dir) / MODEL
+        if self.trainer.is_global_zero and folder.is_dir():
+            print(f"trained to step {self.trainer.global_step}; model: {folder}")
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         options = {**self._get(self.config_init, "trainer"), **kwargs}
         if self.subcommand == "fit":
@@ -210,18 +224,25 @@ class _Cli(LightningCLI):
 
 
 def _asked(argv: Sequence[str], stages: Mapping[str, str]) -> dict[str, str]:
-    """The stage that ``argv`` begins with, or all of them if it begins with none."""
+    """The stage that ``argv`` begins with, or else all stages."""
     return {stage: what for stage, what in stages.items() if stage in argv[:1]} or dict(stages)
 
 
+def _plain(message: str) -> str:
+    """``message`` of jsonargparse in one line and, if known, in plain words."""
+    message = re.sub(r"\s+", " ", message).strip()
+    matches = ((re.fullmatch(pattern, message), words) for pattern, words in MESSAGES.items())
+    return next((match.expand(words) for match, words in matches if match), message)
+
+
 def _today(settings: type[TrainingSettings], message: str) -> str:
-    """``message``; if it refuses an option of an earlier version, what the option became."""
+    """``message``, or what replaced the option of an earlier version that it rejects."""
     for old, new in settings.renamed.items():
         if f"model.{old}" in message:
-            return f"model.{old} is called model.{new} now: rename it"
+            return f"model.{old} is now called model.{new}: rename it"
     for old, value in settings.removed.items():
         if f"model.{old}" in message:
-            return f"model.{old} is always {value} now: remove it"
+            return f"model.{old} is now always {value}: remove it"
     return message
 
 

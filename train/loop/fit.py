@@ -1,4 +1,4 @@
-"""Training from Python: a Trainer with this project's callbacks and logs, which gives a model folder."""
+"""Training from Python: a Trainer with this project's callbacks and logs, which writes a model folder."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -34,7 +34,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Train until ``max_steps`` of the settings, and return the folder of what was trained, RUN/model.
+    """Train until ``max_steps`` of the settings, and return the model folder, RUN/model.
 
     A stopped run resumes from RUN/last.ckpt; a finished one returns at once.
 
@@ -43,13 +43,13 @@ def fit(
         data: What to train it on.
         run_folder: RUN, the folder to write.
         seed: Random seed.
-        clip: Largest norm of the gradient; None or 0 leaves gradients as they are.
+        clip: Largest norm of the gradient; None or 0 turns clipping off.
         log_every: Steps between two rows of RUN/metrics.csv (see ``eval.report.curves.read_metrics``).
-        validate_every: Steps between two validations; None: only at the end.
+        validate_every: Steps between two validations; None validates only at the end.
         checkpoint_seconds: Seconds between two checkpoints.
         checkpoint_steps: Steps between two checkpoints, instead of seconds.
-        accelerator: Lightning's; auto takes a GPU if there is one.
-        precision: Lightning's; None takes what is fast on this CPU, and float32 on a GPU.
+        accelerator: Lightning's; auto uses a GPU if there is one.
+        precision: Lightning's; None is the fast one on this CPU, and float32 on a GPU.
         tensorboard: Whether to write RUN/tensorboard too.
         progress: Whether to show a progress bar.
         callbacks: More callbacks.
@@ -103,7 +103,7 @@ def fit(
 
 
 def _with_always(trainable: Trainable | None, callbacks: Sequence[Callback]) -> list[Callback]:
-    """``callbacks``, and those that the registry adds to every fit."""
+    """``callbacks``, and those that the registry adds to every training."""
     found = list(callbacks)
     if trainable is None:
         return found

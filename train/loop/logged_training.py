@@ -1,4 +1,4 @@
-"""What the trainings share: settings in the checkpoint, curves, and how a run resumes."""
+"""Base of all trainings: settings in the checkpoint, curves, and how a run resumes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 from .meters import Means
 from .optim import clip
-from .resume import FORMAT, NEW_RUN, check_resumed
+from .resume import FORMAT, check_resumed
 from .settings import TrainingSettings
 
 
 class LoggedTraining(L.LightningModule, ABC):
     """Trains ``self.net`` with one optimizer and logs what ``self.means`` gathers between two log entries.
 
-    A run that resumes from a checkpoint writes the curves that it would have written without the stop.
+    A resumed run writes the same curves as one that was never stopped.
     """
 
     settings_class: type[TrainingSettings] = TrainingSettings
     may_differ: tuple[str, ...] = ()
     """Settings that may change when a run resumes."""
     shown: tuple[str, ...] = ("loss",)
-    """Figures beside the progress bar."""
+    """Figures shown with the progress bar."""
     net: nn.Module
     settings: TrainingSettings
 
@@ -44,7 +44,7 @@ class LoggedTraining(L.LightningModule, ABC):
     def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, checkpoint_path: str | Path, map_location: Any = "cpu"
     ) -> Self:
-        """The training in a checkpoint, with its settings and weights; nothing is unpickled."""
+        """Load a training from a checkpoint, with settings and weights; nothing is unpickled."""
         checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
         training = cls(cls.settings_class.load(checkpoint["hyper_parameters"]))
         training.on_load_checkpoint(checkpoint)
@@ -53,10 +53,10 @@ class LoggedTraining(L.LightningModule, ABC):
 
     @abstractmethod
     def save_folder(self, folder: str | Path) -> None:
-        """Write what is trained as a folder that everything else loads; all ranks call it."""
+        """Write the trained network as a folder that all else loads; all ranks call it."""
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within, ``self.net`` holds averaged weights, if this training averages them."""
+        """Context in which ``self.net`` holds averaged weights, if this training averages them."""
         return nullcontext()
 
     def configure_gradient_clipping(
@@ -85,12 +85,12 @@ class LoggedTraining(L.LightningModule, ABC):
         self.log_dict(shown, prog_bar=True, logger=False)
 
     def read_figures(self) -> dict[str, float]:
-        """The figures since they were last read, over all ranks; gathering then starts again."""
+        """The figures since the last call, over all ranks."""
         self.means.reduce(self.trainer.strategy)
         return self.means.read()
 
     def load_figures(self, checkpoint: dict[str, Any]) -> None:
-        """Continue gathering where the checkpoint was written."""
+        """Continue the figures of the checkpoint."""
         self.means.load_state_dict(checkpoint["means"], self.device)
         if self.global_rank:
             self.means.clear()
@@ -116,11 +116,11 @@ class LoggedTraining(L.LightningModule, ABC):
             self._logged_step = step
 
     def check_resumed(self, stored: Mapping[str, Any], step: int) -> None:
-        """Refuse to resume from a checkpoint of this ``step`` with other settings.
+        """Refuse to resume from a checkpoint with other settings.
 
         Args:
-            stored: Its hyper-parameters, of this version or an earlier one.
-            step: Its step.
+            stored: The checkpoint's hyper-parameters, of this version or an earlier one.
+            step: The checkpoint's step.
 
         Raises:
             ValueError: A setting differs that is not in ``may_differ``.
@@ -128,6 +128,7 @@ class LoggedTraining(L.LightningModule, ABC):
         for name, constant in self.settings_class.removed.items():
             if (value := stored.get(name, constant)) != constant:
                 raise ValueError(
-                    f"the checkpoint was trained with {name}={value}, now it is always {constant}: {NEW_RUN}"
+                    f"the checkpoint was trained with {name}={value}, which is now always {constant}: "
+                    "start a new run (init_from reuses the weights)"
                 )
         check_resumed(self.settings_class.upgraded(stored), self.hparams, step, self.may_differ)

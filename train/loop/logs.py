@@ -43,11 +43,11 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's config file has them."""
+        """Do nothing: the run's config file has them."""
 
     @rank_zero_only
     def begin(self, step: int, row: dict[str, float] | None = None) -> None:
-        """Keep the rows before ``step``, where training begins or resumes, and drop the others.
+        """Keep only the rows before ``step``, where training starts or resumes.
 
         Args:
             step: The first step that is not kept.
@@ -61,8 +61,8 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add to the row of ``step``, which is written when the next one begins."""
-        if not self._opened:  # validate has no training that begins
+        """Add to the row of ``step``, which is written when the next row starts."""
+        if not self._opened:  # validate does not call begin
             self.begin(2**62)
         if self.pending and self.pending["step"] != step:
             self.save()
@@ -84,7 +84,7 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left."""
+        """Write the last row."""
         if self._opened:
             self.save()
 

@@ -1,4 +1,4 @@
-"""Means of the figures of a training between two log entries."""
+"""Means of a training's figures between two log entries."""
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -20,7 +20,7 @@ class Means:
         self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def read(self) -> dict[str, float]:
-        """The means that have any weight; gathering starts again. The host waits for the device once."""
+        """The means that have any weight, which starts new ones. The host waits for the device once."""
         if not self.sums:
             return {}
         sums, weights = (torch.stack(list(part.values())) for part in (self.sums, self.weights))

@@ -27,7 +27,7 @@ def weight_decay_groups(
 def adamw(
     network: nn.Module, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW with the groups of :func:`weight_decay_groups`, for the parameters that are trained."""
+    """AdamW for the parameters that are trained, in the groups of ``weight_decay_groups``."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = weight_decay_groups(network, trained, weight_decay)
     device = next(network.parameters()).device.type
@@ -35,13 +35,13 @@ def adamw(
 
 
 def scheduled(optimizer: torch.optim.Optimizer, factor: Callable[[int], float]) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: ``optimizer``, its learning rates times ``factor(step)``."""
+    """``optimizer`` with its learning rates times ``factor(step)``, for ``configure_optimizers``."""
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
-    """Clip gradients to the norm ``limit`` (None or 0: leave them); returns the norm before clipping."""
+    """Clip gradients to the norm ``limit`` (None or 0: do not clip); returns the norm before clipping."""
     parameters = list(parameters)
     if limit:
         return nn.utils.clip_grad_norm_(parameters, limit)
@@ -51,17 +51,16 @@ def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
 def clip_or_skip(parameters: Iterable[nn.Parameter], limit: float | None) -> tuple[Tensor, bool]:
     """Clip gradients to the norm ``limit``, or drop them all if the norm is not finite.
 
-    Without gradients AdamW and Muon leave weights, momenta and step counts as they are, and decay nothing.
-    What micro-batches accumulated is dropped as a whole. Not for float16 with a gradient scaler and a fused
-    optimizer, whose gradients are still scaled here, and overflow while the scale is sought.
+    Without gradients AdamW and Muon change neither weights, momenta nor step counts. Gradients accumulated
+    over micro-batches are dropped as a whole. Does not work for float16 with a gradient scaler and a fused
+    optimizer: its gradients are still scaled here, and overflow while the scaler searches for its scale.
 
     Args:
         parameters: The parameters whose gradients are clipped.
-        limit: Largest norm; None or 0 leaves the gradients as they are.
+        limit: Largest norm; None or 0 turns clipping off.
 
     Returns:
-        The norm before clipping, and whether the step is skipped; to know that, the host waits for the
-        device.
+        The norm before clipping, and whether the step is skipped, for which the host waits for the device.
     """
     parameters = list(parameters)
     norm = clip(parameters, limit)

@@ -1,4 +1,4 @@
-"""What a data module reads on one of several ranks."""
+"""Shares the samples of a data module among ranks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

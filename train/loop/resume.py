@@ -1,4 +1,4 @@
-"""What a run may start from: a checkpoint of the same settings, and weights of the same network."""
+"""Checks what a run starts from: a checkpoint of the same settings, or weights of the same network."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -13,14 +13,14 @@ MODEL = "model"
 """Folder of the model in a run's folder."""
 LAST = "last"
 CHECKPOINT = f"{LAST}.ckpt"
-"""The file that a run resumes from, in its folder."""
+"""File in a run's folder to resume from."""
 FORMAT = 2
-"""Format of the checkpoints. 1, without a number in the file, has some settings under other names."""
-NEW_RUN = "start a new run (init_from takes over the weights), or give the old value to resume"
+"""Format of the checkpoints. Format 1 has no number in the file, and other names for some settings."""
+NEW_RUN = "start a new run (init_from reuses the weights), or set the old value to resume"
 
 
 def recover(run_folder: str | Path) -> Path | None:
-    """RUN/last.ckpt, or None if absent; put back if a run was killed while it was replaced."""
+    """RUN/last.ckpt, or None if absent; restored if a run was killed while replacing it."""
     path = Path(run_folder) / CHECKPOINT
     old = path.with_name(f".{path.name}.old")
     if not path.exists() and old.exists():
@@ -39,9 +39,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], int]:
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         settings, step = checkpoint["hyper_parameters"], checkpoint["global_step"]
-    except Exception as error:  # torch raises whatever reading a zip, a pickle or a dictionary meets
+    except Exception as error:  # torch raises errors of many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a checkpoint of a training: {reason}") from None
+        raise ValueError(f"{path} is not a checkpoint of a training run: {reason}") from None
     if (found := checkpoint.get("format", 1)) not in (1, FORMAT):
         raise ValueError(f"{path} has format {found}, expected 1 or {FORMAT}: update earlyfusion")
     return settings, step
@@ -52,9 +52,9 @@ def check_resumed(
 ) -> None:
     """Refuse to resume from a checkpoint whose settings ``old`` differ from ``new``.
 
-    Lightning would silently keep the checkpoint's learning rate. Under wsd, ``max_steps`` may change as long
-    as ``step`` is before the decay of both: up to there they are the same. Under the other schedules every
-    step after the warm-up would have had another learning rate.
+    Lightning would silently keep the checkpoint's learning rate. With wsd, ``max_steps`` may change as long
+    as ``step`` is before the decay of both: until then the learning rates are the same. With other schedules
+    every learning rate after the warm-up depends on it.
 
     Args:
         old: The checkpoint's settings, under today's names (``TrainingSettings.upgraded``).
@@ -65,7 +65,7 @@ def check_resumed(
     Raises:
         ValueError: A setting differs; the message has its name, both values and what to do.
     """
-    if "schedule" in new:  # checkpoints from before there was a choice
+    if "schedule" in new:  # checkpoints from before `schedule` existed
         old = {"schedule": "wsd", **old}
     if new.get("trained_part", "all") == "all":  # else the checkpoint lacks what is not trained
         free = {"init_from", *free}
@@ -85,7 +85,7 @@ def check_resumed(
                 continue
             raise ValueError(
                 f"the checkpoint is at step {step}, where the learning rate of a run of max_steps={before} "
-                f"or of max_steps={now} already falls: {NEW_RUN}"
+                f"or of max_steps={now} already decays: {NEW_RUN}"
             )
         if isinstance(before, dict) and isinstance(now, dict):
             field = next(key for key in [*now, *before] if before.get(key) != now.get(key))
@@ -108,12 +108,13 @@ def check_config(folder: str, found: Any, wanted: Any, free: Iterable[str] = ())
     for name, value in asdict(wanted).items():
         if name not in free and getattr(found, name) != value:
             raise ValueError(
-                f"init_from={folder} has config.{name}={getattr(found, name)}, not {value}: give its config"
+                f"init_from={folder} has config.{name}={getattr(found, name)}, but this run sets {value}: "
+                "use the config of init_from"
             )
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, also in dictionaries: what a checkpoint makes of them."""
+    """Tuples as lists, also in dictionaries, as checkpoints store them."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items() if not key.startswith("_")}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -3,7 +3,7 @@
 import math
 
 SCHEDULES = ("wsd", "cosine", "exponential")
-"""Shapes of the learning rate after the warm-up, see :func:`lr_factor`."""
+"""Shapes of the learning rate after the warm-up; see ``lr_factor``."""
 
 
 def lr_factor(
@@ -14,7 +14,7 @@ def lr_factor(
     Args:
         schedule: One of ``SCHEDULES``.
         step: The step.
-        max_steps: One step after the last, where every schedule reaches its end.
+        max_steps: Total number of steps; every schedule ends there.
         warmup_steps: Steps of the linear warm-up.
         decay_fraction: Fraction of the steps over which wsd falls to 0.
         final_lr: Where cosine and exponential end, as a fraction of the peak.
@@ -69,7 +69,11 @@ def check_schedule(
     schedule: str = "wsd",
     final_lr: float = 0.1,
 ) -> None:
-    """Raises ValueError with the field and its value if a setting is out of range."""
+    """Check the settings of a schedule.
+
+    Raises:
+        ValueError: A setting is out of range; the message has its name and value.
+    """
     if not lr > 0:
         raise ValueError(f"lr must be positive, got {lr}")
     if warmup_steps < 0:
@@ -77,10 +81,10 @@ def check_schedule(
     if max_steps < -1 or max_steps == 0:
         raise ValueError(f"max_steps must be positive, got {max_steps}")
     if not 0 <= decay_fraction <= 1:
-        raise ValueError(f"decay_fraction must lie between 0 and 1, got {decay_fraction}")
+        raise ValueError(f"decay_fraction must be between 0 and 1, got {decay_fraction}")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}, expected one of {', '.join(SCHEDULES)}")
     if not 0 <= final_lr <= 1:
-        raise ValueError(f"final_lr must lie between 0 and 1 (a fraction of lr), got {final_lr}")
+        raise ValueError(f"final_lr must be between 0 and 1 (a fraction of lr), got {final_lr}")
     if schedule == "exponential" and final_lr == 0:
-        raise ValueError("final_lr is 0, but schedule=exponential never reaches 0: try 0.01")
+        raise ValueError("final_lr must be above 0 with schedule=exponential, got 0: try 0.01")

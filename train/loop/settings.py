@@ -1,4 +1,4 @@
-"""What the settings of all trainings share: the optimizer and the learning rate over the steps."""
+"""Settings that all trainings share: optimizer and learning rate."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -12,24 +12,24 @@ class TrainingSettings:
     """Base of the settings of every training. Each field is an option of the command, ``--model.FIELD``."""
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Fields of earlier versions that have another name today: checkpoints may hold the old one."""
+    """Old -> new names of fields; checkpoints may hold old ones."""
     removed: ClassVar[Mapping[str, Any]] = {}
-    """Fields of earlier versions that are constants today, with their values."""
+    """Fields of earlier versions that are now constants -> their values."""
     nested: ClassVar[Mapping[str, type]] = {}
-    """Fields that are dataclasses, which checkpoints hold as dictionaries."""
+    """Fields that are dataclasses -> their classes; checkpoints hold dictionaries."""
 
     lr: float = 1e-3
     """Learning rate after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's betas."""
     weight_decay: float = 0.01
-    """AdamW's weight decay, of matrices and filters only, not of norms and biases."""
+    """AdamW's weight decay; norms and biases do not decay."""
     warmup_steps: int = 100
-    """Steps until the learning rate is reached."""
+    """Steps of linear warm-up to the learning rate."""
     max_steps: int = -1
     """Total number of steps; the command takes it from trainer.max_steps."""
     decay_fraction: float = 0.4
-    """Fraction of the steps, at the end, over which the learning rate falls to 0."""
+    """Final fraction of the steps, over which the learning rate falls to 0."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -47,7 +47,7 @@ class TrainingSettings:
 
     @classmethod
     def load(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`stored`; also reads the values of earlier versions."""
+        """The inverse of ``stored``; also reads the values of earlier versions."""
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in cls.upgraded(stored).items() if name in known}
         return cls(**{n: cls.nested[n](**v) if n in cls.nested else v for n, v in values.items()})

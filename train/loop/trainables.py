@@ -1,8 +1,8 @@
-"""Everything that can be trained, in one list: the command line, ``fit`` from Python and the docs read it.
+"""The registry of everything that can be trained, for the command line, ``fit`` from Python and the docs.
 
-A new thing to train is one more :class:`Trainable` in ``TRAINABLES``. Classes are named as
-``"folder.module:Class"``, from the package's root, and imported when they are used: this module imports the
-standard library alone, so that help is printed at once.
+To train something new, add a ``Trainable`` to ``TRAINABLES``. Classes are given as
+``"folder.module:Class"``, from the package's root, and imported when they are used: this module imports only
+the standard library, so that help is instant.
 """
 
 import importlib
@@ -15,7 +15,7 @@ ROOT = __name__.removesuffix(".train.loop.trainables")
 
 @dataclass(frozen=True)
 class Link:
-    """An option that follows from others, and is not one of the command's therefore."""
+    """An option that is computed from others, and therefore cannot be set."""
 
     sources: tuple[str, ...]
     target: str
@@ -30,7 +30,7 @@ class Trainable:
     name: str
     """The command, and the default folder of its runs below ``runs/``."""
     title: str
-    """What the progress bar says."""
+    """Label of the progress bar."""
     summary: str
     """One line for the list of commands."""
     description: str
@@ -48,16 +48,16 @@ class Trainable:
     callbacks: Mapping[str, str] = field(default_factory=dict)
     """Group of options -> callback that reads them."""
     always: tuple[str, ...] = ()
-    """Those of ``callbacks`` that a fit from Python has unless it is given one."""
+    """Those of ``callbacks`` that ``fit`` from Python adds unless it is given one."""
     predictions: str | None = None
-    """The callback that writes what ``predict`` returns."""
+    """The callback that writes the results of ``predict``."""
     links: tuple[Link, ...] = (Link(("trainer.max_steps",), "model.max_steps"),)
     prepare: str | None = None
     """``"folder.module:function"`` that completes the parsed options of a stage, before anything is built."""
 
     @property
     def linked_settings(self) -> set[str]:
-        """Fields of the settings that other options give."""
+        """Fields of the settings that other options set."""
         targets = (link.target.split(".") for link in self.links)
         return {name for group, name in targets if group == "model"}
 
@@ -65,15 +65,14 @@ class Trainable:
 IMAGE_TOKENIZER = Trainable(
     name="image-tokenizer",
     title="image tokenizer",
-    summary="the VQ-VAE: train it, run it",
+    summary="train or run the image tokenizer (VQ-VAE)",
     description="""\
 Train the image tokenizer (a VQ-VAE), or run a trained one over images. Every field of a
-config file is an option of fit, validate and predict too; example configs: train/configs/.
-encode, decode and import do without Lightning.""",
+config file is also an option of fit, validate and predict; sample configs: train/configs/.""",
     stages={
         "fit": "train; writes checkpoints, logs, pictures and the tokenizer folder",
         "validate": "reconstruct the validation images and print the errors",
-        "predict": "the validation images -> codes and reconstructions, as files",
+        "predict": "write codes and reconstructions of the validation images",
     },
     examples="""\
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --data.train=my/images
@@ -96,11 +95,11 @@ encode, decode and import do without Lightning.""",
 RECOGNIZER = Trainable(
     name="recognizer",
     title="recognizer",
-    summary="the text reader behind the text-aware loss",
+    summary="train the text recognizer of the text-aware loss",
     description="""\
 Train the recognizer whose features measure how similar two images of text are (the text-aware
 loss of the image tokenizer), on the images of `earlyfusion text-images`. Every field of a
-config file is an option too; example config: train/configs/recognizer.yaml.""",
+config file is also an option; sample config: train/configs/recognizer.yaml.""",
     stages={
         "fit": "train; writes checkpoints, logs and the recognizer folder",
         "validate": "read the validation texts and print the errors",
@@ -115,14 +114,14 @@ config file is an option too; example config: train/configs/recognizer.yaml.""",
 LM = Trainable(
     name="lm",
     title="transformer",
-    summary="the transformer: train it, measure it",
+    summary="train or validate the transformer",
     description="""\
-Train the transformer on the windows of `earlyfusion prepare`, or measure a trained one. Every
-field of a config file is an option too; example configs: train/configs/.""",
+Train the transformer on the windows of `earlyfusion prepare`, or validate a trained one. Every
+field of a config file is also an option; sample configs: train/configs/.""",
     stages={
         "fit": "train; writes checkpoints, logs, samples and the model folder",
         "validate": "print the losses on the validation windows, by modality",
-        "predict": "losses of every token of the validation windows, as files",
+        "predict": "write the loss of every token of the validation windows",
     },
     examples="""\
   earlyfusion lm fit --config lm.yaml --data.path=runs/tokens

@@ -20,7 +20,7 @@ from .process import best_cpu_precision
 from .start import SameStart
 
 DEFAULTS: dict[str, Any] = {
-    "max_epochs": -1,  # trainings are as long as trainer.max_steps says
+    "max_epochs": -1,  # trainer.max_steps sets the length of a training
     "val_check_interval": 1000,
     "check_val_every_n_epoch": None,
     "num_sanity_val_steps": 0,
@@ -49,31 +49,31 @@ def loggers(run_folder: str | Path, tensorboard: bool = True) -> list[Logger]:
 
 
 def for_fit(options: Mapping[str, Any], title: str) -> dict[str, Any]:
-    """Arguments of a Trainer that trains: the given ones, with logs, precision and callbacks added.
+    """Arguments of a Trainer for training: the given ones, with logs, precision and callbacks added.
 
     Args:
         options: Arguments of Lightning's Trainer, ``default_root_dir`` among them.
-        title: What the progress bar says.
+        title: Label of the progress bar.
     """
     made = {**options, "precision": _precision(options)}
     if options.get("logger") in (None, True):
         made["logger"] = loggers(options["default_root_dir"])
     interval, max_steps = options.get("val_check_interval"), options.get("max_steps", -1)
     if isinstance(interval, int) and max_steps > 0:
-        made["val_check_interval"] = min(interval, max_steps)  # at the end at least
+        made["val_check_interval"] = min(interval, max_steps)  # at least once, at the end
     bar = [] if options.get("enable_progress_bar") is False else [StepBar(title)]
     standard = [SameStart(), ModelFolder(), RandomStates(), Curves(), *bar, Stopping()]
     return {**made, "callbacks": [*(options.get("callbacks") or []), *standard]}
 
 
 def for_evaluation(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a Trainer that validates or predicts: without logs, unless a logger is given."""
+    """Arguments of a Trainer for validation or prediction, without logs unless a logger is given."""
     logger = False if options.get("logger") in (None, True) else options["logger"]
     return {**options, "precision": _precision(options), "logger": logger}
 
 
 def _precision(options: Mapping[str, Any]) -> Any:
-    """The given precision, else what is fast on this CPU; None on a GPU, which is Lightning's float32."""
+    """The given precision, or else the fast one on this CPU; None on a GPU, Lightning's float32."""
     given = options.get("precision")
     return best_cpu_precision() if given is None and on_cpu(options.get("accelerator")) else given
 
@@ -87,7 +87,7 @@ def on_cpu(accelerator: Any) -> bool:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl+C leaves Lightning as KeyboardInterrupt, not as SystemExit, and works again afterwards."""
+    """Turn Lightning's SystemExit after Ctrl+C into KeyboardInterrupt, and restore the signal handler."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -102,7 +102,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's remarks on hardware and on the number of loader processes."""
+    """Silence Lightning's remarks on hardware and on the number of loader processes."""
     logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [log.level for log in logs]
     for log in logs:

@@ -1,11 +1,11 @@
-"""How many image codes change when an image becomes numbers as in transformers' port, not as at Meta.
+"""How many image codes change with the preprocessing of transformers' port instead of Meta's.
 
     .venv/bin/python benchmarks/studies/chameleon_preprocessing/study.py MODEL [MODEL ...]
 
-Meta computes x / 127.5 - 1, transformers x * 0.0078 - 1, so that white is 0.989; and the longer edge of a
-scaled image is rounded at Meta, cut off there. Chameleon's own image tokenizer is not at hand: MODEL are
-folders of tokenizers trained here. Measured on 278 pictures of OpenMoji things, 160 px, cut to 64 px, and on
-600 held-out words in type, which are not scaled.
+Meta computes x / 127.5 - 1, transformers x * 0.0078 - 1, so that white is 0.989; Meta rounds the longer edge
+of a scaled image, transformers truncates it. Chameleon's own image tokenizer was not available: MODEL are
+folders of tokenizers trained here. Measured on 278 pictures of OpenMoji things, scaled from 160 to 64 px, and
+on 600 rendered held-out words, which are not scaled.
 """
 
 import argparse
@@ -26,12 +26,11 @@ COUNT, SIDE, LARGE = 600, 64, 160
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="folders of image tokenizers")
-    parser.add_argument("--json", type=Path, default=HERE / "results.json")
+    parser.add_argument("--json", type=Path, default=HERE / "results.json", help="JSON file to write")
     args = parser.parse_args(arguments)
     stems = [stem for concept in concepts() for stem in concept.drawings]
     pictures = [render_drawing(stem, LARGE) for stem in stems]

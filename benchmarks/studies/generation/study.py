@@ -2,14 +2,14 @@
 
     .venv/bin/python benchmarks/studies/generation/study.py --out benchmarks/studies/generation/results.json
 
-Each of the known things is drawn from its name; a drawing counts when the nearest of all their pictures (mean
-squared difference) is one of its own. Guided draws: at several weights and temperatures. Best of n: by the
-model's own likelihood. Infilling: the right half, or the middle, of the thing's picture is drawn anew; beside
-it the same picture whose region shows another thing, which is what no model at all would do.
+The model draws each known thing from its name. A drawing is correct if the nearest of all pictures (mean
+squared difference) shows that thing. Guidance: at several scales and temperatures. Best of n: by the model's
+own likelihood. Infilling: the right half, or the middle, of the thing's picture is redrawn; the baseline is
+the same picture with that region from another thing's picture.
 
-Jacobi decoding (Santilli et al., arXiv:2305.10427; of image codes Teng et al., arXiv:2410.01699) guesses some
-codes ahead and keeps those that a pass over all of them confirms. Draws are by fixed numbers here, so that
-the codes are the same as one by one; measured is how many codes a pass confirms.
+Jacobi decoding (Santilli et al., arXiv:2305.10427; for image codes Teng et al., arXiv:2410.01699) guesses
+several codes ahead and keeps those that a pass over all of them confirms. Fixed random numbers are used for
+sampling, so that the codes are the same as one by one; the study measures how many codes a pass confirms.
 """
 
 import argparse
@@ -42,16 +42,15 @@ BATCH = 64
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--model", type=Path, default=PRETRAINED, help="model folder (default: the package's)"
     )
-    parser.add_argument("--out", type=Path, default=HERE / "results.json", help="the figures")
-    parser.add_argument("--things", type=int, default=len(THINGS), help="how many (default: all)")
-    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json", help="JSON file to write")
+    parser.add_argument("--things", type=int, default=len(THINGS), help="number of things (default: all)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's choice)")
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -90,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def share_nearest(names: Sequence[str], pictures: Sequence[Image.Image | None]) -> float:
-    """The share of pictures that are nearest to one of their own thing; one that is missing is not."""
+    """The share of pictures that are nearest to a picture of their own thing; missing ones count as wrong."""
     blank = Image.new("RGB", (SIDE, SIDE), "white")
     order = nearest_of([picture or blank for picture in pictures], [picture for _, picture in GALLERY])
     found = [GALLERY[index][0] for index in order[:, 0].tolist()]
@@ -120,7 +119,7 @@ def drawn(model: Model, names: Sequence[str], sampling: Sampling, **options: Any
 def infilled(
     model: Model, names: Sequence[str], box: tuple[float, float, float, float], candidates: int
 ) -> dict[str, float]:
-    """The share of pictures that are nearest to their thing's after a region was drawn anew, and its PSNR."""
+    """The share of pictures nearest to their own thing after a region was redrawn, and the region's PSNR."""
     lm, tokenizer = model
     by_name = dict(reversed(GALLERY))
     place = tuple(round(SIDE * edge) for edge in box)
@@ -154,7 +153,7 @@ def _pixels(image: Image.Image) -> Tensor:
 def jacobi(
     model: Model, prompts: Sequence[str], grid: tuple[int, int], sampling: Sampling, window: int
 ) -> dict[str, Any]:
-    """Codes that a pass over ``window`` codes confirms, and whether they are those drawn one by one."""
+    """Codes per pass over ``window`` codes, and whether they equal those drawn one by one."""
     passes = codes = 0
     same = True
     for seed, prompt in enumerate(prompts):

@@ -1,18 +1,18 @@
-"""Teaching a finished model new things: what it learns, and what it forgets.
+"""Teach a trained model new things: what it learns, and what it forgets.
 
     .venv/bin/python benchmarks/studies/new_concepts/study.py --out runs/new-concepts
 
-The 30 things of OpenMoji that the demo holds out are taught to a model: each in drawings of even sizes at
-even places with its name, and drawn from its name. Then the model names and draws them, the drawings to be
-named in odd sizes at odd places; and it names and draws what it knew, and reads held-out words. The methods:
+A model is trained on the 30 things of OpenMoji that the demo holds out: naming each from drawings of even
+sizes at even positions, and drawing it from its name. Then it names and draws these things (from drawings of
+odd sizes at odd positions) and the things it knew before, and reads held-out words. The methods:
 
-    LoRA            low-rank updates and the rows of image tokens, on documents of the new things alone
+    LoRA            low-rank updates and the rows of image tokens, on documents of the new things only
     LoRA + old      the same, with as many documents of the corpus that the model was trained on
-    image rows      the rows of image tokens alone, with the same old documents
+    image rows      only the rows of image tokens, with the same old documents
     all + old       all weights, with the same old documents
 
-A row for each cell is added to cells.csv as it ends; a stopped run goes on. Each takes minutes with
-one thread, --jobs at a time.
+Each finished cell adds a row to cells.csv; run the same command again to resume. A cell takes minutes with
+one thread; --jobs of them run at a time.
 """
 
 import argparse
@@ -40,7 +40,6 @@ BEFORE = "before"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,13 +47,15 @@ def main(arguments: list[str] | None = None) -> None:
         "--model", type=Path, default=PRETRAINED, help="model folder (default: the package's)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/new-concepts"), help="working folder")
-    parser.add_argument("--csv", type=Path, default=HERE / "cells.csv", help="the rows")
-    parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
-    parser.add_argument("--batch-size", type=int, default=4, help="windows (default: 4)")
-    parser.add_argument("--documents", type=int, default=24, help="of each thing and kind (default: 24)")
+    parser.add_argument("--csv", type=Path, default=HERE / "cells.csv", help="table of results")
+    parser.add_argument("--steps", type=int, default=400, help="steps per training (default: 400)")
+    parser.add_argument("--batch-size", type=int, default=4, help="windows per batch (default: 4)")
+    parser.add_argument(
+        "--documents", type=int, default=24, help="documents per thing and kind (default: 24)"
+    )
     parser.add_argument("--words", type=int, default=300, help="held-out words to read (default: 300)")
-    parser.add_argument("--seeds", type=int, default=2, help="0, 1, ... below this number (default: 2)")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each")
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds, from 0 on (default: 2)")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each (default: 2)")
     args = parser.parse_args(arguments)
     done = {(row["method"], int(row["seed"])) for row in rows(args.csv)}
     cells = [(BEFORE, 0), *((method, seed) for seed in range(args.seeds) for method in METHODS)]
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def cell(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """One training, and what the model can do then."""
+    """Train one cell and evaluate it; returns its row."""
     from earlyfusion.train.loop.process import tune_malloc
 
     tune_malloc()
@@ -96,7 +97,7 @@ def cell(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
-    """The model's folder after the training, and how many numbers were trained."""
+    """Train a model; returns its folder and the number of trained parameters."""
     import torch
 
     from earlyfusion.data.prepare import prepare
@@ -146,20 +147,20 @@ def teach(method: str, seed: int, args: argparse.Namespace) -> tuple[Path, int]:
 
 
 def write_documents(folder: Path, count: int, old: bool, seed: int) -> None:
-    """Documents of the new things, and, with ``old``, as many of all kinds that the model knows."""
+    """Write documents of the new things, and with ``old`` as many of the kinds that the model knows."""
     from earlyfusion.data.render.split import demo_concepts, demo_words
     from earlyfusion.train.demo.budget import CONFIGS, load_budget
     from earlyfusion.train.demo.corpus import Corpus
     from earlyfusion.train.demo.corpus_files import document_set
 
-    alike = replace(load_budget(CONFIGS / "long").corpus, naming_documents=None)  # as many as drawing ones
-    config = replace(alike, picture_documents=count, interleaved=0, typed=0)
+    base = replace(load_budget(CONFIGS / "long").corpus, naming_documents=None)  # as many as drawing ones
+    config = replace(base, picture_documents=count, interleaved=0, typed=0)
     corpus = Corpus(config, seed)
     corpus.concepts = demo_concepts().held_out
     documents = corpus.documents([], [])
     if old:
         wanted = len(documents)
-        config = replace(alike, picture_documents=2, interleaved=wanted // 10, typed=wanted // 20)
+        config = replace(base, picture_documents=2, interleaved=wanted // 10, typed=wanted // 20)
         corpus = Corpus(config, seed + 100)
         words = corpus.words(demo_words().train, wanted // 4)
         more = corpus.documents(words, [corpus.type(word) for word in words])
@@ -168,7 +169,7 @@ def write_documents(folder: Path, count: int, old: bool, seed: int) -> None:
 
 
 def abilities(folder: Path, words: int) -> dict[str, float]:
-    """What the model in ``folder`` names, draws and reads rightly, in shares."""
+    """The shares of things and words that the model in ``folder`` names, draws and reads correctly."""
     from earlyfusion.data.render.fonts import train_fonts
     from earlyfusion.data.render.split import demo_concepts
     from earlyfusion.eval.suites import word_suite
@@ -198,7 +199,7 @@ def abilities(folder: Path, words: int) -> dict[str, float]:
 
 
 def table(found: list[dict[str, str]]) -> str:
-    """Means over the seeds, as Markdown, with the smallest and the largest value where there are several."""
+    """Means over the seeds as Markdown, with minimum and maximum if there are several."""
     columns = ("names new", "names old", "draws new", "draws old", "reads")
     lines = ["| | trained | minutes | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
     for method in (BEFORE, *METHODS):
@@ -218,7 +219,7 @@ def table(found: list[dict[str, str]]) -> str:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """What was measured before."""
+    """The rows so far."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -236,7 +237,7 @@ def add(row: dict[str, Any], path: Path) -> None:
 
 
 def commit() -> str:
-    """The commit that is measured."""
+    """The current commit."""
     found = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=False
     )

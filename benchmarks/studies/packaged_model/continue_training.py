@@ -1,11 +1,12 @@
-"""The second half of the packaged model's training: more of type, fewer of naming.
+"""The second part of the packaged model's training: more rendered words, fewer documents that name pictures.
 
     earlyfusion demo --budget long --out runs/long
     python benchmarks/studies/packaged_model/continue_training.py --run runs/long --out runs/long-more
 
-Takes the documents of the long budget's corpus without those that name a picture, prepares them, and goes on
-training with the model's weights and a fresh optimizer: half of the windows are theirs, half the whole
-corpus'. OUT/run/model is then pretrained/openmoji-words, but for float16. About 80 minutes of two cores.
+Prepares the documents of the long budget's corpus without those that name a picture, and continues training
+with the model's weights and a new optimizer: half of the windows are from these documents, half from the
+whole corpus. OUT/run/model is then pretrained/openmoji-words, in float32. Takes about 80 minutes on two
+cores.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from earlyfusion.train.loop.process import tune_malloc
 
-tune_malloc()  # as the commands do, before torch is there
+tune_malloc()  # as the training commands do, before torch allocates anything
 
 import lightning  # noqa: E402
 import torch  # noqa: E402
@@ -31,7 +32,7 @@ STEPS = 7_000
 
 
 def without_naming(documents: Path, out: Path) -> None:
-    """The documents but those of a picture and a sentence that names it, shuffled."""
+    """Write all documents except those of a picture and a sentence that names it, shuffled."""
     if out.exists():
         return
     corpus = load_from_disk(documents)
@@ -48,8 +49,8 @@ def without_naming(documents: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of `demo --budget long`")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="working folder")
+    parser.add_argument("--threads", type=int, default=2, help="threads and processes (default: 2)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model, corpus = args.run / "lm" / "model", args.run / "data" / "documents"

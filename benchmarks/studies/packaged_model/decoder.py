@@ -1,13 +1,14 @@
-r"""The third part of the packaged model's training: a larger decoder for the codes that it has.
+r"""The third part of the packaged model's training: a larger decoder for the existing codes.
 
     earlyfusion demo --budget long --out runs/long
     python benchmarks/studies/packaged_model/continue_training.py --run runs/long --out runs/long-more
     python benchmarks/studies/packaged_model/decoder.py --run runs/long \
         --model runs/long-more/run/model --out runs/decoder
 
-Encoder and codebook stay as they are, and with them every code that the transformer has learned. The decoder
-is drawn anew, five times as large, and trained on the long budget's images with a heavier text-aware loss.
-OUT/model is then the image tokenizer of pretrained/openmoji-words. About 40 minutes of one core.
+Encoder and codebook do not change, so all codes that the transformer has learned stay valid. The decoder is
+initialized again, five times as large, and trained on the long budget's images with a higher weight of the
+text-aware loss. OUT/model is then the image tokenizer of pretrained/openmoji-words. Takes about 40 minutes on
+one core.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from earlyfusion.train.loop.process import tune_malloc
 
-tune_malloc()  # as the commands do, before torch is there
+tune_malloc()  # as the training commands do, before torch allocates anything
 
 import lightning  # noqa: E402
 import torch  # noqa: E402
@@ -33,9 +34,9 @@ STEPS = 12_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of `demo --budget long`")
-    parser.add_argument("--model", type=Path, required=True, help="the model whose image tokenizer it is")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model", type=Path, required=True, help="model folder with the image tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     before = args.model / "tokenizer" / "image"

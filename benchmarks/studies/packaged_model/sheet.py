@@ -1,5 +1,7 @@
-"""The README's sheet: what the packaged model draws from every tenth of its names, one each, and how it
-writes eight held-out words, the best of eight drawings each, by both ways.
+"""The README's picture: drawings and words of the packaged model.
+
+The drawings show every tenth thing, one drawing each. The words are eight held-out ones, each the best of
+eight drawings by both directions.
 
 .venv/bin/python benchmarks/studies/packaged_model/sheet.py --out docs/openmoji_words.png
 """
@@ -24,7 +26,7 @@ WORD_COLUMNS, WORD_ROWS, WORD_HEIGHT = 4, 2, 75
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     args = parser.parse_args()
     names = sorted(concept.name for concept in demo_concepts().train)[::10][: COLUMNS * ROWS]
     model = load_model(weights="auto")
@@ -61,7 +63,7 @@ def main() -> None:
 
 
 def paste(sheet: Image.Image, document: Sequence[str | Image.Image], left: int, top: int) -> None:
-    """The document's image, enlarged."""
+    """Paste the image of a document, enlarged."""
     [image] = [part for part in document if isinstance(part, Image.Image)]
     larger = image.resize((ENLARGED * image.width, ENLARGED * image.height), Image.Resampling.NEAREST)
     sheet.paste(larger, (left, top))

@@ -1,12 +1,12 @@
-"""Feeds broken images and documents to prepare: nothing may crash it, and nothing good may be lost.
+"""Feed broken images and documents to prepare: it must not crash, and must not lose good rows.
 
     .venv/bin/python benchmarks/studies/reliability/fuzz.py --rows 6000 --out fuzz.json
 
-Three data sets of mutated rows are prepared: images (bits flipped, cut short, overwritten, headers that claim
-other sizes, ten formats and kinds of pixels) with odd texts; documents of parallel lists, MMC4's and
-conversations with their structure broken, read one by one; and a file of JSON lines of which bytes were
-changed. For each: every row is either in the windows or counted with a reason in rejected.jsonl, and the
-documents of all rows that were not mutated are there, token for token.
+Prepares three data sets with mutated rows: images (bits flipped, truncated, overwritten, headers with wrong
+sizes, ten formats and pixel types) with unusual texts; parallel lists, MMC4 documents and conversations with
+broken structure, read one by one; and a file of JSON lines with changed bytes. For each, every row must be
+either in the windows or in rejected.jsonl with a reason, and the documents of all unchanged rows must be
+there, token for token.
 """
 
 import argparse
@@ -70,7 +70,7 @@ STRAY: tuple[Any, ...] = (
 
 
 def picture(rng: random.Random) -> Image.Image:
-    """A small drawing, in one of several kinds of pixels."""
+    """A small random drawing."""
     image = Image.new("RGB", (rng.choice((16, 24, 40)), rng.choice((16, 32))), "white")
     color = tuple(rng.randrange(256) for _ in range(3))
     ImageDraw.Draw(image).rectangle((rng.randrange(8), rng.randrange(8), 12, 12), fill=color)
@@ -78,7 +78,7 @@ def picture(rng: random.Random) -> Image.Image:
 
 
 def stored(image: Image.Image, rng: random.Random) -> bytes:
-    """As a file of some format and kind of pixels."""
+    """The content of an image file, in a random format and pixel type."""
     kind = rng.choice(("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "cmyk", "palette", "alpha", "16 bits"))
     out = io.BytesIO()
     if kind == "cmyk":
@@ -98,7 +98,7 @@ def stored(image: Image.Image, rng: random.Random) -> bytes:
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """A file with something wrong."""
+    """The content of a file with a random error."""
     kind = rng.randrange(8)
     found = bytearray(data)
     if kind == 0:
@@ -124,7 +124,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def claimed(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size, with sound check sums and hardly any data."""
+    """A PNG whose header claims a size, with valid checksums and hardly any data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -135,7 +135,7 @@ def claimed(width: int, height: int) -> bytes:
 
 
 def tokenizers(folder: Path) -> DocumentTokenizer:
-    """Small ones, untrained but for the text's."""
+    """Small tokenizers; only the text tokenizer is trained."""
     text = TextTokenizer.train(["number, a box of the colour 0 1 2 3 4 5 6 7 8 9"] * 50, vocab_size=300)
     text.save(folder / "text")
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def documents_in(folder: Path, tokenizer: DocumentTokenizer) -> Counter[tuple[in
 def check(
     work: Path, name: str, source: Path, good: list[list[Any]], tokenizer: DocumentTokenizer, lines: int
 ) -> dict[str, Any]:
-    """Prepare a data set, and account for everything in it."""
+    """Prepare a data set, and check that every row is accounted for."""
     settings = {"context_length": 512, "max_grid": 64, "max_side": 64, "validation_share": 0.0}
     config = PrepareConfig(
         str(source),
@@ -246,7 +246,7 @@ def lines(work: Path, count: int, rng: random.Random, tokenizer: DocumentTokeniz
 
 
 def stray(value: Any, rng: random.Random) -> Any:
-    """A value some part of which was replaced."""
+    """A value with random parts replaced."""
     if rng.random() < 0.25:
         return rng.choice(STRAY)
     if isinstance(value, dict) and value:
@@ -258,7 +258,7 @@ def stray(value: Any, rng: random.Random) -> Any:
 
 
 def structures(work: Path, count: int, rng: random.Random) -> dict[str, Any]:
-    """Rows of every shape, with parts replaced: a document, or ``Unusable`` with a reason, nothing else."""
+    """Rows of every shape with parts replaced: each gives documents, or ``Unusable`` with a reason."""
     image = {"bytes": stored(picture(rng), rng), "path": None}
     talk = [
         {"role": "user", "content": [{"type": "text", "text": "What?"}, {"type": "image", "image": image}]},
@@ -290,11 +290,11 @@ def structures(work: Path, count: int, rng: random.Random) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=6000, help="in all (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=int, default=6000, help="rows in total (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # codes are compared to the bit, encoded in batches of other sizes
+    torch.set_num_threads(1)  # codes are compared exactly, but encoded in batches of other sizes
     part = args.rows // 3
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         work = Path(name)

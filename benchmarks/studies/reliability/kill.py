@@ -1,19 +1,19 @@
-"""Kills prepare and fit with SIGKILL, over and over, and looks whether anything is lost.
+"""Kill prepare and fit with SIGKILL many times, and check that nothing is lost.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/studies/reliability/kill.py --trials 150 --seed 0
 
-Each job (prepare; the training of the image tokenizer; that of the transformer) runs once without a stop.
-Each trial runs one of them from nothing, kills it, runs the same command again, and compares everything that
-is left with the run without a stop, to the bit: shards and their record; weights, optimizer, schedule, random
-states and loader in the checkpoint; the model folder; the curves but for the speed; the sheets of samples.
+Each job (prepare, training the image tokenizer, training the transformer) first runs uninterrupted. Each
+trial then runs one of them from scratch, kills it, runs the same command again, and compares all output with
+the uninterrupted run, bit by bit: shards and their record; weights, optimizer, schedule, random states and
+loader in the checkpoint; the model folder; the curves except the speed; the sheets of samples.
 
-Half of the kills come at a moment drawn uniformly over the time of the run without a stop; the other half in
-a write of a shard, of the folder, of a checkpoint or of the model: the process says when it begins and ends
-to write, and is killed in between, after a part of the usual time that is drawn too. A kill counts as inside
-a write only where the end was not told before it. The commands are those of `earlyfusion`, in a fork of a
-process that has imported torch, so that no time goes into that.
+Half of the kills happen at a uniformly random time of the uninterrupted run. The other half happen during a
+write of a shard, the prepared folder, a checkpoint or the model: the process signals when it begins and ends
+to write, and is killed after a random part of the usual time. A kill counts as inside a write only if the end
+was not signaled before it. The commands are those of `earlyfusion`, run in a fork of a process that has
+already imported torch, to save time.
 
-Rows go to kills.csv as they come, and the script goes on where it was stopped.
+Each trial adds a row to kills.csv; run the same command again to resume.
 """
 
 import argparse
@@ -50,7 +50,7 @@ HERE = Path(__file__).parent
 JOBS = ("prepare", "image-tokenizer", "lm")
 COLUMNS = ("seed", "trial", "job", "kill", "seconds", "inside", "write", "same", "difference")
 SPEED = ("train/tokens_per_second",)
-"""Columns of the curves that measure time."""
+"""Columns of the curves that depend on time."""
 WRITES: tuple[tuple[Any, str], ...] = (
     (shards._Maker, "write"),
     (prepare, "_collect"),
@@ -58,7 +58,7 @@ WRITES: tuple[tuple[Any, str], ...] = (
     (checkpoints.ModelFolder, "_write"),
 )
 """The functions that write a shard, a prepared folder, a checkpoint and a model folder."""
-_told: int | None = None
+_pipe: int | None = None
 
 
 def documents(folder: Path, count: int = 400) -> None:
@@ -75,7 +75,7 @@ def documents(folder: Path, count: int = 400) -> None:
 
 
 def set_up(work: Path) -> None:
-    """Documents, tokenizers, and windows for the transformer."""
+    """Write documents and tokenizers."""
     documents(work / "documents")
     lines = ["number, a box of the colour (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)"] * 50
     TextTokenizer.train(lines, vocab_size=290).save(work / "text")
@@ -85,7 +85,7 @@ def set_up(work: Path) -> None:
 
 
 def settings(work: Path, out: Path) -> PrepareConfig:
-    """Those of prepare: twenty shards."""
+    """Settings of prepare: twenty shards."""
     return PrepareConfig(
         str(work / "documents"),
         str(out),
@@ -99,7 +99,7 @@ def settings(work: Path, out: Path) -> PrepareConfig:
 
 
 def arguments(job: str, work: Path, out: Path) -> list[str]:
-    """Those of fit: short steps, and logs, validations and checkpoints that coincide in all ways."""
+    """Arguments of fit: short steps, and logs, validations and checkpoints in all combinations."""
     common = [
         "fit",
         f"--trainer.default_root_dir={out}",
@@ -143,41 +143,49 @@ def arguments(job: str, work: Path, out: Path) -> list[str]:
 
 
 def do(job: str, work: Path, out: Path) -> None:
-    """The command."""
+    """Run the command of ``job``."""
     if job == "prepare":
         prepare.prepare(settings(work, out), lambda *_: None)
     else:
         lightning_cli.run(job, arguments(job, work, out))  # type: ignore[arg-type]
 
 
-def tell(owner: Any, name: str) -> None:
-    """Let a function tell when it begins and when it ends."""
+def signal_writes(owner: Any, name: str) -> None:
+    """Make a function signal when it begins and when it ends."""
     function: Callable[..., Any] = getattr(owner, name)
 
-    def telling(*args: Any, **more: Any) -> Any:
-        if _told is not None:
-            os.write(_told, b"b")
+    def signaling(*args: Any, **more: Any) -> Any:
+        if _pipe is not None:
+            os.write(_pipe, b"b")
         result = function(*args, **more)
-        if _told is not None:
-            os.write(_told, b"e")
+        if _pipe is not None:
+            os.write(_pipe, b"e")
         return result
 
-    setattr(owner, name, telling)
+    setattr(owner, name, signaling)
 
 
 def run(job: str, work: Path, out: Path, kill: Callable[[int, int], Any] | None = None) -> Any:
-    """Run the job in a process of its own; ``kill`` gets its number and the pipe that it tells into.
+    """Run the job in a separate process.
 
-    :returns: what ``kill`` returned, or else the moments (seconds, b or e) of its writes and its duration.
+    Args:
+        job: Its name.
+        work: Folder of the inputs.
+        out: Folder of the output.
+        kill: Called with the process id and the pipe of its signals; then the process is killed.
+
+    Returns:
+        The result of ``kill``. Without it, the begins and ends of writes as (seconds, "b" or "e"), and the
+        duration in seconds.
     """
-    global _told
+    global _pipe
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         code = 1
         try:
             os.close(reading)
-            _told = writing
+            _pipe = writing
             log = os.open(work / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -197,8 +205,8 @@ def run(job: str, work: Path, out: Path, kill: Callable[[int, int], Any] | None 
         os.kill(child, signal.SIGKILL)
     else:
         moments = []
-        while told := os.read(reading, 1):
-            moments.append((time.perf_counter() - began, told.decode()))
+        while event := os.read(reading, 1):
+            moments.append((time.perf_counter() - began, event.decode()))
         result = moments, time.perf_counter() - began
     _, status = os.waitpid(child, 0)
     os.close(reading)
@@ -208,7 +216,7 @@ def run(job: str, work: Path, out: Path, kill: Callable[[int, int], Any] | None 
 
 
 def durations(moments: list[tuple[float, str]]) -> list[float]:
-    """Of the writes, in order; a write inside another counts with the outer one."""
+    """Durations of the writes, in order; a write inside another one is part of it."""
     found, depth, start = [], 0, 0.0
     for moment, kind in moments:
         if kind == "b":
@@ -221,7 +229,7 @@ def durations(moments: list[tuple[float, str]]) -> list[float]:
 
 
 def killing(rng: random.Random, mode: str, reference: tuple[list[tuple[float, str]], float]) -> Any:
-    """A function that waits for the moment of a kill, and says where that was."""
+    """A function that waits for the time of a kill, and returns where that was."""
     moments, seconds = reference
     if mode == "any time":
         moment = rng.uniform(0, seconds)
@@ -230,10 +238,10 @@ def killing(rng: random.Random, mode: str, reference: tuple[list[tuple[float, st
             begin, depth = time.perf_counter(), 0
             while (left := moment - (time.perf_counter() - begin)) > 0:
                 if select.select([pipe], [], [], left)[0]:
-                    told = os.read(pipe, 1)
-                    if not told:  # it ended before
+                    event = os.read(pipe, 1)
+                    if not event:  # it ended before
                         break
-                    depth += 1 if told == b"b" else -1
+                    depth += 1 if event == b"b" else -1
             return {"seconds": round(moment, 3), "inside": depth > 0, "write": ""}
 
         return wait
@@ -243,26 +251,26 @@ def killing(rng: random.Random, mode: str, reference: tuple[list[tuple[float, st
 
     def wait_for_write(_: int, pipe: int) -> dict[str, Any]:
         begin, depth, seen = time.perf_counter(), 0, -1
-        while told := os.read(pipe, 1):
-            if told == b"b":
+        while event := os.read(pipe, 1):
+            if event == b"b":
                 depth += 1
                 seen += depth == 1
             else:
                 depth -= 1
-            if depth == 1 and told == b"b" and seen == number:
+            if depth == 1 and event == b"b" and seen == number:
                 break
         stop = time.perf_counter() + part * usual[number]
         while depth and (left := stop - time.perf_counter()) > 0:
             if select.select([pipe], [], [], left)[0]:
-                told = os.read(pipe, 1)
-                depth += {b"b": 1, b"e": -1, b"": -depth}[told]
+                event = os.read(pipe, 1)
+                depth += {b"b": 1, b"e": -1, b"": -depth}[event]
         return {"seconds": round(time.perf_counter() - begin, 3), "inside": depth > 0, "write": number}
 
     return wait_for_write
 
 
 def difference(left: Any, right: Any, where: str = "") -> str:
-    """The first place at which two values differ; empty where none does."""
+    """The first place at which two values differ; empty if they are equal."""
     if type(left) is not type(right):
         return f"{where}: {type(left).__name__} and {type(right).__name__}"
     if isinstance(left, dict):
@@ -283,7 +291,7 @@ def difference(left: Any, right: Any, where: str = "") -> str:
 
 
 def contents(out: Path) -> dict[str, Any]:
-    """Everything in a folder that a run leaves, but for times."""
+    """The content of a run's folder, except for times."""
     found: dict[str, Any] = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
@@ -307,14 +315,14 @@ def contents(out: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--trials", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE / "kills.csv")
+    parser.add_argument("--trials", type=int, default=150, help="number of kills (default: 150)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--out", type=Path, default=HERE / "kills.csv", help="table of results")
     args = parser.parse_args()
     done = list(csv.DictReader(args.out.open())) if args.out.is_file() else []
     done = [row for row in done if int(row["seed"]) == args.seed]
     for owner, name in WRITES:
-        tell(owner, name)
+        signal_writes(owner, name)
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         work = Path(name)
         set_up(work)
@@ -325,12 +333,12 @@ def main() -> None:
             references[job] = run(job, work, out)
             expected[job] = contents(out)
             shutil.rmtree(out)
-            run(job, work, out)  # the figures hold only if two runs without a stop are alike
+            run(job, work, out)  # the comparison needs two uninterrupted runs to be equal
             if found := difference(expected[job], contents(out)):
-                raise SystemExit(f"two runs of {job} without a stop differ: {found}")
+                raise SystemExit(f"two uninterrupted runs of {job} differ: {found}")
             shutil.rmtree(out)
             writes = len(durations(references[job][0]))
-            print(f"{job}: {references[job][1]:.1f} s without a stop, {writes} writes", flush=True)
+            print(f"{job}: {references[job][1]:.1f} s uninterrupted, {writes} writes", flush=True)
         for trial in range(args.trials):
             rng = random.Random(f"{args.seed}-{trial}")
             job, mode = JOBS[trial % 3], ("any time", "in a write")[trial // 3 % 2]

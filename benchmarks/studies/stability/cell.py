@@ -1,6 +1,7 @@
-"""One cell: a small transformer, a few hundred steps, and what happens to its loss, norms and logits.
+"""One cell: train a small transformer for a few hundred steps, and record its loss, norms and logits.
 
-A plain training loop: what ``FusionLMTraining`` computes, without Lightning's share of a step of 0.1 s.
+A plain training loop with the computations of ``FusionLMTraining``: Lightning's overhead would be large
+compared with a step of 0.1 s.
 """
 
 import csv
@@ -28,17 +29,17 @@ from earlyfusion.train.loop.schedule import lr_factor
 POINTS = 50
 """Rows of a cell's time series."""
 VALIDATION, PROBES = 128, 4
-"""Windows, always the same ones, for the losses and for norms and logits."""
+"""Number of windows, always the same, for the losses, and for norms and logits."""
 AVERAGE = 10
-"""Steps of the mean of the loss that says whether a cell has diverged."""
+"""A cell's loss is averaged over this many steps to decide whether it has diverged."""
 RISE = 0.5
-"""Nats above its best mean at which a loss counts as having risen."""
+"""A loss has risen if it is this many nats above its best mean."""
 
 
 def train(cell: Cell, data: Path, steps: int, batch: int, precision: str, series: Path) -> dict[str, Any]:
     """Train the cell, write its time series and return its row.
 
-    It ends at the first loss or gradient that is not finite.
+    Training stops at the first loss or gradient that is not finite.
     """
     began, cpu = time.monotonic(), time.process_time()
     torch.manual_seed(cell.seed)
@@ -49,7 +50,7 @@ def train(cell: Cell, data: Path, steps: int, batch: int, precision: str, series
     held_out = windows(data, "validation", stream.kind)
     length = read.tokens.shape[1]
     net = FusionLM(FusionLMConfig(vocab.size, length, **NETWORK, **recipe.config)).to(device)
-    net.attention_backend = "sdpa"  # windows are short, and the probe wants the mask
+    net.attention_backend = "sdpa"  # windows are short, and the probe needs the mask
     optimizer = adamw(net, cell.lr, BETAS, EPS, WEIGHT_DECAY)
     weights = torch.tensor(stream.weights, device=device)
     autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")
@@ -129,7 +130,7 @@ def train(cell: Cell, data: Path, steps: int, batch: int, precision: str, series
 
 
 def _order(count: int, batch: int, seed: int) -> Any:
-    """Numbers of the windows of one batch after another, shuffled anew in each epoch; without end."""
+    """Endless batches of window indices, reshuffled in every epoch."""
     epoch = 0
     while True:
         yield from shuffled_batches([np.arange(count)], [batch], seed, epoch)
@@ -137,9 +138,11 @@ def _order(count: int, batch: int, seed: int) -> Any:
 
 
 def _mean_of(found: list[LossTerms], weights: Tensor) -> dict[str, float]:
-    """Means over all targets: the loss with the stream's weights, and the loss of each modality; with
-    statistics (at the end) the entropy of the predictions and the loss within the target's modality (nats):
-    the loss less that leaks to the other modalities."""
+    """Means over all targets, in nats: the loss with the stream's weights, and the loss of each modality.
+
+    With statistics (at the end) also the entropy of the predictions and the loss within the target's
+    modality; the loss minus that is what leaks to the other modalities.
+    """
     counts = torch.stack([terms.counts for terms in found]).double()  # (n, 3)
     total = counts.sum(0)
     sums = torch.stack([terms.nll_sums for terms in found]).double().sum(0)
@@ -156,10 +159,10 @@ def _mean_of(found: list[LossTerms], weights: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def _probe(net: FusionLM, packed: Packed, vocab: SharedVocab, autocast: Any) -> dict[str, float]:
-    """Norms and logits on the first few windows, without dropout; the figures are those of ``Telemetry``.
+    """Norms and logits on the first few windows, without dropout, as ``Telemetry`` measures them.
 
-    output_norm, also by modality of the token: mean L2 norm of the last block's output, which enters the
-    final norm. attention_logit: the largest q.k / sqrt(D) that a query sees, in any layer and in each.
+    output_norm: mean L2 norm of the last block's output, the input of the final norm, also by modality of
+    the token. attention_logit: the largest q.k / sqrt(D) that a query sees, over all layers and in each.
     row_norm: mean L2 norm of the modality's rows of lm_head.
     """
     device = net.embedding.weight.device
@@ -179,10 +182,10 @@ def _probe(net: FusionLM, packed: Packed, vocab: SharedVocab, autocast: Any) -> 
 
 
 def divergence(losses: list[float], initial: float, trouble: str = "") -> tuple[int | None, str]:
-    """The step at which a training diverged, and how; None where it did not.
+    """The step at which a training diverged (None if it did not), and the reason.
 
-    It did when it was stopped (``trouble``), or when the mean of its loss over a few steps is above the loss
-    at the start from some step on and to the end.
+    It diverged if it was stopped (``trouble``), or if the running mean of its loss is above the initial loss
+    from some step to the end.
     """
     if trouble:
         return len(losses), trouble
@@ -194,7 +197,7 @@ def divergence(losses: list[float], initial: float, trouble: str = "") -> tuple[
 
 
 def rise(losses: list[float]) -> int | None:
-    """The first step at which the mean of the loss stood ``RISE`` above its best so far, if any."""
+    """The first step at which the running mean of the loss is ``RISE`` above its best so far, or None."""
     best = math.inf
     for step, mean in enumerate(_running(losses)):
         if step < AVERAGE:  # a few batches may be low by chance
@@ -206,7 +209,7 @@ def rise(losses: list[float]) -> int | None:
 
 
 def _running(losses: list[float]) -> list[float]:
-    """Means over the last ``AVERAGE`` steps, of each step."""
+    """The mean over the last ``AVERAGE`` steps, at each step."""
     parts = (losses[max(0, step + 1 - AVERAGE) : step + 1] for step in range(len(losses)))
     return [sum(part) / len(part) for part in parts]
 

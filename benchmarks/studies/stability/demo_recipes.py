@@ -1,12 +1,13 @@
-"""Do recipes differ where nothing diverges? The demo's transformer, on its data and budget, reads and writes.
+"""Do recipes differ if nothing diverges? Compares reading and writing of the demo's transformer.
 
     make demo
     .venv/bin/python benchmarks/studies/stability/demo_recipes.py --demo runs/demo --jobs 2
 
-Trains the transformer of a finished demo again, under each recipe of ``RECIPES`` and each seed, and lets it
-read and write the demo's held-out words, read back by rapidocr as in the demo. Everything but the recipe is
-the demo's: network, windows, steps, Muon and its learning rate. A row is added to demo_recipes.csv as a
-training ends, --jobs at a time with one thread each (about a quarter of an hour); a stopped run goes on.
+Trains the transformer of a finished demo again, with each of the --recipes and seeds, and lets it read and
+write the demo's held-out words, read back by rapidocr as in the demo. Everything except the recipe is the
+demo's: network, windows, steps, Muon and its learning rate. --jobs trainings run at a time, with one thread
+each (about a quarter of an hour). Each adds a row to demo_recipes.csv when it ends; run the same command
+again to resume.
 """
 
 import argparse
@@ -24,25 +25,24 @@ CSV = HERE / "demo_recipes.csv"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of a finished demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo-recipes"), help="working folder")
-    parser.add_argument("--recipes", default=f"{PLAIN},{DEFAULT}", help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=1, help="0, 1, ... below this number")
-    parser.add_argument("--csv", type=Path, default=CSV, help="the rows")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--recipes", default=f"{PLAIN},{DEFAULT}", help="comma-separated")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, from 0 on (default: 1)")
+    parser.add_argument("--csv", type=Path, default=CSV, help="table of results")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time (default: 2)")
     args = parser.parse_args(arguments)
     recipes = args.recipes.split(",")
     if unknown := set(recipes) - set(RECIPES):
         raise SystemExit(
-            f"error: no recipe {', '.join(sorted(unknown))}, expected some of {', '.join(RECIPES)}"
+            f"error: unknown recipe {', '.join(sorted(unknown))}, expected some of {', '.join(RECIPES)}"
         )
     record = args.demo / "tokens" / RECORD
     if not record.is_file():
-        raise SystemExit(f"error: {record} not found: --demo is what `make demo` wrote")
+        raise SystemExit(f"error: {record} not found: --demo must be the folder of a finished `make demo`")
     settings = {"data": json.loads(record.read_text(encoding="utf-8"))["key"]}
     done = rows(args.csv)
     try:
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def train(recipe: str, seed: int, demo: Path, out: Path) -> dict[str, Any]:
-    """One training, and what came of it."""
+    """Train with one recipe and seed, and evaluate; returns the row."""
     from earlyfusion.train.loop.process import tune_malloc
 
     tune_malloc()

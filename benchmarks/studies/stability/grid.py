@@ -1,4 +1,4 @@
-"""The grid: every recipe, stream, learning rate and seed of the laboratory, and what all cells share."""
+"""The grid: every recipe, stream, learning rate and seed of the study, and the settings of all cells."""
 
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -9,14 +9,14 @@ NETWORK: dict[str, Any] = {"n_layers": 4, "width": 128, "n_heads": 4, "n_kv_head
 """The demo's transformer."""
 STEPS, BATCH = 400, 4
 WARMUP = 0.05
-"""Part of the steps; then a cosine to 0, as in Wortsman et al."""
+"""Fraction of the steps; then a cosine to 0, as in Wortsman et al."""
 BETAS, EPS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0
-"""AdamW as torch has it: the weight decay of a step is lr * WEIGHT_DECAY (Chameleon's), on matrices only."""
+"""AdamW as in torch: the weight decay of a step is lr * WEIGHT_DECAY (Chameleon's), on matrices only."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What keeps a training stable, or does not; everything is spelled out, since defaults may change."""
+    """Settings that may keep a training stable; all are given explicitly, since defaults may change."""
 
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of ``FusionLMConfig``."""
@@ -43,18 +43,18 @@ RECIPES = {
     "Chameleon 7B": Recipe({**_QK, "dropout": 0.1}, z_loss_weight=1e-5),
     "Chameleon 34B": Recipe({**_QK, "norm_placement": "reordered"}, z_loss_weight=1e-5),
 }
-"""plain and one thing more; the default of ``FusionLMConfig`` and ``FusionLMTraining``: QK-norm and z-loss;
-Chameleon's two (arXiv:2405.09818, section 2.3)."""
+"""plain, and plain with one addition; the default of ``FusionLMConfig`` and ``FusionLMTraining`` (QK-norm and
+z-loss); Chameleon's two recipes (arXiv:2405.09818, section 2.3)."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What a cell reads, and which targets count."""
+    """The documents that a cell reads, and the weights of its targets."""
 
     kind: str | None = None
-    """The only segments that are left in the documents, text or image; None: all, as they were prepared."""
+    """Keep only segments of this modality, text or image; None: keep all."""
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Of targets that are structure, text and images (``FusionLMTraining.modality_weights``)."""
+    """Weights of structure, text and image targets (``FusionLMTraining.modality_weights``)."""
 
 
 MIXED = "mixed"
@@ -78,12 +78,12 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What a row is recognized by."""
+        """The key of its row."""
         return f"{self.recipe}, {self.stream}, lr {self.lr:g}, seed {self.seed}"
 
     @property
     def file(self) -> str:
-        """The name of its time series."""
+        """The file name of its time series."""
         return self.key.replace(" ", "-").replace(",", "") + ".csv"
 
     @classmethod
@@ -93,7 +93,7 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """All cells, those that decide first."""
+    """All cells, the most important first."""
     leaders = (PLAIN, QK_NORM, DEFAULT)
     out: list[Cell] = []
 

@@ -1,12 +1,12 @@
-"""The laboratory's figures and means, from cells.csv and the time series (study.py says what they are).
+"""Draw the study's figures and print its means, from cells.csv and the time series (see study.py).
 
-- sensitivity.png: loss against learning rate, a line a recipe, with its LR sensitivity; below, plain and
-  default on the four streams. Lines are means over seeds, the bands from the best to the worst.
-- norms.png: loss, output norm, largest attention logit and log Z over the steps, a column a learning rate.
-- streams.png: the same of the plain recipe, a line a stream.
-- divergence.png: when each cell left its course.
-- summary.csv: a row a recipe and stream.
-- series.csv: the time series of seed 0, which the middle two figures are drawn from.
+- sensitivity.png: loss against learning rate, a line per recipe, with its LR sensitivity; below, plain and
+  default on the four streams. Lines are means over seeds, bands range from the best seed to the worst.
+- norms.png: loss, output norm, largest attention logit and log Z over the steps, a column per learning rate.
+- streams.png: the same for the plain recipe, a line per stream.
+- divergence.png: when the loss of each cell rose or diverged.
+- summary.csv: a row per recipe and stream.
+- series.csv: the time series of seed 0, the data of norms.png and streams.png.
 """
 
 import csv
@@ -27,11 +27,11 @@ from results import (
     Point,
     Sweep,
     gather,
+    mean_and_range,
     rank_correlation,
     read,
     read_series,
     spread,
-    told,
 )
 from rich.console import Console
 from rich.table import Table
@@ -73,10 +73,14 @@ STYLE: Any = {
 
 
 def plot(cells: Path, series: Path) -> None:
-    """Draw everything into the folder of ``cells`` and print the means.
+    """Draw all figures into the folder of ``cells`` and print the means.
 
-    :param series: folder of the time series; of cells that have none there, series.csv keeps what it has.
-    :raises ValueError: no rows yet.
+    Args:
+        cells: The table of results, cells.csv.
+        series: Folder of the time series; for cells without one there, series.csv keeps its lines.
+
+    Raises:
+        ValueError: There are no rows yet.
     """
     sweeps, out = read(cells), cells.parent
     gather(sweeps, series, out / SERIES)
@@ -98,14 +102,14 @@ def plot(cells: Path, series: Path) -> None:
 
 
 def draw_sensitivity(sweeps: dict[tuple[str, str], Sweep], path: Path) -> None:
-    """Loss against learning rate: all recipes on the mixed stream, then plain and default on each stream."""
+    """Draw loss against learning rate: all recipes on the mixed stream, plain and default on each stream."""
     figure = plt.figure(figsize=(9.5, 7), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
     above, below = parts
     panel = above.subplots()
     for recipe in RECIPES:
         _sweep(panel, sweeps.get((recipe, MIXED)), recipe)
-    panel.set_title("mixed stream; beside the names the LR sensitivity (nats)", loc="left")
+    panel.set_title("mixed stream; the numbers are the LR sensitivity (nats)", loc="left")
     panel.set_ylabel("validation loss (nats)")
     panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     for place, (stream, one) in enumerate(zip(STREAMS, below.subplots(1, len(STREAMS), sharex=True))):
@@ -122,7 +126,7 @@ def draw_sensitivity(sweeps: dict[tuple[str, str], Sweep], path: Path) -> None:
 
 
 def _sweep(panel: Any, sweep: Sweep | None, recipe: str) -> None:
-    """A line: the means over seeds of each learning rate, and the band from the best seed to the worst."""
+    """Draw a line, the mean over seeds at each learning rate, and the band from best to worst seed."""
     panel.set_xscale("log")
     if sweep is None:
         return
@@ -130,7 +134,7 @@ def _sweep(panel: Any, sweep: Sweep | None, recipe: str) -> None:
     by_seed = [sweep.losses(seed) for seed in sweep.seeds]
     by_rate = [spread([losses[lr] for losses in by_seed if lr in losses]) for lr in sweep.rates]
     low, mean, high = zip(*by_rate, strict=True)
-    sensitivity = told(sweep.over_seeds(sweep.sensitivity))
+    sensitivity = mean_and_range(sweep.over_seeds(sweep.sensitivity))
     label = f"{recipe}: {sensitivity}" if sensitivity else recipe
     wide = 1.8 if recipe in (PLAIN, DEFAULT) else 1.1
     panel.plot(sweep.rates, mean, color=color, marker=marker, markersize=4, linewidth=wide, label=label)
@@ -140,14 +144,14 @@ def _sweep(panel: Any, sweep: Sweep | None, recipe: str) -> None:
 
 
 def draw_norms(curves: dict[tuple[str, str, float], list[Point]], path: Path) -> None:
-    """What grows over the steps: a row a quantity, a column a learning rate, a line a recipe."""
+    """Draw quantities over the steps: a row per quantity, a column per learning rate, a line per recipe."""
     recipes = (PLAIN, QK_NORM, "+ re-ordered norms", "+ z-loss", DEFAULT)
     lines = {recipe: (LOOK[recipe][0], recipe, MIXED) for recipe in recipes}
     _grid_of_curves(curves, lines, path)
 
 
 def draw_streams(curves: dict[tuple[str, str, float], list[Point]], path: Path) -> None:
-    """The same of the plain recipe, a line a stream."""
+    """Draw the same for the plain recipe, a line per stream."""
     _grid_of_curves(curves, {stream: (STREAM_LOOK[stream], PLAIN, stream) for stream in STREAMS}, path)
 
 
@@ -176,8 +180,10 @@ def _grid_of_curves(
 
 
 def draw_divergence(sweeps: dict[tuple[str, str], Sweep], path: Path) -> None:
-    """A row a recipe and stream, a column a learning rate: the loss above the recipe's best, and when the
-    loss rose or the training diverged; means over seeds, of the steps the earliest."""
+    """Draw the loss above the recipe's best, and when the loss rose or the training diverged.
+
+    A row per recipe and stream, a column per learning rate. Losses are means over seeds, steps the earliest.
+    """
     names = [name for name in ((r, s) for s in STREAMS for r in RECIPES) if name in sweeps]
     figure, panel = plt.subplots(figsize=(10.5, 0.9 + 0.33 * len(names)), layout="constrained")
     worst = 1e-9
@@ -217,8 +223,8 @@ def draw_divergence(sweeps: dict[tuple[str, str], Sweep], path: Path) -> None:
 
 
 def write_summary(sweeps: dict[tuple[str, str], Sweep], path: Path) -> None:
-    """A row a recipe and stream: best learning rate and loss, LR sensitivity in nats and as a part of what is
-    learned at the best, with the spread over seeds."""
+    """Write a row per recipe and stream: best learning rate and loss, LR sensitivity in nats and as a
+    fraction of what is learned at the best, with the spread over seeds."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     kinds = ("mean", "min", "max")
@@ -249,7 +255,7 @@ def write_summary(sweeps: dict[tuple[str, str], Sweep], path: Path) -> None:
 
 
 def print_means(sweeps: dict[tuple[str, str], Sweep], console: Console) -> None:
-    """The same as a table, and default against plain."""
+    """Print the same as a table, and default compared with plain."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in (
         "stream",
@@ -267,9 +273,9 @@ def print_means(sweeps: dict[tuple[str, str], Sweep], console: Console) -> None:
         table.add_row(
             *(sweep.stream, sweep.recipe, str(len(sweep.seeds))),
             " ".join(dict.fromkeys(f"{sweep.best(seed)[0]:g}" for seed in sweep.seeds)),
-            told([sweep.best(seed)[1] for seed in sweep.seeds], 3),
-            told(sweep.over_seeds(sweep.sensitivity)),
-            told(sweep.over_seeds(sweep.of_learned)),
+            mean_and_range([sweep.best(seed)[1] for seed in sweep.seeds], 3),
+            mean_and_range(sweep.over_seeds(sweep.sensitivity)),
+            mean_and_range(sweep.over_seeds(sweep.of_learned)),
             f"{diverged} of {len(sweep.rows)}",
         )
     console.print(table)
@@ -291,8 +297,10 @@ def print_means(sweeps: dict[tuple[str, str], Sweep], console: Console) -> None:
 def print_prediction(
     sweeps: dict[tuple[str, str], Sweep], curves: dict[tuple[str, str, float], list[Point]], console: Console
 ) -> None:
-    """How well a quantity after a quarter of the steps ranks the recipes by their loss at the end: Spearman's
-    correlation within each learning rate, on the mixed stream, seed 0."""
+    """Print how well a quantity after a quarter of the steps ranks the recipes by their final loss.
+
+    Spearman's correlation within each learning rate, on the mixed stream, seed 0.
+    """
     console.print(
         "rank correlation, over recipes, of a quantity after a quarter of the steps and the final loss"
     )
@@ -312,7 +320,7 @@ def print_prediction(
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write the PNG whole; without matplotlib's version in it, equal figures are equal files."""
+    """Write the PNG atomically, without matplotlib's version, so that equal figures are equal files."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""What cells.csv and the time series say: sweeps over learning rates, and their LR sensitivity."""
+"""Read cells.csv and the time series: sweeps over learning rates, and their LR sensitivity."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ class Sweep:
 
     @property
     def seeds(self) -> list[int]:
-        """Those with any row."""
+        """The seeds with at least one row."""
         return sorted({int(row["seed"]) for row in self.rows})
 
     @property
@@ -37,8 +37,7 @@ class Sweep:
         return sorted({float(row["lr"]) for row in self.rows})
 
     def losses(self, seed: int) -> dict[float, float]:
-        """Learning rate -> min(final validation loss, the one at the start); a cell that did not end has the
-        latter."""
+        """Learning rate -> min(final, initial validation loss); the initial loss if a cell did not finish."""
         out: dict[float, float] = {}
         for row in self.rows:
             if int(row["seed"]) == seed:
@@ -47,32 +46,38 @@ class Sweep:
         return out
 
     def sensitivity(self, seed: int) -> float:
-        """Wortsman et al.'s LR sensitivity (arXiv:2309.14322, section 2.2), in nats: the mean over learning
-        rates of min(loss, loss at the start), less the least loss; NaN until all of them are there."""
+        """Wortsman et al.'s LR sensitivity (arXiv:2309.14322, section 2.2), in nats.
+
+        The mean over learning rates of min(loss, initial loss), minus the smallest loss; NaN until all
+        learning rates are there.
+        """
         losses = self.losses(seed)
         if set(losses) < set(LEARNING_RATES):
             return math.nan
         return sum(losses.values()) / len(losses) - min(losses.values())
 
     def of_learned(self, seed: int) -> float:
-        """The LR sensitivity as a part of what is learned at the best learning rate: streams differ in how
-        much there is to learn."""
+        """The LR sensitivity as a fraction of what is learned at the best learning rate.
+
+        Streams differ in how much there is to learn.
+        """
         initial = number(next(row["initial_loss"] for row in self.rows if int(row["seed"]) == seed))
         return self.sensitivity(seed) / (initial - self.best(seed)[1])
 
     def best(self, seed: int) -> tuple[float, float]:
-        """(learning rate, loss) of the least loss."""
+        """(learning rate, loss) of the smallest loss."""
         return min(self.losses(seed).items(), key=lambda item: item[1])
 
     def over_seeds(self, value: Callable[[int], float]) -> list[float]:
-        """``value(seed)`` of each seed, where it is a number."""
+        """``value(seed)`` of each seed, without NaN."""
         return [v for seed in self.seeds if math.isfinite(v := value(seed))]
 
 
 def read(cells: Path) -> dict[tuple[str, str], Sweep]:
-    """(recipe, stream) -> its rows, in the order of the first ones.
+    """(recipe, stream) -> its rows, in order of first appearance.
 
-    :raises ValueError: there are no rows yet.
+    Raises:
+        ValueError: There are no rows yet.
     """
     found: dict[tuple[str, str], Sweep] = {}
     for row in _lines(cells):
@@ -84,8 +89,10 @@ def read(cells: Path) -> dict[tuple[str, str], Sweep]:
 
 
 def gather(sweeps: dict[tuple[str, str], Sweep], folder: Path, path: Path) -> None:
-    """Every second point of the time series of seed 0 into one file, ``path``; of cells whose series are not
-    in ``folder`` it keeps what it has."""
+    """Write every second point of the time series of seed 0 to one file, ``path``.
+
+    For cells whose series are not in ``folder``, the file keeps its lines.
+    """
     about = ("recipe", "stream", "lr")
     before: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for line in _lines(path):
@@ -120,7 +127,7 @@ def _lines(path: Path) -> list[dict[str, str]]:
 
 
 def rank_correlation(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Spearman's; equal values share their mean rank. NaN where all values of a side are equal."""
+    """Spearman's; equal values share their mean rank. NaN if all values of a side are equal."""
     first, second = (
         [sum(x < y for x in side) + sum(x == y for x in side) / 2 for y in side] for side in (one, other)
     )
@@ -130,19 +137,19 @@ def rank_correlation(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 
 
 def number(text: str | None) -> float:
-    """NaN for a figure that is not there."""
+    """Parse a number; NaN if it is missing."""
     return float(text or "nan")
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
-    """Least, mean and greatest."""
+    """Minimum, mean and maximum."""
     if not values:
         return math.nan, math.nan, math.nan
     return min(values), sum(values) / len(values), max(values)
 
 
-def told(values: list[float], digits: int = 2) -> str:
-    """The mean, and the range where there is one."""
+def mean_and_range(values: list[float], digits: int = 2) -> str:
+    """The mean as text, with the range if there are several values."""
     low, mean, high = spread(values)
     if math.isnan(mean):
         return ""

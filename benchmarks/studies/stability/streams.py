@@ -1,4 +1,4 @@
-"""The windows that cells read: the demo's, or another prepared folder's, whole or of one modality alone."""
+"""The windows that cells read: those of a prepared folder, complete or with one modality only."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -26,8 +26,14 @@ class Packed(NamedTuple):
 def windows(data: Path, part: str, kind: str | None) -> Packed:
     """The windows of ``part`` (train or validation).
 
-    :param kind: text or image leaves only these segments in each document, in their order, between bos and
-        eos, and packs the documents again; documents without any are left out. None: as they are.
+    Args:
+        data: A prepared folder.
+        part: train or validation.
+        kind: Keep only segments of this modality, text or image, between bos and eos, and pack the documents
+            again without empty ones. None: do not change the windows.
+
+    Raises:
+        ValueError: No document has a segment of that kind.
     """
     stored = Windows(data / part)
     batch = stored.load(np.arange(stored.length))

@@ -3,15 +3,16 @@
     .venv/bin/python benchmarks/studies/stability/study.py run --out runs/stability --jobs 2
     .venv/bin/python benchmarks/studies/stability/study.py plot --out runs/stability
 
-A cell is a small transformer under one recipe, at one learning rate, on one stream of tokens (grid.py has
-them all): 400 steps, under a minute of one core. ``run`` makes the demo's windows, or takes ``--data``, and
-trains each cell that has no row in cells.csv yet, ``--jobs`` at a time with one thread each. A row is added
-as its cell ends: a stopped study goes on, and only the cells under way are lost. ``list`` shows what is left.
-``plot`` gathers the time series of seed 0 into series.csv, draws the figures and prints the means.
+A cell is a small transformer with one recipe, one learning rate and one stream of tokens (all are in
+grid.py): 400 steps, under a minute on one core. ``run`` prepares the demo's windows, or takes ``--data``, and
+trains each cell without a row in cells.csv, ``--jobs`` at a time with one thread each. Each adds its row when
+it ends; run the same command again to resume, which loses only unfinished cells. ``list`` shows the cells
+that are left. ``plot`` gathers the time series of seed 0 in series.csv, draws the figures and prints the
+means.
 
-Learning rates far above the best one bring into small models, soon, what large ones meet late (Wortsman et
-al., arXiv:2309.14322). CPUs compute in float32 here; on a GPU add ``--precision bf16-mixed``, and another
-``--csv``.
+Learning rates far above the best one cause early, in small models, the instabilities that large models have
+late (Wortsman et al., arXiv:2309.14322). CPUs compute in float32 here; on a GPU add ``--precision
+bf16-mixed``, and another ``--csv``.
 """
 
 import argparse
@@ -39,7 +40,8 @@ PRECISIONS = ("32-true", "bf16-mixed")
 def run(args: argparse.Namespace) -> None:
     """Train the cells that have no row yet.
 
-    :raises ValueError: the rows in ``args.csv`` were made with other settings.
+    Raises:
+        ValueError: The rows in ``args.csv`` were made with other settings.
     """
     data = prepared(args.data, args.out).absolute()
     key = json.loads((data / RECORD).read_text(encoding="utf-8"))["key"]
@@ -62,32 +64,37 @@ def run(args: argparse.Namespace) -> None:
             for number, future in enumerate(as_completed(work), start=1):
                 try:
                     row = future.result()
-                except Exception as error:  # the other cells go on; this one is tried again by the next run
+                except Exception as error:  # the next run tries this cell again
                     failed += 1
                     print(f"FAILED {work[future].key}: {type(error).__name__}: {error}", flush=True)
                     continue
                 add_row({**row, **settings, "commit": commit()}, args.csv)
                 outlook = (time.monotonic() - began) / number * (len(left) - number) / 60
-                print(f"[{number}/{len(left)}] {told(work[future], row)}, {outlook:.0f} min left", flush=True)
+                print(
+                    f"[{number}/{len(left)}] {line_of(work[future], row)}, {outlook:.0f} min left", flush=True
+                )
         except KeyboardInterrupt:
             for worker in multiprocessing.active_children():  # else the pool would wait for all cells
                 worker.terminate()
-            print("stopped; the same command goes on", flush=True)
+            print("stopped; run the same command again to resume", flush=True)
             raise SystemExit(130) from None
     if failed:
         raise SystemExit(f"{failed} cells failed")
 
 
 def prepared(data: Path | None, out: Path) -> Path:
-    """The prepared folder ``data``; None makes the demo's in ``out``/demo, by its first four stages.
+    """The prepared folder ``data``; if it is None, run the demo's first four stages in ``out``/demo.
 
-    :raises FileNotFoundError: ``data`` is no prepared folder.
+    Raises:
+        FileNotFoundError: ``data`` is not a prepared folder.
     """
     folder = data or out / "demo/tokens"
     if (folder / RECORD).is_file():
         return folder
     if data is not None:
-        raise FileNotFoundError(f"{folder / RECORD} not found: --data is what `earlyfusion prepare` wrote")
+        raise FileNotFoundError(
+            f"{folder / RECORD} not found: --data must be a folder of `earlyfusion prepare`"
+        )
     from earlyfusion.cli.main import run_command
     from earlyfusion.train.demo.budget import CONFIGS
     from earlyfusion.train.demo.stages import Run, stages
@@ -102,7 +109,7 @@ def prepared(data: Path | None, out: Path) -> Path:
 
 
 def _begin() -> None:
-    """In each worker: one thread, and an end when the command ends, however it does."""
+    """Set up a worker: one thread; it exits when the command ends, for whatever reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the command decides
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -127,7 +134,7 @@ def _train(cell: Cell, data: Path, settings: dict[str, Any], series: Path) -> di
 
 
 def chosen(args: argparse.Namespace, done: list[dict[str, str]]) -> list[Cell]:
-    """The cells that are asked for and have no row."""
+    """The selected cells without a row."""
     keys = {Cell.of_row(row).key for row in done}
     parts = args.parts.split(",") if args.parts else None
     if unknown := set(parts or ()) - {cell.part for cell in cells()}:
@@ -143,12 +150,16 @@ def chosen(args: argparse.Namespace, done: list[dict[str, str]]) -> list[Cell]:
 
 
 def series_folder(args: argparse.Namespace) -> Path:
-    """Where the time series of the cells of one table lie."""
+    """The folder of the time series of one table's cells."""
     return args.out / "series" / args.csv.stem
 
 
 def check_settings(done: list[dict[str, str]], settings: dict[str, Any], path: Path) -> None:
-    """Raises ValueError unless the rows of a file would all be of one data set, length and precision."""
+    """Check that all rows of a file have the same data set, length and precision.
+
+    Raises:
+        ValueError: They differ from ``settings``.
+    """
     for row in done:
         for name, value in settings.items():
             if row[name] != str(value):
@@ -176,8 +187,8 @@ def add_row(row: dict[str, Any], path: Path) -> None:
     os.replace(new, path)
 
 
-def told(cell: Cell, row: dict[str, Any]) -> str:
-    """A row in one line."""
+def line_of(cell: Cell, row: dict[str, Any]) -> str:
+    """A row as one line of text."""
     fate = f"diverged at step {row['diverged_at']}" if row["diverged_at"] is not None else "trained"
     figures = {name: row[name] for name in ("loss", "highest_output_norm", "highest_attention_logit")}
     return (
@@ -188,7 +199,7 @@ def told(cell: Cell, row: dict[str, Any]) -> str:
 
 
 def commit() -> str:
-    """The commit that stands here."""
+    """The current commit."""
     git = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
     )
@@ -196,7 +207,7 @@ def commit() -> str:
 
 
 def show(args: argparse.Namespace) -> None:
-    """What is left, by part."""
+    """Print the number of cells left, by part."""
     done = rows(args.csv)
     left = chosen(args, done)
     for part in dict.fromkeys(cell.part for cell in left):
@@ -207,23 +218,22 @@ def show(args: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=["run", "list", "plot"])
     parser.add_argument("--out", type=Path, default=Path("runs/stability"), help="working folder")
     parser.add_argument(
-        "--data", type=Path, help="what `earlyfusion prepare` wrote; default: the demo's, made anew"
+        "--data", type=Path, help="folder of `earlyfusion prepare` (default: prepare the demo's)"
     )
-    parser.add_argument("--csv", type=Path, default=CSV, help="the rows")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each")
-    parser.add_argument("--parts", help="run these parts alone, separated by commas")
-    parser.add_argument("--only", metavar="REGEX", help="run the cells alone whose key has this in it")
+    parser.add_argument("--csv", type=Path, default=CSV, help="table of results")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each (default: 2)")
+    parser.add_argument("--parts", help="run only these parts, comma-separated")
+    parser.add_argument("--only", metavar="REGEX", help="run only cells whose key matches")
     parser.add_argument(
-        "--steps", type=int, default=STEPS, help="of a cell; another number needs another --csv"
+        "--steps", type=int, default=STEPS, help="steps per cell; another number needs another --csv"
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="default: 32-true")
     args = parser.parse_args(arguments)
     try:
         if args.command == "run":

@@ -1,4 +1,4 @@
-"""The curves of a training with the adversarial loss, beside one without it: does it destabilize?
+"""Draw the curves of a training with the adversarial loss and one without: does it destabilize training?
 
 .venv/bin/python benchmarks/studies/tokenizer/adversary.py RUN_WITH RUN_WITHOUT
 """
@@ -24,7 +24,7 @@ PANELS = {
 
 
 def draw(with_it: Path, without: Path, out: Path) -> None:
-    """Six panels, steps to the right; the run without the loss in gray."""
+    """Draw six panels over the steps; the run without the loss is gray."""
     runs = {"with": read_metrics(with_it), "without": read_metrics(without)}
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.5), constrained_layout=True)
     for panel, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
@@ -41,13 +41,12 @@ def draw(with_it: Path, without: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("with_it", type=Path, metavar="RUN_WITH", help="folder with metrics.csv")
-    parser.add_argument("without", type=Path, metavar="RUN_WITHOUT")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("without", type=Path, metavar="RUN_WITHOUT", help="the same, without the loss")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".png"), help="PNG to write")
     args = parser.parse_args()
     draw(args.with_it, args.without, args.out)
 

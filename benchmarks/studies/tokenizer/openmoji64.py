@@ -1,14 +1,13 @@
-"""How well does a small image tokenizer draw things that it never saw? OpenMoji's pictures on 64 x 64 px.
+"""How well does a small image tokenizer reconstruct things that it never saw? OpenMoji at 64 x 64 px.
 
     .venv/bin/python benchmarks/studies/tokenizer/openmoji64.py --out runs/openmoji64
 
-1. Render OpenMoji's drawings into a data set, OUT/pictures: all but those of the 30 held-out concepts (see
-   ``data/render/split.py``), which come with all of their variants. 60 other concepts are kept for the
-   validation losses.
-2. Train the network of ``image_tokenizer.yaml``, with a smaller codebook, on them. A run that was stopped
-   goes on from OUT/run/last.ckpt; other settings need another OUT.
-3. Measure as `earlyfusion eval reconstruction OUT/run/model --suite openmoji` does, and training pictures
-   too; write the figures and a sheet of pictures.
+1. Render OpenMoji's drawings to a data set, OUT/pictures, without the 30 held-out concepts (see
+   ``data/render/split.py``) and their variants. 60 other concepts are for the validation losses.
+2. Train the network of ``image_tokenizer.yaml`` on them, with a smaller codebook. A stopped run resumes from
+   OUT/run/last.ckpt; other settings need another OUT.
+3. Measure like `earlyfusion eval reconstruction OUT/run/model --suite openmoji`, and also training pictures;
+   write the figures and a sheet of pictures.
 """
 
 import argparse
@@ -37,7 +36,7 @@ ROOT = HERE.parents[2]
 SIZE = 64
 VALIDATION_CONCEPTS = 60
 TRAINING_PICTURES = 300
-"""Training pictures that are measured too: how much better those are that it was trained on."""
+"""Number of training pictures that are measured for comparison."""
 SETTINGS: dict[str, Any] = {
     "lr": 1e-3,
     "quantized_lr": 1.5e-3,
@@ -45,12 +44,12 @@ SETTINGS: dict[str, Any] = {
     "latent_noise": 0.15,
     "kmeans_images": 4096,
     "kmeans_latents": 65_536,
-    "text_weight": 0.0,  # no text stands in them
+    "text_weight": 0.0,  # the pictures contain no text
 }
 
 
 def picture_concepts() -> ConceptSplit:
-    """All of OpenMoji's concepts but those that are measured: for training, and for the validation losses."""
+    """OpenMoji's concepts without those that are measured, split into training and validation."""
     measured = set(drawings(demo_concepts().held_out))
     free = [concept for concept in concepts(None) if not measured & set(concept.drawings)]
     return split_concepts(free, VALIDATION_CONCEPTS, seed=1)
@@ -62,7 +61,7 @@ def drawings(some: Sequence[Concept]) -> list[str]:
 
 
 def write_pictures(folder: Path) -> None:
-    """``folder``/train and ``folder``/validation, data sets of ``save_to_disk``, whole or not at all."""
+    """Write ``folder``/train and ``folder``/validation with ``save_to_disk``, both or neither."""
     from earlyfusion.train.demo.corpus import png
     from earlyfusion.train.demo.corpus_files import image_set
 
@@ -75,7 +74,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def network(codebook_size: int) -> Any:
-    """That of ``image_tokenizer.yaml``, 8 pixels a code, with so many codes."""
+    """The config of ``image_tokenizer.yaml``, 8 pixels per code, with ``codebook_size`` codes."""
     from earlyfusion.tokenizers.image import ImageTokenizerConfig
 
     preset = yaml.safe_load((ROOT / "train/configs/image_tokenizer.yaml").read_text(encoding="utf-8"))
@@ -84,7 +83,7 @@ def network(codebook_size: int) -> Any:
 
 
 def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """The folder of the image tokenizer, and how it was trained."""
+    """Train; returns the folder of the image tokenizer, and the settings and time of the training."""
     import torch
 
     from earlyfusion.train.image.data import ImageData
@@ -137,7 +136,7 @@ def train(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 
 def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
-    """The figures of the suite and of training pictures, and the suite's samples for the eye."""
+    """The figures of the suite and of training pictures, and the suite's reconstructions."""
     from earlyfusion.cli.evaluation.reconstruction import WITHOUT_TEXT
     from earlyfusion.eval.tasks import reconstruction
     from earlyfusion.tokenizers.image import ImageTokenizer
@@ -162,7 +161,6 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, Any], lis
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """See the module's docstring."""
     args = parser().parse_args(argv)
     from earlyfusion.train.loop.process import tune_malloc
 
@@ -190,38 +188,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--out", metavar="DIR", type=Path, default=Path("runs/openmoji64"), help="working folder"
     )
-    made.add_argument("--steps", metavar="N", type=int, default=4000, help="default: %(default)s")
+    made.add_argument("--steps", metavar="N", type=int, default=4000, help="training steps (default: 4000)")
     made.add_argument(
-        "--batch", metavar="N", type=int, default=8, help="pictures a step (default: %(default)s)"
+        "--batch", metavar="N", type=int, default=8, help="pictures per step (default: %(default)s)"
     )
-    made.add_argument("--codebook-size", metavar="K", type=int, default=4096, help="default: %(default)s")
-    made.add_argument("--seed", metavar="N", type=int, default=0, help="of the training (default: 0)")
-    made.add_argument("--threads", metavar="N", type=int, help="of torch (default: torch's own choice)")
-    made.add_argument("--accelerator", metavar="NAME", default="cpu", help="Lightning's (default: cpu)")
+    made.add_argument("--codebook-size", metavar="K", type=int, default=4096, help="codes (default: 4096)")
+    made.add_argument("--seed", metavar="N", type=int, default=0, help="random seed (default: 0)")
+    made.add_argument("--threads", metavar="N", type=int, help="threads of torch (default: torch's choice)")
+    made.add_argument("--accelerator", metavar="NAME", default="cpu", help="of Lightning (default: cpu)")
     made.add_argument(
         "--per-kind",
         metavar="N",
         type=int,
         default=40,
-        help="pictures that are measured (default: %(default)s)",
+        help="held-out pictures to measure (default: %(default)s)",
     )
     made.add_argument(
         "--shown", metavar="N", type=int, default=12, help="pictures on the sheet (default: %(default)s)"
     )
     made.add_argument("--json", metavar="FILE", type=Path, default=HERE / "openmoji64.json", help="figures")
     made.add_argument(
-        "--sheet", metavar="FILE", type=Path, default=ROOT / "docs/openmoji64.png", help="pictures"
+        "--sheet", metavar="FILE", type=Path, default=ROOT / "docs/openmoji64.png", help="sheet to write"
     )
     return made
 
 
 def commit() -> str:
-    """The commit that stands here; "unknown" outside a checkout."""
+    """The current commit; "unknown" outside a checkout."""
     command = ("git", "-C", str(HERE), "rev-parse", "--short", "HEAD")
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

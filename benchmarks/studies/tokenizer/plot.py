@@ -1,15 +1,15 @@
-"""The study's figures and means, from cells.csv (study.py says what its rows are).
+"""Draw the study's figures and print its means, from cells.csv (see study.py).
 
     .venv/bin/python benchmarks/studies/tokenizer/plot.py --best "ours"
 
-- rate_fidelity.png: bits per pixel against T-ACC, a point a recipe, the bars from its worst seed to its best,
-  small points for a single seed. A recipe that would cover another one stands a little beside its rate, those
-  on curves never do. What part ``ladder`` alone has is left to the other figure.
+- rate_fidelity.png: bits per pixel against T-ACC, a point per recipe, with bars from its worst seed to its
+  best, small points for single seeds. A recipe that would cover another one is moved slightly off its rate,
+  unless it is on a curve. Recipes of part ``ladder`` only are left to the other figure.
 - ladder.png: the rows of part ``ladder``, from the plain recipe to the default.
-- summary.csv: a row a recipe, with mean, least and greatest over its seeds.
+- summary.csv: a row per recipe, with mean, minimum and maximum over its seeds.
 
-A recipe is all rows of one name. Where no ``--best`` names it, the best recipe of part ``leader`` is the one
-with the least ``select_cer``, and so is the plain one: the two readers measure, they choose nothing.
+A recipe is all rows of one name. Without ``--best``, the best recipe of part ``leader`` is the one with the
+smallest ``select_cer``, and likewise for the plain one: the two readers measure, they do not select.
 """
 
 import argparse
@@ -46,7 +46,7 @@ FAMILIES = {
     "several codes per position": ("#138a72", "D"),
     "ceilings": ("#5a5a5a", "X"),
 }
-"""Color and marker of each family; the markers tell them apart in gray, too."""
+"""Color and marker of each family; the markers distinguish them in gray, too."""
 INK, PALE = "#222222", "#d9d9d9"
 DASHES = (0, (4, 3))
 STYLE: Any = {
@@ -70,11 +70,11 @@ class Recipe:
     rows: list[dict[str, str]]
 
     def values(self, column: str) -> list[float]:
-        """What the seeds have in this column; rows without a number there are left out."""
+        """The values of the seeds in this column; rows without a number are left out."""
         return [value for row in self.rows if math.isfinite(value := _number(row.get(column)))]
 
     def mean(self, column: str) -> float:
-        """The mean over seeds, NaN where no row has the number."""
+        """The mean over seeds; NaN if no row has a number."""
         values = self.values(column)
         return sum(values) / len(values) if values else math.nan
 
@@ -85,12 +85,12 @@ class Recipe:
 
     @property
     def bits(self) -> float:
-        """Bits per pixel; NaN for a ceiling that has no rate."""
+        """Bits per pixel; NaN for a ceiling without a rate."""
         return self.mean("bits_per_pixel")
 
     @property
     def rated(self) -> bool:
-        """Whether it is a point; the original, with no rate or 24 bits per pixel, is a line across."""
+        """Whether it is a point; the original, without a rate or with 24 bits per pixel, is a line."""
         return self.bits < 8
 
     @property
@@ -105,7 +105,7 @@ class Recipe:
 
     @property
     def family(self) -> str:
-        """The key of FAMILIES it is drawn as."""
+        """Its key in ``FAMILIES``."""
         if "ceiling" in self.parts:
             return "ceilings"
         if self.plain:
@@ -120,11 +120,12 @@ class Recipe:
 def plot(best: str | None = None, cells: Path = HERE / "cells.csv", out: Path = HERE) -> None:
     """Draw the figures, write summary.csv and print the means.
 
-    Raises ValueError when there are no rows yet, or no recipe has the name `best`.
+    Raises:
+        ValueError: There are no rows yet, or no recipe has the name ``best``.
     """
     recipes = read(cells)
     if best is not None and best not in recipes:
-        raise ValueError(f"no recipe is named {best!r} in {cells}: give one of {', '.join(recipes)}")
+        raise ValueError(f"{cells} has no recipe {best!r}, expected one of {', '.join(recipes)}")
     ladder = [recipe for recipe in recipes.values() if "ladder" in recipe.parts]
     with plt.rc_context(STYLE):
         draw_rate_fidelity(list(recipes.values()), out / "rate_fidelity.png")
@@ -166,7 +167,7 @@ def by_rate(recipes: list[Recipe]) -> list[list[Recipe]]:
 
 
 def draw_rate_fidelity(recipes: list[Recipe], path: Path) -> None:
-    """Bits per pixel against T-ACC, a panel a reader."""
+    """Draw bits per pixel against T-ACC, a panel per reader."""
     figure, panels = plt.subplots(1, 2, figsize=(9, 4.7), sharex=True, sharey=True)
     figure.subplots_adjust(left=0.065, right=0.99, top=0.9, bottom=0.115, wspace=0.13)
     recipes = [recipe for recipe in recipes if recipe.parts != {"ladder"}]
@@ -198,7 +199,7 @@ def draw_rate_fidelity(recipes: list[Recipe], path: Path) -> None:
 
 
 def _draw_panel(figure: Any, panel: Any, recipes: list[Recipe], column: str) -> None:
-    """Points, bars, curves and labels of one reader."""
+    """Draw points, bars, curves and labels of one reader."""
     curves: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         if recipe.rated:
@@ -209,7 +210,7 @@ def _draw_panel(figure: Any, panel: Any, recipes: list[Recipe], column: str) -> 
         if len(members) > 1 and any("rate" in one.parts or "ceiling" in one.parts for one in members)
     }
     on_curve = {one.name for members in curves.values() for one in members}
-    # Who comes first keeps its place and gets its label: curves, leaders, then by what was read.
+    # The first ones keep their places and get their labels: curves, leaders, then by T-ACC.
     recipes = sorted(
         recipes,
         key=lambda one: (one.name not in on_curve, "leader" not in one.parts, -one.mean(column)),
@@ -241,14 +242,14 @@ def _draw_panel(figure: Any, panel: Any, recipes: list[Recipe], column: str) -> 
             steps = [i / 24 for i in range(25)]
             points = [(x0 ** (1 - t) * x1**t, y0 + (y1 - y0) * t) for t in steps]
             taken += [_box(panel, x, y, x, y, 2) for x, y in points]
-    told: set[str] = set()
+    labeled: set[str] = set()
     for recipe in recipes:
         label, anchors = recipe.name, [recipe]
         if recipe.curve in curves:  # named once, at its upper end if there is room
             label, anchors = recipe.curve, curves[recipe.curve][::-1]
-        if label in told or recipe.parts == {"plain"}:  # trials of its learning rate: the color says enough
+        if label in labeled or recipe.parts == {"plain"}:  # trials of its learning rate: color is enough
             continue
-        told.add(label)
+        labeled.add(label)
         left: float = panel.get_xlim()[0]
         points = [(places.get(one.name, left), 100 * one.mean(column)) for one in anchors]
         weight = "bold" if recipe.curve in curves else "normal"
@@ -256,38 +257,38 @@ def _draw_panel(figure: Any, panel: Any, recipes: list[Recipe], column: str) -> 
 
 
 def _side_by_side(panel: Any, recipes: list[Recipe], fixed: set[str], column: str) -> dict[str, float]:
-    """Where each recipe stands on the x axis: at its rate, or beside it where another one's bar is.
+    """The position of each recipe on the x axis: its rate, or next to it if another one's bar is there.
 
-    The ``fixed`` ones come first and stay at their rates.
+    The ``fixed`` ones come first and keep their rates.
     """
     low_x, high_x = panel.get_xlim()
     low_y, high_y = panel.get_ylim()
     step = math.log(high_x / low_x) * 9 / panel.bbox.width * panel.figure.dpi / 72
     gap = (high_y - low_y) * 7 / panel.bbox.height * panel.figure.dpi / 72
     places: dict[str, float] = {}
-    stands: list[tuple[float, float, float]] = []
+    taken: list[tuple[float, float, float]] = []
     for recipe in recipes:
         low, _, high = (100 * v for v in _spread(recipe.values(column)))
         for k in range(2 * len(recipes) + 1):
             x = math.log(recipe.bits) + step * (-1) ** k * ((k + 1) // 2)
             if recipe.name in fixed or all(
-                abs(x - x1) > 0.9 * step or low > h + gap or high < b - gap for x1, b, h in stands
+                abs(x - x1) > 0.9 * step or low > h + gap or high < b - gap for x1, b, h in taken
             ):
                 break
-        stands.append((x, low, high))
+        taken.append((x, low, high))
         places[recipe.name] = math.exp(x)
     return places
 
 
 NEAR = [(8, 0), (-8, 0), (0, 10), (0, -10), (6, 9), (-6, 9), (6, -9), (-6, -9)]
 FAR = [(s * dx, t * dy) for dx in (14, 22, 34) for dy in (8, 16, 26, 36) for t in (1, -1) for s in (1, -1)]
-"""Where a label may stand, in points from what it names; the far ones get a thin line."""
+"""Possible offsets of a label from its point, in typographic points; far ones get a thin line."""
 
 
 def _label(
     figure: Any, panel: Any, text: str, points: list[tuple[float, float]], taken: list[Bbox], **style: Any
 ) -> None:
-    """Write `text` beside one of the points, where it covers nothing; leave it out where there is no room."""
+    """Write ``text`` next to one of the points, where it covers nothing; omit it if there is no room."""
     renderer = figure.canvas.get_renderer()
     frame = panel.get_window_extent()
     scale = figure.dpi / 72
@@ -318,7 +319,7 @@ def _box(panel: Any, x0: float, y0: float, x1: float, y1: float, margin: float) 
 
 
 def _apart(rates: list[float]) -> list[float]:
-    """The rates that are far enough from each other for their ticks to be read."""
+    """The rates that are far enough from each other for readable ticks."""
     ticks: list[float] = []
     span = math.log(rates[-1] / rates[0]) if rates else 0.0
     for rate in rates:
@@ -331,7 +332,7 @@ def _apart(rates: list[float]) -> list[float]:
 
 
 def draw_ladder(recipes: list[Recipe], path: Path) -> None:
-    """T-ACC of both readers, a pair of bars a recipe, the first one on top, a dot a seed."""
+    """Draw T-ACC of both readers, a pair of bars per recipe, the first on top, a dot per seed."""
     figure, axes = plt.subplots(figsize=(9, 0.9 + 0.56 * len(recipes)), layout="constrained")
     highest = 0.0
     for reader, color, shift in zip(READERS, ("#4a7fb0", "#b3cee6"), (-0.19, 0.19), strict=True):
@@ -363,7 +364,7 @@ def draw_ladder(recipes: list[Recipe], path: Path) -> None:
 
 
 def write_summary(recipes: list[Recipe], path: Path) -> None:
-    """A row a recipe, in the order of the cells; a figure nobody measured stays empty."""
+    """Write a row per recipe, in the order of the cells; missing figures are empty."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     kinds = ("mean", "min", "max")
@@ -379,7 +380,7 @@ def write_summary(recipes: list[Recipe], path: Path) -> None:
 
 
 def print_means(recipes: list[Recipe], console: Console) -> None:
-    """A table of means, best to worst for rapidocr within each rate; the spread over seeds in brackets."""
+    """Print a table of means, best to worst for rapidocr within each rate, with the spread over seeds."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("bits/px", justify="right")
     table.add_column("recipe", overflow="fold")
@@ -403,7 +404,7 @@ def print_means(recipes: list[Recipe], console: Console) -> None:
 
 
 def print_ratio(recipes: dict[str, Recipe], best: str | None, console: Console) -> None:
-    """How many times the plain recipe's T-ACC the best one has, means over seeds and the two extremes."""
+    """Print the ratio of the best recipe's T-ACC to the plain one's: means over seeds, and the extremes."""
     leaders = [recipe for recipe in recipes.values() if "leader" in recipe.parts]
     plain = min((one for one in leaders if one.plain), key=_errors, default=None)
     others = [one for one in leaders if not one.plain and plain and _same_rate(one, plain)]
@@ -438,7 +439,7 @@ def _number(text: str | None) -> float:
 
 
 def _spread(values: list[float]) -> tuple[float, float, float]:
-    """Least, mean and greatest."""
+    """Minimum, mean and maximum."""
     if not values:
         return math.nan, math.nan, math.nan
     return min(values), sum(values) / len(values), max(values)
@@ -463,10 +464,10 @@ def _text(value: float, digits: int) -> str:
 
 
 def _percent(values: list[float]) -> str:
-    """The mean in per cent, and the range where there is one."""
+    """The mean in percent, with the range over seeds."""
     low, mean, high = (100 * value for value in _spread(values))
-    told = f" ({low:.1f}-{high:.1f})" if high > low else ""
-    return f"{mean:.1f} %{told}" if values else ""
+    span = f" ({low:.1f}-{high:.1f})" if high > low else ""
+    return f"{mean:.1f} %{span}" if values else ""
 
 
 def _ratio(above: float, below: float) -> str:
@@ -474,7 +475,7 @@ def _ratio(above: float, below: float) -> str:
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write the PNG whole; without matplotlib's version in it, equal figures are equal files."""
+    """Write the PNG atomically, without matplotlib's version, so that equal figures are equal files."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
     plt.close(figure)
@@ -485,5 +486,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--best", help="name of the recipe that is held against the plain one")
+    parser.add_argument("--best", help="recipe to compare with the plain one (default: the best)")
     plot(parser.parse_args().best)

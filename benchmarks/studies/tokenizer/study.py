@@ -4,12 +4,13 @@
     .venv/bin/python benchmarks/studies/tokenizer/study.py ceilings
     .venv/bin/python benchmarks/studies/tokenizer/study.py plot --best ours
 
-``run`` renders the training images and trains the two recognizers once, then trains and measures one cell
-after another, each in a process with one thread, and adds a row to cells.csv as each one ends; a cell whose
-row is there is passed over, so a stopped study goes on. ``plot`` draws the figures and prints the means.
+``run`` renders the training images and trains the two recognizers once. Then it trains and measures the cells
+without a row in cells.csv, each in a process with one thread, and adds a row when each one ends; run the same
+command again to resume. ``ceilings`` adds rows for JPEG, WebP and downscaling. ``plot`` draws the figures and
+prints the means.
 
-- Equal compute: every cell takes as many steps as fit into the same floating-point operations of forward and
-  backward, those of its losses included, counted by torch on its own networks. CPU seconds are reported too.
+- Equal compute: every cell takes as many steps as fit into the same floating-point operations, forward and
+  backward, including its losses, counted by torch on its own networks. CPU seconds are reported, too.
 - Selection: learning rates and codebooks are chosen by ``select_cer``, the errors of our own recognizer
   (trained with another seed than the one in the text-aware loss) on 400 validation images in training fonts.
 - Measurement: rapidocr and tesseract on held-out words, random strings and lines in held-out fonts (the
@@ -33,7 +34,7 @@ TEXT_IMAGES = 24_000
 RECOGNISER_STEPS = 2_500
 BATCH_PIXELS = 16_384
 STEPS = 2_500
-"""Steps of the reference cell, whose operations are everyone's budget."""
+"""Steps of the reference cell, whose operations are the budget of all cells."""
 REFERENCE = "plain lr 2e-03"
 TEST_SEED, TEST_PER_KIND = 11, 100
 KINDS = ("word", "random", "line")
@@ -51,7 +52,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What a row is recognized by."""
+        """The key of its row."""
         return f"{self.name}, seed {self.seed}"
 
 
@@ -72,18 +73,18 @@ OURS: dict[str, Any] = {
     "codebook_dim": 8,
 }
 WARM: dict[str, Any] = {"autoencoder_share": 0.2, "quantized_lr": 3e-3}
-"""First a plain autoencoder, then k-means makes the codebook."""
+"""First a plain autoencoder, then a codebook from k-means."""
 RECIPE: dict[str, Any] = {**WARM, "crop": (32, 64), "latent_noise": 0.15, "text_weight": 0.7}
 
 
 def cells() -> list[Cell]:
-    """All cells, those that decide first."""
+    """All cells, the most important first."""
     out: list[Cell] = []
 
     def add(part: str, name: str, config: dict, training: dict, *seeds: int) -> None:
         out.extend(Cell(part, name, config, training, seed) for seed in seeds or (0,))
 
-    # As many trials for the learning rate and the codebook of the one as of the other.
+    # Both recipes get the same number of trials for learning rate and codebook.
     for lr in (1e-3, 2e-3, 4e-3):
         add("trial plain", f"plain lr {lr:.0e}", PLAIN, {"lr": lr})
     add("trial plain", "plain decay .99", {**PLAIN, "codebook_decay": 0.99}, {})
@@ -138,7 +139,7 @@ def cells() -> list[Cell]:
 
 
 def prepare(out: Path) -> None:
-    """Training images and recognizers, once."""
+    """Render the training images and train the recognizers, if they are missing."""
     run = [sys.executable, "-m", "earlyfusion.cli.main"]
     if not (out / "text").is_dir():
         options = ["--kinds", ",".join(KINDS), "--count", str(TEXT_IMAGES), "--size", "32x128"]
@@ -161,7 +162,7 @@ def prepare(out: Path) -> None:
 
 
 def train_cell(cell: Cell, out: Path, budget: float) -> dict[str, Any]:
-    """Train, measure, and return the row."""
+    """Train and measure a cell; returns its row."""
     from earlyfusion.train.loop.process import tune_malloc
 
     tune_malloc()
@@ -233,9 +234,11 @@ _CONFIG_COLUMNS = (
 
 
 def operations_of_a_step(training: Any, share_of_adversary: float = 0.0) -> float:
-    """Operations of one quantized step on a batch, forwards and backwards, as torch counts them.
+    """Operations of one quantized step on a batch, forward and backward, as torch counts them.
 
-    :param share_of_adversary: part of the steps in which the adversary works, if there is one.
+    Args:
+        training: The training module.
+        share_of_adversary: Fraction of the steps with the adversarial loss, if there is one.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -260,7 +263,7 @@ def operations_of_a_step(training: Any, share_of_adversary: float = 0.0) -> floa
 
 
 def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
-    """What the two readers make of the suite, and our own recognizer on the validation images."""
+    """Measure the suite with the two readers, and the validation images with our own recognizer."""
     from datasets import load_from_disk
 
     from earlyfusion.data.strips import Strips
@@ -291,7 +294,7 @@ def measure(tokenizer: Any, out: Path) -> dict[str, Any]:
 
 
 def add_ceilings(out: Path) -> None:
-    """Rows for JPEG, WebP and downscaling of as many bits as a reference cell's codes, and the original."""
+    """Add rows for JPEG, WebP and downscaling with as many bits as a reference cell, and for the original."""
     from earlyfusion.eval.metrics.ocr import READERS
     from earlyfusion.eval.suites import ocr_suite
     from earlyfusion.eval.tasks.reconstruction import measure
@@ -322,12 +325,12 @@ def read_by(by_reader: dict[str, Any], side: str) -> dict[str, Any]:
 
 
 def folder_of(out: Path, key: str) -> Path:
-    """Where a cell's run lies."""
+    """The folder of a cell's run."""
     return out / "cells" / key.replace(" ", "-").replace(",", "")
 
 
 def commit() -> str:
-    """The commit that stands here."""
+    """The current commit."""
     git = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
     )
@@ -355,7 +358,7 @@ def add_row(row: dict[str, Any]) -> None:
 
 
 def run(out: Path, jobs: int, only: str | None) -> None:
-    """Train and measure what has no row yet, ``jobs`` at a time."""
+    """Train and measure the cells without a row, ``jobs`` at a time."""
     import json
     import threading
 
@@ -381,8 +384,8 @@ def run(out: Path, jobs: int, only: str | None) -> None:
         row = json.loads(made.stdout.splitlines()[-1])
         with lock:
             add_row(row)
-        told = ("psnr", "select_cer", "rapidocr_t_acc", "tesseract_t_acc", "codebook_usage", "cpu_seconds")
-        print(cell.part, cell.key, *(f"{name} {row[name]}" for name in told), sep="  ", flush=True)
+        names = ("psnr", "select_cer", "rapidocr_t_acc", "tesseract_t_acc", "codebook_usage", "cpu_seconds")
+        print(cell.part, cell.key, *(f"{name} {row[name]}" for name in names), sep="  ", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, left))
@@ -393,15 +396,14 @@ def _environment() -> dict[str, str]:
 
 
 def main() -> None:
-    """See the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=["run", "ceilings", "plot", "cell", "budget"])
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="working folder")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each")
-    parser.add_argument("--parts", help="run these parts alone, separated by commas")
-    parser.add_argument("--best", help="recipe whose T-ACC is held against the plain one's")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each (default: 2)")
+    parser.add_argument("--parts", help="run only these parts, comma-separated")
+    parser.add_argument("--best", help="plot: recipe to compare with the plain one (default: the best)")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.command == "run":

@@ -91,7 +91,7 @@ def test_sizes_and_kinds_by_options(tmp_path):
     ("argv", "expected"),
     [
         ("--kinds word,poem", "kinds has 'poem', expected some of word, random"),
-        ("--size 16x16", "fits into 16x16 pixels"),
+        ("--size 16x16", "size is 16x16"),
         ("--size 33x128", "size is 33x128, expected multiples of 16"),
         ("--size 32", "--size: expected"),
         ("--type-sizes 20-10", "type_sizes is 20-10"),

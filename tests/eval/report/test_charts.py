@@ -29,6 +29,14 @@ def test_charts_bear_every_curve(points, log_y):
     pairs = [tuple(map(float, pair.split(","))) for pair in drawn[1].split()]
     assert 1 <= len(pairs) <= 240
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in pairs)
+    values = re.search(r'data-x="([^"]+)" data-y="([^"]+)"', chart)
+    assert values and all(len(one.split()) == len(pairs) for one in values.groups())
+    assert ("logarithmic" in chart) == log_y and chart.count("<circle") == (len(pairs) == 1)
+
+
+def test_a_chart_holds_its_values_for_hovering():
+    chart = line_chart([Series("a", [(99, 1.2345), (1_234_567, 0.5)])], title="t", note="What it shows.")
+    assert 'data-x="99 1234567" data-y="1.23 0.5"' in chart and "What it shows." in chart
 
 
 def test_a_chart_without_points_is_left_out():

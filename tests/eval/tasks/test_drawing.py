@@ -21,5 +21,5 @@ def test_drawings_are_judged_by_the_nearest_picture(model, document_tokenizer, m
     assert result["nearest"] == sum(right) / 12 <= result["nearest_5"]
     assert result["chance"] == 1 / 12
     assert 0 <= result["ceiling"]["nearest"] <= result["ceiling"]["nearest_5"] <= 1
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="things is empty"):
         evaluate_drawing(model, document_tokenizer, [])

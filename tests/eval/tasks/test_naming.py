@@ -87,5 +87,5 @@ def test_right_names_are_counted_right(model, document_tokenizer, monkeypatch) -
     assert result["by_kind"][KNOWN]["nearest"]["exact_match"] == 1.0  # as training shows them
     assert result["by_kind"][HELD_OUT]["exact_match"] == 1.0
     assert result["by_kind"][HELD_OUT]["nearest"]["exact_match"] == 0.0
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="items is empty"):
         evaluate_naming(model, tokenizer, [], things.train)

@@ -57,10 +57,8 @@ def test_views_are_moved_sideways():
     assert moved == [[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 5], [0, 0, 0, 1, 2, 3]]
 
 
-def test_of_several_views_the_reading_that_fits_them_all_is_taken(
-    model, document_tokenizer, photo, monkeypatch
-):
-    """Each view is answered with another text; what fits is known."""
+def test_the_reading_that_fits_all_views_wins(model, document_tokenizer, photo, monkeypatch):
+    """Each view is answered with a different text; the scores are known."""
     tokenizer = document_tokenizer
     pixels = tokenizer.prepare("image", photo)
     prompts = [image_prompts(tokenizer, [reading.shifted(pixels, view)])[0] for view in range(3)]
@@ -116,5 +114,5 @@ def test_what_cannot_be_read_is_skipped_with_a_reason(model, document_tokenizer,
     assert "96" in result["skipped"][2]
     with pytest.raises(ValueError, match="large.png"):
         reading.evaluate_reading(model, document_tokenizer, [large])
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="items is empty"):
         reading.evaluate_reading(model, document_tokenizer, [])

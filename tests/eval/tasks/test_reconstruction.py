@@ -27,8 +27,7 @@ from earlyfusion.tokenizers.vqvae.tiles import encode_tiled
 
 
 class FakeTokenizer(nn.Module):
-    """Gives back what `change` makes of the images; every position has the code of its column, slot g of n
-    that code plus g."""
+    """Reconstructs images as ``change`` of them; a position's code is its column, plus g in slot g of n."""
 
     factor, codebook_size = 8, 16
 
@@ -54,7 +53,7 @@ def fake_tokenizer(change=lambda images: images, n=1) -> Any:  # an ImageTokeniz
 
 
 class FakeReader:
-    """Knows the originals by their pixels and misreads one of them; anything else has no text for it."""
+    """Recognizes the originals by their pixels and misreads one of them; reads nothing in other images."""
 
     name, version = "fake", "1"
 
@@ -66,7 +65,7 @@ class FakeReader:
 
 
 def word_item(text: str, size: float | None = 12.0, kind: str = "word") -> Item:
-    """As many bars as characters, 6 px wide each with the space between, 10 px high."""
+    """One bar per character, 6 px wide with the space after it, 10 px high."""
     image = Image.new("RGB", (64, 16), "white")
     for i in range(len(text)):
         ImageDraw.Draw(image).rectangle((2 + 6 * i, 3, 7 + 6 * i, 12), fill=(0, ord(text[i]), 0))
@@ -233,12 +232,12 @@ def test_a_text_takes_up_its_ink(photo):
 
 
 def test_no_images_is_an_error(image_tokenizer):
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="items is empty"):
         measure(image_tokenizer, [])
 
 
 def page_item(texts=("one", "three", "xq")) -> Item:
-    """A page with a box for each text, and one that reaches over the edge, and one outside."""
+    """A page with a box for each text, a box across the edge, and a box outside."""
     page = Image.new("RGB", (160, 96), (250, 240, 200))
     boxes = []
     for i, text in enumerate(texts):
@@ -286,7 +285,7 @@ def test_boxes_outside_the_image_and_without_a_text_are_left_out():
 
 
 @pytest.mark.parametrize("n", [1, 4])
-def test_ceilings_stand_beside_with_the_same_scores_and_no_more_bits(n):
+def test_ceilings_have_the_same_scores_at_no_more_bits(n):
     result = measure(fake_tokenizer(n=n), ITEMS, [FakeReader(ITEMS)], ceilings=True).figures
     assert {"downscale", "jpeg"} <= set(result["ceilings"])
     for row in result["ceilings"].values():
@@ -307,7 +306,7 @@ def test_the_headline_for_a_log():
 
 
 class SquaredDistance(nn.Module):
-    """In the place of LPIPS."""
+    """A substitute for LPIPS."""
 
     def forward(self, images, targets):
         assert images.min() >= -1 and images.max() <= 1
@@ -315,7 +314,7 @@ class SquaredDistance(nn.Module):
 
 
 class FirstPixel(nn.Module):
-    """In the place of Inception."""
+    """A substitute for Inception."""
 
     num_features = 3
 

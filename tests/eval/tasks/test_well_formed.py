@@ -35,7 +35,7 @@ def test_form_with_the_grammar_and_without(model, vocab) -> None:
 
 
 def test_free_sequences_are_draws_of_single_rows(model, vocab) -> None:
-    """Of which each depends on its seed alone; the first one that says eos ends there."""
+    """Each row depends on its own seed alone and ends at its first eos."""
     rows = free_sequences(model, vocab, 12, 5)
     assert all(1 < len(row) <= model.config.context_length and row[0] == vocab.bos for row in rows)
     assert all(vocab.eos not in row[:-1] for row in rows)

@@ -46,7 +46,7 @@ def test_pictures_are_read_by_each_reader(model, document_tokenizer, shades, pix
     json.dumps(result, allow_nan=False)
 
 
-def test_the_ceiling_stands_beside(model, document_tokenizer, shades, pixel_reader):
+def test_the_ceiling_is_reported(model, document_tokenizer, shades, pixel_reader):
     words = [Word(item.text, item.kind) for item in shades]
     after = reconstruct_pictures(document_tokenizer.image, [item.image for item in shades])
     known = [(item.image, item.text) for item in shades] + [(after[0], shades[0].text)]
@@ -80,7 +80,7 @@ def test_an_untrained_model_writes_whole_pictures_reproducibly(model, document_t
 
 
 def test_the_best_of_several_is_written(model, document_tokenizer, pixel_reader):
-    """Twice the same pictures; the result tells how they were chosen."""
+    """Two runs draw the same pictures; the result records how they were chosen."""
     asked = {"sampling": Sampling(temperature=1.0), "best_of": 3, "best_by": "both"}
     guided = asked | {"guidance": Guidance(2.0), "seed": 4}
     pictures = write_all(model, document_tokenizer, WORDS, **guided)
@@ -108,7 +108,7 @@ def test_order_does_not_depend_on_batches(model, document_tokenizer):
 def test_what_cannot_be_written_is_one_line(model, document_tokenizer, pixel_reader):
     with pytest.raises(ValueError, match=r"earlyfusion\[ocr\]"):
         writing.evaluate_writing(model, document_tokenizer, WORDS, [])
-    with pytest.raises(ValueError, match="no words"):
+    with pytest.raises(ValueError, match="words is empty"):
         writing.evaluate_writing(model, document_tokenizer, [], [pixel_reader("lead", [])])
     with pytest.raises(ValueError, match=r"a.ud800") as caught:
         writing.write_words(model, document_tokenizer, [Word("a\ud800")])

@@ -1,4 +1,4 @@
-"""`earlyfusion export chameleon`: transformers loads it, and says the same."""
+"""``earlyfusion export chameleon``: transformers loads the result and gives the same logits."""
 
 import json
 import random
@@ -37,7 +37,7 @@ IMAGE = ImageTokenizerConfig(
 
 
 def model_of(text: TextTokenizer, image: ImageTokenizerConfig = IMAGE, **vocab_fields: Any) -> Model:
-    """A random model that fits the format, but for what is asked for."""
+    """A random model that fits the format, except for the given fields."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         images = ImageTokenizer(image).eval()
@@ -79,7 +79,7 @@ def test_transformers_says_the_same(exported) -> None:
     logits, found = model.lm(tokens[None]), torch.nn.functional.linear(hidden, theirs.lm_head.weight)
     assert isinstance(logits, Tensor) and found.shape[-1] == vocab.size + 2
     assert float((logits - found[..., : vocab.size]).abs().max()) < 1e-4 < float(found.abs().max())
-    assert torch.equal(found[..., vocab.size], found[..., vocab.pad])  # what nobody trained
+    assert torch.equal(found[..., vocab.size], found[..., vocab.pad])  # an untrained token
     greedy = theirs.generate(
         tokens[None], attention_mask=torch.ones_like(tokens)[None], do_sample=False, max_new_tokens=5
     )
@@ -92,7 +92,7 @@ def test_its_processor_makes_our_tokens(exported) -> None:
     model, folder = exported
     try:
         processor: Any = transformers.ChameleonProcessor.from_pretrained(folder)
-    except ImportError as error:  # torchvision, which some versions ask for
+    except ImportError as error:  # torchvision, which some versions require
         pytest.skip(str(error).splitlines()[0])
     image = picture(50, 37)
     made = processor(
@@ -133,7 +133,7 @@ def strings(count: int, seed: int) -> list[str]:
 
 
 def test_the_text_tokenizer_gives_the_same_ids(exported) -> None:
-    """10,000 strings; no special token stands in them, which transformers would read as one."""
+    """10,000 strings without special tokens, which transformers would parse."""
     from tokenizers import Tokenizer
 
     model, folder = exported

@@ -1,4 +1,4 @@
-"""`earlyfusion import chameleon`: folders that transformers wrote, and folders as Meta writes them."""
+"""``earlyfusion import chameleon``: folders of transformers, and folders in Meta's format."""
 
 import json
 import pickle
@@ -109,8 +109,8 @@ def test_a_folder_of_transformers_becomes_a_model(theirs, tmp_path, capsys) -> N
     model = imported(folder, tmp_path / "out")
     assert "no VQ decoder" in capsys.readouterr().out
     assert main(["info", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert "BPE, " in told and "no decoder" in told and "8 x 8 codes" in told
+    printed = capsys.readouterr().out
+    assert "BPE, " in printed and "no decoder" in printed and "8 x 8 codes" in printed
     vocab, tokenizer = model.tokenizer.vocab, model.tokenizer
     image = picture()
     tokens = tokenizer.encode(["A red apple.", image, " and"], eos=False).tokens

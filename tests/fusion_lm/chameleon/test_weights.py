@@ -1,4 +1,4 @@
-"""Chameleon's weights in and out: transformers witnesses the logits, plain torch those of Meta's layout."""
+"""Import and export of Chameleon's weights: logits compared with transformers and with plain torch."""
 
 from dataclasses import replace
 from typing import Any
@@ -27,7 +27,7 @@ CONFIGS = {
     "tied": FusionLMConfig(96, 64, 2, 32, 4, 1, 48, tie_embeddings=True),
 }
 IMAGE_IDS = range(8, 12)
-"""Their port writes over the logits of these."""
+"""Transformers overwrites the logits of these."""
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 LARGE = FusionLMConfig(8192, 64, 12, 768, 12, 12, 2048)
 """97.5 million parameters."""

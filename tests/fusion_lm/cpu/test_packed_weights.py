@@ -1,4 +1,4 @@
-"""Weights laid out for generation: the same model, as far as their bits go."""
+"""Weight layouts for generation: the same model, within their precision."""
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def test_float16_is_taken_where_it_loses_nothing(build, tokens: Tensor) -> None:
 
 
 @pytest.mark.parametrize("weights", ["float32", "float16"])
-def test_a_row_does_not_depend_on_its_neighbours(build, weights) -> None:
+def test_a_row_does_not_depend_on_its_neighbors(build, weights) -> None:
     packed = for_generation(build(vocab_size=50), weights)
     numbers = torch.Generator().manual_seed(0)
     tokens = torch.randint(50, (5, 12), generator=numbers)

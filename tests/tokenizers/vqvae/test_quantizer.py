@@ -1,4 +1,4 @@
-"""Quantizers of every kind: codes, their vectors, gradients, and the library's own classes as witnesses."""
+"""Quantizers of every kind: codes, their vectors, gradients, compared with the library's own classes."""
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false
@@ -38,7 +38,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def config(kind: str, **fields: Any) -> ImageTokenizerConfig:
-    """A small image tokenizer of 8 px a position, 16 codes, with the quantizer called ``kind`` above."""
+    """A small image tokenizer of 8 px per position and 16 codes, with the quantizer ``kind``."""
     settings = {"stem": 4, "channels": (8, 16), "res_blocks": 1, "codebook_size": K, "codebook_dim": WIDTH}
     return ImageTokenizerConfig(**{**settings, "quantizer": kind.split("-")[0], **KINDS[kind], **fields})
 
@@ -70,7 +70,7 @@ def rows(latents: Tensor) -> Tensor:
 
 
 def error(quantizer: Quantizer, latents: Tensor) -> float:
-    """Mean squared distance of latents (N, D) to what their codes stand for."""
+    """Mean squared distance of latents (N, D) to the vectors of their codes."""
     return float((quantizer.decode(quantizer.encode(latents)) - latents).square().mean())
 
 
@@ -210,7 +210,7 @@ def test_gradients_pass_the_quantizer(kind: str) -> None:
 
 @every_kind
 def test_a_training_step_decodes_the_codes_themselves(kind: str) -> None:
-    """Only the gradient takes another way: the values are those that decode gives."""
+    """The values are those of decode; only the gradient differs."""
     quantizer = build(kind)
     latents = draw(quantizer.config)
     expected = quantizer.decode(quantizer.encode(latents.movedim(1, -1)))  # before the averages move on
@@ -236,7 +236,7 @@ def test_the_loss_draws_latents_to_their_codes(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["vq-learnable", "simvq", "ibq", "vq-residual", "vq"])
 def test_the_codebook_learns(kind: str) -> None:
-    """By gradients or by its moving average: latents that stay the same are met better and better."""
+    """By gradients or by its moving average, it approximates constant latents better and better."""
     quantizer = build(kind, ready=False).train()
     latents = draw(quantizer.config)
     parameters = list(quantizer.parameters())

@@ -35,7 +35,7 @@ def build(**fields) -> ImageTokenizer:
 
 
 def noise(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Patches of colour with grain: what a page's neighbourhoods have, and no two alike."""
+    """Color patches with noise, so that no two neighborhoods are equal."""
     generator = torch.Generator().manual_seed(seed)
     grain = torch.randn(batch, 3, height, width, generator=generator) * 0.3
     patches = torch.rand(batch, 3, -(-height // 8), -(-width // 8), generator=generator) * 2 - 1
@@ -62,7 +62,7 @@ def test_local_networks_are_the_sum_of_their_tiles(fields: dict) -> None:
 
 @CASES
 def test_encoder_margins_are_what_a_code_reads(fields: dict) -> None:
-    """The pixels that reach a code, by its gradient, lie within the margins, and fill them."""
+    """The pixels with a gradient from a code are within the margins, and fill them."""
     tokenizer = build(**fields)
     f, margins = tokenizer.factor, encoder_margins(tokenizer.config)
     middle = margins.before + 1
@@ -122,7 +122,7 @@ def test_networks_that_see_the_whole_page(fields: dict, monkeypatch) -> None:
 
 
 def seam(error: Tensor) -> float:
-    """The largest jump of the error from one column to the next, beside the median one."""
+    """The largest jump of the error from one column to the next, relative to the median one."""
     jumps = error.diff(dim=3).abs().mean((0, 1, 2))
     return float(jumps.max() / jumps.median())
 
@@ -146,7 +146,7 @@ def test_shapes_with_and_without_a_batch_axis(groups: int) -> None:
 
 
 def test_no_piece_is_larger_than_asked() -> None:
-    """Memory is that of a tile: what goes through the network never exceeds it."""
+    """Memory is bounded by the tile: no input of the network is larger."""
     tokenizer = build(stem=2, channels=(8, 16))
     seen: list[tuple[int, ...]] = []
     tokenizer.encoder.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[2:])))

@@ -16,7 +16,7 @@ LEVELS = {
 
 
 def build(seed: int = 0, **fields) -> ImageTokenizer:
-    """A random tokenizer whose norms and biases are random too, with 64 codes among its latents."""
+    """A random tokenizer with random norms and biases, and 64 codes among its latents."""
     settings = {"architecture": "vqgan", "norm": "group", "stem": 1, "res_blocks": 1, "z_channels": 16}
     settings["channels"] = (32, 64)
     settings |= {"quantizer": "vq", "codebook_size": 64, "codebook_dim": 8, **fields}
@@ -110,7 +110,7 @@ def test_names_and_shapes_are_tamings() -> None:
 
 
 def test_inference_is_training_without_gradients() -> None:
-    """What is done in place, by Winograd's algorithm or in another layout gives the same numbers."""
+    """In-place operations, Winograd's algorithm and other memory layouts give the same numbers."""
     tokenizer = build(attention_levels=(0,))
     images = noise(2, 48)
     with torch.no_grad():

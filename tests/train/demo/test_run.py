@@ -14,6 +14,7 @@ from earlyfusion.train.demo.corpus_files import NEW_FONTS, WORDS
 from earlyfusion.train.demo.stages import Run, Stage, stages
 
 TINY = Path(__file__).parent / "tiny"
+PARTS = ("train", "validation")
 
 
 class Fake:
@@ -169,7 +170,12 @@ def test_a_run_leaves_everything_it_promises(finished: Path):
     page = (finished / "report.html").read_text()
     for heading in ("Drawing", "Text and pictures", "Writing", "Reading", "The image tokenizer", "Learning"):
         assert heading in page
-    assert "<script" not in page and page.count("<svg") == 6
+    assert page.count("<script") == 1 and page.count("<svg") == 8
+    assert "after <b>3</b> steps" in page and "after <b>6</b> steps" in page
+    assert 'class="banner"' in page and f"{finished}/model" in page
+    assert "| reading, training fonts |" in (finished / "summary.md").read_text()
+    assert set(results["one_word_share"]) == {f"{p} {w}" for p in PARTS for w in ("images", "documents")}
+    assert all(0 < share < 1 for share in results["one_word_share"].values())
     assert 'src="data:image/png;base64,' in page and 'src="h' not in page
     assert (finished / "samples.png").stat().st_size > 1000
     assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp")]

@@ -65,6 +65,15 @@ def test_the_commands_that_train_read_the_configs(budget: str, kind: str, capsys
         assert printed["model"]["config"][name] == value, name
 
 
+def test_the_drawings_during_the_training_are_of_training_names():
+    split = pytest.importorskip("earlyfusion.data.render.split", reason="the extra demo")
+    known = {split.sentence(split.DRAW, concept.name) for concept in split.demo_concepts().train}
+    for budget in ("quick", "full"):
+        lm = settings(CONFIGS / budget / LM)
+        assert known.issuperset(lm["samples"]["prompts"]), budget
+        assert lm["samples"]["every"] < lm["trainer"]["max_steps"]  # several sheets
+
+
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_prepare_reads_its_config(budget: str):
     config, _ = prepare.parse(of(budget, "prepare")[1:])
