@@ -1,5 +1,5 @@
 # make demo      train both tokenizers and the model on this machine, then write runs/demo/report.html
-# make test      lint, types, and tests, which run a tiny demo from end to end
+# make test      lint, types, the site of docs/, and tests, which run a tiny demo from end to end
 # Needs make, Python 3.11 or newer and a package registry. Plain POSIX sh and make 3.81 (macOS) are enough.
 
 BUDGET = full
@@ -19,25 +19,29 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test quick-demo lint format pytest clean
+.PHONY: help install demo test quick-demo lint format docs pytest clean
 
 help:
 	@echo 'make demo [BUDGET=quick|full] [OUT=runs/demo] [SEED=0]   train everything, write OUT/report.html'
-	@echo 'make test                                                lint, then all tests'
+	@echo 'make test                                                lint, docs, then all tests'
+	@echo 'make install                                             only make .venv with what the demo needs'
 	@echo 'make quick-demo                                          the quick demo from end to end; nothing is kept'
 	@echo 'make pytest [ARGS="-k words"]                            tests alone, with these arguments'
 	@echo 'make lint                                                ruff and pyright alone'
+	@echo 'make docs                                                the site of docs/, build/docs/index.html'
 	@echo 'make format                                              let ruff rewrite the files'
 	@echo 'make clean                                               remove .venv and what tools left; runs/ stays'
 	@echo
 	@echo 'Each makes .venv and installs what it needs. TORCH_INDEX=URL takes torch from another wheel index,'
 	@echo 'PYTHON=python3.12 names the Python to use.'
 
+install: $(VENV)/.installed-demo
+
 demo: $(VENV)/.installed-demo
 	$(BIN)/earlyfusion demo --out "$(OUT)" --seed "$(SEED)" --budget "$(BUDGET)"
 
 # The tests run the demo's eight stages on a tiny budget; `make quick-demo` runs the quick one, in four minutes.
-test: lint pytest
+test: lint docs pytest
 
 # Small and from nothing: its figures mean nothing, that it gets to its report does.
 quick-demo: $(VENV)/.installed-demo
@@ -56,12 +60,17 @@ lint: $(VENV)/.installed-dev
 	mkdir -p .types && ln -sfn .. .types/earlyfusion
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
+# Without --clean Zensical would not see that docstrings changed.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/site/collect.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/zensical build --clean --strict
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .types build dist earlyfusion.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .types .cache build dist earlyfusion.egg-info .pytest_cache .ruff_cache
 
 # Three steps, each done again only when the files that it reads have changed.
 $(VENV)/.installed-base: constraints.txt

@@ -78,6 +78,9 @@ def _add_options(parser: Parser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from ..train.loop.process import tune_malloc
+
+    tune_malloc()  # before torch is imported: large pictures go through in equal tiles
     {"encode": _encode, "decode": _decode, "import": _import}[args.subcommand](args)
 
 

@@ -9,7 +9,9 @@ import importlib.metadata
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from . import (
     chameleon,
@@ -26,6 +28,7 @@ from . import (
 from .evaluation import group as evaluation
 from .terminal import Parser, UsageError, tell
 
+_format = warnings.formatwarning
 COMMANDS = (
     demo,
     text_tokenizer,
@@ -73,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets escapes, not an error
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _format_warning
     debug = os.environ.get("EARLYFUSION_DEBUG", "") not in ("", "0")
     try:
         return run_command(list(sys.argv[1:] if argv is None else argv))
@@ -114,6 +118,13 @@ def explain(error: BaseException) -> str:
             if module in modules or (extra == "demo" and module.startswith("font_")):
                 text = f"the package {module} is missing: pip install 'earlyfusion[{extra}]'"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:
+    """Our own warnings in one line, without the line of code."""
+    if category is UserWarning:
+        return f"earlyfusion: {message}\n"
+    return _format(message, category, *place, **options)
 
 
 def run_command(argv: list[str]) -> int:

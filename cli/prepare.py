@@ -37,6 +37,12 @@ def add(commands: Any) -> None:
 
 def run(args: Namespace) -> None:
     config, options = parse(args.arguments)
+    if options.pop("inspect"):
+        from ..data.inspect import inspect
+
+        for line in inspect(config):
+            print(line)
+        return
     from ..data.prepare import prepare
 
     prepare(config, **options)
@@ -46,7 +52,7 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
     """Read the options of ``earlyfusion prepare``.
 
     Returns:
-        What to prepare, and where: the options ``jobs`` and ``engine`` of ``prepare``.
+        What to prepare, and options: ``jobs`` and ``engine`` of ``prepare``, and whether to ``inspect`` only.
 
     Raises:
         UsageError: A setting is unknown, missing or of the wrong type, or a config file cannot be read.
@@ -75,12 +81,31 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
         help="where they run: local is this machine, ray the cluster that ray.init() finds (extra `ray`; all "
         "its machines must see the same folders)",
     )
+    parser.add_argument(
+        "--inspect",
+        metavar="SOURCE",
+        help="print what would be read of these documents, and the first three; encode and write nothing",
+    )
     try:
-        values = parser.parse_args(list(arguments))
+        arguments = list(arguments)
+        if any(word.partition("=")[0] == "--inspect" for word in arguments):  # the rest is not needed then
+            arguments = ["--documents=", "--out=", "--model=", *arguments]
+        values = parser.parse_args(arguments)
     except argparse.ArgumentError as error:
         raise UsageError(f"{_plain(str(error))} (see `earlyfusion prepare --help`)") from None
-    config = PrepareConfig(**{name: getattr(values, name) for name in names})
-    return config, {"jobs": values.jobs, "engine": values.engine}
+    settings = {name: getattr(values, name) for name in names}
+    if values.inspect is not None:
+        settings |= {
+            "documents": values.inspect,
+            "model": "",
+            "text_tokenizer": None,
+            "image_tokenizer": None,
+        }
+        settings |= {
+            name: getattr(PrepareConfig, name) for name in ("max_grid", "fixed_grid", "scan", "separator")
+        }
+    options = {"jobs": values.jobs, "engine": values.engine, "inspect": values.inspect is not None}
+    return PrepareConfig(**settings), options
 
 
 def _plain(message: str) -> str:

@@ -33,7 +33,7 @@ Writes OUT/text.model.""",
         metavar="FILE",
         nargs="+",
         required=True,
-        help="text files (one text per line), .jsonl, .json, .csv or .parquet files, or `datasets` folders",
+        help="text files (one text per line), and files or folders of rows: .jsonl, .csv, .parquet, ...",
     )
     parser.add_argument(
         "--vocab-size",
@@ -71,7 +71,7 @@ def run(args: Namespace) -> None:
     from ..data.text_corpus import Counted, read_texts
     from ..tokenizers.text import FILE, TextTokenizer
 
-    texts = Counted(text for name in args.input for text in read_texts(name, args.column))
+    texts = Counted(text for name in args.input for text in read_texts(name, args.column, print))
     tokenizer = TextTokenizer.train(
         texts,
         args.vocab_size,

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..tokenizers.pixels import Policy, fit
+from .cells import RawImage, Unusable, open_image, raw_images
 from .crops import cut
 from .loader import group_of, number_groups
-from .sources import RawImage, base_folder, image_column, load_source, open_image, raw_images, undecoded
+from .readers import Row
+from .sources import Rows, image_columns, open_source, source_of, stored_rows
 
-CHUNK = 1000
-"""Rows that are read from disk together."""
 OBJECTS = "objects"
 """Column with the boxes of an image, as in Hugging Face's imagefolder: {"bbox": [[x, y, width, height]]}."""
 
@@ -43,8 +43,9 @@ class ImageSet:
     """(N, 2): for each image its row in the data set and its place in the cell."""
     groups: dict[Size, np.ndarray]
     """Size -> numbers 0..N-1 of its images."""
-    dataset: Dataset
-    column: str
+    source: Rows
+    columns: list[str]
+    """Columns of images."""
     folder: Path | None
     factor: int
     policy: Policy
@@ -81,7 +82,8 @@ class ImageSet:
         return ImageBatch(images, torch.from_numpy(rows.astype(np.float32)))
 
     def _decode(self, row: int, place: int) -> Tensor:
-        raw = raw_images(self.dataset[int(row)][self.column], self.folder)[int(place)]
+        [cells] = self.source.read(int(row), int(row) + 1)
+        raw = _raw(cells, self.columns, self.folder)[int(place)]
         assert raw is not None
         return _to_bytes(fit(open_image(raw), self.factor, self.policy, self.max_side))
 
@@ -114,21 +116,17 @@ def read_images(
     Raises:
         ValueError: There is no column of images, or no readable image.
     """
-    dataset = source if isinstance(source, Dataset) else load_source(source)
-    folder = None if isinstance(source, Dataset) else base_folder(source)
-    name = "the data set" if isinstance(source, Dataset) else str(source)
-    try:
-        column = image_column(dataset, column)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    columns = [name for name in (column, OBJECTS) if name in dataset.column_names]
-    dataset = undecoded(dataset.select_columns(columns), [column])
+    opened = source_of(source) if isinstance(source, Dataset) else open_source(source)
+    folder = None if isinstance(source, Dataset) else opened.folder
+    name = opened.name
+    columns = image_columns(opened.columns, column, name)
+    skipped: list[str] = []
+    rows, _ = stored_rows(opened, [*columns, OBJECTS], lambda file, why: skipped.append(f"{file}: {why}"))
     found: dict[Size, list[tuple[int, int]]] = {}
     boxes: dict[Size, dict[int, np.ndarray]] = {}
     pixels: dict[Size, list[Tensor]] | None = {}
-    skipped: list[str] = []
     room = cache_mb * 2**20
-    for row, place, raw, objects in _cells(dataset, column, folder):
+    for row, place, raw, objects in _cells(rows, columns, folder, skipped):
         try:
             stored = open_image(raw)
             image = fit(stored, factor, policy, max_side)
@@ -150,15 +148,22 @@ def read_images(
                 pixels = None
     if not found:
         reason = f"; the first of {len(skipped)} problems: {skipped[0]}" if skipped else ""
-        raise ValueError(f"{name}: no image in the column {column!r} can be read{reason}")
+        raise ValueError(
+            f"{name}: no image in the column {', '.join(map(repr, columns))} can be read{reason}"
+        )
     if skipped:
         warnings.warn(f"{name}: skipped {len(skipped)} unreadable images; {skipped[0]}", stacklevel=2)
+    if opened.listing is not None:
+        others = [(file, why) for file, why in opened.listing.unread if why.startswith("unknown")]
+        if others:
+            first = ": ".join(others[0])
+            warnings.warn(f"{name}: {len(others)} files are not read; the first: {first}", stacklevel=2)
     groups = number_groups({size: len(places) for size, places in found.items()})
     return ImageSet(
         rows=np.array([place for size in groups for place in found[size]]),
         groups=groups,
-        dataset=dataset,
-        column=column,
+        source=rows,
+        columns=columns,
         folder=folder,
         factor=factor,
         policy=policy,
@@ -173,15 +178,23 @@ def read_images(
     )
 
 
-def _cells(dataset: Dataset, column: str, folder: Path | None) -> Iterator[tuple[int, int, RawImage, Any]]:
-    """Row, place in its cell, image and ``objects`` of each image in the data set."""
-    for start in range(0, len(dataset), CHUNK):
-        rows = dataset[start : start + CHUNK]
-        objects = rows.get(OBJECTS, [None] * len(rows[column]))
-        for row, (cell, texts) in enumerate(zip(rows[column], objects), start):
-            for place, raw in enumerate(raw_images(cell, folder)):
-                if raw is not None:
-                    yield row, place, raw, texts
+def _cells(
+    rows: Rows, columns: list[str], folder: Path | None, skipped: list[str]
+) -> Iterator[tuple[int, int, RawImage, Any]]:
+    """Row, place in its cells, image and ``objects`` of each image in the data set."""
+    for number, row in enumerate(rows):
+        try:
+            images = _raw(row, columns, folder)
+        except Unusable as error:
+            skipped.append(f"row {number}: {error}")
+            continue
+        for place, raw in enumerate(images):
+            if raw is not None:
+                yield number, place, raw, row.get(OBJECTS)
+
+
+def _raw(row: Row, columns: list[str], folder: Path | None) -> list[RawImage | None]:
+    return [image for column in columns for image in raw_images(row.get(column), folder)]
 
 
 def _fitted(

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -34,14 +35,17 @@ from ..tokenizers.progress import Progress, progress_bars
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .prepare_config import PrepareConfig
+from .readers import FOLDER
+from .shapes import unused
 from .shards import Tally, features_of, make_shard
-from .splits import Shard, Split, shards_of, splits_of
+from .sources import files_key, named_files_key
+from .splits import Reading, Shard, Split, folder_of, readings_of, shards_of, splits_of
 from .workers import Engine, Make, make_all
 
 RECORD = "prepare.json"
 REJECTED = "rejected.jsonl"
 SHARDS = ".shards"
-VERSION = 3
+VERSION = 4
 """Part of the key of a prepared folder: with another version it is prepared again."""
 PARTS = ("train", "validation")
 
@@ -70,14 +74,14 @@ def prepare(
     out = Path(config.out)
     if jobs < 1:
         raise ValueError(f"jobs must be positive, got {jobs}")
-    key = _key(config)
+    readings = readings_of(config)
+    key = _key(config, readings)
     if (record := _finished(out)).get("key") == key:
         shutil.rmtree(out / SHARDS, ignore_errors=True)  # of a run that was killed in its last moment
         print(f"{out} is already prepared: same configuration, same files")
         return record
     tokenizer = document_tokenizer(config)
-    unreadable: list[dict[str, Any]] = []
-    splits = splits_of(config, tokenizer.vocab, unreadable)
+    splits = splits_of(config, readings, tokenizer.vocab)
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     clear_temporary(out)
@@ -87,17 +91,16 @@ def prepare(
     began, images = time.perf_counter(), 0
     with progress_bars() if progress is None else nullcontext(progress) as report:
         rows = _Rows(report, splits)
-        todo = (shard for shard in shards_of(config, splits) if not _is_made(work, shard, rows))
+        todo = (shard for shard in shards_of(config, splits, readings) if not _is_made(work, shard, rows))
         for done in make_all(partial(_setup, config, splits, work), todo, jobs, engine, rows.add):
             rows.add(done.shard.part, done.rows)
             images += done.images
     seconds = time.perf_counter() - began
-    record = _collect(config, key, tokenizer, splits, unreadable, work)
-    for name in splits:
-        print(f"{out / name}: {summary(record[name])}")
-    if left_out := sum(sum(record[name]["left_out"].values()) for name in splits) + len(unreadable):
+    record = _collect(config, key, tokenizer, splits, readings, work)
+    print("\n".join(account_lines(record)))
+    if left_out := _left_out(record):
         warnings.warn(
-            f"{config.documents}: {left_out} rows, images or files were left out, see {out / REJECTED}",
+            f"{config.documents}: {left_out:,} files, rows or parts of rows left out, see {out / REJECTED}",
             stacklevel=2,
         )
     if rows.made:
@@ -128,15 +131,71 @@ def document_tokenizer(config: PrepareConfig) -> DocumentTokenizer:
     return DocumentTokenizer(vocab, text=text, image=image)
 
 
+def account_lines(record: dict[str, Any]) -> list[str]:
+    """What ``prepare`` read and wrote, from prepare.json, in lines to print: nothing is left out silently."""
+    lines = []
+    for name in PARTS:
+        if (source := record["sources"].get(name)) is not None:
+            lines += read_lines(name, source)
+        if (tally := record.get(name)) is not None:
+            lines.append(f"{Path(record['config']['out']) / name}: {summary(tally)}")
+            lines += [f"  left out  {count:,} rows: {why}" for why, count in tally["left_out"].items()]
+            lines += [f"  dropped   {count:,} x {why}" for why, count in tally["dropped"].items()]
+    return lines
+
+
+def read_lines(part: str, source: dict[str, Any], rows: str = "") -> list[str]:
+    """What was read of a source, from its entry in prepare.json.
+
+    Args:
+        rows: Said before the number of rows.
+    """
+    files = (
+        "a data set" if source["files"] is None else f"{source['files']:,} file{'s'[: source['files'] != 1]}"
+    )
+    names = {
+        ours: theirs if ours == theirs else f"{theirs} (as {ours})"
+        for ours, theirs in source["columns"].items()
+    }
+    lines = [
+        f"{part} is read from {source['name']}: {files}, {rows}{source['rows']:,} rows as {source['shape']}",
+        f"  columns   {', '.join(names.values())}",
+    ]
+    if source["unused"]:
+        folders = " (the name of the folder; class_names: true takes it as text)"
+        names = [f"{name}{folders}" if name == source["folder_names"] else name for name in source["unused"]]
+        lines.append(f"  not used  {', '.join(names)}")
+    if source["ignored"]:
+        lines.append(f"  ignored   {', '.join(source['ignored'])}")
+    return [*lines, *(f"  not read  {some}" for some in _grouped(source["unread"]))]
+
+
 def summary(tally: dict[str, Any]) -> str:
     """One line about a part, from its entry in prepare.json."""
     tokens = ", ".join(f"{number:,} {name}" for name, number in tally["tokens"].items())
-    left_out = "".join(f"; left out: {n:,} x {reason}" for reason, n in tally["left_out"].items())
-    split = f" ({tally['split']:,} of them split)" if tally["split"] else ""
+    segments = ", ".join(f"{number:,} {name}s" for name, number in tally["segments"].items())
+    split = f", {tally['split']:,} of them split" if tally["split"] else ""
     return (
-        f"{tally['windows']:,} windows, {tally['fill']:.1%} full, of {tally['documents']:,} documents"
-        f"{split} with {tally['images']:,} images; tokens: {tokens}{left_out}"
+        f"{tally['used']:,} of {tally['rows']:,} rows -> {tally['documents']:,} documents "
+        f"({segments}{split}) -> {tally['windows']:,} windows, {tally['fill']:.1%} full; tokens: {tokens}"
     )
+
+
+def _grouped(unread: list[list[str]]) -> list[str]:
+    """Files that are not read, by reason."""
+    files: dict[str, list[str]] = {}
+    for file, why in unread:
+        files.setdefault(why, []).append(file)
+    return [
+        f"{', '.join(some[:3])}{f' and {len(some) - 3:,} more' if len(some) > 3 else ''}: {why}"
+        for why, some in files.items()
+    ]
+
+
+def _left_out(record: dict[str, Any]) -> int:
+    parts = [record[name] for name in PARTS if name in record]
+    counted = sum(sum(part[kind].values()) for part in parts for kind in ("left_out", "dropped"))
+    return counted + sum(source["unreadable"] for source in record["sources"].values())
 
 
 def _finished(out: Path) -> dict[str, Any]:
@@ -148,10 +207,13 @@ def _finished(out: Path) -> dict[str, Any]:
     return record if all((out / name).is_dir() for name in (TOKENIZER, *parts)) else {}
 
 
-def _key(config: PrepareConfig) -> str:
-    """A hash of the configuration and of the files that it names."""
+def _key(config: PrepareConfig, readings: Mapping[str, Reading]) -> str:
+    """A hash of the configuration and of the files that it names, and that its documents name."""
     values = {name: value for name, value in asdict(config).items() if name != "out"}
-    files = fingerprint(config.documents, config.validation)
+    files = [
+        [files_key(reading.source), named_files_key(reading.source, reading.rows, folder_of(config, reading))]
+        for reading in readings.values()
+    ]
     model = config.model and Path(config.model) / TOKENIZER
     tokenizers = fingerprint(config.text_tokenizer, config.image_tokenizer, model, content=True)
     return hashlib.sha256(json.dumps([VERSION, values, files, tokenizers]).encode()).hexdigest()[:16]
@@ -168,7 +230,7 @@ class _Rows:
         self.report = report
         self.done = dict.fromkeys(splits, 0)
         self.totals = {
-            name: None if split.dataset is None else len(split.dataset) for name, split in splits.items()
+            name: None if split.rows is None else len(split.rows) for name, split in splits.items()
         }
         self.made = 0
         """Rows that this run prepared."""
@@ -197,7 +259,7 @@ def _collect(
     key: str,
     tokenizer: DocumentTokenizer,
     splits: dict[str, Split],
-    unreadable: list[dict[str, Any]],
+    readings: Mapping[str, Reading],
     work: Path,
 ) -> dict[str, Any]:
     """Put the finished shards together into the folder. Returns the content of prepare.json."""
@@ -207,8 +269,13 @@ def _collect(
         "config": asdict(config),
         "vocab_size": tokenizer.vocab.size,
         "context_length": config.context_length,
+        "sources": {name: source_record(config, reading) for name, reading in readings.items()},
     }
-    rejected = list(unreadable)
+    rejected: list[dict[str, Any]] = [
+        {"part": name, "file": file, "reason": why}
+        for name, reading in readings.items()
+        for file, why in reading.account.unread
+    ]
     with atomic_folder(out) as new:
         tokenizer.save(new / TOKENIZER)
         for name, split in splits.items():
@@ -220,18 +287,57 @@ def _collect(
                 if shard["counts"]["windows"]:
                     files.append(stem.with_suffix(".arrow"))
             if not tally.windows:
-                reasons = "; ".join(tally.left_out) or "it is empty"
-                raise ValueError(f"{config.documents}: {name} has no document that can be used: {reasons}")
+                _write_rejected(out / REJECTED, rejected)
+                found = (tally.left_out | tally.dropped).items()
+                reasons = "; ".join(f"{count:,} x {why}" for why, count in found) or "it is empty"
+                raise ValueError(
+                    f"{config.documents}: {name} has no document that can be used: {reasons}; "
+                    f"{_first(rejected)}see {out / REJECTED}"
+                )
             real = sum(tally.tokens.values())
             record[name] = {**asdict(tally), "fill": real / (tally.windows * config.context_length)}
-            _write_part(new / name, files, DatasetInfo(features=features_of(config, split.shape)), key)
-        lines = (json.dumps(entry, ensure_ascii=False) for entry in rejected)
-        write_text(new / REJECTED, "".join(f"{line}\n" for line in lines))
+            _write_part(new / name, files, DatasetInfo(features=features_of(config, split.plan.shape)), key)
+        _write_rejected(new / REJECTED, rejected)
     if "validation" not in splits:
         shutil.rmtree(out / "validation", ignore_errors=True)  # of an earlier configuration
     write_json(out / RECORD, record)
     shutil.rmtree(out / SHARDS, ignore_errors=True)
-    return record
+    return read_json(out / RECORD, "a record of prepare")
+
+
+def source_record(config: PrepareConfig, reading: Reading) -> dict[str, Any]:
+    """What prepare.json says of a source."""
+    source, account, listing = reading.source, reading.account, reading.source.listing
+    columns = list(dict.fromkeys([*source.columns, *account.columns]))
+    return {
+        "name": source.name,
+        "files": None if listing is None else len(listing.files) or len(listing.pictures),
+        "rows": account.rows,
+        "shape": reading.plan.shape,
+        "columns": {
+            ours: theirs if isinstance(theirs, str) else " or ".join(theirs)
+            for ours, theirs in reading.plan.columns.items()
+        },
+        "folder_names": FOLDER if listing is not None and listing.pictures else None,
+        "unused": unused(columns, reading.plan, config.ignore),
+        "ignored": [name for name in columns if name in config.ignore],
+        "unread": [*([] if listing is None else map(list, listing.unread)), *map(list, account.unread)],
+        "unreadable": len(account.unread),
+    }
+
+
+def _first(rejected: Sequence[dict[str, Any]]) -> str:
+    """The first row that says more than its reason, in words."""
+    entry = next((entry for entry in rejected if entry.get("detail")), None)
+    return (
+        ""
+        if entry is None
+        else f"the first: {entry['place'] or 'row ' + str(entry['row'])}: {entry['detail']}; "
+    )
+
+
+def _write_rejected(path: Path, rejected: Sequence[dict[str, Any]]) -> None:
+    write_text(path, "".join(f"{json.dumps(entry, ensure_ascii=False)}\n" for entry in rejected))
 
 
 def _write_part(folder: Path, files: list[Path], info: DatasetInfo, key: str) -> None:

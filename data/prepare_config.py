@@ -8,6 +8,8 @@ from ..tokenizers.image_config import Policy
 from .shapes import COLUMNS
 
 Order = Literal["image_first", "text_first", "both", "coin"]
+Captions = Literal["each", "draw"]
+IncompletePairs = Literal["drop", "keep"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class PrepareConfig:
     """Data set of documents: a folder of save_to_disk, an imagefolder, parquet, arrow, jsonl or webdataset
     files, or hf://datasets/owner/name. Its columns: image and text; images and texts (parallel lists, None
     where the other one has its turn, as in OBELICS); text_list and image_info (MMC4); only one of these; or
-    messages, conversations whose answers are learned, and their images."""
+    conversations, whose answers are learned: messages, or prompt and completion, and their image or images.
+    docs/own-data.md lists the shapes and other names that are known."""
     out: str
     """Folder to write: tokenizer/, train/, validation/, prepare.json, rejected.jsonl."""
     text_tokenizer: str | None = None
@@ -34,7 +37,7 @@ class PrepareConfig:
     validation_share: float = 0.01
     """Share of the documents to hold out if there is no validation set; 0 holds out none."""
     order: Order = "coin"
-    """What comes first if images belong to a text (image and text, MMC4). both: two documents; coin: drawn
+    """Order if images belong to a text (image and text, MMC4). both: two documents; coin: drawn
     for each row."""
     policy: Policy = "resize"
     """How images get sides that are multiples of the image tokenizer's factor: resize or pad (with white)."""
@@ -61,7 +64,21 @@ class PrepareConfig:
     balance_answers: bool = False
     """Repeat conversations until answers of text, of images and of both are equally frequent."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Names of those columns in the data set, if they differ: {image: jpg, text: caption}."""
+    """Names of those columns in the data set, if they differ: {image: scan, text: alt_text}. A field of a
+    column of objects has a dot: {text: meta.caption}."""
+    ignore: list[str] = field(default_factory=list)
+    """Columns and files that look like content but are not to be used: [title, notes.txt]. Without it they
+    stop the work, so that nothing is lost by mistake."""
+    captions: Captions = "each"
+    """Several texts of one image: each makes a document, or draw one of them."""
+    incomplete_pairs: IncompletePairs = "drop"
+    """Images without text and texts without image, where the data set has both: drop (count them, and list
+    them in rejected.jsonl), or keep what there is."""
+    class_names: bool = False
+    """Use the names of the folders that pictures are in as their texts, where they have no other."""
+    images_folder: str | None = None
+    """Folder that names of pictures in the data are relative to, and do not leave. Default: the folder of the
+    data set."""
     id_column: str | None = None
     """Column that identifies rows: of several rows with the same id, use the first."""
     streaming: bool = False
@@ -90,6 +107,13 @@ class PrepareConfig:
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 allowed = ", ".join(get_args(hint))
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {allowed}")
+        if isinstance(self.ignore, str):
+            raise ValueError(f"ignore is {self.ignore!r}, expected a list: [{self.ignore}]")
+        if both := [name for name in self.columns.values() if name in self.ignore]:
+            raise ValueError(f"{both[0]!r} is both in columns and in ignore: take it out of one of them")
+        if self.class_names and "text" in self.columns:
+            raise ValueError("class_names and columns both say where texts come from: leave out one of them")
+        object.__setattr__(self, "ignore", list(self.ignore))
         if self.fixed_grid is not None:
             object.__setattr__(self, "fixed_grid", tuple(self.fixed_grid))
         tokenizers = [self.text_tokenizer, self.image_tokenizer]

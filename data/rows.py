@@ -1,4 +1,4 @@
-"""A row of a data set -> the segments of a document, in the shapes that the field stores documents in."""
+"""A row of a data set -> the segments of its documents, in the shapes that the field stores documents in."""
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -7,76 +7,127 @@ from typing import Any
 
 import numpy as np
 
-from ..tokenizers.documents import Mark
-from .conversations import conversation
-from .prepare_config import Order
-from .shapes import IMAGES, MESSAGES, SHAPES
-from .sources import RawImage, Unusable, raw_images
-
-Stored = str | RawImage | Mark
-"""A segment as a row holds it."""
+from .cells import RawImage, Unusable, raw_images, text_of
+from .conversations import PLACEHOLDER, Note, Stored, conversation, marked, mismatch
+from .prepare_config import Captions, IncompletePairs, Order
 
 
 def documents_of(
-    row: Mapping[str, Any], shape: str, order: Order, rng: np.random.Generator, folder: Path | None
+    row: Mapping[str, Any],
+    shape: str,
+    rng: np.random.Generator,
+    folder: Path | None,
+    *,
+    order: Order = "coin",
+    captions: Captions = "each",
+    incomplete_pairs: IncompletePairs = "drop",
+    note: Note = lambda _: None,
 ) -> list[list[Stored]]:
-    """The documents of a row: one, none if it is empty, or two if both orders are kept.
+    """The documents of a row: one, or none if it is empty; several of several captions, or of both orders.
 
     Args:
-        order: What comes first if images belong to a text, in ``pairs`` and ``placed``.
+        row: What ``Plan.row`` returns.
+        shape: One of ``SHAPES``.
         folder: What relative file names are relative to, and cannot leave.
+        order: Order if images belong to a text, in ``pairs`` and ``placed``.
+        captions: Whether each of several texts of an image makes a document, or one that is drawn.
+        incomplete_pairs: What becomes of an image without text, or a text without image.
+        note: Called with what is left out of the row by design, once for each thing.
 
     Raises:
         Unusable: The row cannot be used; says why.
     """
     if shape == "conversations":
-        return [conversation(row[MESSAGES], row.get(IMAGES), folder)]
+        return (
+            [conversation(row, folder, note)]
+            if any(value not in (None, "", []) for value in row.values())
+            else []
+        )
     if shape == "placed":
         return _ordered(_placed(row["text_list"], row["image_info"], folder), order, rng)
-    if shape == "pairs":
-        images = [image for image in raw_images(row["image"], folder) if image is not None]
-        return _ordered([(images, _strings(row["text"]))], order, rng)
     if shape == "parallel":
-        images, texts = (value if isinstance(value, list) else [] for value in (row["images"], row["texts"]))
-        if images and texts and len(images) != len(texts):
-            raise Unusable("images and texts are not parallel")
-        pairs = zip_longest(raw_images(images, folder), texts)
-        return _kept([segment for pair in pairs for segment in pair])
-    [column] = SHAPES[shape]
-    value = row[column]
-    return _kept(raw_images(value, folder) if column.startswith("image") else _strings(value))
+        return _kept(_parallel(row["images"], row["texts"], folder))
+    images, texts = _images(row.get("image"), folder), _texts(row.get("text"))
+    if shape != "pairs":
+        return _kept([*images, *texts])
+    if bool(images) != bool(texts):
+        missing = "pair without a text" if images else "pair without an image"
+        if incomplete_pairs == "drop":
+            raise Unusable(missing)
+        note(missing)
+        return _kept([*images, *texts])
+    if captions == "draw" and len(texts) > 1:
+        for _ in texts[1:]:
+            note("caption that was not drawn")
+        texts = [texts[int(rng.integers(len(texts)))]]
+    if len(images) > 1 and len(texts) > 1:
+        raise Unusable("several images with several texts", "parallel lists are read from images and texts")
+    return [document for text in texts for document in _pair(images, text, order, rng)]
 
 
-def _strings(value: Any) -> list[str]:
+def _images(value: Any, folder: Path | None) -> list[RawImage]:
+    return [image for image in raw_images(value, folder) if image is not None]
+
+
+def _texts(value: Any) -> list[str]:
     """A text, or a list of them."""
-    values = value if isinstance(value, list) else [value]
-    if wrong := [v for v in values if not isinstance(v, str) and v is not None]:
-        raise Unusable("not a string", repr(wrong[0]))
-    return [v for v in values if v]
+    return [text for one in (value if isinstance(value, list) else [value]) if (text := text_of(one))]
 
 
-def _kept(segments: Sequence[Any]) -> list[list[Stored]]:
-    kept = [segment for segment in segments if segment is not None and segment != ""]
-    _strings([segment for segment in kept if not isinstance(segment, RawImage)])
-    return [kept] if kept else []
+def _kept(segments: Sequence[Stored]) -> list[list[Stored]]:
+    return [list(segments)] if segments else []
 
 
 Pair = tuple[list[RawImage], list[str]]
 """Images and the text that they belong to."""
 
 
+def _pair(images: list[RawImage], text: str, order: Order, rng: np.random.Generator) -> list[list[Stored]]:
+    """Images and a text, which may say where they belong."""
+    if PLACEHOLDER in text:
+        return [_in_places([text], images)]
+    return _ordered([(images, [text])], order, rng)
+
+
+def _in_places(texts: Sequence[str], images: Sequence[RawImage]) -> list[Stored]:
+    """The texts with images in place of placeholders."""
+    pieces = [piece for text in texts for piece in marked(text)]
+    if pieces.count(None) != len(images):
+        raise mismatch(pieces.count(None), len(images))
+    waiting = iter(images)
+    return [next(waiting) if piece is None else piece for piece in pieces]
+
+
+def _parallel(images: Any, texts: Any, folder: Path | None) -> list[Stored]:
+    """OBELICS (arXiv:2306.16527): lists of images and texts, None where the other one has its turn."""
+    images, texts = (
+        value if isinstance(value, list) else [] if value is None else [value] for value in (images, texts)
+    )
+    if images and texts and len(images) != len(texts):
+        raise Unusable("images and texts are not parallel", f"{len(images)} images, {len(texts)} texts")
+    pairs = [(_images(image, folder), _texts(text)) for image, text in zip_longest(images, texts)]
+    if all(image and text for image, text in pairs) and any(
+        PLACEHOLDER in t for _, text in pairs for t in text
+    ):
+        return _in_places([t for _, text in pairs for t in text], [i for image, _ in pairs for i in image])
+    return [segment for image, text in pairs for segment in (*image, *text)]
+
+
 def _placed(texts: Any, places: Any, folder: Path | None) -> list[Pair]:
     """MMC4 (arXiv:2304.06939): each image belongs to the sentence of its ``matched_text_index``."""
     if not isinstance(texts, list) or not isinstance(places, list | None):
         raise Unusable("text_list or image_info is not a list")
-    spaced = [f" {text}" if number and isinstance(text, str) else text for number, text in enumerate(texts)]
-    found: list[Pair] = [([], _strings(text)) for text in spaced]
+    found: list[Pair] = [([], _texts(text)) for text in texts]
+    for _, text in found[1:]:
+        text[:] = [f" {one}" for one in text]
     for place in places or []:
         number = place.get("matched_text_index") if isinstance(place, dict) else None
         if type(number) is not int or not 0 <= number < len(texts):
             raise Unusable("invalid matched_text_index in image_info")
-        value = place.get("image") or place.get("image_name")
-        found[number][0].extend(image for image in raw_images(value, folder) if image is not None)
+        images = _images(place.get("image") or place.get("image_name"), folder)
+        if not images:
+            raise Unusable("image_info without an image", f"it has {', '.join(place)}")
+        found[number][0].extend(images)
     return found
 
 

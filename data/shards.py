@@ -7,6 +7,7 @@ other shards. So many processes can make shards, and a run that was killed resum
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch import Tensor
 from ..tokenizers.documents import DocumentTokenizer, Part, Segment
 from ..tokenizers.files import write_json
 from ..tokenizers.pixels import tiles
+from .cells import RawImage, Unusable, open_image
+from .conversations import Stored
+from .listing import shown
 from .packing import Document, pack
 from .pieces import (
     conversation_tokens,
@@ -30,14 +34,14 @@ from .pieces import (
     turns_of,
 )
 from .prepare_config import PrepareConfig
-from .rows import Stored, documents_of
-from .sources import RawImage, Unusable, open_image
-from .splits import Row, Shard, Split
+from .readers import PLACE, Row
+from .rows import documents_of
+from .splits import Shard, Split
 
 TOGETHER = 500
 """Rows that are read together, and whose images are encoded together, by size."""
-IMAGE = "image"
-"""The modality of a ``RawImage``."""
+TEXT, IMAGE = "text", "image"
+"""The modalities of a string and of a ``RawImage``."""
 
 ImageKey = tuple[bytes, bool] | tuple[int, int, int]
 """Identifies an image: a digest of its file and whether all of it must be seen, or row, document, place."""
@@ -47,20 +51,29 @@ OnRows = Callable[[int], None]
 
 @dataclass
 class Tally:
-    """What became of the rows of a shard, or of a part."""
+    """What became of the rows of a shard, or of a part: rows = used + the sum of ``left_out``."""
 
-    documents: int = 0
+    rows: int = 0
     """Rows that were read."""
+    used: int = 0
+    """Rows that became documents; the others are in ``left_out``."""
+    documents: int = 0
+    """Their documents: more than rows if both orders are kept, or if an image has several captions."""
+    segments: dict[str, int] = field(default_factory=dict)
+    """Modality -> segments of these documents."""
     pieces: int = 0
-    """Documents in the windows: more than rows if long ones were split or both orders are kept."""
+    """Documents in the windows: more than documents if long ones were split."""
     split: int = 0
     """Documents that were longer than a window."""
     images: int = 0
+    """Images in the windows; tiles count one by one."""
     windows: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
     """Modality -> number of tokens."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Reason -> how often."""
+    """Reason -> rows that are not used."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Reason -> documents, or parts of documents, of rows that are used."""
 
     def add(self, other: Mapping[str, Any]) -> None:
         """Add the tally of a shard, as its file stores it."""
@@ -115,16 +128,18 @@ class _Maker:
         self.config, self.tokenizer, self.split = config, tokenizer, split
         self.vocab = tokenizer.vocab
         self.shard, self.on_rows = shard, on_rows
-        self.talks = split.shape == "conversations"
+        self.talks = split.plan.shape == "conversations"
         self.tally = Tally()
         self.rejected: list[dict[str, Any]] = []
+        self.places: dict[int, str] = {}
+        """Where the rows are from that are worked on."""
         self.encoded: dict[ImageKey, list[Part]] = {}
         """Images that may come again in other documents; each is one part, or one for each tile."""
         self.rng = np.random.default_rng([config.seed, 4, *shard.part.encode(), shard.number])
 
     def write(self, stem: Path) -> None:
         """Write the windows, and then the tally: a shard that has one is complete."""
-        features = features_of(self.config, self.split.shape)
+        features = features_of(self.config, self.split.plan.shape)
         scratch = stem.with_suffix(".partial")
         with ArrowWriter(path=str(scratch), features=features) as writer:
             for window in pack(self.documents(), self.config.context_length, self.vocab.pad, self.rng):
@@ -138,6 +153,7 @@ class _Maker:
     def documents(self) -> Iterator[Document]:
         """Documents and pieces of documents, each at most as long as a window."""
         for rows in self._rows():
+            self.places = {}
             read = [(number, segments) for number, row in rows for segments in self._read(number, row)]
             segments = self._encode_images(read)
             for (number, _), parts in zip(segments, self.tokenizer.parts_many([s for _, s in segments])):
@@ -153,24 +169,31 @@ class _Maker:
                 stop = start + TOGETHER
                 yield list(zip(shard.numbers[start:stop], shard.rows[start:stop]))
             return
-        assert split.dataset is not None
+        assert split.rows is not None
         first = shard.number * self.config.shard_rows
         for start in range(first, first + shard.size, TOGETHER):
             stop = min(start + TOGETHER, first + shard.size)
-            columns = split.dataset[start:stop]
-            numbers = range(start, stop) if split.numbers is None else split.numbers[start:stop]
-            yield [
-                (int(n), {name: values[i] for name, values in columns.items()}) for i, n in enumerate(numbers)
-            ]
+            numbers = range(start, stop) if split.numbers is None else split.numbers[start:stop].tolist()
+            yield list(zip(numbers, split.rows.read(start, stop)))
 
     def _read(self, number: int, row: Row) -> list[list[Stored]]:
         """The documents of a row; none if it cannot be used."""
-        self.tally.documents += 1
+        self.tally.rows += 1
+        self.places[number] = row.get(PLACE, "")
         if number in self.split.duplicates:
             self._reject(number, "duplicate id")
             return []
         try:
-            documents = documents_of(row, self.split.shape, self.config.order, self.rng, self.split.folder)
+            documents = documents_of(
+                self.split.plan.row(row),
+                self.split.plan.shape,
+                self.rng,
+                self.split.folder,
+                order=self.config.order,
+                captions=self.config.captions,
+                incomplete_pairs=self.config.incomplete_pairs,
+                note=partial(self._drop, number),
+            )
         except Unusable as error:
             self._reject(number, error.reason, error.detail)
             return []
@@ -181,18 +204,21 @@ class _Maker:
     def _encode_images(self, read: Sequence[tuple[int, list[Stored]]]) -> list[tuple[int, list[Segment]]]:
         """The documents with encoded images; those of all documents are encoded together, by size.
 
-        A document with an image that cannot be used is left out: without it, its text teaches nothing true.
+        A row with an image that cannot be used is left out: without it, its text teaches nothing true.
         """
         inputs: dict[ImageKey, list[Tensor]] = {}  # images that are new
-        kept: list[tuple[int, list[Stored], list[ImageKey]]] = []
+        keys: list[list[ImageKey]] = []
+        bad: set[int] = set()
         for index, (number, document) in enumerate(read):
-            keys: list[ImageKey] = []
+            keys.append([])
+            if number in bad:
+                continue
             answer = False
             try:
                 for place, segment in enumerate(document):
                     if isinstance(segment, RawImage):
                         whole = self.talks and not answer
-                        keys.append(key := _key(segment, number, index, place, whole))
+                        keys[-1].append(key := _key(segment, number, index, place, whole))
                         if key not in self.encoded and key not in inputs:
                             inputs[key] = self._inputs(segment, whole)
                     elif isinstance(segment, str):
@@ -201,20 +227,25 @@ class _Maker:
                         answer = not answer
             except Unusable as error:
                 self._reject(number, error.reason, error.detail)
-            else:
-                kept.append((number, document, keys))
+                bad.add(number)
+        kept = [(*one, some) for one, some in zip(read, keys) if one[0] not in bad]
+        self.tally.used += len({number for number, _, _ in kept})
+        for _, document, some in kept:
+            self.tally.documents += 1
+            texts = sum(isinstance(segment, str) for segment in document)
+            self.tally.add({"segments": {TEXT: texts, IMAGE: len(some)}})
         codes = iter(self.tokenizer.encode_inputs(IMAGE, [one for some in inputs.values() for one in some]))
         parts = {key: [Part(IMAGE, next(codes)) for _ in some] for key, some in inputs.items()}
         parts = self.encoded | parts
         self.encoded = {key: some for key, some in parts.items() if isinstance(key[0], bytes)}
-        return [(number, _with_parts(document, keys, parts)) for number, document, keys in kept]
+        return [(number, _with_parts(document, some, parts)) for number, document, some in kept]
 
     def _inputs(self, raw: RawImage, whole: bool) -> list[Tensor]:
         """An image, or its tiles, as the image tokenizer takes them."""
         config = self.config
+        image = open_image(raw)
+        images = [image]
         try:
-            image = open_image(raw)
-            images = [image]
             if config.large_images == "tile" and config.max_side is not None:
                 images = tiles(image, config.max_side)
             return [
@@ -228,8 +259,6 @@ class _Maker:
                 )
                 for one in images
             ]
-        except FileNotFoundError as error:
-            raise Unusable("image not found", str(error)) from None
         except ValueError as error:
             raise Unusable("unreadable image", str(error)) from None
 
@@ -239,9 +268,10 @@ class _Maker:
         fitting = fitting_turns(turns, self.vocab, self.config.context_length)
         if fitting < len(turns):
             if self.config.long_documents == "drop" or not fitting:
-                self._reject(row, "conversation longer than a window")
+                self._drop(row, "conversation longer than a window")
                 return
             self.tally.split += 1
+            self._drop(row, "last turns of a conversation longer than a window")
         self._add_piece([part for turn in turns[:fitting] for part in turn])
         yield conversation_tokens(turns[:fitting], self.vocab, eos=fitting == len(turns))
 
@@ -250,13 +280,13 @@ class _Maker:
         room = self.config.context_length - 2  # bos and eos
         if sum(tokens_of(part, self.vocab) for part in parts) > room:
             if self.config.long_documents == "drop":
-                self._reject(row, "document longer than a window")
+                self._drop(row, "document longer than a window")
                 return
             self.tally.split += 1
             parts = cut_texts(parts, room)
             for part in parts:
                 if tokens_of(part, self.vocab) > room:
-                    self._reject(row, f"{part.kind} larger than a window")
+                    self._drop(row, f"{part.kind} larger than a window")
             parts = [part for part in parts if tokens_of(part, self.vocab) <= room]
         found = list(pieces(parts, self.vocab, room))
         for number, piece in enumerate(found, 1):
@@ -275,14 +305,25 @@ class _Maker:
         self.tally.add({"tokens": dict(zip(self.vocab.names, counts))})
 
     def _reject(self, row: int, reason: str, detail: str = "") -> None:
-        """Count and list what is left out, or fail."""
+        """Count and list a row that cannot be used, or fail."""
+        self._list(self.tally.left_out, row, reason, detail)
+
+    def _drop(self, row: int, reason: str) -> None:
+        """Count and list a part of a row that is not used, or fail."""
+        self._list(self.tally.dropped, row, reason, "")
+
+    def _list(self, counts: dict[str, int], row: int, reason: str, detail: str) -> None:
+        place = self.places.get(row, "")
         if self.config.bad_input == "fail":
             what = f"{reason}: {detail}" if detail else reason
+            where = f" ({place})" if place else ""
             raise ValueError(
-                f"row {row} of {self.split.name} cannot be used: {what} (bad_input: skip leaves it out)"
+                f"row {row} of {self.split.name}{where} cannot be used: {what} "
+                "(bad_input: skip leaves it out)"
             )
-        self.tally.left_out[reason] = self.tally.left_out.get(reason, 0) + 1
-        entry = {"part": self.split.name, "row": row, "reason": reason, "detail": detail[:300]}
+        counts[reason] = counts.get(reason, 0) + 1
+        entry = {"part": self.split.name, "row": row, "place": place}
+        entry |= {"reason": reason, "detail": shown(detail[:300])}
         self.rejected.append(entry)
 
 

@@ -1,310 +1,461 @@
-"""Where training data come from: whatever ``datasets`` reads, from this machine's disk or from the Hub."""
+"""Data sets, from this machine's disk or from the Hub -> rows, stored for random access or streamed."""
 
-import io
+import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset
+from datasets import Dataset, IterableDataset
 from datasets import config as datasets_config
-from datasets.data_files import SPLIT_KEYWORDS
 from datasets.exceptions import DatasetsError
-from huggingface_hub.constants import HF_HUB_CACHE
-from PIL import Image
 
-from ..tokenizers.pixels import load_image
+from ..tokenizers.files import write_json
+from ..tokenizers.pixels import image_endings
+from .listing import Listing, list_files
+from .readers import PLACE, Report, Row, Written, reason, rows_of
 
 datasets.disable_progress_bars()  # the commands show their own
 
-_FILES = {
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".txt": "text",
-    ".tar": "webdataset",
-}
 HUB = "hf://datasets/"
 """Begins the address of a data set on the Hugging Face Hub: hf://datasets/owner/name."""
-KNOWN = f"a folder written by save_to_disk, an imagefolder, files ({', '.join(_FILES)}), or {HUB}owner/name"
-
-OnUnreadable = Callable[[str, str], None]
-"""Called with a file, or a line of one, that cannot be read, and the reason."""
-
-
-class Unusable(ValueError):
-    """Input that cannot be used. ``reason`` is one of few, to be counted; ``detail`` says more."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
+EXAMPLES = 64
+"""Rows that are looked at before a data set is read."""
+VERSION = 1
+"""Part of the name of a stored data set: with another version it is stored again."""
 
 
-class RawImage(NamedTuple):
-    """An image of a data set as it is stored: bytes, a file, or already decoded."""
-
-    data: bytes | None
-    path: str | None
-    image: Image.Image | None = None
+def fail(file: str, why: str) -> None:
+    """The ``Report`` that stops at the first file or line that cannot be read."""
+    raise ValueError(f"{file} cannot be read: {why}")
 
 
-def load_source(
-    path: str | Path,
-    split: str = "train",
-    *,
-    streaming: bool = False,
-    unreadable: OnUnreadable | None = None,
-) -> Any:
-    """The data set at ``path``: a folder of ``save_to_disk``, an imagefolder, or parquet, arrow, json, csv,
-    text or webdataset files (one file, or a folder of them); or hf://datasets/owner/name.
+@dataclass(frozen=True)
+class Source:
+    """A data set that is not read yet."""
+
+    name: str
+    folder: Path
+    """What relative file names are relative to."""
+    columns: tuple[str, ...]
+    """All columns, or those of the first rows where files do not list theirs."""
+    examples: tuple[Row, ...]
+    """Some of its first rows."""
+    listing: Listing | None = None
+    """Its files, if they are read here."""
+    dataset: Any = None
+    """A ``Dataset`` or ``IterableDataset``, if ``datasets`` reads it: from ``save_to_disk`` or the Hub."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with random access, memory-mapped."""
+
+    dataset: Dataset
+    stored: bool
+    """Whether they are in the form in which ``stored_rows`` writes them."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def select(self, numbers: Sequence[int] | np.ndarray) -> "Rows":
+        return Rows(self.dataset.select(numbers), self.stored)
+
+    def read(self, start: int, stop: int) -> list[Row]:
+        """The rows ``start`` to ``stop``."""
+        columns = self.dataset[start:stop]
+        if self.stored:
+            return [_restored(text, blobs) for text, blobs in zip(columns["row"], columns["blobs"])]
+        count = len(range(*slice(start, stop).indices(len(self.dataset))))
+        return [{name: values[i] for name, values in columns.items()} for i in range(count)]
+
+    def values(self, column: str) -> Iterator[Any]:
+        """One column of all rows; None where it is absent."""
+        only = self.dataset.select_columns(["row" if self.stored else column])
+        for start in range(0, len(only), 1000):
+            values = only[start : start + 1000]
+            yield from (
+                [_restored(text, ()).get(column) for text in values["row"]] if self.stored else values[column]
+            )
+
+    def __iter__(self) -> Iterator[Row]:
+        for start in range(0, len(self), 256):
+            yield from self.read(start, start + 256)
+
+
+@dataclass
+class Account:
+    """What was found while a data set was read."""
+
+    rows: int = 0
+    columns: dict[str, int] = field(default_factory=dict)
+    """Column -> rows that have a value in it. Columns of parquet and arrow files that are not used are not
+    read: 0."""
+    unread: list[tuple[str, str]] = field(default_factory=list)
+    """Files, and lines of files, that cannot be read, and why."""
+    late: list[tuple[str, list[str]]] = field(default_factory=list)
+    """For each column that the first rows do not have, the first row that has it, stored; byte strings are
+    cut, and hexadecimal."""
+
+    def late_rows(self) -> list[Row]:
+        return [_restored(text, [bytes.fromhex(blob) for blob in blobs]) for text, blobs in self.late]
+
+
+def open_source(
+    path: str | Path, part: str = "train", *, streaming: bool = False, ignore: Sequence[str] = ()
+) -> Source:
+    """Look at the data set at ``path``: a folder of ``save_to_disk``; a file of rows, or a folder of them, of
+    pictures, or of both (see ``listing``); or hf://datasets/owner/name.
 
     Args:
-        split: The part to take if there are several.
-        streaming: Return an ``IterableDataset``, whose files are read on the fly and never converted. A
-            folder of ``save_to_disk`` needs no conversion and stays a ``Dataset``.
-        unreadable: Called for each file, and each line of JSON, that cannot be read; the others are used.
-            With None, one of them is an error.
-
-    Returns:
-        A ``Dataset``, or an ``IterableDataset`` with ``streaming``.
+        part: The part to take if there are several.
+        streaming: For the Hub: do not download everything first.
+        ignore: Names of files and folders that are not used.
 
     Raises:
         FileNotFoundError: The data set is missing.
-        ValueError: ``datasets`` cannot read it.
+        ValueError: It cannot be read, or holds files that would be left out.
     """
     name = str(path)
     if name.startswith(HUB):
-        return _loaded(name, split, name.removeprefix(HUB), streaming=streaming)
+        load: Callable[..., Any] = datasets.load_dataset
+        found = _loaded(name, part, lambda: load(name.removeprefix(HUB), streaming=streaming))
+        return source_of(found, name, Path(datasets_config.HF_DATASETS_CACHE))
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} not found: a data set is expected there ({KNOWN})")
-    saved = path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file())
-    try:
-        if saved:
-            return _loaded(name, split, name, saved=True)
-        if path.is_dir():
-            files = _data_files_of(path)
-            return _loaded(name, split, str(path.absolute()), files, streaming=streaming)
-        if path.suffix not in _FILES:
-            raise ValueError(
-                f"{path} cannot be read as a data set: unknown ending {path.suffix!r}; expected {KNOWN}"
-            )
-        return _loaded(name, split, _FILES[path.suffix], str(path.absolute()), streaming=streaming)
-    except ValueError:
-        files = [] if streaming or unreadable is None else _data_files(path, saved)
-        if not files:
-            raise
-    return _readable(path, files, unreadable or (lambda *_: None))
+    if _is_saved(path):
+        try:
+            found = load_saved(path, part)
+        except ValueError:
+            files = sorted(path.glob("*.arrow"))
+            if not files:
+                raise
+            listing = list_files(path, part, ignore=(*ignore, "state.json", "dataset_info.json"))
+        else:
+            return source_of(found, name, path.absolute())
+    else:
+        listing = list_files(path, part, ignore)
+    examples: list[Row] = []
+    columns: dict[str, None] = {}
+    for file in _some_files(listing):
+        for number, row in enumerate(rows_of(file, lambda *_: None)):
+            del row[PLACE]
+            columns |= dict.fromkeys(row)
+            examples.append(row)
+            if number + 1 == EXAMPLES // 4:
+                break
+    return Source(
+        listing.name, listing.folder.absolute(), tuple(columns), tuple(examples[:EXAMPLES]), listing=listing
+    )
 
 
-def _loaded(
-    name: str,
-    split: str,
-    path: str,
-    data_files: str | dict[str, str] | None = None,
-    *,
-    streaming: bool = False,
-    saved: bool = False,
-) -> Any:
-    load: Callable[..., Any] = datasets.load_dataset
-    try:
-        if saved:
-            return _choose(datasets.load_from_disk(path), split)
-        return _choose(load(path, data_files=data_files, streaming=streaming), split)
-    except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name} cannot be read as a data set: {message}; expected {KNOWN}") from None
+def load_saved(path: str | Path, part: str = "train") -> Dataset:
+    """The data set in a folder of ``save_to_disk``.
 
-
-def _data_files_of(path: Path) -> dict[str, str] | None:
-    """For a folder of images all of its files, unless there are folders for the parts.
-
-    ``datasets`` finds the parts by names, too, and takes an image called portrait-dev-1.png for validation:
-    of a folder with one such image it would read that one alone.
+    Raises:
+        FileNotFoundError: The folder is missing.
+        ValueError: It is not such a folder, or ``datasets`` cannot read it.
     """
-    if any((path / name).is_dir() for names in SPLIT_KEYWORDS.values() for name in names):
-        return None
-    images = any(file.suffix.lower() in Image.registered_extensions() for file in path.rglob("*"))
-    return {"train": "**"} if images else None
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} not found: a folder written by save_to_disk is expected there")
+    if not _is_saved(Path(path)):
+        raise ValueError(f"{path} is not a folder that save_to_disk wrote")
+    found = _loaded(str(path), part, lambda: datasets.load_from_disk(str(path)))
+    try:
+        found.data.validate(full=True)  # damaged offsets would point outside the file, and end the process
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as a data set: {reason(error)}") from None
+    return found
 
 
-def _data_files(path: Path, saved: bool) -> list[Path]:
-    """The files of a data set that may be read one by one; none where it is an imagefolder."""
-    if saved:
-        return sorted(path.glob("*.arrow"))
-    files = sorted(file for file in path.rglob("*") if file.suffix in _FILES) if path.is_dir() else [path]
-    kinds = {file.suffix for file in files}
-    return files if len(kinds) == 1 and not any(file.name.startswith("metadata.") for file in files) else []
+def image_columns(columns: Sequence[str], wanted: str | None, name: str) -> list[str]:
+    """The columns of pictures: ``wanted``, or image, or images, or those named like endings of pictures.
+
+    Raises:
+        ValueError: The columns do not include it.
+    """
+    endings = [column for column in columns if f".{column}" in image_endings()]
+    for found in [[wanted]] if wanted else [["image"], ["images"], endings]:
+        if found and set(found) <= set(columns):
+            return found
+    expected = f"the column {wanted!r}" if wanted else "a column 'image' or 'images'"
+    raise ValueError(f"{name}: expected {expected}, found {', '.join(columns)}")
 
 
-def _readable(path: Path, files: Sequence[Path], unreadable: OnUnreadable) -> Dataset:
-    """What of the ``files`` can be read."""
-    parts: list[Dataset] = []
+def source_of(dataset: Any, name: str = "the data set", folder: Path | None = None) -> Source:
+    """A ``Dataset`` or ``IterableDataset`` as a source. Its images are decoded later, by the caller."""
+    if dataset.features is None:  # streamed from files that do not state their columns
+        dataset = dataset._resolve_features()
+    dataset = _undecoded(dataset)
+    first = (
+        dataset.select(range(min(EXAMPLES, len(dataset))))
+        if isinstance(dataset, Dataset)
+        else dataset.take(EXAMPLES)
+    )
+    examples = tuple(dict(row) for row in first)
+    return Source(name, folder or Path.cwd(), tuple(dataset.features), examples, dataset=dataset)
+
+
+def stored_rows(source: Source, columns: Sequence[str], report: Report = fail) -> tuple[Rows, Account]:
+    """The rows of ``source`` with random access.
+
+    Files are read once and stored in the cache of ``datasets``, one Arrow file for a data set, with the
+    values of ``columns`` as they are in the files. The same files and columns are found there again.
+
+    Args:
+        columns: The columns to keep.
+        report: Called for each file, and each line, that cannot be read.
+
+    Raises:
+        ValueError: The cache cannot be written.
+    """
+    if source.listing is None:
+        found = source.dataset
+        account = Account(len(found), dict.fromkeys(found.features, len(found)))
+        return Rows(found.select_columns([c for c in columns if c in found.features]), False), account
+    key = hashlib.sha256(json.dumps([VERSION, files_key(source), sorted(columns)]).encode()).hexdigest()[:24]
+    stem = Path(datasets_config.HF_DATASETS_CACHE) / "earlyfusion" / key
+    record, rows = stem.with_suffix(".json"), stem.with_suffix(".arrow")
+    try:
+        account = Account(**json.loads(record.read_text(encoding="utf-8")))
+        for file, why in account.unread:
+            report(file, why)
+        return Rows(Dataset.from_file(str(rows)), True), account
+    except (OSError, TypeError, json.JSONDecodeError, pa.ArrowException):
+        pass  # not stored yet, or not completely
+    account = Account()
+    try:
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        scratch = rows.with_name(f"{rows.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            _store(source, columns, scratch, account, report)
+            os.replace(scratch, rows)
+        finally:
+            scratch.unlink(missing_ok=True)
+        write_json(record, asdict(account))
+    except OSError as error:
+        raise ValueError(
+            f"{source.name} cannot be stored in {rows.parent}: {error.strerror or error}. Set HF_HOME to a "
+            "folder with room, or streaming: true"
+        ) from None
+    return Rows(Dataset.from_file(str(rows)), True), account
+
+
+def streamed_rows(
+    source: Source, columns: Sequence[str], account: Account, report: Report = fail
+) -> Iterator[Row]:
+    """The rows of ``source``, one after the other. ``account`` counts them."""
+    if source.listing is None:
+        for row in source.dataset.select_columns([c for c in columns if c in source.columns]):
+            account.rows += 1
+            yield dict(row)
+        return
+    for row in rows_of(source.listing, partial(_note, account, report), columns):
+        _count(account, row, source.columns)
+        yield {name: row[name] for name in (*columns, PLACE) if name in row}
+
+
+def files_key(source: Source) -> str:
+    """A hash of the names, sizes and times of the files of a data set."""
+    digest = hashlib.sha256()
+    files = sorted(source.folder.glob("*.arrow")) if source.listing is None else source.listing.all_files()
     for file in files:
-        try:
-            if file.suffix == ".arrow":
-                part = Dataset.from_file(str(file))
-            elif file.suffix == ".jsonl":
-                part = _lines(file, unreadable)
-            else:
-                part = load_source(file)
-            if parts:
-                part = part.cast(parts[0].features)
-            parts.append(part)
-        except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
-            unreadable(str(file), str(error).splitlines()[0] if str(error) else type(error).__name__)
-    if not parts:
-        raise ValueError(f"{path} cannot be read as a data set: none of its {len(files)} files can")
-    return datasets.concatenate_datasets(parts)
+        digest.update(json.dumps([str(file), *_status(file)]).encode())
+    return digest.hexdigest()[:24]
 
 
-def _lines(file: Path, unreadable: OnUnreadable) -> Dataset:
-    """The lines of a file that are JSON objects with values of the types that most of them have."""
-    rows: list[tuple[int, dict[str, Any]]] = []
-    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                json.dumps(row, ensure_ascii=False).encode()  # no lone surrogates
-                if not isinstance(row, dict):
-                    raise ValueError(f"a {type(row).__name__}")
-                rows.append((number, row))
-            except (ValueError, RecursionError) as error:
-                unreadable(f"{file}:{number}", f"no JSON object in UTF-8: {error}")
-    schema = _common_schema([row for _, row in rows])
-    kept = []
-    for number, row in rows:
-        try:
-            kept.append(pa.array([row], type=pa.struct(list(schema)))[0].as_py())
-        except (pa.ArrowException, ValueError, OverflowError, TypeError) as error:
-            unreadable(f"{file}:{number}", f"values of other types than elsewhere: {error}")
-    if not kept:
-        raise ValueError("no line of it is a JSON object")
-    return Dataset.from_list(kept, features=Features.from_arrow_schema(schema))
+def named_files_key(source: Source, rows: Rows | None, folder: Path) -> str:
+    """A hash of the sizes and times of the files that rows name.
+
+    Args:
+        rows: The stored rows; None if they are streamed. Then all pictures in the folder count, if the first
+            rows name files.
+        folder: What file names are relative to.
+    """
+    names: Iterator[str] = iter(())
+    if rows is None and any(map(_file_names, source.examples)):
+        names = (str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in image_endings())
+    elif rows is not None and rows.stored:
+        cells = (cell.as_py() for chunk in rows.dataset.data.column("names").chunks for cell in chunk)
+        names = (name for cell in cells if cell for name in json.loads(cell))
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(json.dumps([name, *_status(folder / name)]).encode())
+    return digest.hexdigest()[:24]
 
 
-def _common_schema(rows: Sequence[dict[str, Any]]) -> pa.Schema:
-    """The columns and types of most rows, and what others add without contradicting them."""
-    types: Counter[pa.DataType] = Counter()
-    for row in rows:
-        with suppress(pa.ArrowException, ValueError, OverflowError, TypeError):
-            types[pa.infer_type([row])] += 1
-    schema = pa.schema([])
-    for kind, count in types.most_common():
-        if count > 1 or not len(schema):
-            with suppress(pa.ArrowException):
-                schema = pa.unify_schemas([schema, pa.schema(list(kind))])
-    return schema
+def _status(file: Path) -> list[int | None]:
+    try:
+        status = file.stat()
+        return [status.st_size, status.st_mtime_ns]
+    except (OSError, ValueError):
+        return [None, None]
 
 
-def _choose(found: Any, split: str) -> Any:
-    """The part of a data set that is asked for, or its only one."""
+def _loaded(name: str, part: str, load: Callable[[], Any]) -> Any:
+    try:
+        return _choose(load(), part)
+    except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
+        raise ValueError(f"{name} cannot be read as a data set: {reason(error)}") from None
+
+
+def _choose(found: Any, part: str) -> Any:
+    """The requested part of a data set, or its only one."""
     if isinstance(found, Dataset | IterableDataset):
         return found
     if not found:
-        raise ValueError("it holds no rows")
-    if split in found:
-        return found[split]
+        raise ValueError("it has no rows")
+    if part in found:
+        return found[part]
     if len(found) == 1:
         return next(iter(found.values()))
-    raise ValueError(f"it has the parts {', '.join(map(str, found))} and none called {split!r}")
+    raise ValueError(f"it has the parts {', '.join(map(str, found))}, but no part {part!r}")
 
 
-def image_column(dataset: Dataset, wanted: str | None = None) -> str:
-    """The name of the column of images: ``wanted``, or else ``image`` or ``images``.
-
-    Raises:
-        ValueError: There is no such column.
-    """
-    for name in [wanted] if wanted else ["image", "images"]:
-        if name in dataset.column_names:
-            return name
-    expected = f"the column {wanted!r}" if wanted else "a column 'image' or 'images'"
-    raise ValueError(f"expected {expected}, found {', '.join(dataset.column_names)}")
+def _some_files(listing: Listing) -> Iterator[Listing]:
+    """The first files and the last one, as listings of their own; pictures together."""
+    if listing.pictures:
+        yield listing
+        return
+    files = listing.files if len(listing.files) <= 8 else (*listing.files[:7], listing.files[-1])
+    for file in files:
+        yield listing._replace(files=(file,))
 
 
-def undecoded(dataset: Any, columns: Sequence[str]) -> Any:
-    """``dataset`` whose images come as stored bytes and paths, so that the caller decodes them once."""
+def _undecoded(dataset: Any) -> Any:
+    """``dataset`` whose images come as stored bytes and paths."""
     features = dataset.features.copy()
-    for name in columns:
-        features[name] = _undecoded(features[name])
+    for name in features:
+        features[name] = _without_decoding(features[name])
     return dataset.cast(features) if features != dataset.features else dataset
 
 
-def _undecoded(feature: Any) -> Any:
+def _without_decoding(feature: Any) -> Any:
     if isinstance(feature, datasets.Image):
         return datasets.Image(decode=False)
     if isinstance(feature, datasets.List):
-        return datasets.List(_undecoded(feature.feature), length=feature.length)
+        return datasets.List(_without_decoding(feature.feature), length=feature.length)
     if isinstance(feature, dict):
-        return {name: _undecoded(part) for name, part in feature.items()}
+        return {name: _without_decoding(part) for name, part in feature.items()}
     return feature
 
 
-def raw_images(value: Any, folder: Path | None = None) -> list[RawImage | None]:
-    """The images of one cell: an image or a list of them; None stays None (empty places of OBELICS).
-
-    Args:
-        folder: Where relative file names begin, and which no file name leaves (but for the caches of
-            ``datasets``, where it unpacks archives). Symbolic links in the folder are its owner's, and
-            followed.
-
-    Raises:
-        Unusable: The value is not an image, or a file outside the folder.
-    """
-    if isinstance(value, list):
-        return [image for item in value for image in raw_images(item, folder)]
-    if value is None:
-        return [None]
-    if isinstance(value, Image.Image):
-        return [RawImage(None, None, value)]
-    if isinstance(value, bytes):
-        return [RawImage(value, None)]
-    if isinstance(value, str | Path):
-        return [RawImage(None, _inside(str(value), folder))]
-    if isinstance(value, dict):
-        data, path = value.get("bytes"), value.get("path")
-        if isinstance(data, bytes):
-            return [RawImage(data, path if isinstance(path, str) else None)]
-        if data is None and isinstance(path, str) and path:
-            return [RawImage(None, _inside(path, folder))]
-    raise Unusable("not an image", repr(value)[:200])
+def _is_saved(path: Path) -> bool:
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def _inside(path: str, folder: Path | None) -> str:
-    if folder is None:
-        return path
-    found = os.path.normpath(folder.absolute() / path)
-    for allowed in (folder.absolute(), datasets_config.HF_DATASETS_CACHE, HF_HUB_CACHE):
-        if Path(found).is_relative_to(os.path.normpath(allowed)):
-            return found
-    raise Unusable("image file outside the data folder", path)
+# storing
 
 
-def open_image(raw: RawImage) -> Image.Image:
-    """Decode to upright RGB. Raises ValueError or FileNotFoundError in one line."""
-    if raw.image is not None:
-        return load_image(raw.image)
-    if raw.data is None:
-        return load_image(raw.path or "")
+SCHEMA = pa.schema(
+    [("row", pa.large_string()), ("blobs", pa.list_(pa.large_binary())), ("names", pa.string())]
+)
+"""A row as JSON; the byte strings in it, which JSON cannot hold; the file names in it, as a JSON list."""
+
+
+def _store(source: Source, columns: Sequence[str], path: Path, account: Account, report: Report) -> None:
+    assert source.listing is not None
+    rows: list[tuple[str, list[bytes], str | None]] = []
+    size = 0
+
+    def flush(writer: Any) -> None:
+        nonlocal size
+        if rows:
+            arrays = [pa.array(values, kind.type) for values, kind in zip(zip(*rows), SCHEMA)]
+            writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+            rows.clear()
+            size = 0
+
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
+        for row in rows_of(source.listing, partial(_note, account, report), columns):
+            _count(account, row, source.columns)
+            kept = {name: row[name] for name in (*columns, PLACE) if name in row}
+            text, blobs = _plain(kept)
+            rows.append((text, blobs, _file_names(kept)))
+            size += len(text) + sum(map(len, blobs))
+            if len(rows) == 1000 or size > 1 << 24:
+                flush(writer)
+        flush(writer)
+
+
+def _note(account: Account, report: Report, file: str, why: str) -> None:
+    account.unread.append((file, why))
+    report(file, why)
+
+
+def _count(account: Account, row: Row, known: Sequence[str]) -> None:
+    account.rows += 1
+    counts = account.columns
+    for name, value in row.items():
+        if name not in counts and name != PLACE:
+            counts[name] = 0
+            if name not in known:
+                text, blobs = _plain({k: v for k, v in row.items() if k != PLACE})
+                account.late.append((text, [blob[:64].hex() for blob in blobs]))
+        if value is not None and name != PLACE:
+            counts[name] += 1
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _plain(row: Row) -> tuple[str, list[bytes]]:
+    """A row as JSON, and the byte strings that it refers to by number."""
+    blobs: list[bytes] = []
     try:
-        image = Image.open(io.BytesIO(raw.data))
-    except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
-        reason = "unknown format" if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise ValueError(f"{raw.path or 'an image'} cannot be read as an image: {reason}") from None
-    return load_image(image)
+        return _encode(row), blobs
+    except TypeError:  # bytes, decimals, dates
+        pass
+
+    def other(value: Any) -> Any:
+        if isinstance(value, bytes):
+            blobs.append(value)
+            return {"\0": len(blobs) - 1}
+        return {"\0": str(value)} if isinstance(value, Decimal) else str(value)  # dates and times
+
+    return json.dumps(row, default=other, separators=(",", ":")), blobs
 
 
-def base_folder(path: str | Path) -> Path:
-    """Where the relative file names in the data set at ``path`` begin."""
-    if str(path).startswith(HUB):
-        return Path(datasets_config.HF_DATASETS_CACHE)
-    path = Path(path).absolute()
-    return path if path.is_dir() else path.parent
+def _restored(text: str, blobs: Sequence[bytes]) -> Row:
+    if '{"\\u0000":' not in text:
+        return json.loads(text)
+
+    def other(value: dict[str, Any]) -> Any:
+        if value.keys() != {"\0"}:
+            return value
+        mark = value["\0"]
+        if isinstance(mark, int):
+            return blobs[mark] if blobs else b""
+        return Written(mark)
+
+    return json.loads(text, object_hook=other)
+
+
+_PICTURE = re.compile(r"[^\n\r\0]{1,1000}\.[A-Za-z0-9]{2,5}")
+
+
+def _file_names(row: Mapping[str, Any]) -> str | None:
+    """The strings in a row that may name pictures, as JSON."""
+    found: list[str] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, str):
+            if "." in value[-6:] and _PICTURE.fullmatch(value):
+                found.append(value)
+        elif isinstance(value, Mapping):
+            for one in value.values():
+                look(one)
+        elif isinstance(value, list):
+            for one in value:
+                look(one)
+
+    look(row)
+    return json.dumps(found) if found else None

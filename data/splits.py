@@ -1,37 +1,35 @@
 """The documents of ``prepare`` -> the rows of train and validation, and of each shard."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 
 from ..tokenizers.vocab import SharedVocab
 from .conversations import answer_modalities, balanced
 from .prepare_config import PrepareConfig
-from .shapes import MESSAGES, shape_of, used_columns
-from .sources import base_folder, load_source, undecoded
-
-Row = dict[str, Any]
+from .readers import FOLDER, Report, Row
+from .shapes import ALIASES, Plan, plan_of
+from .sources import Account, Rows, Source, fail, open_source, stored_rows, streamed_rows
 
 
 class Split(NamedTuple):
     """The rows of one part, train or validation."""
 
     name: str
-    dataset: Dataset | None
+    rows: Rows | None
     """None if the rows are streamed; they then come with the shards."""
     numbers: np.ndarray | None
     """The rows' numbers in the data set that the configuration names; None if they are 0, 1, ..."""
-    shape: str
-    """One of ``shapes.SHAPES``."""
+    plan: Plan
+    """What the columns mean."""
     folder: Path
     """What relative file names are relative to."""
     duplicates: frozenset[int] = frozenset()
     """Numbers of rows whose id an earlier row has."""
-    streamed: IterableDataset | None = None
+    streamed: Source | None = None
     """The source of streamed rows."""
 
 
@@ -52,108 +50,170 @@ class Shard(NamedTuple):
         return f"{self.part}-{self.number:05d}"
 
 
-def splits_of(
-    config: PrepareConfig, vocab: SharedVocab, unreadable: list[dict[str, Any]]
-) -> dict[str, Split]:
-    """Load train and, if there is one, validation.
+class Reading(NamedTuple):
+    """A data set that ``prepare`` reads, and what is known of it."""
 
-    Args:
-        vocab: The vocabulary that the documents are written with.
-        unreadable: Gets an entry for each file that cannot be read.
+    source: Source
+    plan: Plan
+    account: Account
+    rows: Rows | None
+    """None if the rows are streamed."""
+
+
+def readings_of(config: PrepareConfig) -> dict[str, Reading]:
+    """Open the data sets of train and, if there is one, of validation, and store their rows unless they are
+    streamed.
 
     Raises:
         FileNotFoundError: A data set is missing.
-        ValueError: A data set cannot be used.
+        ValueError: A data set cannot be used, or has columns or files that would be lost silently.
     """
-
-    def note(name: str, file: str, reason: str) -> None:
-        unreadable.append({"part": name, "file": file, "reason": reason})
-
-    splits: dict[str, Split] = {}
+    found = {}
     for name, path in {"train": config.documents, "validation": config.validation}.items():
-        if path is None:
-            continue
-        skip = partial(note, name) if config.bad_input == "skip" else None
-        dataset = load_source(path, name, streaming=config.streaming, unreadable=skip)
-        splits[name] = _split(config, vocab, name, path, dataset)
+        if path is not None:
+            found[name] = _reading(config, name, path)
+    return found
+
+
+def splits_of(config: PrepareConfig, readings: Mapping[str, Reading], vocab: SharedVocab) -> dict[str, Split]:
+    """The rows of train and, if there are any, of validation.
+
+    Args:
+        vocab: The vocabulary that the documents are written with.
+
+    Raises:
+        ValueError: The vocabulary cannot write such documents, or there are none.
+    """
+    splits = {name: _split(config, vocab, name, reading) for name, reading in readings.items()}
     train = splits["train"]
-    if train.dataset is None:
+    if train.rows is None:
         if config.validation is None and config.validation_share:
             splits["validation"] = train._replace(name="validation")
         return splits
-    count = len(train.dataset)
+    count = len(train.rows)
     if not count:
-        raise ValueError(f"{config.documents} has no documents")
+        raise ValueError(f"{config.documents} has no rows that can be read")
     numbers: Any = None
     if config.validation is None and (held_out := round(count * config.validation_share)):
         order = np.random.default_rng([config.seed, 3]).permutation(count)
         chosen = np.sort(order[:held_out])
-        part = train.dataset.select(chosen)
-        splits["validation"] = train._replace(name="validation", dataset=part, numbers=chosen)
+        splits["validation"] = train._replace(
+            name="validation", rows=train.rows.select(chosen), numbers=chosen
+        )
         numbers = np.sort(order[held_out:])
     if config.balance_answers:
         rng = np.random.default_rng([config.seed, 5])
-        rows = np.arange(count) if numbers is None else numbers
-        found = train.dataset.select(rows)[MESSAGES]
-        kinds = [answer_modalities(messages, vocab.names) for messages in found]
-        numbers = rows[balanced(kinds, rng)]
+        chosen = np.arange(count) if numbers is None else numbers
+        kinds = [
+            answer_modalities(train.plan.row(row), vocab.names, train.folder)
+            for row in train.rows.select(chosen)
+        ]
+        numbers = chosen[balanced(kinds, rng)]
     if numbers is not None:
-        splits["train"] = train._replace(dataset=train.dataset.select(numbers), numbers=numbers)
+        splits["train"] = train._replace(rows=train.rows.select(numbers), numbers=numbers)
     return splits
 
 
-def shards_of(config: PrepareConfig, splits: dict[str, Split]) -> Iterator[Shard]:
+def shards_of(
+    config: PrepareConfig, splits: Mapping[str, Split], readings: Mapping[str, Reading]
+) -> Iterator[Shard]:
     """The rows of each split, ``shard_rows`` at a time. Streamed rows are read here."""
     for split in splits.values():
-        if split.dataset is not None:
-            rows = len(split.dataset)
+        if split.rows is not None:
+            rows = len(split.rows)
             for number, start in enumerate(range(0, rows, config.shard_rows)):
                 yield Shard(split.name, number, min(config.shard_rows, rows - start))
-    yield from _streamed_shards(config, splits)
+    yield from _streamed_shards(config, splits, readings)
 
 
-def _split(config: PrepareConfig, vocab: SharedVocab, name: str, path: str, dataset: Any) -> Split:
-    """A data set whose columns have our names, and whose images are not decoded yet."""
-    if dataset.features is None:  # streamed from files that do not state their columns
-        dataset = dataset._resolve_features()
-    columns = list(dataset.features)
-    for ours, theirs in {**config.columns, **({"id": config.id_column} if config.id_column else {})}.items():
-        if theirs not in columns:
-            raise ValueError(f"{path} has no column {theirs!r} (for {ours}), only {', '.join(columns)}")
-    duplicates: set[int] = set()
-    if config.id_column:
-        seen: set[Any] = set()
-        for number, value in enumerate(dataset.select_columns(config.id_column)[config.id_column]):
-            if value in seen:
-                duplicates.add(number)
-            seen.add(value)
-    for ours, theirs in config.columns.items():
-        if ours != theirs:
-            dataset = dataset.remove_columns([ours]) if ours in dataset.features else dataset
-            dataset = dataset.rename_column(theirs, ours)
-    shape = shape_of(list(dataset.features), path)
-    if shape == "conversations" and vocab.sep is None:
+def columns_of(config: PrepareConfig, plan: Plan, source: Source) -> list[str]:
+    """The columns of the data set that are read."""
+    names = [*plan.read, *([config.id_column] if config.id_column else [])]
+    top = [name if name in source.columns else name.partition(".")[0] for name in names]
+    return list(dict.fromkeys(top))
+
+
+def folder_of(config: PrepareConfig, reading: Reading) -> Path:
+    """What relative file names are relative to."""
+    return Path(config.images_folder).absolute() if config.images_folder else reading.source.folder
+
+
+def _report(config: PrepareConfig) -> Report:
+    return fail if config.bad_input == "fail" else lambda *_: None
+
+
+def look_at(config: PrepareConfig, name: str, path: str) -> Reading:
+    """Open a data set and decide what is read of it, from its first rows. Nothing is stored.
+
+    Raises:
+        FileNotFoundError: The data set is missing.
+        ValueError: It cannot be used, or has columns or files that would be lost silently.
+    """
+    source = open_source(path, name, streaming=config.streaming, ignore=config.ignore)
+    if not source.columns:
+        problems: list[str] = []
+        rows = streamed_rows(source, [], Account(), lambda file, why: problems.append(f"{file}: {why}"))
+        next(rows, None)
+        reasons = "; ".join(problems[:3]) or "it is empty"
+        raise ValueError(f"{source.name} has no rows that can be read: {reasons}")
+    return Reading(source, _plan(config, source, []), Account(), None)
+
+
+def _reading(config: PrepareConfig, name: str, path: str) -> Reading:
+    reading = look_at(config, name, path)
+    source, plan, _, _ = reading
+    if config.streaming and (source.listing is not None or isinstance(source.dataset, IterableDataset)):
+        return reading
+    report = _report(config)
+    rows, account = stored_rows(source, columns_of(config, plan, source), report)
+    if account.late:
+        late = _plan(config, source, account.late_rows())
+        if late != plan:
+            plan = late
+            rows, account = stored_rows(source, columns_of(config, plan, source), report)
+    return Reading(source, plan, account, rows)
+
+
+def _plan(config: PrepareConfig, source: Source, more: Sequence[Row]) -> Plan:
+    examples = [*source.examples, *more]
+    columns = list(dict.fromkeys([*source.columns, *(name for row in more for name in row)]))
+    named = dict(config.columns)
+    if config.class_names and not set(ALIASES["text"]) & set(columns):
+        named["text"] = FOLDER
+    if config.id_column and config.id_column not in columns:
         raise ValueError(
-            f"{path} holds conversations, but the vocabulary has no token that ends a turn: set separator: "
-            "true, or use a model that has one"
+            f"{source.name} has no column {config.id_column!r} (id_column), only {', '.join(columns)}"
         )
-    if config.balance_answers and shape != "conversations":
-        raise ValueError(f"balance_answers needs conversations: {path} has no column {MESSAGES}")
-    used = used_columns(shape, list(dataset.features))
-    dataset = undecoded(dataset.select_columns(used), used)
-    streamed = dataset if isinstance(dataset, IterableDataset) else None
-    return Split(
-        name,
-        None if isinstance(dataset, IterableDataset) else dataset,
-        None,
-        shape,
-        base_folder(path),
-        frozenset(duplicates),
-        streamed,
-    )
+    used = [config.id_column] if config.id_column else []
+    return plan_of(columns, examples, source.name, named=named, ignore=config.ignore, used=used)
 
 
-def _streamed_shards(config: PrepareConfig, splits: dict[str, Split]) -> Iterator[Shard]:
+def _split(config: PrepareConfig, vocab: SharedVocab, name: str, reading: Reading) -> Split:
+    source, plan, _, rows = reading
+    if plan.shape == "conversations" and vocab.sep is None:
+        raise ValueError(
+            f"{source.name} holds conversations, but the vocabulary has no token that ends a turn: set "
+            "separator: true, or use a model that has one"
+        )
+    if config.balance_answers and plan.shape != "conversations":
+        raise ValueError(
+            f"balance_answers needs conversations (messages, or prompt and completion): {source.name} holds "
+            f"{plan.shape}"
+        )
+    duplicates: set[int] = set()
+    if config.id_column and rows is not None:
+        seen: set[str] = set()
+        for number, value in enumerate(rows.values(config.id_column)):
+            if value is not None:
+                duplicates |= {number} if repr(value) in seen else set()
+                seen.add(repr(value))
+    streamed = source if rows is None else None
+    return Split(name, rows, None, plan, folder_of(config, reading), frozenset(duplicates), streamed)
+
+
+def _streamed_shards(
+    config: PrepareConfig, splits: Mapping[str, Split], readings: Mapping[str, Reading]
+) -> Iterator[Shard]:
     for split in splits.values():
         shared = split.name == "train" and config.validation is None and "validation" in splits
         if split.streamed is None or (split.name == "validation" and config.validation is None):
@@ -161,14 +221,16 @@ def _streamed_shards(config: PrepareConfig, splits: dict[str, Split]) -> Iterato
         waiting: dict[str, list[tuple[int, Row]]] = {}
         made = dict.fromkeys(splits, 0)
         every = max(2, round(1 / config.validation_share)) if shared else 0
-        for number, row in enumerate(split.streamed):
+        columns = columns_of(config, split.plan, split.streamed)
+        rows = streamed_rows(split.streamed, columns, readings[split.name].account, _report(config))
+        for number, row in enumerate(rows):
             part = "validation" if every and (number + config.seed) % every == 0 else split.name
-            rows = waiting.setdefault(part, [])
-            rows.append((number, row))
-            if len(rows) == config.shard_rows:
+            together = waiting.setdefault(part, [])
+            together.append((number, row))
+            if len(together) == config.shard_rows:
                 yield _streamed_shard(part, made, waiting.pop(part))
-        for part, rows in waiting.items():
-            yield _streamed_shard(part, made, rows)
+        for part, together in waiting.items():
+            yield _streamed_shard(part, made, together)
 
 
 def _streamed_shard(part: str, made: dict[str, int], rows: list[tuple[int, Row]]) -> Shard:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .cells import open_image, raw_images
 from .images import OBJECTS, text_boxes
 from .loader import group_of, number_groups
-from .sources import base_folder, image_column, load_source, open_image, raw_images, undecoded
+from .sources import image_columns, open_source, stored_rows
 
 HEIGHT = 32
 """Pixels of a strip from top to bottom."""
@@ -63,28 +65,26 @@ class Strips:
         Raises:
             ValueError: There are no text boxes with texts.
         """
-        dataset = load_source(source, split)
-        column = image_column(dataset)
-        if OBJECTS not in dataset.column_names:
+        opened = open_source(source, split)
+        columns = image_columns(opened.columns, None, opened.name)
+        if OBJECTS not in opened.columns:
             raise ValueError(
                 f"{source} has no column {OBJECTS!r} with text boxes: `earlyfusion text-images` writes one"
             )
-        dataset = undecoded(dataset.select_columns([column, OBJECTS]), [column])
-        folder = base_folder(source)
         found: list[tuple[np.ndarray, str]] = []
         skipped: list[str] = []
-        for number, row in enumerate(dataset.select(range(min(len(dataset), limit or len(dataset))))):
-            assert isinstance(row, dict)
-            raw = next(iter(raw_images(row[column], folder)), None)
-            if raw is None:
-                continue
+        rows, _ = stored_rows(opened, [*columns, OBJECTS], lambda file, why: skipped.append(f"{file}: {why}"))
+        for number, row in enumerate(islice(rows, limit)):
             try:
-                image = open_image(raw)
+                cells = [raw for name in columns for raw in raw_images(row.get(name), opened.folder)]
+                if not cells or cells[0] is None:
+                    continue
+                image = open_image(cells[0])
             except (ValueError, FileNotFoundError) as error:
                 skipped.append(f"row {number}: {error}")
                 continue
             try:
-                found += _strips(image, row[OBJECTS], longest)
+                found += _strips(image, row.get(OBJECTS), longest)
             except ValueError as error:
                 raise ValueError(f"{source}, row {number}: {error}") from None
         if skipped:

@@ -1,10 +1,8 @@
 """Texts to train a text tokenizer on, from files and data sets."""
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-DATA_SETS = (".arrow", ".csv", ".json", ".jsonl", ".parquet")
-"""Suffixes of files with columns."""
 
 
 class Counted:
@@ -21,19 +19,51 @@ class Counted:
             yield text
 
 
-def read_texts(path: str | Path, column: str = "text") -> Iterator[str]:
-    """The texts of a file or folder: ``column`` of a data set (strings, or lists of them), else the lines.
+def read_texts(
+    path: str | Path, column: str = "text", tell: Callable[[str], None] = lambda _: None
+) -> Iterator[str]:
+    """The texts of a file or folder: ``column`` of its rows (strings, or lists of them), or the lines of a
+    file with an unknown ending.
+
+    What cannot be read is left out, with a warning.
+
+    Args:
+        tell: Called at the end with a line that says what was read, and which columns were not.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not UTF-8, or the column is missing or holds something else.
+        FileNotFoundError: The file is missing.
+        ValueError: The column is missing, or has no text.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} not found: texts to train on are expected there")
-    if path.is_dir() or path.suffix in DATA_SETS:
-        return _column(path, column)
-    return _lines(path)
+    from .listing import kind_of
+    from .sources import Account, open_source, streamed_rows
+
+    if Path(path).is_file() and kind_of(Path(path)) is None:
+        yield from _lines(Path(path))
+        return
+    source = open_source(path)
+    if source.columns and column not in source.columns:
+        raise ValueError(f"{path} has no column {column!r}, only {', '.join(source.columns)}")
+    problems: list[str] = []
+    account = Account()
+    rows = streamed_rows(source, [column], account, lambda file, why: problems.append(f"{file}: {why}"))
+    found = False
+    for number, row in enumerate(rows):
+        cell = row.get(column)
+        for text in cell if isinstance(cell, list) else [cell]:
+            if text is None:  # where an image is
+                continue
+            if not isinstance(text, str):
+                kind = type(text).__name__
+                raise ValueError(f"{path}: row {number} of {column!r} holds a {kind}, expected a string")
+            found = True
+            yield text
+    others = [name for name in dict.fromkeys([*source.columns, *account.columns]) if name != column]
+    rest = f"; not used: {', '.join(others)}" if others else ""
+    tell(f"{path}: {account.rows:,} rows, column {column}{rest}")
+    if not found and problems:
+        raise ValueError(f"{path} has no text that can be read: {problems[0]}")
+    if problems:
+        warnings.warn(f"{path}: {len(problems):,} files or lines cannot be read; {problems[0]}", stacklevel=2)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -42,20 +72,3 @@ def _lines(path: Path) -> Iterator[str]:
             yield from (line.rstrip("\n") for line in file if line.strip())
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-
-
-def _column(path: Path, column: str) -> Iterator[str]:
-    from .sources import load_source
-
-    dataset = load_source(path)
-    if column not in dataset.column_names:
-        raise ValueError(f"{path} has no column {column!r}; it has {', '.join(dataset.column_names)}")
-    for number, row in enumerate(dataset.select_columns(column)):
-        cell = row[column]  # type: ignore[index]
-        for text in cell if isinstance(cell, list) else [cell]:
-            if text is None:  # where an image stands
-                continue
-            if not isinstance(text, str):
-                kind = type(text).__name__
-                raise ValueError(f"{path}: row {number} of {column!r} holds a {kind}, expected a string")
-            yield text

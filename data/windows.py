@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sources import load_source
+from .sources import load_saved
 
 
 class Windows:
     """The windows of one part of a prepared folder, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
-        dataset = load_source(folder)
+        dataset = load_saved(folder)
         if not {"tokens", "documents"} <= set(dataset.column_names):
             raise ValueError(
                 f"{folder} has no columns tokens and documents: run `earlyfusion prepare` to write them"

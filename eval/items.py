@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..data.render.typeset import TextRegion
-from ..tokenizers.pixels import IMAGE_SUFFIXES, load_image
+from ..tokenizers.pixels import IMAGE_SUFFIXES, load_image, pages
 
 METADATA = "metadata.jsonl"
 
@@ -47,7 +47,8 @@ class Folder(NamedTuple):
 
     items: list[Item]
     skipped: list[str]
-    """One line for each unreadable image: its file name and the reason."""
+    """One line for each unreadable image: its file name and the reason; and one for each TIFF of
+    which only the first page is measured."""
 
 
 def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folder:
@@ -56,6 +57,7 @@ def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folde
     Each line of ``metadata.jsonl`` is an object with "file_name" and, if known, "text", "size" (px per em),
     "kind", and "objects": {"bbox": [[x, y, width, height], ...], "text": ["...", ...]}, the boxes of its
     texts in pixels (Hugging Face's imagefolder, COCO's order). Missing and unreadable images are skipped.
+    Every page of a TIFF is an image, "a.tif, page 2"; of a TIFF with a text, only the first, which it shows.
 
     Args:
         folder: The imagefolder.
@@ -92,6 +94,18 @@ def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folde
                     f"the image of {image.width} x {image.height} pixels"
                 )
         items.append(Item(image, row.text, row.size, row.kind, row.file_name, row.boxes))
+        more = pages(folder / row.file_name)[1:]
+        if more and (row.text or row.boxes):
+            skipped.append(
+                f"{row.file_name}: its text belongs to page 1, {len(more)} more pages are left out"
+            )
+            continue
+        for page in more:
+            name = f"{row.file_name}, page {page + 1}"
+            try:
+                items.append(Item(load_image(folder / row.file_name, page), None, row.size, row.kind, name))
+            except ValueError as error:
+                skipped.append(f"{name}: {error}")
     if not items:
         raise ValueError(f"none of the {len(skipped)} images in {folder} can be read; {skipped[0]}")
     return Folder(items, skipped)

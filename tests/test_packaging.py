@@ -134,7 +134,7 @@ def test_the_core_does_without_lightning():
 # the pins
 
 
-@pytest.mark.parametrize("extra", ["", "ocr", "demo", "dev"])
+@pytest.mark.parametrize("extra", ["", "ocr", "demo", "docs", "dev"])
 def test_what_the_commands_install_is_pinned(extra):
     found = pins()
     for requirement in requirements(extra):
@@ -146,7 +146,8 @@ def test_what_the_commands_install_is_pinned(extra):
 
 def test_what_these_need_in_turn_is_pinned_too():
     found, seen = pins(), set()
-    todo = [r for extra in ("", "ocr", "demo", "dev") for r in requirements(extra) if r.name != "earlyfusion"]
+    extras = ("", "ocr", "demo", "docs", "dev")
+    todo = [r for extra in extras for r in requirements(extra) if r.name != "earlyfusion"]
     while todo:
         requirement = todo.pop()
         if (key := (requirement.name, frozenset(requirement.extras))) in seen:

@@ -4,25 +4,34 @@ import math
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from .image_config import Policy, Preprocessing
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of the files in a folder that are read as images."""
+FORMATS = "AVIF BMP DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI SUN TGA TIFF WEBP XBM XPM".split()
+"""Pillow's readers that are used. Others run programs (EPS: Ghostscript) or read what is not pixels."""
 
+_SUBFILE_TYPE = 254
+"""TIFF's tag whose lowest bit marks a smaller version of another page."""
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
 
 
-def load_image(image: str | Path | Image.Image) -> Image.Image:
+def load_image(image: str | Path | Image.Image, page: int = 0) -> Image.Image:
     """Read an image file, or convert a PIL image of any mode, to an upright 8-bit RGB image.
 
     EXIF rotation is applied, transparency is put on white, 16 bits are scaled to 8. CMYK, palette, gray and
     bilevel images are converted; of an animation, only the first frame is read. A PIL image is not modified.
+
+    Args:
+        image: The file or image.
+        page: Index of the page of a TIFF, see ``pages``.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -39,13 +48,47 @@ def load_image(image: str | Path | Image.Image) -> Image.Image:
         if not path.is_file():
             raise ValueError(f"{path} is not a file: expected an image")
         try:
-            opened = Image.open(path)
+            opened = open_pixels(path)
         except Image.DecompressionBombError:
             raise ValueError(_too_large(str(path))) from None
         except Exception as error:  # Pillow's readers raise errors of many kinds
             raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
         with opened:
+            try:
+                if page:
+                    opened.seek(page)
+            except Exception as error:
+                raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
             return _read(opened, str(path))
+
+
+def open_pixels(file: Path | BinaryIO) -> Image.Image:
+    """``Image.open`` with ``FORMATS``. The pixels are not decoded yet."""
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def image_endings() -> frozenset[str]:
+    """Endings of the image files that Pillow can read, with ``FORMATS``."""
+    found = Image.registered_extensions().items()
+    return frozenset(ending for ending, name in found if name in FORMATS)
+
+
+def pages(path: str | Path) -> list[int]:
+    """Indices of the pages of a TIFF, without its thumbnails; [0] for other files."""
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        return [0]
+    found = [0]
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            with open_pixels(Path(path)) as opened:
+                for page in range(1, getattr(opened, "n_frames", 1)):
+                    opened.seek(page)
+                    if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
+                        found.append(page)
+        except Exception:  # a broken page ends the list: Pillow cannot find those after it
+            found.append(found[-1] + 1)  # reading it says what is wrong
+    return found
 
 
 def to_tensor(image: Image.Image, preprocessing: Preprocessing = "meta") -> Tensor:
@@ -180,9 +223,38 @@ def _read(image: Image.Image, name: str) -> Image.Image:
         raise ValueError(f"{name} holds floating-point values, whose range is unknown: save it with 8 bits")
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image))
     except Exception as error:
         raise ValueError(f"{name} cannot be read as an image: {_first_line(error)}") from None
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Values of the EXIF tag Orientation."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say. Damaged data, and XMP, turn nothing, as in browsers.
+
+    ``ImageOps.exif_transpose`` also writes the data again, and fails if other entries are damaged.
+    """
+    try:
+        if "exif" in image.info:
+            exif = Image.Exif()
+            exif.load(image.info["exif"])
+        else:
+            exif = getattr(image, "tag_v2", {})  # TIFF
+        turn = _TURNS.get(exif.get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow's reader raises whatever its parsing meets
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

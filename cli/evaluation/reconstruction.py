@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Suite = tuple[list[Item], str]
     """Images, and their source."""
 
-WITHOUT_TEXT = "no image has a transcript, so OCR was not run"
+WITHOUT_TEXT = "the built-in pictures show no text"
 
 
 def _words(args: Namespace) -> "Suite":
@@ -70,7 +70,10 @@ openmoji  drawings of 64 x 64 px, of things that the demo does not train on
 scans     photographed print (extra `scans`)
 
 With --images, metadata.jsonl has a line for each image: {"file_name": "a.png", "text": "..."},
-or, for text boxes, "objects": {"bbox": [[x, y, width, height], ...], "text": [...]}.""",
+or, for text boxes, "objects": {"bbox": [[x, y, width, height], ...], "text": [...]}.
+Images without a text, scans for example, are compared line by line with what the OCR engine
+itself reads in the original; that says what became illegible, not how well it reads.
+A TIFF of several pages counts as several images.""",
         """\
   earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
   earlyfusion eval reconstruction runs/demo/model --suite ocr --kinds line,page \\
@@ -118,6 +121,9 @@ or, for text boxes, "objects": {"bbox": [[x, y, width, height], ...], "text": [.
 @writes(inputs=("model", "images", "lpips_weights", "fid_weights"), more=("sheet",))
 def run(args: Namespace) -> None:
     """Measure; without an OCR engine, the pixels alone."""
+    from ...train.loop.process import tune_malloc
+
+    tune_malloc()  # before torch is imported: a scan needs blocks that glibc would give back after each step
     check_out(args.out)
     if args.sheet is not None:
         from ...eval.report.reconstruction_sheet import check_sheet
@@ -134,13 +140,19 @@ def run(args: Namespace) -> None:
     tokenizer = load_image_tokenizer(args.model)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, best_device())
     items, source = _items(args)
-    with_text = any(item.text or item.boxes for item in items)
+    with_text = args.images is not None or any(item.text or item.boxes for item in items)
     judges = readers(args.readers) if with_text else []
     if not judges and with_text:
         tell(f"text is not measured: {INSTALL}")
     with progress_bars() as progress:
         measured = measure(
-            tokenizer, items, judges, ceilings=args.ceilings, perceptual=perceptual, progress=progress
+            tokenizer,
+            items,
+            judges,
+            ceilings=args.ceilings,
+            perceptual=perceptual,
+            finder=judges[0] if judges and args.images is not None else None,
+            progress=progress,
         )
     result = {**measured.figures, **source}
     result["not_measured"] |= missing() if with_text else {"text": WITHOUT_TEXT}

@@ -41,6 +41,20 @@ class Reader(Protocol):
         ...
 
 
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in px."""
+
+
+class LineFinder(Protocol):
+    """An OCR engine that finds the lines of text on a page."""
+
+    name: str
+
+    def find(self, page: Image.Image) -> list[Box]:
+        """The lines, from top to bottom; empty if there are none."""
+        ...
+
+
 class RapidReader:
     """RapidOCR's recognizer (PaddleOCR's model, run by onnxruntime); its detector is only used by ``find``.
 
@@ -94,8 +108,8 @@ class RapidReader:
         and find at once."""
         return self._new_engine()
 
-    def find(self, page: Image.Image) -> list[tuple[int, int, int, int]]:
-        """The lines that the detector finds: (left, top, right, bottom) in px, from top to bottom.
+    def find(self, page: Image.Image) -> list[Box]:
+        """The lines that the detector finds, from top to bottom.
 
         The detector enlarges the shorter side of a page, so strips are padded with white to at most 8 to 1.
         """
@@ -153,11 +167,27 @@ class TesseractReader:
         self.threads = threads or min(8, _cpus())
         self._mode = tesserocr.PSM.SINGLE_LINE
         self._open = partial(tesserocr.PyTessBaseAPI, path=f"{folder}{os.sep}", lang="eng", psm=self._mode)
+        self._layout = tesserocr.PSM.AUTO
+        self._line = tesserocr.RIL.TEXTLINE
         self._engines: list[Any] = []  # idle engines; each reads one image at a time
 
     def read(self, images: Sequence[Image.Image], on_read: OnRead = None) -> list[str]:
         with ThreadPoolExecutor(self.threads) as pool:
             return _collect(pool.map(partial(_read_unless_blank, self._read), images), on_read)
+
+    def find(self, page: Image.Image) -> list[Box]:
+        """The lines of Tesseract's layout analysis, from top to bottom."""
+        if is_blank(page):
+            return []
+        engine = self._open(psm=self._layout)
+        try:
+            engine.SetVariable("debug_file", os.devnull)
+            engine.SetImage(page.convert("RGB"))
+            places = [place for _, place, *_ in engine.GetComponentImages(self._line, True)]
+        finally:
+            engine.End()
+        boxes = [(p["x"], p["y"], p["x"] + p["w"], p["y"] + p["h"]) for p in places]
+        return sorted(boxes, key=lambda box: (box[1], box[0]))
 
     def _read(self, image: Image.Image) -> str:
         try:
@@ -206,7 +236,7 @@ READERS: dict[str, type[RapidReader] | type[TesseractReader]] = {
 }
 
 
-def readers(names: Sequence[str] | None = None) -> list[Reader]:
+def readers(names: Sequence[str] | None = None) -> list[RapidReader | TesseractReader]:
     """OCR engines.
 
     Args:
@@ -217,7 +247,7 @@ def readers(names: Sequence[str] | None = None) -> list[Reader]:
     """
     if names is None:
         return [READERS[name]() for name in READERS if _is_installed(name)]
-    found: list[Reader] = []
+    found: list[RapidReader | TesseractReader] = []
     for name in names:
         if name not in READERS:
             raise ValueError(f"unknown OCR engine {name!r}, expected one of {', '.join(READERS)}")

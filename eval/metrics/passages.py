@@ -3,6 +3,7 @@
 Items with boxes are read box by box, as crops with a small margin. Items with only a text are read whole.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,18 +73,31 @@ def passages(
             top, bottom = (min(max(edge * y, 0), original.height) for edge in (region.top, region.bottom))
             if not text or right - left < 1 or bottom - top < 1:
                 continue
-            margin = max(LEAST_MARGIN, MARGIN * (bottom - top))
-            crop = (
-                max(0, round(left - margin)),
-                max(0, round(top - margin)),
-                min(original.width, round(right + margin)),
-                min(original.height, round(bottom + margin)),
-            )
+            crop = _crop(left, top, right, bottom, original)
             relative = (right - left) / len(text) / max(original.size)
             height = bottom - top
             pixels = height if region.size is None else region.size * y
             found.append(Passage(i, text, crop, relative, pixels, height, item.kind))
     return found
+
+
+def line_passage(item: int, box: tuple[int, int, int, int], original: Image.Image) -> Passage:
+    """A line that an OCR engine found on the image ``item``; its text is not known, and ""."""
+    height = float(box[3] - box[1])
+    return Passage(item, "", _crop(*box, original), math.nan, height, height, None)
+
+
+def _crop(
+    left: float, top: float, right: float, bottom: float, image: Image.Image
+) -> tuple[int, int, int, int]:
+    """A box with its margin, inside the image."""
+    margin = max(LEAST_MARGIN, MARGIN * (bottom - top))
+    return (
+        max(0, round(left - margin)),
+        max(0, round(top - margin)),
+        min(image.width, round(right + margin)),
+        min(image.height, round(bottom + margin)),
+    )
 
 
 def ink_box(image: Image.Image, contrast: int = 48) -> tuple[int, int, int, int] | None:

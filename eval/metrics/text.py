@@ -156,6 +156,35 @@ def read_scores(boxes: Sequence[TextBox]) -> dict[str, Any]:
     }
 
 
+def agreement(boxes: Sequence[TextBox]) -> dict[str, Any]:
+    """How far the reading of the reconstruction agrees with that of the original; there is no transcript.
+
+    OmniDoc-TokenBench's rule: NED is the mean over lines of ``t_ned``, with the same engine's reading of the
+    original as the reference. Lines without such a reading are left out.
+
+    Returns:
+        {"lines": with a reading of the original, "unread": lines without, "characters": in the readings,
+        "ned", "exact_match", "cer", "by_height": {"unit", "bins": [{"bin", "lines", and the scores}]}};
+        scores without a line are None.
+    """
+    read = [box for box in boxes if box.original]
+
+    def scores(some: Sequence[TextBox]) -> dict[str, Any]:
+        before, after = [box.original for box in some], [box.reconstruction for box in some]
+        return {"lines": len(some), "ned": mean(map(t_ned, before, after)), **text_scores(before, after)}
+
+    bins = ((bounds, [b for b in read if bounds[0] <= b.glyph_height < bounds[1]]) for bounds in HEIGHT_BINS)
+    return {
+        **scores(read),
+        "unread": len(boxes) - len(read),
+        "characters": sum(len(box.original) for box in read),
+        "by_height": {
+            "unit": "px of the line's box",
+            "bins": [{"bin": bin_name(bounds), **scores(some)} for bounds, some in bins if some],
+        },
+    }
+
+
 def binned_scores(
     boxes: Sequence[TextBox], size: Callable[[TextBox], float], bins: Sequence[Bin]
 ) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A sheet of reconstructions, sorted from worst to best, as a PNG or as an HTML page.
 
-Images are sorted by the first reader's T-NED (over the texts that it reads correctly in the original), then
-by PSNR. Images without such a text come last.
+Images are sorted by the first reader's T-NED (over the texts that it reads correctly in the original, or, on
+images without a transcript, against its reading of the original), then by PSNR. Images without such a text
+come last.
 """
 
 import io
@@ -12,6 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 from ...tokenizers.files import write_bytes, write_text
+from ...tokenizers.pixels import fit
 from ..tasks.reconstruction import Reading, Reconstruction
 from . import html
 from .canvas import INK, RIGHT, SOFT, WRONG, Piece, column, framed, line, padded, page, row, wrapped
@@ -20,6 +22,8 @@ from .glossary import how_to_read
 SUFFIXES = (".png", ".html")
 CELL, COLUMNS, GAP = 640, 2, 24
 """Width of a cell, number of columns, space between cells, in px."""
+LARGEST = 1280
+"""Longest side of a picture on an HTML page, in px: five pictures of a scan would have 50 MB."""
 ACROSS = 3
 """Narrow pictures side by side."""
 TEXTS = 6
@@ -97,11 +101,12 @@ def html_sheet(ranked: Ranked, readers: Sequence[str], title: str) -> str:
     figures = []
     for rank, one in ranked:
         scale = max(1, min(3, 380 // one.original.width))
-        pictures = html.beside(list(_pictures(one).items()), scale, stacked=True)
+        shown = [(name, fit(picture, 1, "resize", LARGEST)) for name, picture in _pictures(one).items()]
+        pictures = html.beside(shown, scale, stacked=True)
         lines = [html.escape(_headline(rank, one, readers))]
         for text, read in _worst_texts(one):
             seen = "; ".join(
-                f"{html.escape(name)} {html.mark(after, after == text)}"
+                f"{html.escape(name)} {html.mark(after, after == (text if one.transcript else before))}"
                 + ("" if before == text else f" (before: {html.escape(before) or '<i>nothing</i>'})")
                 for name, (before, after) in read.items()
             )
@@ -131,6 +136,8 @@ def _headline(rank: int, one: Reconstruction, readers: Sequence[str]) -> str:
     for reader in readers:
         t_ned = one.t_ned(reader)
         parts.append(f"{reader} {'-' if t_ned is None else f'{t_ned:.2f}'}")
+    if not one.transcript:
+        parts.append("against the OCR of the original, no transcript")
     return "  ".join(part for part in parts if part)
 
 
@@ -139,7 +146,7 @@ def _worst_texts(one: Reconstruction) -> list[Reading]:
 
     def wrong(reading: Reading) -> int:
         text, read = reading
-        return -sum(after != text for _, after in read.values())
+        return -sum(after != (text if one.transcript else before) for before, after in read.values())
 
     return sorted(one.readings, key=wrong)[:TEXTS]
 

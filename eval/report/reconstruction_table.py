@@ -39,6 +39,8 @@ def table(result: dict[str, Any]) -> Table:
             if reader in row.get("ocr_by_reader", {})
         }
         out.add_row(_reader_table(reader, scores, ceilings))
+    if (found := result.get("ocr_of_original")) is not None:
+        out.add_row(_agreement_table(result, found))
     for name, reason in result["not_measured"].items():
         out.add_row(f"{_NAMES.get(name, name)} not measured: {escape(reason)}")
     if skipped := result.get("skipped"):
@@ -96,6 +98,37 @@ def _reader_table(reader: str, scores: dict[str, Any], ceilings: dict[str, dict[
         text.caption = f"empty: {', '.join(scores['empty_bins'])}\n{text.caption}"
     text.caption_justify = "left"
     return text
+
+
+def _agreement_table(result: dict[str, Any], found: dict[str, Any]) -> Table:
+    """Images without a transcript: each reader's reading beside its own reading of the original."""
+    title = f"{found['images']} images without a transcript"
+    rows = Table(title, "lines", "NED", "same", "CER", box=SIMPLE_HEAD)
+    rows.pad_edge, rows.collapse_padding = False, True
+    for column in rows.columns[1:]:
+        column.justify = "right"
+
+    def add(name: str, row: dict[str, Any]) -> None:
+        rows.add_row(name, str(row["lines"]), *(_show(row[key]) for key in ("ned", "exact_match", "cer")))
+
+    notes = [
+        f"reference: {found['reference']}",
+        f"{found['lines']} lines found by {found['finder']}; NED: mean of 1 - edit distance / longer length",
+    ]
+    for reader, scores in found["by_reader"].items():
+        add(f"{reader} {scores['version']}", scores)
+        for name, row in result.get("ceilings", {}).items():
+            if "ocr_of_original" in row:
+                add(f"  as {name}", row["ocr_of_original"]["by_reader"][reader])
+        for row in scores["by_height"]["bins"]:
+            add(f"  lines {row['bin']} px high", row)
+        if scores["unread"]:
+            notes.append(f"{reader} reads nothing in {scores['unread']} lines of the originals: left out")
+    if names := found["without_lines"]:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        notes.append(f"no text found on {len(names)} images: {escape(', '.join(names[:3]))}{more}")
+    rows.caption, rows.caption_justify = "\n".join(notes), "left"
+    return rows
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

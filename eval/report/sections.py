@@ -38,9 +38,9 @@ def part(one: Mapping[str, Any]) -> Part:
 def progress(sheets: Mapping[str, Sequence[tuple[int, Any]]]) -> str:
     """What the networks made during their trainings: sheets by step."""
     told = {
-        "samples": "What the transformer draws from the same names, as its training goes on.",
+        "samples": "What the transformer draws from the same names, as its training proceeds.",
         "reconstructions": "Validation images above what the image tokenizer makes of them, as its "
-        "training goes on.",
+        "training proceeds.",
     }
     body = []
     for name, some in sheets.items():

@@ -2,7 +2,8 @@
 
 The pixel metrics are in ``metrics.pixels``. The text metrics follow TokBench (arXiv:2505.18142), see
 ``metrics.text``; the texts come from ``metrics.passages``, the readers from ``metrics.ocr``, and other codecs
-at equal bits from ``metrics.ceilings``.
+at equal bits from ``metrics.ceilings``. Images without a transcript are judged by what the OCR engine itself
+reads in the original.
 """
 
 import math
@@ -22,14 +23,17 @@ from ...tokenizers.vqvae.tiles import decode_tiled, encode_tiled
 from ..items import Item
 from ..metrics.ceilings import ceilings as all_ceilings
 from ..metrics.codebook import code_counts, perplexity, usage
-from ..metrics.ocr import Reader, read_with
-from ..metrics.passages import one_line, passages
+from ..metrics.ocr import LineFinder, Reader, read_with
+from ..metrics.passages import Passage, line_passage, one_line, passages
 from ..metrics.perceptual import WITHOUT_FID, WITHOUT_LPIPS, Perceptual
 from ..metrics.pixels import PixelScores, see_originals
-from ..metrics.text import mean, read_scores, t_ned
+from ..metrics.text import agreement, mean, read_scores, t_ned
 
 BATCH_PIXELS = 2**21
 """Maximum pixels in a batch: many words, or one page; larger pictures are processed in tiles."""
+
+OCR_OF_ORIGINAL = "OCR of the original image, not a transcript"
+"""What images without a text are compared with."""
 
 Reading = tuple[str, dict[str, tuple[str, str]]]
 """A text, and the readings of each reader (by name) in the original and in the reconstruction."""
@@ -47,10 +51,15 @@ class Reconstruction:
     """In dB; None if no pixel differs."""
     ceilings: dict[str, Image.Image] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
+    transcript: bool = True
+    """False: the texts are not known; the reference is what each reader reads in the original."""
 
     def t_ned(self, reader: str) -> float | None:
-        """Mean over the texts that ``reader`` reads correctly in the original; None without such a text."""
+        """Mean over the texts that ``reader`` reads correctly in the original, or reads at all if there is no
+        transcript; None without such a text."""
         judged = [(text, read[reader]) for text, read in self.readings if reader in read]
+        if not self.transcript:
+            return mean(t_ned(before, after) for _, (before, after) in judged if before)
         return mean(t_ned(text, after) for text, (before, after) in judged if before == text)
 
 
@@ -74,6 +83,7 @@ def measure(
     batch_size: int = 32,
     ceilings: bool = False,
     perceptual: Perceptual | None = None,
+    finder: LineFinder | None = None,
     progress: Progress = silent,
 ) -> Measurement:
     """Reconstruct items and measure the result.
@@ -89,9 +99,13 @@ def measure(
     - with readers and texts: "ocr": {"original", "reconstruction"}, each {"t_acc", "t_ned", "cer",
       "exact_match"}, by the first reader; "ocr_by_reader": the same and more by each, see
       ``text.read_scores``.
+    - with readers and ``finder``: "ocr_of_original": of the images without a text, whose reference is each
+      reader's reading of the original: {"reference": these words, "images", "lines": found, "finder": its
+      name, "without_lines": names of images on which none is found, "by_reader": {name: {"version", and
+      ``text.agreement``}}}.
     - with ``ceilings``: "ceilings": {name: {"bits_per_pixel" actually spent, "without": number of
-      images that the codec cannot express in the bits of their codes, the pixel metrics, "ocr" and
-      "ocr_by_reader" as above}}; their "reconstruction" is the ceiling's picture.
+      images that the codec cannot express in the bits of their codes, the pixel metrics, "ocr",
+      "ocr_by_reader" and "ocr_of_original" as above}}; their "reconstruction" is the ceiling's picture.
 
     Args:
         items: Images, perhaps with texts.
@@ -101,6 +115,7 @@ def measure(
         batch_size: Maximum images in a batch.
         ceilings: Also measure other codecs at equal bits.
         perceptual: LPIPS and FID.
+        finder: Finds the lines of images without a text. Default: these are not read.
         progress: Called as work proceeds.
 
     Raises:
@@ -125,32 +140,46 @@ def measure(
         figures["ceilings"] = found
         rows |= pictures
 
-    texts = passages(items, originals, policy)
-    read: dict[str, dict[str, list[str]]] = {}  # reader -> row -> a reading of each text
-    for reader in readers if texts else ():
-        read[reader.name] = {
-            row: list(
-                map(one_line, read_with(reader, [t.picture(images[t.item]) for t in texts], row, progress))
-            )
-            for row, images in rows.items()
-        }
+    known = passages(items, originals, policy)
+    blind = [i for i, item in enumerate(items) if not item.boxes and not one_line(item.text or "")]
+    found_lines = _find(finder, blind, originals, progress) if finder and readers else {}
+    lines = [passage for some in found_lines.values() for passage in some]
+    read = _read(readers, [*known, *lines], rows, progress)
     for row in rows if read else ():
         if row == "original":
             continue
-        scores = {}
-        for reader in readers:
-            mine = read[reader.name]
-            boxes = [text.box(*pair) for text, *pair in zip(texts, mine["original"], mine[row])]
-            scores[reader.name] = {"version": reader.version, **read_scores(boxes)}
-        first = scores[readers[0].name]
         target = figures if row == "reconstruction" else figures["ceilings"][row]
-        target["ocr"] = {side: first[side] for side in ("original", "reconstruction")}
-        target["ocr_by_reader"] = scores
+        boxes = {
+            name: [text.box(*pair) for text, *pair in zip([*known, *lines], mine["original"], mine[row])]
+            for name, mine in read.items()
+        }
+        versions = {reader.name: {"version": reader.version} for reader in readers}
+        if known:
+            scores = {name: versions[name] | read_scores(mine[: len(known)]) for name, mine in boxes.items()}
+            first = scores[readers[0].name]
+            target["ocr"] = {side: first[side] for side in ("original", "reconstruction")}
+            target["ocr_by_reader"] = scores
+        if lines:
+            target["ocr_of_original"] = {
+                "by_reader": {
+                    name: versions[name] | agreement(mine[len(known) :]) for name, mine in boxes.items()
+                }
+            }
+    if finder and readers and blind:
+        figures["ocr_of_original"] = {
+            "reference": OCR_OF_ORIGINAL,
+            "images": len(blind),
+            "lines": len(lines),
+            "finder": finder.name,
+            "without_lines": [items[i].name for i, some in found_lines.items() if not some],
+            **figures.get("ocr_of_original", {"by_reader": {}}),
+        }
 
     readings: list[list[Reading]] = [[] for _ in items]
-    for i, text in enumerate(texts):
+    for i, text in enumerate([*known, *lines]):
         pairs = {name: (mine["original"][i], mine["reconstruction"][i]) for name, mine in read.items()}
-        readings[text.item].append((text.text, pairs))
+        shown = text.text or next((before for before, _ in pairs.values() if before), "")
+        readings[text.item].append((shown, pairs))
     results = [
         Reconstruction(
             item.name,
@@ -160,14 +189,46 @@ def measure(
             psnrs[i],
             {name: images[i] for name, images in rows.items() if name not in ("original", "reconstruction")},
             readings[i],
+            i not in found_lines,
         )
         for i, item in enumerate(items)
     ]
     return Measurement(figures, results)
 
 
+def _find(
+    finder: LineFinder, some: Sequence[int], originals: Sequence[Image.Image], progress: Progress
+) -> dict[int, list[Passage]]:
+    """The lines on the originals with the indices ``some``, as passages whose text is not known."""
+    found = {}
+    for i in some:
+        found[i] = [line_passage(i, box, originals[i]) for box in finder.find(originals[i])]
+        progress(f"{finder.name}: lines", len(found), len(some))
+    return found
+
+
+def _read(
+    readers: Sequence[Reader],
+    texts: Sequence[Passage],
+    rows: Mapping[str, Sequence[Image.Image]],
+    progress: Progress,
+) -> dict[str, dict[str, list[str]]]:
+    """Reader -> row -> a reading of each text, in one line."""
+    if not texts:
+        return {}
+    return {
+        reader.name: {
+            row: list(
+                map(one_line, read_with(reader, [t.picture(images[t.item]) for t in texts], row, progress))
+            )
+            for row, images in rows.items()
+        }
+        for reader in readers
+    }
+
+
 def flat_figures(figures: Mapping[str, Any]) -> dict[str, float]:
-    """The main figures of ``measure``, flat, for training logs; figures that are None are left out.
+    """The main figures of ``measure``, flat, for training logs; missing figures are left out.
 
     "l1", "mse", "psnr", "ssim", "lpips", "rfid", "codebook_usage", "perplexity", and for each reader
     "READER/t_acc", "READER/t_ned", "READER/cer", "READER/exact_match" of the reconstructions.

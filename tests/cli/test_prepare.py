@@ -1,5 +1,6 @@
 """The options of ``earlyfusion prepare``: in a file, on the command line, or both."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_the_command_line_overrides_the_file(file: Path):
     )
     assert (config.documents, config.context_length, config.max_side) == ("d", 64, None)
     assert (config.fixed_grid, config.columns, config.separator) == ((2, 3), {"image": "jpg"}, True)
-    assert options == {"jobs": 4, "engine": "local"}
+    assert options == {"jobs": 4, "engine": "local", "inspect": False}
 
 
 def test_the_command_line_alone(file: Path):
@@ -92,3 +93,27 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_inspect_shows_what_would_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"id": 1, "prompt": "What is 1?", "completion": "One.", "notes": "not to be used at all"},
+        {"id": 2, "prompt": "What is 2?", "completion": ""},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*map(json.dumps, rows), "{broken"]))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["prepare", "--inspect", str(tmp_path / "rows.jsonl")]) == 2
+    assert "ignore: [notes]" in capsys.readouterr().err
+    assert main(["prepare", "--inspect", str(tmp_path / "rows.jsonl"), "--ignore", "[notes]"]) == 0
+    told = capsys.readouterr().out
+    for words in (
+        "conversations",
+        "prompt, completion",
+        "not used  id",
+        "ignored   notes",
+        "rows.jsonl:3: not JSON",
+        "document 1: 'What is 1?' [end of turn] 'One.'",
+        "1 x empty answer",
+    ):
+        assert words in told, words
+    assert sorted(tmp_path.rglob("*")) == before

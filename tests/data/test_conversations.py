@@ -1,5 +1,6 @@
 """Conversations: what of them is learned, how their images come, and that a model answers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 
 from earlyfusion.cli.main import main
+from earlyfusion.data.cells import RawImage, Unusable
 from earlyfusion.data.conversations import answer_modalities, balanced, conversation
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.sources import RawImage
 from earlyfusion.data.windows import Windows
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.generate import generate
@@ -208,36 +209,179 @@ def test_messages_with_images_of_their_row():
     image = {"type": "image"}
     ask = {"role": "user", "content": [{"type": "text", "text": "a"}, image]}
     draw = {"role": "assistant", "content": [image]}
-    assert conversation([ask, draw], [one, two]) == [
+    assert conversation({"messages": [ask, draw], "image": [one, two]}) == [
         "a", RawImage(one, None), END_OF_TURN, RawImage(two, None)
     ]  # fmt: skip
-    assert conversation([ask, draw, ask], [one, two, one])[-1] == RawImage(two, None)
+    notes: list[str] = []
+    row = {"messages": [ask, draw, ask, ask], "image": [one, two, one, one]}
+    assert conversation(row, note=notes.append)[-1] == RawImage(two, None)
+    assert len(notes) == 2  # both questions that nobody answers
+    numbered = [{"role": "user", "content": [{**image, "index": 1}, {**image, "index": 0}]}, said("x")]
+    assert conversation({"messages": numbered, "image": [one, two]})[:2] == [
+        RawImage(two, None), RawImage(one, None)
+    ]  # fmt: skip
+
+
+def asked(*content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content[0] if len(content) == 1 else list(content)}
+
+
+def said(content: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+def system(content: Any) -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
+def text(value: Any) -> dict[str, Any]:
+    return {"type": "text", "text": value}
+
+
+A, B = RawImage(None, "a.png"), RawImage(None, "b.png")
+
+
+def llava(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"from": side, "value": value} for side, value in turns]
+
+
+IMAGE_URL = {"type": "image_url", "image_url": {"url": "a.png", "detail": "low"}}
+SOURCE = {"type": "image", "source": {"type": "url", "url": "a.png"}}
+RESPONSES = [{"type": "input_text", "text": "Q"}, {"type": "input_image", "image_url": "a.png"}]
+FOUR = "<image><image>\n\nWhat\n<image>\nis?"
 
 
 @pytest.mark.parametrize(
-    ("messages", "images", "message"),
+    ("row", "segments"),
     [
-        ("hello", None, "messages"),
-        ([{"role": "tool", "content": "x"}], None, "role.*'tool'"),
-        ([{"role": "user", "content": "x"}], None, "without an answer"),
-        ([{"role": "assistant", "content": "x"}], None, "starts with an answer"),
-        ([{"role": "user", "content": 3}], None, "content"),
-        ([{"role": "user", "content": [{"type": "video"}]}], None, "part.*'video'"),
-        ([{"role": "user", "content": [{"type": "image"}]}], None, "more images"),
-        ([{"role": "user", "content": "x"}], [b"i"], "unreferenced images"),
+        (
+            {"messages": llava(("human", "<image>\nQ"), ("gpt", "A")), "image": "a.png"},
+            [A, "Q", END_OF_TURN, "A"],
+        ),
+        (
+            {
+                "messages": llava(("system", "S"), ("user", "Q\n<image>"), ("chatgpt", "A\n")),
+                "image": ["a.png"],
+            },
+            ["S", "Q", A, END_OF_TURN, "A\n"],
+        ),
+        (  # LLaMA-Factory
+            {"messages": [asked(FOUR), said("A <image>.")], "image": ["a.png", "b.png", "a.png", "b.png"]},
+            [A, B, "\nWhat\n", A, "\nis?", END_OF_TURN, "A ", B, "."],
+        ),
+        (  # TRL: pictures that nothing places come before the user's first message
+            {
+                "messages": [system("S"), asked("Q"), said("A"), asked("R"), said("B")],
+                "image": ["a.png", "b.png"],
+            },
+            ["S", A, B, "Q", END_OF_TURN, "A", END_OF_TURN, "R", END_OF_TURN, "B"],
+        ),
+        (
+            {"messages": [asked({"type": "image"}, text("Q")), said("A")], "image": "a.png"},
+            [A, "Q", END_OF_TURN, "A"],
+        ),
+        (  # beside parts that hold the pictures, a placeholder is text
+            {"messages": [asked({"type": "image"}, text("a <image>")), said("A")], "image": "a.png"},
+            [A, "a <image>", END_OF_TURN, "A"],
+        ),
+        ({"messages": [asked("a <image>"), said("A")], "image": None}, ["a <image>", END_OF_TURN, "A"]),
+        # OpenAI, Anthropic, and the templates of transformers
+        ({"messages": [asked(text("Q"), IMAGE_URL), said([text("A")])]}, ["Q", A, END_OF_TURN, "A"]),
+        ({"messages": [asked(*RESPONSES), said("A")]}, ["Q", A, END_OF_TURN, "A"]),
+        ({"messages": [asked(text("Q"), SOURCE), said("A")]}, ["Q", A, END_OF_TURN, "A"]),
+        (
+            {"messages": [asked("Q", {"type": "image", "path": "a.png"}), said("A")]},
+            ["Q", A, END_OF_TURN, "A"],
+        ),
+        # roles and contents
+        (
+            {"messages": [{"role": "developer", "content": "S"}, asked("Q"), said(None), said("A")]},
+            ["S", "Q", END_OF_TURN, "A"],
+        ),
+        (
+            {"messages": [asked([{"type": "text", "content": "Q"}]), said([text(""), text("A")])]},
+            ["Q", END_OF_TURN, "A"],
+        ),
+        ({"messages": json.dumps([asked("Q"), said("3.50")])}, ["Q", END_OF_TURN, "3.50"]),
+        ({"messages": {"from": ["human", "gpt"], "value": ["Q", "A"]}}, ["Q", END_OF_TURN, "A"]),
+        (
+            {"messages": [{**asked("Q"), "name": "x", "weight": 1, "tool_calls": None}, said(7)]},
+            ["Q", END_OF_TURN, "7"],
+        ),
+        ({"messages": [asked("Q"), said("A")], "system": "S"}, ["S", "Q", END_OF_TURN, "A"]),
+        # prompt and completion
+        ({"prompt": "Q <image>", "completion": "A", "image": "a.png"}, ["Q ", A, END_OF_TURN, "A"]),
+        ({"prompt": "Q", "completion": 7, "image": "a.png"}, [A, "Q", END_OF_TURN, "7"]),
+        (
+            {"prompt": [asked("Q"), said("A"), asked("R")], "completion": [said("B")]},
+            ["Q", END_OF_TURN, "A", END_OF_TURN, "R", END_OF_TURN, "B"],
+        ),
+        ({"prompt": "Q", "input": "I", "completion": "A", "system": "S"}, ["S", "Q\nI", END_OF_TURN, "A"]),
+        ({"prompt": "Q", "input": "", "completion": "A"}, ["Q", END_OF_TURN, "A"]),
     ],
 )
-def test_conversations_that_cannot_be_read(messages: Any, images: Any, message: str):
-    with pytest.raises(ValueError, match=message):
-        conversation(messages, images)
+def test_formats_of_the_neighborhood(row: dict[str, Any], segments: list[Any]):
+    assert conversation(row) == segments
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["A box.", "7", "true", "[1, 2]", '{"count": 3}', "null", "3.50", '"quoted"', " a\r\n", "<image>"],
+)
+def test_answers_stay_as_written(answer: str):
+    for content in (answer, [text(answer)]):
+        messages = [asked([text("What?"), {"type": "image", "image": b"i"}]), said(content)]
+        for stored in (messages, json.dumps([asked("What?"), said(content)])):
+            assert conversation({"messages": stored})[-1] == answer
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": "hello"}, "messages are not"),
+        ({"messages": None, "image": b"i"}, "messages are not"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "role.*'tool'"),
+        ({"messages": [{"content": "x"}]}, "role.*None"),
+        ({"messages": [asked("x")]}, "without an answer"),
+        ({"messages": [said("x")]}, "starts with an answer"),
+        ({"messages": [asked("x"), said("")]}, "empty answer"),
+        ({"messages": [asked("x"), said(None), asked("y"), said("z")]}, "empty answer"),
+        ({"messages": [asked({"video": 3}), said("x")]}, "type of part.*None"),
+        ({"messages": [asked([{"type": "video"}])]}, "part.*'video'"),
+        ({"messages": [asked([{"type": "text"}])]}, "part without its text.*type"),
+        ({"messages": [{**asked("x"), "images": ["a.png"]}, said("y")]}, "field of a message.*'images'"),
+        (
+            {"messages": [asked("x"), {**said("y"), "tool_calls": [{"f": 1}]}]},
+            "field of a message.*'tool_calls'",
+        ),
+        ({"messages": [asked([{**text("x"), "audio": "a.wav"}]), said("y")]}, "field of a part.*'audio'"),
+        ({"messages": [asked([{"type": "image"}]), said("x")]}, "do not match: 1 placeholders, 0 images"),
+        (
+            {"messages": [asked("<image> <image>"), said("x")], "image": b"i"},
+            "match: 2 placeholders, 1 images",
+        ),
+        (
+            {"messages": [asked("<image>"), said("x")], "image": [b"i", b"j"]},
+            "match: 1 placeholders, 2 images",
+        ),
+        ({"messages": [asked([text("x")]), said("x")], "image": b"i"}, "match: 0 placeholders, 1 images"),
+        ({"messages": [asked([{"type": "image_url", "image_url": "http://a"}]), said("x")]}, "web address"),
+        ({"prompt": {}, "completion": "x"}, "not a text"),
+    ],
+)
+def test_conversations_that_cannot_be_read(row: dict[str, Any], reason: str):
+    with pytest.raises(Unusable, match=reason):
+        conversation(row)
 
 
 def test_answers_are_balanced_by_modality():
-    kinds = [answer_modalities(messages_of(row), ("structure", "text", "image")) for row in ROWS]
-    assert kinds == [{"text"}, {"text", "image"}, {"text", "image"}]
-    assert answer_modalities([{"role": "assistant", "content": "x"}], ["text"]) == {"text"}
-    text, image = frozenset({"text"}), frozenset({"image"})
-    rows = balanced([text] * 10 + [image] * 4, np.random.default_rng(0))
+    names = ("structure", "text", "image")
+    kinds = [answer_modalities({"messages": messages_of(row)}, names) for row in ROWS]
+    assert kinds == [{"text"}, {"text", "image"}, {"image", "text"}]
+    assert answer_modalities({"prompt": "draw", "completion": "<image>", "image": b"i"}, names) == {"image"}
+    assert answer_modalities({"messages": [said("x")]}, names) == frozenset()
+    only_text, only_image = frozenset({"text"}), frozenset({"image"})
+    rows = balanced([only_text] * 10 + [only_image] * 4, np.random.default_rng(0))
     counts = np.bincount(rows, minlength=14)
     assert counts[:10].tolist() == [1] * 10 and counts[10:].sum() == 10
     assert set(counts[10:]) == {2, 3}

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image as PilImage
 
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.sources import load_source
+from earlyfusion.data.sources import load_saved
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split
 
 
@@ -44,15 +45,15 @@ def write(rows: dict[str, list], features: Features, folder: Path) -> str:
     return str(folder)
 
 
-def config(documents: str, folders: tuple[Path, Path], out: Path, **changes: Any) -> PrepareConfig:
+def config(documents: str | Path, folders: tuple[Path, Path], out: Path, **changes: Any) -> PrepareConfig:
     settings = {"context_length": 64, "validation_share": 0.0, "max_grid": 16, **changes}
-    return PrepareConfig(documents, str(out), str(folders[0]), str(folders[1]), **settings)
+    return PrepareConfig(str(documents), str(out), str(folders[0]), str(folders[1]), **settings)
 
 
 def test_the_documents_are_those_that_the_document_tokenizer_makes(prepared: Path, documents: Path):
     tokenizer = DocumentTokenizer.load(prepared / "tokenizer")
     expected = []
-    for row in load_source(documents):
+    for row in load_saved(documents):
         assert isinstance(row, dict)
         pairs = zip(row["images"], row["texts"], strict=True)
         segments = [segment for pair in pairs for segment in pair if segment is not None]
@@ -68,7 +69,8 @@ def test_the_record_says_what_is_there(tmp_path: Path, documents: Path, tokenize
     vocab = DocumentTokenizer.load(tmp_path / "out/tokenizer").vocab
     tokens = torch.tensor(stored["tokens"][:])
     modality = vocab.modality(tokens[tokens != vocab.pad])
-    assert (counts["documents"], counts["pieces"], counts["images"]) == (90, 90, 120)
+    assert (counts["rows"], counts["documents"], counts["pieces"]) == (90, 90, 90)
+    assert counts["segments"]["image"] == counts["images"] == 120
     assert counts["windows"] == len(tokens)
     assert list(counts["tokens"].values()) == torch.bincount(modality, minlength=3).tolist()
     assert counts["fill"] == pytest.approx(len(modality) / tokens.numel())
@@ -114,12 +116,12 @@ def test_long_documents_are_split_between_segments(tmp_path: Path, tokenizer_fol
         ],
     }
     source = write(rows, Features(images=List(Image()), texts=List(Value("string"))), tmp_path / "long")
-    with pytest.warns(UserWarning, match=": 1 rows"):
+    with pytest.warns(UserWarning, match=": 1 files, rows"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "out", max_side=None), silent)["train"]
     tokenizer = DocumentTokenizer.load(tmp_path / "out/tokenizer")
     documents = documents_of(tmp_path / "out")
     assert counts["split"] == 3
-    assert counts["left_out"] == {"image larger than a window": 1}
+    assert counts["dropped"] == {"image larger than a window": 1}
     assert all(document[0] == tokenizer.vocab.bos for document in documents)
     assert sum(document[-1] == tokenizer.vocab.eos for document in documents) == 3
     parts = [part for document in documents for part in split(torch.tensor(document), tokenizer.vocab)]
@@ -138,14 +140,14 @@ def test_texts_alone_and_images_that_cannot_be_read(tmp_path: Path, tokenizer_fo
         {"text": ["The cat sees two birds.", "", None]}, Features(text=Value("string")), tmp_path / "t"
     )
     counts = prepare(config(source, tokenizer_folders, tmp_path / "texts"), silent)["train"]
-    assert (counts["documents"], counts["pieces"], counts["tokens"]["image"]) == (3, 1, 0)
+    assert (counts["rows"], counts["documents"], counts["tokens"]["image"]) == (3, 1, 0)
 
     stored = io.BytesIO()
     photo.save(stored, "PNG")
     rows = [{"bytes": stored.getvalue(), "path": None}, {"bytes": b"broken", "path": None}]
     features = Features(image=Image(decode=False), text=Value("string"))
     source = write({"image": rows, "text": ["good", "bad"]}, features, tmp_path / "pairs")
-    with pytest.warns(UserWarning, match=": 1 rows"):
+    with pytest.warns(UserWarning, match=": 1 files, rows"):
         counts = prepare(config(source, tokenizer_folders, tmp_path / "pairs-out"), silent)["train"]
     assert counts["pieces"] == 1
     assert counts["left_out"] == {"unreadable image": 1}
@@ -200,3 +202,68 @@ def test_clear_errors(tmp_path: Path, tokenizer_folders, documents: Path):
         config(str(documents), tokenizer_folders, tmp_path / "out", order="random")
     assert not list(tmp_path.glob("out*"))
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_pictures_that_are_added_later_are_prepared(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
+    """The rows stay the same, and the files that they name change."""
+    lines = [json.dumps({"image": f"{n}.png", "text": f"number {n}"}) for n in range(3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    photo.save(tmp_path / "0.png")
+    used = []
+    for streaming in (False, True):
+        settings = config(
+            tmp_path / "rows.jsonl",
+            tokenizer_folders,
+            tmp_path / "out",
+            streaming=streaming,
+            validation_share=0.0,
+        )
+        for number in (1, 2):
+            with warnings.catch_warnings(action="ignore"):
+                used.append(prepare(settings, silent)["train"]["used"])
+            photo.save(tmp_path / f"{number}.png")
+        (tmp_path / "1.png").unlink()
+        (tmp_path / "2.png").unlink()
+    assert used == [1, 2, 1, 2]
+
+
+def test_rows_that_are_all_refused_are_listed(tmp_path: Path, tokenizer_folders):
+    (tmp_path / "rows.jsonl").write_text('{"image": "none.png", "text": "a"}\n{"image": null, "text": "b"}\n')
+    settings = config(tmp_path / "rows.jsonl", tokenizer_folders, tmp_path / "out", validation_share=0.0)
+    with pytest.raises(
+        ValueError, match="1 x image not found.*rows.jsonl, row 1: .*none.png.*rejected.jsonl"
+    ):
+        prepare(settings, silent)
+    rejected = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert sorted(entry["place"] for entry in rejected) == ["rows.jsonl, row 1", "rows.jsonl, row 2"]
+
+
+def test_everything_that_was_read_is_accounted_for(tmp_path: Path, tokenizer_folders, capsys):
+    rows = [{"id": n, "text": f"number {n}", "alt": "a b c d"} for n in range(200)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/rows.jsonl").write_text("\n".join([*map(json.dumps, rows), "{broken"]))
+    (tmp_path / "data/README.md").write_text("about")
+    source = tmp_path / "data"
+    with pytest.raises(ValueError, match=r"alt looks like text.*ignore: \[alt\]"):
+        prepare(config(source, tokenizer_folders, tmp_path / "out"), silent)
+    with pytest.warns(UserWarning, match=": 1 files, rows"):
+        record = prepare(config(source, tokenizer_folders, tmp_path / "out", ignore=("alt",)), silent)
+    found = record["sources"]["train"]
+    assert (found["rows"], found["columns"], found["unused"]) == (200, {"text": "text"}, ["id"])
+    assert [Path(name).name for name, _ in found["unread"]] == ["README.md", "rows.jsonl:201"]
+    assert sum(record[part]["used"] for part in ("train", "validation") if part in record) == 200
+    told = capsys.readouterr().out
+    for words in (
+        "1 file, 200 rows as texts",
+        "not used  id",
+        "ignored   alt",
+        "README.md",
+        "rows.jsonl:201",
+    ):
+        assert words in told, words
+    late = {"text": "a", "caption": "a caption that comes late"}
+    (source / "rows.jsonl").write_text(
+        "\n".join(map(json.dumps, [*({"text": "a"} for _ in range(200)), late]))
+    )
+    with pytest.raises(ValueError, match="caption"):
+        prepare(config(source, tokenizer_folders, tmp_path / "late"), silent)

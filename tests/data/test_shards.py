@@ -22,7 +22,6 @@ from earlyfusion.data import prepare as prepare_module
 from earlyfusion.data.prepare import SHARDS, prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.shards import make_shard
-from earlyfusion.data.sources import load_source
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split
 
 ENDLESS = 120
@@ -196,7 +195,7 @@ def test_streaming_reads_every_row_once(tmp_path: Path, tokenizer_folders, photo
         Dataset.from_dict(rows, features).to_parquet(folder / f"{shard}.parquet")
     settings = config(folder, tokenizer_folders, tmp_path / "out", streaming=True, shard_rows=8)
     record = prepare(settings, silent)
-    assert (record["train"]["documents"], record["validation"]["documents"]) == (24, 6)
+    assert (record["train"]["rows"], record["validation"]["rows"]) == (24, 6)
     first = files(tmp_path / "out")
     texts = []
     tokenizer = DocumentTokenizer.load(tmp_path / "out/tokenizer")
@@ -243,7 +242,7 @@ def test_what_cannot_be_used_is_counted_with_its_reason(
     (folder / "rows.jsonl").write_text("\n".join([*lines[:4], '{"id": "broken', "[1]", *lines[4:]]))
     settings = {"validation_share": 0.0, "id_column": "id", "order": "image_first"}
     out = tmp_path / "out"
-    with pytest.warns(UserWarning, match="8 rows.*rejected.jsonl"):
+    with pytest.warns(UserWarning, match="8 files, rows.*rejected.jsonl"):
         record = prepare(config(folder / "rows.jsonl", tokenizer_folders, out, **settings), silent)
     assert record["train"]["left_out"] == {
         "unreadable image": 1,
@@ -252,14 +251,14 @@ def test_what_cannot_be_used_is_counted_with_its_reason(
         "duplicate id": 1,
         "empty row": 1,
     }
-    assert (record["train"]["documents"], record["train"]["pieces"], record["train"]["images"]) == (8, 2, 2)
+    assert (record["train"]["rows"], record["train"]["used"], record["train"]["images"]) == (8, 2, 2)
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert [entry["row"] for entry in rejected if "row" in entry] == [3, 4, 5, 6, 1, 2]
     assert [Path(entry["file"]).name for entry in rejected if "file" in entry] == [
         "rows.jsonl:5",
         "rows.jsonl:6",
     ]
-    with pytest.raises(ValueError, match="rows.jsonl cannot be read"):
+    with pytest.raises(ValueError, match="rows.jsonl:5 cannot be read"):
         prepare(config(folder / "rows.jsonl", tokenizer_folders, out, bad_input="fail", **settings), silent)
     (folder / "rows.jsonl").write_text("\n".join(lines))
     with pytest.raises(ValueError, match="row 3 of train.*outside"):
@@ -281,8 +280,8 @@ def test_a_shard_of_the_data_that_cannot_be_read(tmp_path: Path, tokenizer_folde
     for source, rows in ((tmp_path / "parquet", 8), (tmp_path / "arrow", 2)):
         settings = {"validation_share": 0.0}
         with pytest.raises(ValueError, match="cannot be read"):
-            load_source(source)
-        with pytest.warns(UserWarning, match=": 1 rows"):
+            prepare(config(source, tokenizer_folders, tmp_path / "fail", bad_input="fail"), silent)
+        with pytest.warns(UserWarning, match=": 1 files, rows"):
             record = prepare(
                 config(source, tokenizer_folders, tmp_path / f"{source.name}-out", **settings), silent
             )
@@ -351,7 +350,7 @@ def test_a_data_set_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     settings = config("hf://datasets/owner/name", tokenizer_folders, tmp_path / "out", validation_share=0.0)
     assert prepare(settings, silent)["train"]["documents"] == 2
-    assert asked == [("owner/name", {"data_files": None, "streaming": False})]
+    assert asked == [("owner/name", {"streaming": False})]
 
 
 def test_a_streamed_validation_set_beside_a_stored_training_set(

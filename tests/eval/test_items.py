@@ -167,3 +167,23 @@ def test_images_are_scaled_to_a_height_that_the_model_knows() -> None:
     for height, chosen in ((10, 16), (18, 16), (21, 24), (300, 24)):
         item = scaled(Item(Image.new("RGB", (3 * height, height)), "x", size=height / 2), (16, 24))
         assert item.image.size == (3 * chosen, chosen) and item.size == pytest.approx(chosen / 2)
+
+
+def test_every_page_of_a_tiff_is_an_image(tmp_path: Path, photo: Image.Image):
+    second = photo.rotate(90, expand=True)
+    photo.save(tmp_path / "two.tif", save_all=True, append_images=[second])
+    items, skipped = images_from_folder(tmp_path)
+    assert [(item.name, item.image.size) for item in items] == [
+        ("two.tif", photo.size),
+        ("two.tif, page 2", second.size),
+    ]
+    assert skipped == []
+    write_lines(tmp_path / "metadata.jsonl", {"file_name": "two.tif", "text": "first"})
+    items, skipped = images_from_folder(tmp_path)
+    assert [(item.name, item.text) for item in items] == [("two.tif", "first")]
+    assert len(skipped) == 1 and skipped[0].startswith("two.tif: ") and "1 more page" in skipped[0]
+    (tmp_path / "metadata.jsonl").unlink()
+    data = (tmp_path / "two.tif").read_bytes()
+    (tmp_path / "two.tif").write_bytes(data[: len(data) - 40])  # the last page's pixels or directory are cut
+    items, skipped = images_from_folder(tmp_path)
+    assert [item.name for item in items] == ["two.tif"] and len(skipped) == 1

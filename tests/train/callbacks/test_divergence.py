@@ -192,7 +192,7 @@ def test_one_micro_batch_spoils_the_whole_step(tmp_path: Path):
 
 def test_too_many_in_a_row_stop_the_run(tmp_path: Path):
     watch = Watch()
-    message = r"step 16: .*gradient.* 4 step.*last\.ckpt, of step 10.*lower lr \(init_from: .*model\)"
+    message = r"step 16: .*gradient.* 4 step.*last\.ckpt.*step 10.*lower lr \(init_from: .*model\)"
     bad = {2, 3, 4, 6, *range(12, 30)}
     with pytest.raises(Diverged, match=message):
         train(tmp_path, Training(40, bad=bad), Divergence(max_skipped=4), watch)
@@ -218,9 +218,9 @@ def test_an_absurd_learning_rate_is_found_out(tmp_path: Path):
         train(tmp_path, Training(300, absurd=True), watch, guard, checkpoint_steps=20)
     text, best = str(error.value), guard.figures.best
     assert best is not None and guard.figures.best_step in (HEALTHY, HEALTHY + 1)
-    assert f"its best, {best:.4g} at step {guard.figures.best_step}" in text
-    assert f"the training diverged: at step {len(watch.losses)} the loss is" in text
-    assert f"last.ckpt, of step {HEALTHY}" in text
+    assert f"{best:.4g} at step {guard.figures.best_step}" in text
+    assert f"diverged: at step {len(watch.losses)} " in text
+    assert f"last.ckpt (step {HEALTHY})" in text
     assert len(watch.losses) < HEALTHY + 20 + 10  # the patience, and what the average takes to rise
     assert step_of(tmp_path) == HEALTHY
     tokens, kept = counting(), FusionLM.load(tmp_path / "model")
@@ -330,7 +330,7 @@ def test_the_first_steps_are_a_measure_but_no_best_of_many():
     guard, trainer = Divergence(), Alone()
     explodes = look(guard, torch.tensor([6.0] * 12 + [20.0] * 3))
     assert explodes.best == pytest.approx(6) and explodes.above_since == 13
-    assert "above its best, 6 at step 10" in guard.trouble(trainer)  # type: ignore[arg-type]
+    assert "6 at step 10" in guard.trouble(trainer)  # type: ignore[arg-type]
     dips = torch.tensor([6.0] * 10 + [1.0] * 5 + [6.0] * 9)
     assert look(Divergence(), dips).best == pytest.approx(6)
     assert look(Divergence(), torch.tensor([6.0] * 10 + [5.0] * 30)).best == pytest.approx(5.25)

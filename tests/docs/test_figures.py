@@ -1,0 +1,218 @@
+"""Figures: benchmarks/*.json have those of the tables, and docs/results.md those of all other pages."""
+
+import json
+import re
+import statistics
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from pages import GUIDES, PAGES, README, RESULTS, ROOT, links, prose
+
+HOMES = {
+    "docs/results.md",
+    "pretrained/openmoji-words/README.md",
+    *(
+        page
+        for path, _ in links(RESULTS.partition("\n## Studies\n")[2].partition("\n## ")[0])
+        if (page := (ROOT / "docs" / path).resolve().relative_to(ROOT).as_posix()) in PAGES
+    ),
+}
+"""Pages where figures have their conditions: docs/results.md, the card, and the studies that it lists."""
+UNITS = {
+    "%": "%",
+    "times": "times",
+    "dB": "dB",
+    "GB": "GB",
+    "hours": "hours",
+    "minutes": "minutes",
+    "min": "minutes",
+    "seconds": "seconds",
+    "s": "seconds",
+}
+EXCEPTIONS = {
+    ("README.md", "60 seconds"),  # the name of a section
+}
+
+
+class Figure(NamedTuple):
+    """A number with its unit; "" in cells of tables, whose heads have the unit."""
+
+    value: str
+    unit: str
+
+
+def figures(markdown: str) -> Iterator[Figure]:
+    """The measurements in the text and the tables of a page."""
+    text = re.sub(r"`[^`\n]*`|\]\([^)]*\)", " ", prose(markdown)).replace("*", "")
+    text = " ".join(text.split())
+    number, unit = r"(\d[\d,]*(?:\.\d+)?)", rf"({'|'.join(UNITS)})(?![\w-])"
+    both = r"(\d+) min (\d+) s\b"
+    yield from (Figure(f"{int(m) + int(s) / 60:.3f}", "minutes") for m, s in re.findall(both, text))
+    text = re.sub(both, "", text)
+    for match in re.finditer(rf"{number}(?:(?:,| and| to| or|) {number})* {unit}", text):
+        yield from (Figure(value.replace(",", ""), UNITS[match[3]]) for value in re.findall(number, match[0]))
+    for value in re.findall(rf"\| {number}(?= \|)", text):
+        yield Figure(value.replace(",", ""), "")
+
+
+def has(stated: set[Figure], figure: Figure) -> bool:
+    """Whether a figure is one of ``stated``, or one of them rounded."""
+    digits = len(figure.value.partition(".")[2])
+    return any(
+        round(float(one.value) + 1e-9, digits) == float(figure.value)
+        for one in stated
+        if one.unit == figure.unit or (not one.unit and "." in one.value)
+    )
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if page not in HOMES])
+def test_every_figure_has_its_conditions(page: str) -> None:
+    stated = {figure for home in HOMES for figure in figures(PAGES[home])}
+    found = [figure for figure in figures(PAGES[page]) if figure.unit]
+    missing = [" ".join(figure) for figure in found if not has(stated, figure)]
+    assert [figure for figure in missing if (page, figure) not in EXCEPTIONS] == []
+
+
+def test_figures_are_found() -> None:
+    page = "It took 10 min 41 s, 1.2 to 2.1 times `9 %`.\n\n| a | 4.08 | 7 % |\n\n```\n3 %\n```\n"
+    found = set(figures(page))
+    assert {one.value for one in found} == {"10.683", "1.2", "2.1", "7", "4.08"}
+    assert has(found, Figure("11", "minutes")) and has(found, Figure("4.1", "times"))
+    assert not has(found, Figure("12", "minutes")) and not has(found, Figure("9", "%"))
+
+
+def stored(path: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / path).read_text(encoding="utf-8"))
+
+
+DEMO, PACKAGED = stored("studies/demo/results.json"), stored("studies/packaged_model/evaluation.json")
+
+
+def exact(figures: dict[str, Any]) -> str:
+    return f"{100 * figures['exact_match']:.0f} %"
+
+
+def exact_and_cer(figures: dict[str, Any]) -> str:
+    return f"{exact(figures)} | {figures['cer']:.2f}"
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def both(of: Any, found: dict[str, Any]) -> list[str]:
+    """The cells of words and of random strings."""
+    return [of(found["by_kind"][kind]) for kind in ("word", "random")]
+
+
+def of_type(which: str, of: Any) -> list[str]:
+    """The same of words in type, before ("original") and after the demo's image tokenizer."""
+    found = DEMO["reconstruction"]["words"]["ocr_by_reader"]["rapidocr"]["by_kind"]
+    return [of(found[kind][which]) for kind in ("word", "random")]
+
+
+def test_the_readme_has_the_figures_of_the_json() -> None:
+    reads, writes, best = PACKAGED["reading"], PACKAGED["writing"], PACKAGED["best"]
+    both_kinds = f"{exact(writes['ceiling']['rapidocr']['reconstruction'])} of both"
+    rows = [
+        (
+            "reads, training fonts",
+            *both(exact, DEMO["reading"]["words"]),
+            *both(exact, reads["training fonts"]),
+        ),
+        (
+            "reads, held-out fonts",
+            *both(exact, DEMO["reading"]["words-new-fonts"]),
+            *both(exact, reads["held-out fonts"]),
+        ),
+        ("the same, in three views", "–", "–", *both(exact, PACKAGED["views"]["held-out fonts"])),
+        ("writes, greedily", *both(exact, DEMO["writing"]), *both(exact, writes)),
+        ("writes, guided, the best of eight", "–", "–", *both(exact, best)),
+        ("ceiling: type after the image tokenizer", *of_type("reconstruction", exact), both_kinds, "–"),
+    ]
+    assert [row(*cells) for cells in rows if row(*cells) not in README] == []
+    assert f"names {exact(PACKAGED['naming']['by_kind']['known things'])} of them" in README
+
+
+def test_the_results_have_the_figures_of_the_json() -> None:
+    reading = DEMO["reading"]
+    demo = [
+        row("**reading**, training fonts", *both(exact_and_cer, reading["words"])),
+        row("**reading**, held-out fonts", *both(exact_and_cer, reading["words-new-fonts"])),
+        row("**writing**, read by rapidocr", *both(exact_and_cer, DEMO["writing"])),
+        row("ceiling: the words in type, read by rapidocr", *of_type("original", exact_and_cer)),
+        row("ceiling: the same after the image tokenizer", *of_type("reconstruction", exact_and_cer)),
+    ]
+    packaged = [
+        row("**reading**, training fonts", *both(exact_and_cer, PACKAGED["reading"]["training fonts"])),
+        row("the same in three views", *both(exact_and_cer, PACKAGED["views"]["training fonts"])),
+        row("**reading**, held-out fonts", *both(exact_and_cer, PACKAGED["reading"]["held-out fonts"])),
+        row("the same in three views", *both(exact_and_cer, PACKAGED["views"]["held-out fonts"])),
+    ]
+    for words, found in (("greedily", "writing"), ("guided, the best of eight", "best")):
+        readers = PACKAGED[found]["by_reader"]
+        packaged += [
+            row(f"**writing**, {words}, read by rapidocr", *both(exact_and_cer, readers["rapidocr"])),
+            row("the same, read by Tesseract", *both(exact_and_cer, readers["tesseract"])),
+        ]
+    assert [line for line in [*demo, *packaged] if line not in RESULTS] == []
+    card = PAGES["pretrained/openmoji-words/README.md"].replace("fonts, greedily |", "fonts |")
+    assert [line for line in packaged if line not in card] == []
+    told = " ".join(RESULTS.split())
+    assert f"{DEMO['drawing']['named']} are closest to the picture of that name" in told
+    assert f"took {DEMO['peak_memory_bytes'] / 1e9:.1f} GB of memory at most" in told
+
+
+def test_the_results_have_the_speeds_of_the_json() -> None:
+    found = stored("speed/decoding.json")["results"]
+    theirs = [statistics.median(one["theirs"]) for one in found if "theirs" in one]
+    expected = [row("transformers, float32", *(f"{speed:.0f}" for speed in theirs), "1", "1")]
+    for weights, words in (
+        ("as they are", "float32 as loaded"),
+        ("float32", "float32, packed"),
+        ("float16", "float16, packed"),
+        ("int8", "int8"),
+    ):
+        ours = [one for one in found if one.get("weights") == weights]
+        speeds = [f"{statistics.median(one['ours']):.0f}" for one in ours]
+        expected.append(row(words, *speeds, *(f"{one['ratio']:.2f}" for one in ours)))
+    for one, words in zip(
+        stored("speed/training.json")["results"],
+        (
+            "all full",
+            "documents of the demo's lengths: packed here, padded there",
+            "the same, sorted by length there, the best that padding can do",
+        ),
+        strict=True,
+    ):
+        speeds = [f"{statistics.median(one[side]):.0f}" for side in ("ours", "theirs")]
+        expected.append(row(words, *speeds, f"{one['ratio']:.2f}"))
+    assert [line for line in expected if line not in RESULTS] == []
+
+
+def test_the_results_have_the_other_figures_of_the_json() -> None:
+    told = " ".join(RESULTS.split())
+    minutes, seconds = divmod(round(DEMO["seconds"]), 60)
+    memory = f"{DEMO['peak_memory_bytes'] / 1e9:.1f} GB of memory"
+    encode, decode = (
+        f"{one['ratio']:.2f} times" for one in stored("speed/image_tokenizer.json")["results"][:2]
+    )
+    page, chameleon = stored("speed/playground.json"), stored("speed/chameleon_import.json")
+    first, pieces = page["seconds_to_first_output"], page["seconds_from_button_to_first_piece"].values()
+    least, most = min(one["least"] for one in pieces), max(one["most"] for one in pieces)
+    resident = page["resident_mib"]["after_each_tenth"]
+    for words in (
+        f"{minutes} min {seconds} s",
+        memory,
+        f"encodes {encode} and decodes {decode}",
+        f"{first['median']:.1f} s after the command was started ({first['least']:.1f} to {first['most']:.1f}",
+        f"{least:.2f} to {most:.2f} s after the button",
+        f"{resident[4]:,.0f} MiB after 100 requests of programs and {resident[9]:,.0f} after 200",
+        f"{chameleon['parameters with the image tokenizer, counted by transformers']:,} parameters",
+        f"{chameleon['bytes of the source'] / 1e9:.1f} GB of zeros",
+        f"{chameleon['peak memory, bytes'] / 1e9:.1f} GB of memory",
+        f"{chameleon['seconds'] + 1e-9:.0f} seconds",
+    ):
+        assert words in told, words
+    assert f"({DEMO['seconds'] / 60:.0f} on a slow virtual machine) and {memory}" in README
