@@ -94,8 +94,8 @@ def claimed(result: Result, overwrite: bool = False) -> Iterator[bool]:
         yield True
     except BaseException:
         if noted_here and result.is_absent():
-            result.record.unlink(missing_ok=True)
-            with suppress(OSError):  # not empty
+            with suppress(OSError):  # not written, or the folder is not empty
+                result.record.unlink(missing_ok=True)
                 for one in new:
                     one.rmdir()
         for path, aside in moved.items():
