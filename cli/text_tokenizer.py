@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from .results import add_out, writes
 from .terminal import add_command, add_group, positive_integer, real
 
 
@@ -41,7 +42,7 @@ Writes OUT/text.model.""",
         required=True,
         help="maximum number of pieces, 256 bytes included",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--column",
         metavar="NAME",
@@ -65,6 +66,7 @@ Writes OUT/text.model.""",
     )
 
 
+@writes(inputs=("input",), holds=("text.model",))
 def run(args: Namespace) -> None:
     from ..data.text_corpus import Counted, read_texts
     from ..tokenizers.text import FILE, TextTokenizer
