@@ -220,7 +220,7 @@ def test_pictures_that_are_added_later_are_prepared(tmp_path: Path, tokenizer_fo
         settings = config(
             tmp_path / "rows.jsonl",
             tokenizer_folders,
-            tmp_path / "out",
+            tmp_path / f"{streaming}",
             streaming=streaming,
             validation_share=0.0,
         )
