@@ -72,6 +72,8 @@ def file_rows(file: DataFile, report: Report, columns: Collection[str] | None = 
             row = next(rows, None)
         except (MemoryError, RecursionError) as error:
             cause = f"too large or too deep: {type(error).__name__}"
+        except UnicodeDecodeError as error:
+            cause = f"not UTF-8: {reason(error)}"
         except (ValueError, OSError, EOFError, KeyError, TypeError, OverflowError, Broken) as error:
             cause = reason(error)
         except (pa.ArrowException, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError) as error:
