@@ -228,7 +228,7 @@ def _made_otherwise(config: PrepareConfig) -> str:
     """How ``config.out`` differs from what this configuration writes; "" if nothing there would be lost."""
     out = Path(config.out)
     if not (out / RECORD).is_file():
-        unfinished = (out / SHARDS).is_dir()
+        unfinished = (out / SHARDS).is_dir() or (out / REJECTED).is_file()
         found = [name for name in (*PARTS, TOKENIZER) if (out / name).exists()]
         return f"has {found[0]}/, which prepare did not write" if found and not unfinished else ""
     before = read_json(out / RECORD, "a record of prepare").get("config", {})

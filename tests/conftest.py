@@ -339,3 +339,25 @@ def shades() -> list[Any]:
         )
         for i, ((text, kind), size) in enumerate(zip(texts, sizes))
     ]
+
+
+SLOW = (
+    "train/loop/test_ranks.py",
+    "test_a_worker_that_is_killed_loses_nothing[ray]",
+    "test_sigkill_and_again",
+    "test_processes_make_the_same_shards",
+    "test_strips_of_any_shape_are_reconstructed",
+    "test_compiling_changes_neither_the_loss_nor_the_names",
+    "test_flex_attention_is_the_same_attention[all heads]",
+    "test_ranks_with_sharded_weights_have_the_figures_of_one_process",
+    "test_two_cells_from_command_to_figures",
+    "test_lines_are_found_and_read_by_several_threads_at_once",
+)
+"""Tests that ``make test`` leaves out and ``make slow`` runs: about ten minutes of one core together."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(name in item.nodeid for name in SLOW):
+            item.add_marker("slow")

@@ -52,7 +52,9 @@ class Result:
     def there(self) -> list[Path]:
         """Those of ``out`` and ``more`` that exist, and would be replaced."""
         folder = bool(self.holds)
-        found = any(True for pattern in self.holds for _ in self.out.glob(pattern))
+        found = any(
+            path.name != MADE or pattern == MADE for pattern in self.holds for path in self.out.glob(pattern)
+        )
         return [self.out] * (found if folder else self.out.is_file()) + [p for p in self.more if p.is_file()]
 
     def is_absent(self) -> bool:

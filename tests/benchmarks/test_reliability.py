@@ -55,7 +55,7 @@ def test_differences_are_found(script):
 def test_sources_of_every_kind_are_read_whole_or_refused(script, monkeypatch, tmp_path):
     out = tmp_path / "fuzz.json"
     monkeypatch.setattr(
-        sys, "argv", ["fuzz_sources.py", "--sources", "150", "--seed", "9000", "--out", str(out)]
+        sys, "argv", ["fuzz_sources.py", "--sources", "100", "--seed", "9000", "--out", str(out)]
     )
     monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path)
     script("studies/reliability/fuzz_sources.py").main()

@@ -241,7 +241,7 @@ def test_what_cannot_be_used_is_counted_with_its_reason(
     lines = [json.dumps(row) for row in rows]
     (folder / "rows.jsonl").write_text("\n".join([*lines[:4], '{"id": "broken', "[1]", *lines[4:]]))
     settings = {"validation_share": 0.0, "id_column": "id", "order": "image_first"}
-    out = tmp_path / "out"
+    out, fail = tmp_path / "out", tmp_path / "fail"
     with pytest.warns(UserWarning, match="8 files, rows.*rejected.jsonl"):
         record = prepare(config(folder / "rows.jsonl", tokenizer_folders, out, **settings), silent)
     assert record["train"]["left_out"] == {
@@ -259,10 +259,10 @@ def test_what_cannot_be_used_is_counted_with_its_reason(
         "rows.jsonl:6",
     ]
     with pytest.raises(ValueError, match="rows.jsonl:5 cannot be read"):
-        prepare(config(folder / "rows.jsonl", tokenizer_folders, out, bad_input="fail", **settings), silent)
+        prepare(config(folder / "rows.jsonl", tokenizer_folders, fail, bad_input="fail", **settings), silent)
     (folder / "rows.jsonl").write_text("\n".join(lines))
     with pytest.raises(ValueError, match="row 3 of train.*outside"):
-        prepare(config(folder / "rows.jsonl", tokenizer_folders, out, bad_input="fail", **settings), silent)
+        prepare(config(folder / "rows.jsonl", tokenizer_folders, fail, bad_input="fail", **settings), silent)
 
 
 def test_a_shard_of_the_data_that_cannot_be_read(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
