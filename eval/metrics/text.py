@@ -157,7 +157,7 @@ def read_scores(boxes: Sequence[TextBox]) -> dict[str, Any]:
 
 
 def agreement(boxes: Sequence[TextBox]) -> dict[str, Any]:
-    """How far the reading of the reconstruction agrees with that of the original; there is no transcript.
+    """How far the reading of the reconstruction agrees with that of the original, which needs no transcript.
 
     OmniDoc-TokenBench's rule: NED is the mean over lines of ``t_ned``, with the same engine's reading of the
     original as the reference. Lines without such a reading are left out.

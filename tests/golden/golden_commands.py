@@ -19,7 +19,7 @@ def commands() -> Parts:
     writing = {
         "drawn": "sample --out drawn --n 2 --then image --image-temperature 0.4 'A red apple:'",
         "read": "sample --out read --then text --temperature 0 picture.png",
-        "anew": "sample --out anew --infill 0,0.5,1,1 --best-of 3 'A house:' picture.png",
+        "redrawn": "sample --out redrawn --infill 0,0.5,1,1 --best-of 3 'A house:' picture.png",
         "best": "sample --out best --then image --guidance 2 --best-of 2 --best-by both riddle",
         "text": "text-tokenizer fit --input texts.jsonl --vocab-size 300 --out text",
         "codes": f"image-tokenizer encode pictures --model {model} --out codes",

@@ -206,7 +206,7 @@ def _advice(trainer: Any) -> str:
     settings = "a longer warm-up, qk_norm: layer, norm_placement: reordered or a larger z_loss_weight"
     good = next((c.last_good for c in trainer.callbacks if hasattr(c, "last_good")), None)
     if good is None:
-        return f"There is no checkpoint yet: train again with a lower lr, {settings}"
+        return f"No checkpoint was written yet: train again with a lower lr, {settings}"
     file, step = good
     model = Path(trainer.default_root_dir) / MODEL
     weights = f" (init_from: {model})" if model.is_dir() else ""

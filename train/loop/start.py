@@ -45,7 +45,7 @@ def starting_point(folder: Path, asked: str | Path | None, overwrite: bool = Fal
         overwrite: Whether an earlier run is to be moved aside (``make_room``).
 
     Raises:
-        FileNotFoundError: There is no checkpoint.
+        FileNotFoundError: The folder has no checkpoint.
         ValueError: ``folder`` holds a run that would be lost, or the options contradict each other.
     """
     last = recover(folder)
@@ -63,7 +63,7 @@ def starting_point(folder: Path, asked: str | Path | None, overwrite: bool = Fal
         if last is None:
             raise FileNotFoundError(
                 f"{folder / CHECKPOINT} not found, nothing to resume: correct trainer.default_root_dir, or "
-                f"give --ckpt_path={LAST_OR_NEW}, which starts a run if there is no checkpoint"
+                f"give --ckpt_path={LAST_OR_NEW}, which starts a run without one"
             )
         return last
     elif asked == LAST_OR_NEW and last is not None:

@@ -288,7 +288,7 @@ FAR = [(s * dx, t * dy) for dx in (14, 22, 34) for dy in (8, 16, 26, 36) for t i
 def _label(
     figure: Any, panel: Any, text: str, points: list[tuple[float, float]], taken: list[Bbox], **style: Any
 ) -> None:
-    """Write ``text`` next to one of the points, where it covers nothing; omit it if there is no room."""
+    """Write ``text`` next to one of the points, where it covers nothing; omit it if nothing is free."""
     renderer = figure.canvas.get_renderer()
     frame = panel.get_window_extent()
     scale = figure.dpi / 72
