@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..eval.report import numbers
+from ..eval.report.page import numbers
 from .terminal import add_command
 
 if TYPE_CHECKING:

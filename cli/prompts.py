@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from ..eval.report.html import Part
+    from ..eval.report.page.html import Part
     from ..tokenizers.documents import DocumentTokenizer, Mark
 
 IMAGE_SUFFIXES = tuple(
@@ -62,7 +62,7 @@ def prompt_as_seen(
     """The prompt's segments, images scaled to the size at which the model sees them."""
     from PIL import Image
 
-    from ..eval.report.html import Part
+    from ..eval.report.page.html import Part
     from ..tokenizers.documents import split
 
     grids = iter(p.values.shape for p in split(tokens, tokenizer.vocab) if p.kind == "image")

@@ -16,7 +16,7 @@ from .terminal import add_command, best_device, box, integer, positive_integer, 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..eval.report.html import Part
+    from ..eval.report.page.html import Part
     from ..fusion_lm.folder import Model
     from ..fusion_lm.stream import Event
     from ..tokenizers.documents import Encoded
@@ -121,7 +121,7 @@ def run(args: Namespace) -> None:
 
     Ctrl+C writes what was generated so far, which is nothing with --best-of and --infill.
     """
-    from ..eval.report.html import Part
+    from ..eval.report.page.html import Part
     from ..eval.report.samples import Sample, write_samples
     from ..fusion_lm.folder import load_model
     from ..fusion_lm.guidance import Guidance
@@ -238,7 +238,7 @@ def _news(event: "Event") -> str:
     """What to print on a terminal for an event."""
     from PIL.Image import Image
 
-    from ..eval.report.html import Part
+    from ..eval.report.page.html import Part
     from ..fusion_lm.stream import SegmentDone, TextDelta
 
     if isinstance(event, TextDelta):

@@ -68,7 +68,7 @@ Writes OUT/text.model.""",
 
 @writes(inputs=("input",), holds=("text.model",))
 def run(args: Namespace) -> None:
-    from ..data.text_corpus import Counted, read_texts
+    from ..data.reading.text_corpus import Counted, read_texts
     from ..tokenizers.text import FILE, TextTokenizer
 
     read: list[str] = []

@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..tokenizers.pixels import Policy, fit
-from .cells import RawImage, Unusable, open_image, raw_images
 from .crops import cut
 from .loader import group_of, number_groups
-from .readers import Row
-from .sources import Rows, image_columns, open_source, source_of, stored_rows
+from .reading.cells import RawImage, Unusable, open_image, raw_images
+from .reading.readers import Row
+from .reading.sources import Rows, image_columns, open_source, source_of, stored_rows
 
 OBJECTS = "objects"
 """Column with the boxes of an image, as in Hugging Face's imagefolder: {"bbox": [[x, y, width, height]]}."""

@@ -7,12 +7,12 @@ from itertools import islice
 import numpy as np
 
 from ..tokenizers.documents import Mark
-from .cells import RawImage, Unusable, open_image
-from .conversations import Stored
 from .prepare import read_lines, source_record
 from .prepare_config import PrepareConfig
-from .rows import documents_of
-from .sources import streamed_rows
+from .reading.cells import RawImage, Unusable, open_image
+from .reading.conversations import Stored
+from .reading.rows import documents_of
+from .reading.sources import streamed_rows
 from .splits import columns_of, folder_of, look_at
 
 LOOKED_AT = 100

@@ -36,10 +36,10 @@ from ..tokenizers.results import move_aside
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .prepare_config import PrepareConfig
-from .readers import FOLDER
-from .shapes import unused
+from .reading.readers import FOLDER
+from .reading.shapes import unused
+from .reading.sources import files_key, named_files_key
 from .shards import Tally, features_of, make_shard
-from .sources import files_key, named_files_key
 from .splits import Reading, Shard, Split, folder_of, readings_of, shards_of, splits_of
 from .workers import Engine, Make, make_all
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from ..tokenizers.image_config import Policy
-from .shapes import COLUMNS
+from .reading.shapes import COLUMNS
 
 Order = Literal["image_first", "text_first", "both", "coin"]
 Captions = Literal["each", "draw"]

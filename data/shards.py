@@ -20,9 +20,6 @@ from torch import Tensor
 from ..tokenizers.documents import DocumentTokenizer, Part, Segment
 from ..tokenizers.files import write_json
 from ..tokenizers.pixels import tiles
-from .cells import RawImage, Unusable, open_image
-from .conversations import Stored
-from .listing import shown
 from .packing import Document, pack
 from .pieces import (
     conversation_tokens,
@@ -34,8 +31,11 @@ from .pieces import (
     turns_of,
 )
 from .prepare_config import PrepareConfig
-from .readers import PLACE, Row
-from .rows import documents_of
+from .reading.cells import RawImage, Unusable, open_image
+from .reading.conversations import Stored
+from .reading.listing import shown
+from .reading.readers import PLACE, Row
+from .reading.rows import documents_of
 from .splits import Shard, Split
 
 TOGETHER = 500

@@ -8,11 +8,11 @@ import numpy as np
 from datasets import IterableDataset
 
 from ..tokenizers.vocab import SharedVocab
-from .conversations import answer_modalities, balanced
 from .prepare_config import PrepareConfig
-from .readers import FOLDER, Report, Row
-from .shapes import ALIASES, Plan, plan_of
-from .sources import Account, Rows, Source, fail, open_source, stored_rows, streamed_rows
+from .reading.conversations import answer_modalities, balanced
+from .reading.readers import FOLDER, Report, Row
+from .reading.shapes import ALIASES, Plan, plan_of
+from .reading.sources import Account, Rows, Source, fail, open_source, stored_rows, streamed_rows
 
 
 class Split(NamedTuple):

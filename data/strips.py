@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .cells import open_image, raw_images
 from .images import OBJECTS, text_boxes
 from .loader import group_of, number_groups
-from .sources import image_columns, open_source, stored_rows
+from .reading.cells import open_image, raw_images
+from .reading.sources import image_columns, open_source, stored_rows
 
 HEIGHT = 32
 """Pixels of a strip from top to bottom."""

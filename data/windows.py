@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sources import load_saved
+from .reading.sources import load_saved
 
 
 class Windows:

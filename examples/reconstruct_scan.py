@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from earlyfusion import load_model
 from earlyfusion.eval.metrics.ocr import RapidReader
 from earlyfusion.eval.metrics.text import t_ned
-from earlyfusion.eval.report.canvas import row
+from earlyfusion.eval.report.page.canvas import row
 from earlyfusion.eval.tasks.reconstruction import reconstruct_pictures
 from earlyfusion.tokenizers.pixels import fit, load_image
 

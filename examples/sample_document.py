@@ -10,7 +10,7 @@ sample.json and index.html. The packaged model knows drawings of 246 plants, foo
 import argparse
 
 from earlyfusion import Sampling, load_model, stream
-from earlyfusion.eval.report.html import Part
+from earlyfusion.eval.report.page.html import Part
 from earlyfusion.eval.report.samples import Sample, write_samples
 from earlyfusion.fusion_lm.stream import (
     Finished,

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ..eval.report.curves import METRICS, read_metrics
-from ..eval.report.html import data_uri
+from ..eval.report.page.html import data_uri
 from ..eval.report.tokens import Token, describe
 from ..fusion_lm.folder import Model
 from ..fusion_lm.guidance import Guidance

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..eval.report import html
-from ..eval.report.charts import charts_grid
 from ..eval.report.codebook_map import CodebookMap
 from ..eval.report.curves import Run, charts_of
 from ..eval.report.heat_map import heat_map, legend
-from ..eval.report.numbers import figure
+from ..eval.report.page import html
+from ..eval.report.page.charts import charts_grid
+from ..eval.report.page.numbers import figure
 from ..eval.report.samples import stop_in_words
 from ..eval.report.tokens import Token, grids, strip_cells
 from .compose import Written

@@ -14,7 +14,7 @@ from gradio.state_holder import SessionState
 from gradio.themes import Default
 from starlette.middleware import Middleware
 
-from ..eval.report.html_style import DARK, LIGHT, PARTS
+from ..eval.report.page.html_style import DARK, LIGHT, PARTS
 from .limits import Gate, Refused
 
 HERE = Path(__file__).parent

@@ -11,8 +11,8 @@ import gradio as gr
 import torch
 
 from ..eval.metrics.ocr import INSTALL
-from ..eval.report import html
 from ..eval.report.codebook_map import codebook_map
+from ..eval.report.page import html
 from ..fusion_lm.folder import Model
 from ..tokenizers.image import ImageTokenizer
 from . import api, pages

@@ -95,9 +95,9 @@ def test_a_module_that_became_a_folder_is_still_a_folder():
     code = """
 import sys, warnings
 warnings.simplefilter("error")
-from earlyfusion.eval.report import numbers
+from earlyfusion.eval.report.page import numbers
 import earlyfusion.train.lm.settings
-assert numbers.__name__ == "earlyfusion.eval.report.numbers"
+assert numbers.__name__ == "earlyfusion.eval.report.page.numbers"
 assert "earlyfusion.eval.report.run" not in sys.modules
 """
     python("-c", code)

@@ -49,7 +49,7 @@ def run(args: Namespace) -> None:
     from ...data.render.fonts import STRIP_HEIGHT
     from ...eval.metrics.ocr import INSTALL, readers
     from ...eval.report.lm_page import lm_page
-    from ...eval.report.tables import lm_tables
+    from ...eval.report.page.tables import lm_tables
     from ...eval.tasks.everything import evaluate_lm
     from ...fusion_lm.folder import load_model
     from ...tokenizers.files import write_text

@@ -38,7 +38,7 @@ the reading that agrees best with all views, in both directions, wins.""",
 def run(args: Namespace) -> None:
     check_out(args.out)
     from ...eval.items import scaled
-    from ...eval.report.tables import reading_table
+    from ...eval.report.page.tables import reading_table
     from ...eval.tasks.reading import evaluate_reading
     from ...tokenizers.progress import progress_bars
     from ..models import load_generating

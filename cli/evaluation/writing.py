@@ -66,7 +66,7 @@ def run(args: Namespace) -> None:
     else:
         originals, source = [], {"data": str(args.words)}
         words = words_from_file(args.words, limit=args.limit)
-    from ...eval.report.tables import writing_table
+    from ...eval.report.page.tables import writing_table
     from ...eval.tasks.writing import evaluate_writing
     from ...fusion_lm.guidance import Guidance
     from ...fusion_lm.sampling import Sampling

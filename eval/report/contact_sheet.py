@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from .canvas import (
+from .page.canvas import (
     INK,
     MADE,
     RIGHT,

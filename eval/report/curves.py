@@ -7,7 +7,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .charts import Series, line_chart
+from .page.charts import Series, line_chart
 
 Run = Mapping[str, Sequence[tuple[float, float]]]
 METRICS = "metrics.csv"

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .html import Card, Mark
-from .numbers import count, duration, figure, percent
+from .page.html import Card, Mark
+from .page.numbers import count, duration, figure, percent
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 """A training's name -> metric -> (step, value) pairs."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from . import html
+from .page import html
 
 METRICS: dict[str, str] = {
     "Exact": (

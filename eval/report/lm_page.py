@@ -8,10 +8,10 @@ from PIL import Image
 from ..items import Item
 from ..tasks.everything import BEST_OF, FONTS, Measured
 from ..tasks.naming import is_named
-from . import html
 from .glossary import how_to_read
-from .html import Card, Mark
-from .numbers import percent
+from .page import html
+from .page.html import Card, Mark
+from .page.numbers import percent
 
 
 def lm_page(measured: Measured, title: str) -> str:

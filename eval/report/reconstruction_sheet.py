@@ -15,9 +15,9 @@ from PIL import Image, ImageChops
 from ...tokenizers.files import write_bytes, write_text
 from ...tokenizers.pixels import fit
 from ..tasks.reconstruction import Reading, Reconstruction
-from . import html
-from .canvas import INK, RIGHT, SOFT, WRONG, Piece, column, framed, line, padded, page, row, wrapped
 from .glossary import how_to_read
+from .page import html
+from .page.canvas import INK, RIGHT, SOFT, WRONG, Piece, column, framed, line, padded, page, row, wrapped
 
 SUFFIXES = (".png", ".html")
 CELL, COLUMNS, GAP = 640, 2, 24

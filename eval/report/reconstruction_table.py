@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from .numbers import figure
+from .page.numbers import figure
 
 
 def table(result: dict[str, Any]) -> Table:

@@ -22,9 +22,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from . import html, sections
+from . import sections
 from .figures import Curves, headline, is_check, moved, verdict
-from .numbers import count, duration
+from .page import html
+from .page.numbers import count, duration
 
 DRAWN, WRITTEN = 4, 3
 """Drawings and words at the top of the page."""

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from ...tokenizers.files import atomic_folder, write_bytes, write_json, write_text
-from . import html
-from .html import Part
+from .page import html
+from .page.html import Part
 
 STOPS = {
     "eos": "the model ended the document",

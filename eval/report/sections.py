@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import html
-from .charts import charts_grid
 from .curves import image_tokenizer_charts, lm_charts, telemetry_charts
 from .figures import FONTS, Curves, by_kind, codes, facts, is_check, kind_name, markdown, moved
 from .glossary import how_to_read
-from .html import Part, TokenCell
-from .numbers import figure, percent
+from .page import html
+from .page.charts import charts_grid
+from .page.html import Part, TokenCell
+from .page.numbers import figure, percent
 
 Section = tuple[str, str, str]
 """Id, title and content."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...fusion_lm.scores import TokenScores
 from ...tokenizers.documents import DocumentTokenizer
 from ...tokenizers.layout import Cursor
-from .html import TokenCell
+from .page.html import TokenCell
 
 
 class Token(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from datasets import config as datasets_config
 
-from earlyfusion.data import readers
+from earlyfusion.data.reading import readers
 
 
 def test_mutated_rows_crash_nothing_and_cost_nothing_good(script, tmp_path: Path, monkeypatch):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from earlyfusion.cli.main import build_parser, main
 from earlyfusion.cli.sampling import MODALITIES, TEXT_ONLY
-from earlyfusion.eval.report.html import Part
+from earlyfusion.eval.report.page.html import Part
 from earlyfusion.eval.report.samples import Sample, printable, write_samples
 from earlyfusion.fusion_lm import stream
 from earlyfusion.fusion_lm.sampling import Sampling

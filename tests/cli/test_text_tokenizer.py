@@ -1,7 +1,7 @@
 """``earlyfusion text-tokenizer fit``."""
 
 from earlyfusion.cli.main import main
-from earlyfusion.data.text_corpus import read_texts
+from earlyfusion.data.reading.text_corpus import read_texts
 
 
 def test_text_tokenizer_fit_reads_lines_and_columns(tmp_path, monkeypatch, capsys):

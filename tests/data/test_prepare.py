@@ -17,7 +17,7 @@ from PIL import Image as PilImage
 
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.sources import load_saved
+from earlyfusion.data.reading.sources import load_saved
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split
 
 

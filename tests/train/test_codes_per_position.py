@@ -14,7 +14,7 @@ from earlyfusion.cli.info import describe
 from earlyfusion.cli.main import build_parser
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.sources import load_saved
+from earlyfusion.data.reading.sources import load_saved
 from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split

@@ -11,7 +11,7 @@ from ...data.render.openmoji import Concept, render_drawing
 from ...data.render.split import BOTH, DRAW, THIS_TYPED, TYPED, demo_concepts, sentence
 from ...eval.items import Item, Word
 from ...eval.metrics.ocr import Reader
-from ...eval.report.html import TokenCell
+from ...eval.report.page.html import TokenCell
 from ...eval.report.tokens import describe, strip_cells
 from ...eval.tasks.naming import nearest_of
 from ...eval.tasks.reconstruction import reconstruct_pictures

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...eval.report.figures import REFERENCES, headline, verdict
-from ...eval.report.numbers import duration, rough_duration
+from ...eval.report.page.numbers import duration, rough_duration
 from ...tokenizers.files import read_json, write_json
 from ...tokenizers.results import move_aside
 from .budget import CONFIGS, plan

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from ...eval.report.canvas import picture_sheet
+from ...eval.report.page.canvas import picture_sheet
 from ...tokenizers.pixels import to_pil
 from ..callbacks.pictures import Drawing, save_sheet
 from ..callbacks.predictions import PredictionFiles

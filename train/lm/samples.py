@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 
-from ...eval.report.canvas import enlarged, line, picture_sheet
+from ...eval.report.page.canvas import enlarged, line, picture_sheet
 from ...fusion_lm.generate import generate
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.prompts import ANY

@@ -28,10 +28,10 @@ import torch
 from datasets import Dataset, Features, Value
 from PIL import Image, ImageDraw
 
-from earlyfusion.data.cells import Unusable
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.rows import documents_of
+from earlyfusion.data.reading.cells import Unusable
+from earlyfusion.data.reading.rows import documents_of
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig

@@ -38,10 +38,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from earlyfusion.data.cells import RawImage, Unusable, open_image
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.rows import documents_of
-from earlyfusion.data.sources import streamed_rows
+from earlyfusion.data.reading.cells import RawImage, Unusable, open_image
+from earlyfusion.data.reading.rows import documents_of
+from earlyfusion.data.reading.sources import streamed_rows
 from earlyfusion.data.splits import columns_of, folder_of, readings_of
 from earlyfusion.tokenizers.documents import Mark
 from earlyfusion.tokenizers.files import write_json

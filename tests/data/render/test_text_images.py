@@ -8,8 +8,8 @@ from datasets import Image as ImageColumn
 from PIL import Image
 
 from earlyfusion.cli.main import main
+from earlyfusion.data.reading.sources import load_saved
 from earlyfusion.data.render.text_images import TextImagesConfig, write_text_images
-from earlyfusion.data.sources import load_saved
 from earlyfusion.eval.suites import ocr_suite
 from earlyfusion.train.image.data import ImageData
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from earlyfusion.eval.report import html
-from earlyfusion.eval.report.charts import Series, line_chart
-from earlyfusion.eval.report.html import Card, Mark, Part, TokenCell
+from earlyfusion.eval.report.page import html
+from earlyfusion.eval.report.page.charts import Series, line_chart
+from earlyfusion.eval.report.page.html import Card, Mark, Part, TokenCell
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from earlyfusion.eval.report.charts import Series, line_chart
 from earlyfusion.eval.report.contact_sheet import contact_sheet
 from earlyfusion.eval.report.figures import REFERENCES, headline, markdown, shares, verdict
 from earlyfusion.eval.report.gallery import load_gallery, save_gallery
 from earlyfusion.eval.report.glossary import METRICS
-from earlyfusion.eval.report.html import Card, Mark, Part, TokenCell
-from earlyfusion.eval.report.html_script import SCRIPT
+from earlyfusion.eval.report.page.charts import Series, line_chart
+from earlyfusion.eval.report.page.html import Card, Mark, Part, TokenCell
+from earlyfusion.eval.report.page.html_script import SCRIPT
 from earlyfusion.eval.report.run import html, report
 
 VOID = {"meta", "img", "br"}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from earlyfusion.eval.report.codebook_map import codebook_map
 from earlyfusion.eval.report.heat_map import heat_map, legend
-from earlyfusion.eval.report.html import token_strip
+from earlyfusion.eval.report.page.html import token_strip
 from earlyfusion.eval.report.tokens import describe, grids, strip_cells
 from earlyfusion.fusion_lm.scores import TokenScores
 from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave

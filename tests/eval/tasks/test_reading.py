@@ -5,7 +5,7 @@ import torch
 from rich.console import Console
 
 from earlyfusion.eval.items import Item
-from earlyfusion.eval.report.tables import reading_table
+from earlyfusion.eval.report.page.tables import reading_table
 from earlyfusion.eval.tasks import continuations, reading
 from earlyfusion.eval.tasks.continuations import image_prompts
 from earlyfusion.fusion_lm.generate import Generated

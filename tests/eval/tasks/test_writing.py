@@ -5,7 +5,7 @@ from PIL import Image
 from rich.console import Console
 
 from earlyfusion.eval.items import Word
-from earlyfusion.eval.report.tables import writing_table
+from earlyfusion.eval.report.page.tables import writing_table
 from earlyfusion.eval.tasks import writing
 from earlyfusion.eval.tasks.reconstruction import reconstruct_pictures
 from earlyfusion.fusion_lm.guidance import Guidance

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..tokenizers.pixels import image_endings
+from ...tokenizers.pixels import image_endings
 
 DATA = {
     ".parquet": "parquet",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..prepare_config import Captions, IncompletePairs, Order
 from .cells import RawImage, Unusable, raw_images, text_of
 from .conversations import PLACEHOLDER, Note, Stored, conversation, marked, mismatch
-from .prepare_config import Captions, IncompletePairs, Order
 
 
 def documents_of(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from earlyfusion.data.cells import RawImage, Unusable
-from earlyfusion.data.rows import documents_of
-from earlyfusion.data.shapes import plan_of
+from earlyfusion.data.reading.cells import RawImage, Unusable
+from earlyfusion.data.reading.rows import documents_of
+from earlyfusion.data.reading.shapes import plan_of
 
 
 def read(

@@ -11,10 +11,10 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 
 from earlyfusion.cli.main import main
-from earlyfusion.data.cells import RawImage, Unusable
-from earlyfusion.data.conversations import answer_modalities, balanced, conversation
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
+from earlyfusion.data.reading.cells import RawImage, Unusable
+from earlyfusion.data.reading.conversations import answer_modalities, balanced, conversation
 from earlyfusion.data.windows import Windows
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.generate import generate

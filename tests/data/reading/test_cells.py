@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from earlyfusion.data.cells import RawImage, Unusable, open_image, raw_images, text_of
+from earlyfusion.data.reading.cells import RawImage, Unusable, open_image, raw_images, text_of
 
 
 @pytest.fixture

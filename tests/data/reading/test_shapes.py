@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
-from earlyfusion.data.cells import RawImage, Unusable
 from earlyfusion.data.prepare_config import PrepareConfig
-from earlyfusion.data.rows import documents_of
-from earlyfusion.data.shapes import plan_of, unused
+from earlyfusion.data.reading.cells import RawImage, Unusable
+from earlyfusion.data.reading.rows import documents_of
+from earlyfusion.data.reading.shapes import plan_of, unused
 from earlyfusion.tokenizers.documents import Mark
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-DOCS = Path(__file__).parents[2] / "docs/own-data.md"
+DOCS = Path(__file__).parents[3] / "docs/own-data.md"
 
 
 def planned(*rows: dict[str, Any], **options: Any) -> Any:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from earlyfusion.data import sources
-from earlyfusion.data.readers import PLACE
-from earlyfusion.data.sources import (
+from earlyfusion.data.reading import sources
+from earlyfusion.data.reading.readers import PLACE
+from earlyfusion.data.reading.sources import (
     Account,
     files_key,
     load_saved,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..tokenizers.documents import END_OF_TURN, Mark
+from ...tokenizers.documents import END_OF_TURN, Mark
 from .cells import STORED_AS, RawImage, Unusable, raw_images, text_of
 from .content import kind_of
 from .shapes import parsed

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from earlyfusion.data.listing import list_files
-from earlyfusion.data.readers import PLACE, Row, rows_of
+from earlyfusion.data.reading.listing import list_files
+from earlyfusion.data.reading.readers import PLACE, Row, rows_of
 
 
 def read(path: Path, columns: list[str] | None = None) -> tuple[list[Row], list[tuple[str, str]]]:

@@ -17,7 +17,7 @@ from datasets import config as datasets_config
 from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
-from ..tokenizers.pixels import load_image, open_pixels
+from ...tokenizers.pixels import load_image, open_pixels
 from .content import base64_start, sniff
 
 STORED_AS = ("bytes", "data", "base64", "path", "url", "image_url", "image")

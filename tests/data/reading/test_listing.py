@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from earlyfusion.data.listing import list_files
+from earlyfusion.data.reading.listing import list_files
 
 
 def make(folder: Path, *names: str) -> Path:

@@ -19,8 +19,8 @@ from datasets import Dataset, IterableDataset
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
 
-from ..tokenizers.files import write_json
-from ..tokenizers.pixels import image_endings
+from ...tokenizers.files import write_json
+from ...tokenizers.pixels import image_endings
 from .listing import Listing, list_files
 from .readers import PLACE, Report, Row, Written, reason, rows_of
 

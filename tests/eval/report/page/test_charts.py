@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from earlyfusion.eval.report.charts import HEIGHT, WIDTH, Series, line_chart, thinned
+from earlyfusion.eval.report.page.charts import HEIGHT, WIDTH, Series, line_chart, thinned
 
 
 @pytest.mark.parametrize(
