@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .files import atomic_folder, read_json, write_bytes, write_json
 from .tensor_files import TensorFiles
@@ -55,12 +56,21 @@ def load_network(
     """
     config = read_config(config_class, folder, kind, upgrade)
     try:
-        with torch.device("meta") if unfilled else nullcontext():
+        with torch.device("meta") if unfilled else nullcontext(), _NoInit() if unfilled else nullcontext():
             network = network_class(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
     _fill(network, folder / WEIGHTS, renamed or {}, unfilled)
     return network
+
+
+class _NoInit(TorchFunctionMode):
+    """Skips ``torch.nn.init``: on the meta device it only imports torch's compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return (args or tuple(kwargs.values()))[0]
+        return func(*args, **(kwargs or {}))
 
 
 def read_config(
