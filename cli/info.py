@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..eval.report.page import numbers
+from ..tokenizers.hub import nearest, packaged
 from .terminal import add_command
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ one of its checkpoints.""",
 
 
 def run(args: Namespace) -> None:
-    print("\n".join(describe(Path(args.folder))))
+    print("\n".join(describe(packaged(args.folder))))
 
 
 def describe(path: Path) -> list[str]:
@@ -57,7 +58,9 @@ def describe(path: Path) -> list[str]:
     from ..tokenizers.files import read_json
 
     if not path.exists():
-        raise FileNotFoundError(f"{path} not found: expected a model or tokenizer folder, or a checkpoint")
+        raise FileNotFoundError(
+            f"{path} not found: {nearest(path)}expected a model or tokenizer folder, or a checkpoint"
+        )
     if path.suffix == ".ckpt":
         return _lines(f"{path}: a checkpoint", _checkpoint(path))
     if not path.is_dir():

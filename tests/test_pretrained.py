@@ -62,6 +62,8 @@ def test_it_continues_a_document(model: Model):
 
 def test_sample_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["sample", "--out", "out", "--then", "image", "A red apple:"]) == 0
-    assert (tmp_path / "out" / "image-1.png").is_file()
-    assert "written to out/index.html" in capsys.readouterr().out
+    assert main(["sample", "--preview", "A red apple:"]) == 0
+    assert (tmp_path / "runs/samples/001/image-1.png").is_file()
+    told = capsys.readouterr().out
+    assert told.count("\n") > 24 and "image-1.png" in told  # drawn in half blocks
+    assert (tmp_path / "runs/samples/001/index.html").as_uri() in told

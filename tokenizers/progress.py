@@ -1,7 +1,8 @@
-"""Progress reports of long work, and the bars that show them on a terminal."""
+"""Progress reports of long work, the bars that show them on a terminal, and what to run next."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 Progress = Callable[[str, int, int | None], None]
 """Called as (description, items done, items in total or None if unknown)."""
@@ -33,6 +34,25 @@ def progress_bars() -> Iterator[Progress]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield report
+
+
+_PART_OF_MORE: ContextVar[bool] = ContextVar("part of more", default=False)
+
+
+def suggest(command: str) -> None:
+    """Print the command to run next, unless the running one is ``part_of_more``."""
+    if not _PART_OF_MORE.get():
+        print(f"next: {command}")
+
+
+@contextmanager
+def part_of_more() -> Iterator[None]:
+    """The commands that run in this context belong to a larger one, which knows what comes next."""
+    before = _PART_OF_MORE.set(True)
+    try:
+        yield
+    finally:
+        _PART_OF_MORE.reset(before)
 
 
 def named(progress: Progress, name: str) -> Progress:

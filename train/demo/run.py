@@ -33,6 +33,7 @@ from rich.table import Table
 from ...eval.report.figures import REFERENCES, headline, verdict
 from ...eval.report.page.numbers import duration, rough_duration
 from ...tokenizers.files import read_json, write_json
+from ...tokenizers.progress import part_of_more
 from ...tokenizers.results import move_aside
 from .budget import CONFIGS, plan
 from .machine import facts, peak_memory, versions
@@ -131,7 +132,8 @@ def _step(step: Command | Work, this: Run, execute: Execute, console: Console) -
         console.print(f"  # {step.__doc__}", style="dim", markup=False, soft_wrap=True)
         return step(this)
     console.print(f"  earlyfusion {shlex.join(step)}", style="dim", markup=False, soft_wrap=True)
-    execute(step)
+    with part_of_more():
+        execute(step)
     return {}
 
 
