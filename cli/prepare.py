@@ -46,7 +46,7 @@ def run(args: Namespace) -> int | None:
     if not args.arguments:
         build_parser().print_help(sys.stderr)
         return 2
-    config, options = parse(resolved(args.arguments))
+    config, options = parse(args.arguments)
     if options.pop("inspect"):
         from ..data.inspect import inspect
 
@@ -112,13 +112,14 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
 
     Raises:
         UsageError: A setting is unknown, missing or of the wrong type, or a config file cannot be read.
+        FileNotFoundError: A config file is missing.
         ValueError: A value is out of range.
     """
     from ..data.prepare_config import PrepareConfig
 
     parser = build_parser()
     try:
-        arguments = list(arguments)
+        arguments = resolved(arguments)
         if any(word.partition("=")[0] == "--inspect" for word in arguments):  # the rest is not needed then
             arguments = ["--documents=", "--out=", "--model=", *arguments]
         values = parser.parse_args(arguments)

@@ -72,7 +72,7 @@ def _missing(folder: Path) -> str:
             path.parent for path in folder.glob(f"*/{CONFIG}") if (path.parent / TOKENIZER).is_dir()
         )
         hint = f"; did you mean {inside[0]}?" if inside else ""
-        return f"{folder} is not a model folder: {CONFIG} not found{hint}"
+        return f"{folder} is not a model folder: {folder / CONFIG} not found{hint}"
     return (
         f"model folder {folder} not found: {nearest(folder)}give a folder (`earlyfusion demo` trains a "
         "model), openmoji-words (the packaged model), or a name on the Hugging Face Hub (owner/name)"
