@@ -97,6 +97,8 @@ def list_files(
     if not path.exists():
         raise FileNotFoundError(f"{shown(path)} not found: a data set is expected there")
     if not path.is_dir():
+        if _is_metadata(path) and _names_files(path):
+            return list_files(path.parent, part, ignore, strict=strict)._replace(name=shown(path))
         return _one_file(path)
     everything, unread = [], []
     for file in _walk(path):
@@ -171,9 +173,6 @@ def shown(path: str | Path) -> str:
 
 
 def _one_file(path: Path) -> Listing:
-    if _is_metadata(path) and _names_files(path):
-        listing = list_files(path.parent)
-        return listing._replace(name=shown(path))
     kind = kind_of(path)
     if kind is None:
         raise ValueError(
@@ -189,7 +188,7 @@ def _walk(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, followlinks=True):
         above = Path(os.path.realpath(place))
         folders[:] = [
-            name for name in folders if not above.is_relative_to(os.path.realpath(place + "/" + name))
+            name for name in folders if not above.is_relative_to(os.path.realpath(os.path.join(place, name)))
         ]
         found += [Path(place, name) for name in names]
     return sorted(found)
