@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from earlyfusion.cli.main import main
 from earlyfusion.fusion_lm.folder import Model, load_model
@@ -31,6 +32,10 @@ def test_its_card_says_where_it_comes_from():
     for words in ("OpenMoji", "CC BY-SA 4.0", "earlyfusion demo --budget long", "seed", "Limits"):
         assert words in CARD, words
     assert re.search(r"commit `?[0-9a-f]{7}", CARD)
+    card = ModelCard(CARD)  # as the Hugging Face Hub reads it
+    assert card.data.license == "cc-by-sa-4.0" and card.data.library_name == "earlyfusion"
+    assert card.data.pipeline_tag == "any-to-any" and "text-to-image" in (card.data.tags or ())
+    assert card.text.startswith("\n# openmoji-words")
 
 
 def test_it_reads_and_draws(model: Model):

@@ -36,23 +36,28 @@ def progress_bars() -> Iterator[Progress]:
         yield report
 
 
-_PART_OF_MORE: ContextVar[bool] = ContextVar("part of more", default=False)
+_AFTER: ContextVar[float | None] = ContextVar("seconds after this", default=None)
 
 
 def suggest(command: str) -> None:
     """Print the command to run next, unless the running one is ``part_of_more``."""
-    if not _PART_OF_MORE.get():
+    if _AFTER.get() is None:
         print(f"next: {command}")
 
 
 @contextmanager
-def part_of_more() -> Iterator[None]:
-    """The commands that run in this context belong to a larger one, which knows what comes next."""
-    before = _PART_OF_MORE.set(True)
+def part_of_more(after: float) -> Iterator[None]:
+    """The commands that run in this context belong to a larger one, which needs ``after`` more seconds."""
+    before = _AFTER.set(after)
     try:
         yield
     finally:
-        _PART_OF_MORE.reset(before)
+        _AFTER.reset(before)
+
+
+def seconds_after() -> float | None:
+    """What ``part_of_more`` was given; None outside of it."""
+    return _AFTER.get()
 
 
 def named(progress: Progress, name: str) -> Progress:
