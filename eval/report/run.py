@@ -57,6 +57,7 @@ def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curve
         "earlyfusion: a run from scratch",
         "<h1>Pixels and words, one token stream</h1>",
         f'<p class="lead">{html.escape(_lead(results))}</p>',
+        *([sections.note(when)] if (when := _when(results)) else []),
         *top,
         _cards(results),
         *(html.section(title, body, id=id) for id, title, body in found),
@@ -73,6 +74,12 @@ def _lead(results: Mapping[str, Any]) -> str:
         f"their shared vocabulary of {made.get('vocab_size', 0):,} tokens, all trained from scratch in "
         f"{duration(results.get('seconds'))} on {results.get('machine', {}).get('cpu', 'this machine')}."
     )
+
+
+def _when(results: Mapping[str, Any]) -> str:
+    """Budget, seed, date and commit."""
+    named = {"budget": "budget {}", "seed": "seed {}", "date": "{}", "commit": "commit {}"}
+    return " · ".join(form.format(results[k]) for k, form in named.items() if results.get(k) is not None)
 
 
 def _banner(results: Mapping[str, Any]) -> str:
