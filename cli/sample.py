@@ -3,6 +3,7 @@
 import argparse
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,7 +247,7 @@ def _written(
 ) -> "list[Written]":
     """The continuation of each prompt; a single one is printed live, after what was ``seen``."""
     from ..fusion_lm.stream import Finished, best, gather, stream
-    from ..tokenizers.progress import progress_bars
+    from ..tokenizers.progress import progress_bars, silent
 
     if args.best_of > 1:
         with progress_bars() as report:
@@ -256,7 +257,8 @@ def _written(
     written: list[list[str | Image]] = [[] for _ in range(n)]
     stops = ["interrupted"] * n
     printed = "".join(map(in_words, seen[0]))
-    with progress_bars() as report:
+    # A single document is its own progress; below bars, each piece of it would begin a new line.
+    with progress_bars() if n > 1 else nullcontext(silent) as report:
         try:
             for event in stream(model, prompts, previews=False, **options):
                 if n == 1:
@@ -265,8 +267,7 @@ def _written(
                 gather(written[event.row], event)
                 if isinstance(event, Finished):
                     stops[event.row] = event.stop
-                    if n > 1:
-                        report("documents", n - stops.count("interrupted"), n)
+                    report("documents", n - stops.count("interrupted"), n)
         except KeyboardInterrupt:
             if not any(written):
                 raise

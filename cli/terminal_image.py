@@ -15,6 +15,8 @@ SIDE = 192
 """Longer side of an enlarged image in px, about, where the terminal draws pixels."""
 HALF_BLOCK = "▀"
 """A character cell with its upper half filled: two pixels."""
+ROWS = 24
+"""Rows that a picture may have even if the terminal has fewer."""
 TIMEOUT = 0.5
 """Seconds in which a terminal says what it can do."""
 
@@ -102,7 +104,7 @@ def half_blocks(image: "Image") -> str:
 
     piped = {} if sys.stdout.isatty() else {"force_terminal": True, "color_system": "truecolor"}
     console = Console(**piped)
-    scale = min(1.0, console.width / image.width, 2 * max(4, console.height - 4) / image.height)
+    scale = min(1.0, console.width / image.width, 2 * max(ROWS, console.height - 4) / image.height)
     width, rows = max(1, round(image.width * scale)), max(1, round(image.height * scale / 2))
     pixels = image.convert("RGB").resize((width, 2 * rows), Resampling.LANCZOS).load()
     cells = []
