@@ -254,7 +254,11 @@ def _upright(image: Image.Image) -> Image.Image:
         turn = _TURNS.get(exif.get(ExifTags.Base.Orientation))
     except Exception:  # Pillow's reader raises whatever its parsing meets
         turn = None
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info.pop("exif", None)  # or it would be turned again the next time it is read
+    return turned
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
