@@ -220,8 +220,10 @@ def test_text_is_not_guided(model: FusionLM) -> None:
 @pytest.mark.parametrize(
     ("guidance", "negative", "message"),
     [
-        ((-1.0, None), None, "guidance text must be 0 or more, got -1.0"),
-        ((1.0, float("inf")), None, "guidance image must be 0 or more, got inf"),
+        ((-1.0, None), None, "guidance text is -1.0, expected 0 to 100"),
+        ((1.0, float("inf")), None, "guidance image is inf, expected 0 to 100"),
+        ((1e38, None), None, "guidance text is 1e+38, expected 0 to 100"),
+        ((float("nan"), None), None, "guidance text is nan, expected 0 to 100"),
         ((2.0, None), [9, 9], "negative must be the beginning of a document without images"),
         ((2.0, None), [0, 3], "negative must be the beginning of a document without images"),
         ((2.0, None), [0, *[9] * 60], "image: 8 prompt tokens leave 3;"),
@@ -250,7 +252,7 @@ def test_penalized_logits() -> None:
 
 def test_a_penalty_keeps_text_from_coming_again(model: FusionLM) -> None:
     """So strong that every text token comes once before one comes twice; codes do not change."""
-    text = Sampling(temperature=0, repetition_penalty=1e6)
+    text = Sampling(temperature=0, repetition_penalty=100)
     (result,) = generate(
         model, VOCAB, [prompt(2)], max_new_tokens=3, then="text", max_blocks=0, sampling={"text": text}
     )
