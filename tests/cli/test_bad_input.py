@@ -100,9 +100,9 @@ def test_an_image_that_cannot_be_read(fails, model_folder: Path, photo: Image.Im
 
 
 def test_an_image_that_is_too_large(fails, model_folder: Path, photo_file: Path, monkeypatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr("earlyfusion.tokenizers.pixels.PIXELS", 1000)
     line = fails("sample", "--model", model_folder, "--out", "out", photo_file)
-    assert "photo.png" in line and "1000 pixels" in line
+    assert "photo.png" in line and "more than 1,000" in line
 
 
 def alpha(photo: Image.Image) -> Image.Image:
