@@ -83,7 +83,12 @@ class Listing(NamedTuple):
 
 
 def list_files(
-    path: Path, part: str = "train", ignore: Sequence[str] = (), follow_links: bool = False
+    path: Path,
+    part: str = "train",
+    ignore: Sequence[str] = (),
+    *,
+    follow_links: bool = False,
+    strict: bool = True,
 ) -> Listing:
     """The files of the data set at ``path``: a file, or a folder with all files below it.
 
@@ -95,6 +100,7 @@ def list_files(
             like train-00000-of-00004.parquet.
         ignore: Names of files and folders, relative to ``path`` or not, that are left out.
         follow_links: Read rows and texts through links that leave the folder, too.
+        strict: Refuse files that look like content and would not be read; else they are ``unread``.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -139,20 +145,23 @@ def list_files(
             odd.append(file)
         else:
             unread.append((shown(file.relative_to(path)), f"unknown ending {shown(file.suffix)!r}"))
+    if pictures and files and (metadata or sidecars):  # the pictures are the rows
+        odd += [file.path for file in files]
+    if odd and not strict:
+        unread += [(shown(file.relative_to(path)), "not what is read here") for file in odd]
+        files = [] if pictures else files
+    elif odd:
+        names = [shown(file.relative_to(path)) for file in odd]
+        raise ValueError(
+            f"{shown(path)}: {_some(names)} would not be read: convert or move what you need, and leave out "
+            f"the rest (ignore: [{_some(names)}])"
+        )
     texts = [*(file.path for file in files), *metadata, *sorted(sidecars)]
     if not follow_links and (away := _leaving(path, texts)):
         names = [shown(file.relative_to(path)) for file in away]
         raise ValueError(
             f"{shown(path)}: links to {_some(names)} leave the folder. Only pictures are read through such "
             "links: copy the files, leave them out (ignore), or set follow_links: true if the links are yours"
-        )
-    if pictures and files and (metadata or sidecars):  # the pictures are the rows
-        odd += [file.path for file in files]
-    if odd:
-        names = [shown(file.relative_to(path)) for file in odd]
-        raise ValueError(
-            f"{shown(path)}: {_some(names)} would not be read: convert or move what you need, and leave out "
-            f"the rest (ignore: [{_some(names)}])"
         )
     if files and pictures and not metadata:  # the rows name the pictures
         pictures, sidecars = [], set()

@@ -117,6 +117,7 @@ def open_source(
     streaming: bool = False,
     ignore: Sequence[str] = (),
     follow_links: bool = False,
+    strict: bool = False,
 ) -> Source:
     """Look at the data set at ``path``: a folder of ``save_to_disk``; a file of rows, or a folder of them, of
     pictures, or of both (see ``listing``); or hf://datasets/owner/name.
@@ -126,6 +127,7 @@ def open_source(
         streaming: For the Hub: do not download everything first.
         ignore: Names of files and folders that are not used.
         follow_links: As in ``listing.list_files``.
+        strict: Refuse files that look like content and would not be read.
 
     Raises:
         FileNotFoundError: The data set is missing.
@@ -144,12 +146,12 @@ def open_source(
             files = sorted(path.glob("*.arrow"))
             if not files:
                 raise
-            ignore = (*ignore, "state.json", "dataset_info.json")
-            listing = list_files(path, part, ignore, follow_links)
+            names = (*ignore, "state.json", "dataset_info.json")
+            listing = list_files(path, part, names, follow_links=follow_links, strict=strict)
         else:
             return source_of(found, name, path.absolute())
     else:
-        listing = list_files(path, part, ignore, follow_links)
+        listing = list_files(path, part, ignore, follow_links=follow_links, strict=strict)
     examples: list[Row] = []
     columns: dict[str, None] = {}
     for file in _some_files(listing):

@@ -155,6 +155,7 @@ def look_at(config: PrepareConfig, name: str, path: str) -> Reading:
         streaming=config.streaming,
         ignore=config.ignore,
         follow_links=config.follow_links,
+        strict=True,
     )
     if not source.columns:
         problems: list[str] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count, pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -306,7 +306,7 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
     """
     try:
         if "exif" in image.info:
-            exif = Image.Exif()
+            exif: Any = Image.Exif()
             exif.load(image.info["exif"])
         else:
             exif = getattr(image, "tag_v2", {})  # TIFF

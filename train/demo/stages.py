@@ -120,7 +120,7 @@ def fit_image_tokenizer(run: Run) -> Command:
         ("--data.validation", run.data / IMAGES / VALIDATION),
         ("--trainer.default_root_dir", run.folder / "image-tokenizer"),
         *((option, run.seed) for option in ("--seed_everything", "--data.seed", "--model.seed")),
-        ("--ckpt_path", "last"),
+        ("--ckpt_path", "last-or-new"),
     )
 
 
@@ -146,7 +146,7 @@ def fit_lm(run: Run) -> Command:
         ("--data.path", run.folder / "tokens"),
         ("--trainer.default_root_dir", run.folder / "lm"),
         *((option, run.seed) for option in ("--seed_everything", "--data.seed")),
-        ("--ckpt_path", "last"),
+        ("--ckpt_path", "last-or-new"),
     )
 
 
