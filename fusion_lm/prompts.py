@@ -68,10 +68,11 @@ class Options:
         Raises:
             ValueError: Their number is wrong, or one has more than 64 bits.
         """
-        one = not hasattr(self.seed, "__len__")
-        for seed in [self.seed] if one else self.seed:
+        given: Any = self.seed
+        one = not hasattr(given, "__len__")
+        for seed in [given] if one else given:
             check_number("seed", seed, -(2**63), 2**64 - 1, "-2**63..2**64-1", whole=True)
-        seeds = [self.seed + row for row in range(rows)] if one else list(self.seed)
+        seeds: list[int] = [given + row for row in range(rows)] if one else list(given)
         if len(seeds) != rows:
             raise ValueError(f"got {len(seeds)} seeds for {rows} prompts: give one for each, or one number")
         if one and rows:

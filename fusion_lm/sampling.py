@@ -65,7 +65,7 @@ def check_number(
     Raises:
         ValueError: The value is not a number, or out of range.
     """
-    kind = Integral if whole else Real
+    kind: Any = Integral if whole else Real
     if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
         what = "a whole number from " if whole else ""
         raise ValueError(f"{name} is {short(value)}, expected {what}{expected or f'{low} to {high}'}")

@@ -87,7 +87,7 @@ def _whole(name: str, value: Any, low: int = 0, high: int = WHOLE) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     check_number(name, value, low, high, whole=True)
-    return value
+    return int(value)
 
 
 def known(settings: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ FORMATS = "AVIF BMP DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI SUN T
 PIXELS = 72 * 10**6
 """Most pixels of an image: A3 scanned at 600 dpi has 70 million. Larger ones are refused by the size in their
 header, before anything is decoded, so that a small file of a stranger cannot fill the memory."""
-HEAVY = {"JPEG2000": 3, "AVIF": 2}
+HEAVY = {"JPEG2000": 3, "AVIF": 2, "WEBP": 2}
 """Formats whose decoders need so many times the memory of the others: their limit is that much lower."""
 PAGES = 10_000
 """Most pages of a TIFF."""

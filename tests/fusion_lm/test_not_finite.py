@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ PROMPTS = [torch.tensor([0, 10, 9]), torch.tensor([0, 9, 10, 11]), torch.tensor(
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(2.0), Guidance(2.0, 1.5)], ids=str)
 def test_the_row_ends_and_the_others_do_not_change(value: float, sampling, guidance: Guidance) -> None:
-    options = {"max_new_tokens": 12, "sampling": sampling, "seed": 1}
+    options: dict[str, Any] = {"max_new_tokens": 12, "sampling": sampling, "seed": 1}
     model = Scripted(GRIDS, 40, spoiled(value, 6))
     together = generate(model, GRIDS, PROMPTS, guidance=guidance, **options)
     broken = together[0]
