@@ -61,7 +61,7 @@ def test_the_row_ends_and_the_others_do_not_change(value: float, sampling, guida
     for row, one in enumerate(together[1:], start=1):
         assert one.stop != "not finite" and math.isfinite(one.log_likelihood)
         if guidance.branches == 1:
-            alone = generate(model, GRIDS, [PROMPTS[row]], **options | {"seed": 1 + row})[0]
+            alone = generate(model, GRIDS, [PROMPTS[row]], **(options | {"seed": 1 + row}))[0]  # type: ignore[arg-type]
             assert torch.equal(alone.tokens, one.tokens) and alone.stop == one.stop
 
 

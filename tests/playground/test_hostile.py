@@ -204,5 +204,5 @@ def test_tokens_and_runs(model: Model, runs: Path) -> None:
         "one/lm/../../..",
     ):
         with pytest.raises(Refused) as raised:
-            curves(runs, name)
+            curves(runs, name)  # type: ignore[arg-type]
         assert str(runs) not in str(raised.value) and len(str(raised.value)) < 100
