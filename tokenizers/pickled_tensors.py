@@ -133,6 +133,8 @@ def _read_zip(path: Path) -> tuple[Any, Read]:
         root = pickles[0].removesuffix("data.pkl")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("it was written on a big-endian machine")
+        if archive.getinfo(pickles[0]).file_size > path.stat().st_size:
+            raise ValueError("its data.pkl is compressed and larger than the file")
         value = _Unpickler(io.BytesIO(archive.read(pickles[0])), NAMED).load()
 
     def storages(storage: _Storage) -> Tensor:
