@@ -186,6 +186,8 @@ def _read_legacy(path: Path) -> tuple[Any, Read]:
 def _mapped(path: Path, start: int, size: int) -> Tensor:
     if not size:
         return torch.empty(0, dtype=torch.uint8)
+    if start + size > path.stat().st_size:
+        raise ValueError("it is cut short")
     return torch.from_numpy(np.memmap(path, np.uint8, "c", start, (size,)))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from .files import read_json
 from .pickled_tensors import read_pickled
 from .pickles import Inert, check_stored, reason
+from .safetensors_header import check_header
 
 INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -105,6 +106,7 @@ Entry = tuple[str, Spec, Callable[[], Tensor]]
 
 
 def _safetensors(path: Path) -> Iterator[Entry]:
+    check_header(path)
     try:
         with safe_open(path, "pt") as file:
             names = list(file.keys())

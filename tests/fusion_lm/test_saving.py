@@ -94,8 +94,8 @@ def test_a_folder_of_the_first_version_still_loads(build, older: bool, today: st
         ({"n_kv_heads": 3}, "n_kv_heads.*n_heads.*4.*3"),
         ({"n_kv_heads": 8}, "n_kv_heads.*n_heads.*4.*8"),
         ({"dropout": 1.0}, r"dropout.*1\.0"),
-        ({"qk_norm": "batch"}, "qk_norm.*layer, rms, none.*'batch'"),
-        ({"norm_placement": "post"}, "norm_placement.*pre, reordered.*'post'"),
+        ({"qk_norm": "batch"}, "qk_norm.*'batch'.*layer, rms, none"),
+        ({"norm_placement": "post"}, "norm_placement.*'post'.*pre, reordered"),
         ({"logit_soft_cap": 0.0}, r"logit_soft_cap.*0\.0"),
     ],
 )
