@@ -329,7 +329,8 @@ class SharedVocab:
         """
         path = Path(folder) / FILE
         value = read_json(path, "a shared vocabulary")
-        read = {1: _from_format_1, FORMAT: _from_format_2}.get(value.pop("format", None))
+        found = value.pop("format", None)
+        read = {1: _from_format_1, FORMAT: _from_format_2}.get(found) if isinstance(found, int) else None
         if read is None:
             raise ValueError(f"{path} has an unknown format, expected 1 or {FORMAT}: update earlyfusion")
         try:
