@@ -54,6 +54,13 @@ def describe(path: Path) -> list[str]:
         FileNotFoundError: ``path``, or one of its files, is missing.
         ValueError: ``path`` is of unknown kind, or damaged.
     """
+    try:
+        return _described(path)
+    except (TypeError, AttributeError, LookupError) as error:  # of a JSON file
+        raise ValueError(f"{path} is damaged, a value has a wrong type: {error}") from None
+
+
+def _described(path: Path) -> list[str]:
     from ..tokenizers.files import read_json
 
     if not path.exists():
@@ -158,7 +165,7 @@ def _prepared(folder: Path) -> Lines:
     yield "format", str(record.get("format", 1))
     yield "windows", f"{record.get('context_length')} tokens each"
     for part in ("train", "validation"):
-        if isinstance(counts := record.get(part), dict):
+        if (counts := record.get(part)) is not None:
             tokens = ", ".join(f"{number:,} {name}" for name, number in counts.get("tokens", {}).items())
             yield part, f"{counts.get('windows', 0):,} windows; {tokens}"
     yield from _documents(folder / "tokenizer")

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ..tokenizers.modality import ModalityTable
 from ..tokenizers.weights import load_network, read_config, save_network
 from .cache import KVCache
-from .config import FusionLMConfig, upgrade
+from .config import FusionLMConfig, shapes, upgrade
 from .cpu.attention import first_keys
 from .inputs import Inputs
 from .layers import Block, Context, initialize
@@ -135,7 +135,9 @@ class FusionLM(nn.Module):
             FileNotFoundError: A file is missing.
             ValueError: The files do not fit together.
         """
-        model = load_network(cls, FusionLMConfig, Path(folder), KIND, upgrade=upgrade, unfilled=True)
+        model = load_network(
+            cls, FusionLMConfig, Path(folder), KIND, upgrade=upgrade, unfilled=True, shapes=shapes
+        )
         if model.config.tie_embeddings:
             model.lm_head.weight = model.embedding.weight
         return model.eval()
