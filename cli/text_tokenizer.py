@@ -71,7 +71,8 @@ def run(args: Namespace) -> None:
     from ..data.text_corpus import Counted, read_texts
     from ..tokenizers.text import FILE, TextTokenizer
 
-    texts = Counted(text for name in args.input for text in read_texts(name, args.column, print))
+    read: list[str] = []
+    texts = Counted(text for name in args.input for text in read_texts(name, args.column, read.append))
     tokenizer = TextTokenizer.train(
         texts,
         args.vocab_size,
@@ -79,6 +80,7 @@ def run(args: Namespace) -> None:
         max_piece_length=args.max_piece_length,
     )
     tokenizer.save(args.out)
+    print("\n".join(read))
     print(f"{texts.texts:,} texts, {texts.characters:,} characters -> {tokenizer.vocab_size:,} pieces")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"--vocab-size was {args.vocab_size:,}, but these texts yield no more pieces")

@@ -37,7 +37,7 @@ def held_run(folder: Path) -> str | None:
 def starting_point(folder: Path, asked: str | Path | None, overwrite: bool = False) -> Path | None:
     """The checkpoint that a fit in ``folder`` resumes from; None: it starts. Writes nothing.
 
-    Every rank comes here before any of them writes: rank 0 cannot go on until all have joined it.
+    Every rank comes here before any of them writes: rank 0 cannot continue until all have joined it.
 
     Args:
         folder: The folder of the run.
