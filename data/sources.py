@@ -312,7 +312,16 @@ def _status(file: Path) -> list[int | None]:
 def _loaded(name: str, part: str, load: Callable[[], Any]) -> Any:
     try:
         return _choose(load(), part)
-    except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
+    except (
+        ValueError,
+        OSError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        DatasetsError,
+        pa.ArrowException,
+    ) as error:  # a state.json may hold anything
         raise ValueError(f"{name} cannot be read as a data set: {reason(error)}") from None
 
 
