@@ -3,6 +3,7 @@
     python tests/mutants/run.py                    all of mutants.toml, resuming runs/mutants.jsonl
     python tests/mutants/run.py --only grammar     those with a word in their name or area
     python tests/mutants/run.py --count 5          five, which the commit chooses
+    python tests/mutants/run.py --seconds 600      none begins after ten minutes; the same command resumes
 
 A mutant is killed if one of its tests fails, and that test passes without the bug. Every mutant leaves a line in
 the file of results; it runs again only if it, its file or its tests have changed. Linux and macOS, since it forks.
@@ -113,7 +114,9 @@ def mutated(tree: Path, mutant: Mutant, log: Path) -> dict[str, Any]:
     file = tree / mutant["file"]
     text = file.read_text(encoding="utf-8")
     if (found := text.count(mutant["old"])) != 1:
-        raise ValueError(f"{mutant['name']}: {mutant['old']!r} occurs {found} times in {mutant['file']}, not once")
+        raise ValueError(
+            f"{mutant['name']}: {mutant['old']!r} occurs {found} times in {mutant['file']}, not once"
+        )
     begun = time.monotonic()
     try:
         _write(file, text.replace(mutant["old"], mutant["new"]))
@@ -123,7 +126,9 @@ def mutated(tree: Path, mutant: Mutant, log: Path) -> dict[str, Any]:
     state = "survived" if code == 0 else "broken"
     if code:
         # Failed, or the module cannot be imported, or the process crashed or hung: then all its tests count.
-        failed = re.findall(r"^(?:FAILED|ERROR) (\S+?)(?: - |$)", log.read_text(errors="replace"), re.MULTILINE)
+        failed = re.findall(
+            r"^(?:FAILED|ERROR) (\S+?)(?: - |$)", log.read_text(errors="replace"), re.MULTILINE
+        )
         found = failed or mutant["tests"]
         if run_tests(tree, found, LIMIT, log) == 0:
             state = "killed"
@@ -137,8 +142,9 @@ def _write(file: Path, text: str) -> None:
         stale.unlink()
 
 
-def run_all(mutants: list[Mutant], results: Path) -> Iterator[tuple[Mutant, dict[str, Any]]]:
-    """Run what has not run yet, a line for each; yields all."""
+def run_all(mutants: list[Mutant], results: Path, seconds: float) -> Iterator[tuple[Mutant, dict[str, Any]]]:
+    """Run what has not run yet, a line for each, until ``seconds`` have passed; yields all that have run."""
+    end = time.monotonic() + seconds
     known = read_results(results)
     keys = {mutant["name"]: key(mutant) for mutant in mutants}  # of the files that are copied now
     missing = [mutant for mutant in mutants if keys[mutant["name"]] not in known]
@@ -152,6 +158,8 @@ def run_all(mutants: list[Mutant], results: Path) -> Iterator[tuple[Mutant, dict
         tree, log = copy_tree(Path(folder)), Path(folder) / "log"
         results.parent.mkdir(parents=True, exist_ok=True)
         for mutant in missing:
+            if time.monotonic() > end:
+                return
             row = {"name": mutant["name"], **mutated(tree, mutant, log), "key": keys[mutant["name"]]}
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -161,23 +169,24 @@ def run_all(mutants: list[Mutant], results: Path) -> Iterator[tuple[Mutant, dict
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 1 if a bug survives that is not named as equivalent, or its tests cannot run."""
+    """Exit code 1 if a bug survives that is not named as equivalent, or its tests fail without it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", help="a word in the name or the area")
     parser.add_argument("--count", type=int, help="how many, chosen by the commit")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="when no more may begin")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     mutants = choose(read_mutants(), arguments.only, arguments.count)
     states: dict[str, int] = {}
-    for mutant, row in run_all(mutants, arguments.results):
+    for mutant, row in run_all(mutants, arguments.results, arguments.seconds):
         state = row["state"]
         if state == "survived" and "equivalent" in mutant:
             state = "equivalent"
         states[state] = states.get(state, 0) + 1
         print(f"{state:10} {row['seconds']:6.1f} s  {mutant['area']}: {mutant['name']}", flush=True)
     counts = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    print(f"{len(mutants)} mutants: {counts}")
+    print(f"{sum(states.values())} of {len(mutants)} mutants ran: {counts}")
     return 1 if states.get("survived") or states.get("broken") else 0
 
 
