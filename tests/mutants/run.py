@@ -5,8 +5,9 @@
     python tests/mutants/run.py --count 5          five, which the commit chooses
     python tests/mutants/run.py --seconds 600      none begins after ten minutes; the same command resumes
 
-A mutant is killed if one of its tests fails, and that test passes without the bug. Every mutant leaves a line in
-the file of results; it runs again only if it, its file or its tests have changed. Linux and macOS, since it forks.
+A mutant is killed if one of its tests fails, and that test passes without the bug. Every mutant leaves a line
+in the file of results; it runs again only if it, its file or its tests have changed. It forks, so it needs Linux
+or macOS.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def copy_tree(folder: Path) -> Path:
 
 
 def run_tests(tree: Path, tests: list[str], limit: float, log: Path) -> int:
-    """Pytest's exit code for ``tests`` in the package at ``tree``, in a process of its own; -1 if it hangs."""
+    """Pytest's exit code for ``tests`` in the package at ``tree``, run in a fork; -1 if it hangs."""
     child = os.fork()
     if not child:
         os.setpgrp()
