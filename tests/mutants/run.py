@@ -6,8 +6,8 @@
     python tests/mutants/run.py --seconds 600      none begins after ten minutes; the same command resumes
 
 A mutant is killed if one of its tests fails, and that test passes without the bug. Every mutant leaves a line
-in the file of results; it runs again only if it, its file or its tests have changed. It forks, so it needs Linux
-or macOS.
+in the file of results; it runs again only if it, its file or its tests have changed. It forks, so it needs
+Linux or macOS.
 """
 
 import argparse
