@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from earlyfusion.fusion_lm.inputs import Inputs
-from earlyfusion.fusion_lm.positions import positions_of, rope_tables
+from earlyfusion.fusion_lm.positions import document_starts, positions_of, rope_tables
 
 TOKENS = torch.randint(50, (3, 14), generator=torch.Generator().manual_seed(0))
 DOCUMENTS = torch.tensor([[0] * 5 + [1] * 9, [4] * 14, [0, 1, 2] + [3] * 11])
