@@ -5,6 +5,7 @@ from math import prod
 from typing import Any, get_args
 
 from ..tokenizers.image_config import Preprocessing
+from .results import add_out, writes
 from .terminal import add_command, add_group
 
 
@@ -26,7 +27,7 @@ params.json and consolidated shards, tokenizer/ with text_tokenizer.json and vqg
 Weights are read one tensor at a time; from pickles only tensors are read.
 
 The port in `transformers` has no VQ decoder: without --vqgan the model reads images but
-cannot draw them. Needs the extra `chameleon`.""",
+cannot draw them. A folder without any image tokenizer needs --vqgan. Needs the extra `chameleon`.""",
         """\
   earlyfusion import chameleon facebook/chameleon-7b --out runs/chameleon-7b
   earlyfusion import chameleon chameleon-7b --vqgan vqgan.ckpt --out runs/chameleon-7b
@@ -38,7 +39,7 @@ cannot draw them. Needs the extra `chameleon`.""",
         metavar="FOLDER",
         help="the model's folder, or its name on the Hugging Face Hub (owner/name)",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--vqgan",
         metavar="FILE",
@@ -76,7 +77,7 @@ a special token; here it is plain text.""",
         run,
     )
     parser.add_argument("model", metavar="MODEL", help="model folder")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--push",
         metavar="NAME",
@@ -91,6 +92,7 @@ def run(args: Namespace) -> None:
     {"import": _import, "export": _export}[args.command](args)
 
 
+@writes(inputs=("folder", "vqgan"), holds=("config.json", "model.safetensors", "tokenizer"))
 def _import(args: Namespace) -> None:
     from ..fusion_lm.chameleon.importer import read_source, write_model
     from ..tokenizers.hub import local_folder
@@ -106,12 +108,19 @@ def _import(args: Namespace) -> None:
 
 
 def _export(args: Namespace) -> None:
+    from ..tokenizers.hub import push
+
+    _write_export(args)
+    if args.push is not None:
+        print(f"uploaded to {push(args.out, args.push)}")
+
+
+@writes(inputs=("model",), holds=("*.json", "*.safetensors"))
+def _write_export(args: Namespace) -> None:
     from ..fusion_lm.chameleon.exporter import export
-    from ..tokenizers.hub import local_folder, push
+    from ..tokenizers.hub import local_folder
     from ..tokenizers.progress import progress_bars
 
     with progress_bars() as progress:
         export(local_folder(args.model), args.out, progress)
     print(f"written to {args.out}")
-    if args.push is not None:
-        print(f"uploaded to {push(args.out, args.push)}")

@@ -1,40 +1,10 @@
 """Reads the plain values of a Lightning checkpoint, without torch, tensors, or running code from the file."""
 
-import pickle
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-PLAIN = {("collections", "OrderedDict"): OrderedDict}
-"""The only classes that are loaded."""
-
-
-class _Left:
-    """Placeholder for objects of all other classes, such as tensors."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
-
-
-class _Header(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        return PLAIN.get((module, name), _Left)
-
-    def persistent_load(self, pid: Any) -> None:
-        return None
+from ..tokenizers.pickles import InertUnpickler
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -48,7 +18,7 @@ def read_header(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(file) as archive:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(name) as stream:
-                header = _Header(stream).load()
+                header = InertUnpickler(stream).load()
         header["global_step"]
         return header
     except Exception as error:  # zip, pickle and broken values raise errors of many kinds

@@ -5,6 +5,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..tokenizers.results import ANYTHING, MADE
+from .results import add_out, writes
 from .terminal import Parser, add_command, add_group, positive_integer, tell
 
 if TYPE_CHECKING:
@@ -48,19 +50,24 @@ one that encoded them.""",
         "turn a taming-transformers VQGAN checkpoint into a tokenizer folder",
         """\
 Turn a VQ checkpoint in the layout of taming-transformers (VQGAN and its relatives) into a
-tokenizer folder, to use it or to measure it with `earlyfusion eval reconstruction`.""",
-        "  earlyfusion image-tokenizer import vqgan.ckpt --out runs/vqgan",
+tokenizer folder, to use it or to measure it with `earlyfusion eval reconstruction`. The
+network may be a part of a larger one (`first_stage_model.`, `module.`). Only tensors are
+read: nothing in the file is run.""",
+        """\
+  earlyfusion image-tokenizer import vqgan.ckpt --out runs/vqgan
+  earlyfusion image-tokenizer import latent-diffusion.ckpt --ema --out runs/f8""",
         run,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint file")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
+    parser.add_argument("--ema", action="store_true", help="take the averaged weights of the checkpoint")
 
 
 def _add_options(parser: Parser) -> None:
     parser.add_argument(
         "--model", metavar="DIR", required=True, help="folder of an image tokenizer or of a model"
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--tile",
         metavar="PIXELS",
@@ -77,6 +84,8 @@ def run(args: Namespace) -> None:
     {"encode": _encode, "decode": _decode, "import": _import}[args.subcommand](args)
 
 
+# A folder of codes without a note is of an earlier version: codes.json says whether it fits.
+@writes(inputs=("images", "model"), holds=(MADE,), resumes=True)
 def _encode(args: Namespace) -> None:
     from ..data.codes import encode_folder
     from ..tokenizers.progress import progress_bars
@@ -91,6 +100,7 @@ def _encode(args: Namespace) -> None:
     print(f"{_summary(counts, 'encoded')}: {counts.tokens:,} tokens{rate}{stored}; written to {args.out}")
 
 
+@writes(inputs=("codes", "model"), holds=ANYTHING, resumes=True)
 def _decode(args: Namespace) -> None:
     from ..data.codes import decode_folder
     from ..tokenizers.progress import progress_bars
@@ -103,11 +113,12 @@ def _decode(args: Namespace) -> None:
     print(f"{_summary(counts, 'decoded')} from {counts.tokens:,} tokens; written to {args.out}")
 
 
+@writes(inputs=("checkpoint",), holds=("config.json", "model.safetensors"))
 def _import(args: Namespace) -> None:
     from ..tokenizers.vqvae.taming import load_taming
     from .info import describe
 
-    load_taming(args.checkpoint).save(args.out)
+    load_taming(args.checkpoint, args.ema).save(args.out)
     print("\n".join(describe(Path(args.out))))
 
 

@@ -36,6 +36,9 @@ Interrupt it at any time; run the same command again to resume. Needs the extra 
         help="training time on two CPU cores: quick, minutes, only checks that everything works; full, about "
         "ten minutes; long, two hours, the recipe of the packaged model (default: %(default)s)",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="move an earlier demo in OUT aside, and start from scratch"
+    )
 
 
 def run(args: Namespace) -> None:
@@ -43,6 +46,9 @@ def run(args: Namespace) -> None:
 
     tune_malloc()
     from ..train.demo.run import run as demo
+    from ..train.demo.run import set_aside
     from .main import run_command
 
+    if args.overwrite:
+        set_aside(Path(args.out))
     demo(Path(args.out), args.seed, args.budget, run_command)

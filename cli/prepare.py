@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
     """Read the options of ``earlyfusion prepare``.
 
     Returns:
-        What to prepare, and options: ``jobs`` and ``engine`` of ``prepare``, and whether to ``inspect`` only.
+        What to prepare, and the options of ``prepare``, beside them whether to ``inspect`` only.
 
     Raises:
         UsageError: A setting is unknown, missing or of the wrong type, or a config file cannot be read.
@@ -82,6 +82,11 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
         "its machines must see the same folders)",
     )
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="move windows of other settings aside (to OUT.before-1), instead of refusing",
+    )
+    parser.add_argument(
         "--inspect",
         metavar="SOURCE",
         help="print what would be read of these documents, and the first three; encode and write nothing",
@@ -104,7 +109,8 @@ def parse(arguments: Sequence[str]) -> "tuple[PrepareConfig, dict[str, Any]]":
         settings |= {
             name: getattr(PrepareConfig, name) for name in ("max_grid", "fixed_grid", "scan", "separator")
         }
-    options = {"jobs": values.jobs, "engine": values.engine, "inspect": values.inspect is not None}
+    options = {"jobs": values.jobs, "engine": values.engine, "overwrite": values.overwrite}
+    options["inspect"] = values.inspect is not None
     return PrepareConfig(**settings), options
 
 

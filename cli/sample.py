@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..fusion_lm.choices import BEST_BY, WEIGHTS
 from ..tokenizers.hub import PRETRAINED
 from .prompts import in_words, inline_image, prompt_as_seen, read_segments
+from .results import add_out, writes
 from .sampling import MODALITIES, add_best_of, add_sampling, recorded, sampling_of
 from .terminal import add_command, best_device, box, integer, positive_integer, real
 
@@ -43,7 +44,7 @@ Ctrl+C keeps what was generated so far.""",
         run,
     )
     parser.add_argument("segments", metavar="SEGMENT", nargs="*", help="a text or an image file")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--model",
         metavar="DIR",
@@ -114,6 +115,7 @@ Ctrl+C keeps what was generated so far.""",
     parser.add_argument("--negative", metavar="TEXT", help="negative prompt for images; needs --guidance")
 
 
+@writes(inputs=("model", "segments"), holds=("sample.json", "index.html", "*image-*.png"))
 def run(args: Namespace) -> None:
     """Continue the prompt and write the folder.
 
@@ -169,6 +171,7 @@ def run(args: Namespace) -> None:
         "negative": None if args.negative is None else tokenizer.encode([args.negative], eos=False).tokens,
     }
     written = _written(args, model, prompt, encoded, shown, options)
+    args.unfinished = any(stop == "interrupted" for _, stop in written)
     kept = shown if args.infill is None else shown[:-1]  # its last image is redrawn
     samples = [Sample([*kept, *map(Part, segments)], stop) for segments, stop in written]
     write_samples(args.out, samples, _settings(args, folder, sampling, guidance))

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from .results import add_out, writes
 from .terminal import add_command, given, integer, names, positive_integer, size, span
 
 
@@ -26,7 +27,7 @@ any of these in that style.""",
       --type-sizes 10-20 --out runs/pages""",
         run,
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--kinds",
         metavar="KINDS",
@@ -61,6 +62,7 @@ any of these in that style.""",
     parser.add_argument("--seed", metavar="N", type=integer, help="random seed (default: 0)")
 
 
+@writes(holds=("dataset_dict.json", "train", "validation"))
 def run(args: Namespace) -> None:
     from ..data.render.text_images import VALIDATION, TextImagesConfig, write_text_images
     from ..tokenizers.progress import progress_bars

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from .results import add_out, writes
 from .terminal import add_command, add_group, positive_integer, real
 
 
@@ -41,7 +42,7 @@ Writes OUT/text.model.""",
         required=True,
         help="maximum number of pieces, 256 bytes included",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+    add_out(parser)
     parser.add_argument(
         "--column",
         metavar="NAME",
@@ -65,11 +66,13 @@ Writes OUT/text.model.""",
     )
 
 
+@writes(inputs=("input",), holds=("text.model",))
 def run(args: Namespace) -> None:
     from ..data.text_corpus import Counted, read_texts
     from ..tokenizers.text import FILE, TextTokenizer
 
-    texts = Counted(text for name in args.input for text in read_texts(name, args.column, print))
+    read: list[str] = []
+    texts = Counted(text for name in args.input for text in read_texts(name, args.column, read.append))
     tokenizer = TextTokenizer.train(
         texts,
         args.vocab_size,
@@ -77,6 +80,7 @@ def run(args: Namespace) -> None:
         max_piece_length=args.max_piece_length,
     )
     tokenizer.save(args.out)
+    print("\n".join(read))
     print(f"{texts.texts:,} texts, {texts.characters:,} characters -> {tokenizer.vocab_size:,} pieces")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"--vocab-size was {args.vocab_size:,}, but these texts yield no more pieces")

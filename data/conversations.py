@@ -251,7 +251,8 @@ def balanced(kinds: Sequence[frozenset[str]], rng: np.random.Generator) -> np.nd
     """Numbers of rows, those of each kind as often as those of the most frequent one, shuffled.
 
     Without it a model learns how often images are answered, rather than when (arXiv:2405.09818, section 3.2).
-    Rows of a rarer kind are repeated whole, and the rest of them is drawn without repetition.
+    Rows of a rarer kind are repeated whole, and the rest of them is drawn without repetition. Rows without a
+    kind, which cannot be used, come once.
     """
     groups: dict[frozenset[str], list[int]] = {}
     for row, kind in enumerate(kinds):
@@ -259,6 +260,6 @@ def balanced(kinds: Sequence[frozenset[str]], rng: np.random.Generator) -> np.nd
     largest = max(map(len, groups.values()), default=0)
     rows: list[int] = []
     for group in groups.values():
-        whole, rest = divmod(largest, len(group))
+        whole, rest = divmod(largest, len(group)) if kinds[group[0]] else (1, 0)
         rows += group * whole + rng.permutation(group)[:rest].tolist()
     return rng.permutation(rows)

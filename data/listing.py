@@ -79,13 +79,16 @@ class Listing(NamedTuple):
         yield from sorted(self.sidecars)
 
 
-def list_files(path: Path, part: str = "train", ignore: Sequence[str] = ()) -> Listing:
+def list_files(
+    path: Path, part: str = "train", ignore: Sequence[str] = (), *, strict: bool = True
+) -> Listing:
     """The files of the data set at ``path``: a file, or a folder with all files below it. Links are followed.
 
     Args:
         part: The part to take if the folder has parts: folders train, validation and test, or files named
             like train-00000-of-00004.parquet.
         ignore: Names of files and folders, relative to ``path`` or not, that are left out.
+        strict: Refuse files that look like content and would not be read; else they are ``unread``.
 
     Raises:
         FileNotFoundError: The path does not exist.
@@ -129,7 +132,10 @@ def list_files(path: Path, part: str = "train", ignore: Sequence[str] = ()) -> L
             unread.append((shown(file.relative_to(path)), f"unknown ending {shown(file.suffix)!r}"))
     if pictures and files and (metadata or sidecars):  # the pictures are the rows
         odd += [file.path for file in files]
-    if odd:
+    if odd and not strict:
+        unread += [(shown(file.relative_to(path)), "not what is read here") for file in odd]
+        files = [] if pictures else files
+    elif odd:
         names = [shown(file.relative_to(path)) for file in odd]
         raise ValueError(
             f"{shown(path)}: {_some(names)} would not be read: convert or move what you need, and leave out "

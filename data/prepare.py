@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..tokenizers.files import (
 )
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.progress import Progress, progress_bars
+from ..tokenizers.results import move_aside
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .prepare_config import PrepareConfig
@@ -51,25 +52,30 @@ PARTS = ("train", "validation")
 
 
 def prepare(
-    config: PrepareConfig, progress: Progress | None = None, jobs: int = 1, engine: Engine = "local"
+    config: PrepareConfig,
+    progress: Progress | None = None,
+    jobs: int = 1,
+    engine: Engine = "local",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write ``config.out``.
 
     Nothing is done if the same configuration was prepared from the same files before. A run that was stopped
-    resumes.
+    resumes. If files changed, the same configuration is prepared again.
 
     Args:
         progress: Called with a part, the number of its rows that are done, and of all its rows. None shows
             progress bars.
         jobs: Number of processes, with one image tokenizer each.
         engine: Where they run: on this machine, or on the Ray cluster that ``ray.init()`` finds.
+        overwrite: Move what another configuration wrote aside, instead of refusing.
 
     Returns:
         The content of prepare.json.
 
     Raises:
         FileNotFoundError: A data set or tokenizer is missing.
-        ValueError: A data set or tokenizer cannot be used.
+        ValueError: A data set or tokenizer cannot be used, or ``config.out`` holds something else.
     """
     out = Path(config.out)
     if jobs < 1:
@@ -80,6 +86,17 @@ def prepare(
         shutil.rmtree(out / SHARDS, ignore_errors=True)  # of a run that was killed in its last moment
         print(f"{out} is already prepared: same configuration, same files")
         return record
+    if other := _made_otherwise(config):
+        if not overwrite:
+            raise ValueError(f"{out} {other}: give another folder, or --overwrite, which moves it aside")
+        named = (
+            config.documents,
+            config.validation,
+            config.model,
+            config.text_tokenizer,
+            config.image_tokenizer,
+        )
+        move_aside(out, [path for path in named if path is not None and os.path.exists(path)])
     tokenizer = document_tokenizer(config)
     splits = splits_of(config, readings, tokenizer.vocab)
     check_folder(out)
@@ -205,6 +222,22 @@ def _finished(out: Path) -> dict[str, Any]:
     record = read_json(out / RECORD, "a record of prepare")
     parts = [name for name in PARTS if name in record]
     return record if all((out / name).is_dir() for name in (TOKENIZER, *parts)) else {}
+
+
+def _made_otherwise(config: PrepareConfig) -> str:
+    """How ``config.out`` differs from what this configuration writes; "" if nothing there would be lost."""
+    out = Path(config.out)
+    if not (out / RECORD).is_file():
+        unfinished = (out / SHARDS).is_dir()
+        found = [name for name in (*PARTS, TOKENIZER) if (out / name).exists()]
+        return f"has {found[0]}/, which prepare did not write" if found and not unfinished else ""
+    before = read_json(out / RECORD, "a record of prepare").get("config", {})
+    usual = {field.name: field.default for field in fields(config)}  # of settings that it did not have yet
+    for name, value in asdict(config).items():
+        old = before.get(name, usual[name])
+        if name != "out" and json.dumps(old or None) != json.dumps(value or None):
+            return f"holds windows that were prepared with {name} {old!r}, not {value!r}"
+    return ""
 
 
 def _key(config: PrepareConfig, readings: Mapping[str, Reading]) -> str:

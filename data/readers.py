@@ -72,6 +72,8 @@ def file_rows(file: DataFile, report: Report, columns: Collection[str] | None = 
             row = next(rows, None)
         except (MemoryError, RecursionError) as error:
             cause = f"too large or too deep: {type(error).__name__}"
+        except UnicodeDecodeError as error:
+            cause = f"not UTF-8: {reason(error)}"
         except (ValueError, OSError, EOFError, KeyError, TypeError, OverflowError, Broken) as error:
             cause = reason(error)
         except (pa.ArrowException, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError) as error:
@@ -97,7 +99,7 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[Any]:
     """The bytes of a file, without its compression."""
     ending = path.suffix.lower()
     if ending in (".gz", ".tgz"):
@@ -223,6 +225,8 @@ def _json_lines(file: IO[bytes], name: str, report: Report) -> Iterator[Row]:
 class _Again(io.RawIOBase):
     """A stream whose first bytes were read already."""
 
+    name = ""
+
     def __init__(self, first: bytes, rest: IO[bytes]) -> None:
         self.first, self.rest = first, rest
 
@@ -329,7 +333,7 @@ def _tar(path: Path, report: Report, columns: Collection[str] | None) -> Iterato
     """The samples of a webdataset: consecutive files with one name up to the first dot, ending -> content."""
     key, row = None, {}
     with _opened(path) as stream:
-        counted = _Counted(stream)
+        counted: Any = _Counted(stream)
         with tarfile.open(fileobj=counted, mode="r|") as archive:
             for member in archive:
                 place = PurePosixPath(member.name)

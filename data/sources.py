@@ -111,7 +111,12 @@ class Account:
 
 
 def open_source(
-    path: str | Path, part: str = "train", *, streaming: bool = False, ignore: Sequence[str] = ()
+    path: str | Path,
+    part: str = "train",
+    *,
+    streaming: bool = False,
+    ignore: Sequence[str] = (),
+    strict: bool = False,
 ) -> Source:
     """Look at the data set at ``path``: a folder of ``save_to_disk``; a file of rows, or a folder of them, of
     pictures, or of both (see ``listing``); or hf://datasets/owner/name.
@@ -120,6 +125,7 @@ def open_source(
         part: The part to take if there are several.
         streaming: For the Hub: do not download everything first.
         ignore: Names of files and folders that are not used.
+        strict: Refuse files that look like content and would not be read.
 
     Raises:
         FileNotFoundError: The data set is missing.
@@ -138,11 +144,12 @@ def open_source(
             files = sorted(path.glob("*.arrow"))
             if not files:
                 raise
-            listing = list_files(path, part, ignore=(*ignore, "state.json", "dataset_info.json"))
+            names = (*ignore, "state.json", "dataset_info.json")
+            listing = list_files(path, part, names, strict=strict)
         else:
             return source_of(found, name, path.absolute())
     else:
-        listing = list_files(path, part, ignore)
+        listing = list_files(path, part, ignore, strict=strict)
     examples: list[Row] = []
     columns: dict[str, None] = {}
     for file in _some_files(listing):

@@ -58,10 +58,10 @@ def read_texts(
             found = True
             yield text
     others = [name for name in dict.fromkeys([*source.columns, *account.columns]) if name != column]
-    rest = f"; not used: {', '.join(others)}" if others else ""
-    tell(f"{path}: {account.rows:,} rows, column {column}{rest}")
     if not found and problems:
         raise ValueError(f"{path} has no text that can be read: {problems[0]}")
+    rest = f"; not used: {', '.join(others)}" if others else ""
+    tell(f"{path}: {account.rows:,} rows, column {column}{rest}")
     if problems:
         warnings.warn(f"{path}: {len(problems):,} files or lines cannot be read; {problems[0]}", stacklevel=2)
 

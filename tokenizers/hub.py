@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from .results import MADE
+
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "openmoji-words"
 """The model folder in the package; its README.md describes it."""
 
@@ -54,7 +56,7 @@ def push(folder: str | Path, name: str) -> str:
 
     try:
         HfApi().create_repo(name, private=True, exist_ok=True)
-        return str(HfApi().upload_folder(repo_id=name, folder_path=folder))
+        return str(HfApi().upload_folder(repo_id=name, folder_path=folder, ignore_patterns=MADE))
     except Exception as error:
         raise ValueError(f"{folder} could not be uploaded as {name}: {_line(error)}") from None
 

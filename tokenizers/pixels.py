@@ -4,7 +4,7 @@ import math
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -247,14 +247,18 @@ def _upright(image: Image.Image) -> Image.Image:
     """
     try:
         if "exif" in image.info:
-            exif = Image.Exif()
+            exif: Any = Image.Exif()
             exif.load(image.info["exif"])
         else:
             exif = getattr(image, "tag_v2", {})  # TIFF
         turn = _TURNS.get(exif.get(ExifTags.Base.Orientation))
     except Exception:  # Pillow's reader raises whatever its parsing meets
         turn = None
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    image = image.transpose(turn)
+    image.info.pop("exif", None)  # it would be turned again
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,13 +1,13 @@
 """Files of tensors, read and written one tensor at a time, so that large models fit into memory.
 
 Reads safetensors (one file, or shards with an index) and PyTorch's files. Only tensors are read from the
-latter: a pickle with anything else is rejected.
+latter, and nothing in them is run.
 """
 
 import json
 import pickle
-import re
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .files import read_json
+from .pickled_tensors import read_pickled
+from .pickles import Inert
 
 INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -49,8 +51,8 @@ class TensorFiles(Mapping[str, Tensor]):
         """
         Raises:
             FileNotFoundError: A file is missing.
-            ValueError: A file is broken or holds pickled objects besides tensors, or two files hold one
-                tensor.
+            ValueError: A file is broken or holds a pickled object in place of a tensor, or two files hold
+                one tensor.
         """
         self._reads: dict[str, Callable[[], Tensor]] = {}
         self._specs: dict[str, Spec] = {}
@@ -129,7 +131,11 @@ def _safetensors(path: Path) -> Iterator[Entry]:
 
 def _pytorch(path: Path) -> Iterator[Entry]:
     state = load_pytorch(path, mmap=True)
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds {_kind(state)}; only tensors are read: save its state_dict()")
     for name, tensor in state.items():
+        if isinstance(tensor, Inert):
+            raise ValueError(f"{path} holds {_kind(tensor)} as {name!r}; only tensors are read")
         if isinstance(tensor, Tensor):
             yield str(name), Spec(tuple(tensor.shape), tensor.dtype), lambda tensor=tensor: tensor
 
@@ -137,24 +143,43 @@ def _pytorch(path: Path) -> Iterator[Entry]:
 def load_pytorch(path: Path, mmap: bool = False) -> Any:
     """Read tensors and plain containers from a file of ``torch.save``.
 
+    Nothing in the file is run: what it holds of other classes becomes ``Inert``.
+
     Args:
         path: The file.
         mmap: Map the tensors instead of reading them, if the file's format (since 2020) allows it.
 
     Raises:
-        ValueError: The file holds other pickled objects, or cannot be read.
+        ValueError: The file cannot be read.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise ValueError(
-            f"{path} holds {f'a pickled {found[1]}' if found else 'pickled objects'}, but only tensors are "
-            "read: save only the state dict, in the environment that made the checkpoint"
-        ) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are read below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
+    except pickle.UnpicklingError:  # it names other classes
+        return read_pickled(path)
     except (RuntimeError, EOFError, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path} is not a readable PyTorch checkpoint: {line}") from None
+
+
+def _kind(value: Any) -> str:
+    """The class that a pickle named, in words."""
+    return f"a pickled {type(value).__name__}"
+
+
+def check_finite(tensor: Tensor, name: str, where: str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        ValueError: ``tensor`` holds NaN or infinity.
+    """
+    if not torch.isfinite(tensor).all():
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ValueError(
+            f"{where}: {name} holds NaN or infinity in {bad:,} of {tensor.numel():,} numbers: take another "
+            "checkpoint of the model"
+        )
 
 
 def write_tensors(

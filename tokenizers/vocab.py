@@ -196,7 +196,7 @@ class SharedVocab:
 
     @property
     def roles(self) -> dict[str, int]:
-        """Role -> token, for all roles of a single token: bos, begin_image, ..."""
+        """Role -> token, for all roles of a single token: bos, eos, ..."""
         frames = {f"{e}_{m.name}": getattr(m.layout, e) for m in self.framed for e in ("begin", "end")}
         sep = {} if self.sep is None else {"sep": self.sep}
         return {role: getattr(self, role) for role in ROLES} | frames | sep

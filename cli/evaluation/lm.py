@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
+from ..results import writes
 from ..terminal import best_device, check_out, positive_integer, tell
 from .measurement import add_heights, add_measurement, finish
 
@@ -40,6 +41,7 @@ grammar   whether sampled sequences are valid documents, with the grammar and wi
     )
 
 
+@writes(inputs=("model",), more=("sheet",))
 def run(args: Namespace) -> None:
     check_out(args.out)
     if args.sheet is not None:

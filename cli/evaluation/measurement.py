@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..results import add_out
 from ..terminal import Parser, Run, add_command, integer, names, positive_integer, positive_integers, tell
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def add_measurement(
     parser = add_command(kinds, name, summary, description, examples, run)
     tokenizer = ", or folder with an image tokenizer" if model != "MODEL" else ""
     parser.add_argument("model", metavar=model, help=f"model folder{tokenizer}")
-    parser.add_argument("--out", metavar="FILE", required=True, help="JSON file to write")
+    add_out(parser, "FILE", "JSON file to write")
     parser.add_argument(
         "--limit",
         metavar="N",

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
+from ..results import writes
 from ..terminal import check_out, positive_integer
 from .measurement import IMAGES, add_heights, add_measurement, finish, folder_items, held_out_words, or_give
 
@@ -33,6 +34,7 @@ the reading that agrees best with all views, in both directions, wins.""",
     )
 
 
+@writes(inputs=("model", "images"))
 def run(args: Namespace) -> None:
     check_out(args.out)
     from ...eval.items import scaled

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from ..results import writes
 from ..terminal import best_device, check_out, names, positive_integer, tell
 from .measurement import IMAGES, add_measurement, add_readers, finish, folder_items, held_out_words, or_give
 
@@ -117,6 +118,7 @@ A TIFF of several pages counts as several images.""",
     )
 
 
+@writes(inputs=("model", "images", "lpips_weights", "fid_weights"), more=("sheet",))
 def run(args: Namespace) -> None:
     """Measure; without an OCR engine, the pixels alone."""
     from ...train.loop.process import tune_malloc

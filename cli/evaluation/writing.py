@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
+from ..results import writes
 from ..sampling import add_best_of
 from ..terminal import check_out, real
 from .measurement import add_heights, add_measurement, add_readers, finish, held_out_words, or_give
@@ -44,6 +45,7 @@ error rate. Needs the extra `ocr`. Without --words it draws the built-in held-ou
     add_readers(parser)
 
 
+@writes(inputs=("model", "words"))
 def run(args: Namespace) -> None:
     check_out(args.out)
     from ...eval.items import Word, words_from_file

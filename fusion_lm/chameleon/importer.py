@@ -19,7 +19,7 @@ from ...tokenizers.files import atomic_folder, read_json, write_json
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
 from ...tokenizers.progress import Progress
-from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
+from ...tokenizers.tensor_files import Spec, TensorFiles, check_finite, write_tensors
 from ...tokenizers.vqvae.taming import from_state, load_taming
 from ...tokenizers.weights import CONFIG, FORMAT, WEIGHTS
 from ..model import KIND, FusionLMConfig
@@ -105,16 +105,14 @@ def _from_transformers(folder: Path, vqgan: str | Path | None) -> Source:
     state = {n.removeprefix(IMAGE_TOKENIZER): files[n] for n in files if n.startswith(IMAGE_TOKENIZER)}
     if (folder / DECODER).is_file():  # the folder was exported here
         state |= dict(TensorFiles([folder / DECODER]))
-    image = from_state(state, f"{folder}, the image tokenizer", decoder_needed=False)
-    if vqgan is not None:
-        image = _with_decoder(image, Path(vqgan))
+    image = _image_tokenizer(state, folder, vqgan)
     text = BpeTokenizer.load(folder)
     resolution = (values.get("vq_config") or {}).get("resolution", RESOLUTION)
     side = int(resolution) // image.factor
     return Source(
         config=config,
         specs=specs,
-        read=lambda name: torch.cat([files[n] for n in theirs[name]]),
+        read=lambda name: torch.cat([_checked(files[n], n, folder) for n in theirs[name]]),
         text=text,
         names=values.get("vocabulary_map") or text.ids,
         image=image,
@@ -145,12 +143,34 @@ def _from_meta(folder: Path, vqgan: str | Path | None) -> Source:
     return Source(
         config=config,
         specs=specs,
-        read=lambda name: meta_tensor(config, shards, name),
+        read=lambda name: _checked(meta_tensor(config, shards, name), name, model),
         text=text,
         names=text.ids,
         image=image,
         grid=(side, side),
     )
+
+
+def _checked(tensor: Tensor, name: str, folder: Path) -> Tensor:
+    check_finite(tensor, name, str(folder))
+    return tensor
+
+
+def _image_tokenizer(state: dict[str, Tensor], folder: Path, vqgan: str | Path | None) -> ImageTokenizer:
+    """That of a folder of ``transformers``, from its tensors, from a checkpoint, or from both.
+
+    Raises:
+        ValueError: There is none, or the two differ.
+    """
+    if not state and vqgan is None:
+        raise ValueError(
+            f"{folder} has no image tokenizer (no tensor {IMAGE_TOKENIZER}*): give --vqgan FILE, such as "
+            "Meta's vqgan.ckpt"
+        )
+    if not state and vqgan is not None:
+        return load_taming(vqgan)
+    image = from_state(state, f"{folder}, the image tokenizer", decoder_needed=False)
+    return image if vqgan is None else _with_decoder(image, Path(vqgan))
 
 
 def _with_decoder(image: ImageTokenizer, checkpoint: Path) -> ImageTokenizer:

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import torch
+from datasets import config as datasets_config
+
+from earlyfusion.data import readers
 
 
 def test_mutated_rows_crash_nothing_and_cost_nothing_good(script, tmp_path: Path, monkeypatch):
@@ -47,3 +50,33 @@ def test_differences_are_found(script):
     assert "c" in difference(one, {"a": one["a"]})
     assert difference([1], [1.0]).startswith("/0: int and float")
     assert durations([(1.0, "b"), (2.0, "b"), (2.5, "e"), (3.0, "e"), (5.0, "b"), (5.5, "e")]) == [2.0, 0.5]
+
+
+def test_sources_of_every_kind_are_read_whole_or_refused(script, monkeypatch, tmp_path):
+    out = tmp_path / "fuzz.json"
+    monkeypatch.setattr(
+        sys, "argv", ["fuzz_sources.py", "--sources", "150", "--seed", "9000", "--out", str(out)]
+    )
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path)
+    script("studies/reliability/fuzz_sources.py").main()
+    result = json.loads(out.read_text())
+    assert sum(result["ends"].values()) == 100 and not result["failures"] and len(result["ends"]) == 4
+
+
+def test_a_fault_of_a_reader_is_found(script, monkeypatch, tmp_path):
+    """The promises of fuzz_sources.py can be broken."""
+    fuzz = script("studies/reliability/fuzz_sources.py")
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path)
+    whole = readers.file_rows
+
+    def without_the_second(*args):
+        return (row for number, row in enumerate(whole(*args)) if number != 1)
+
+    monkeypatch.setattr(readers, "file_rows", without_the_second)
+    broken = 0
+    for seed in range(40):
+        try:
+            fuzz.check(tmp_path / "work", seed)
+        except AssertionError:
+            broken += 1
+    assert broken > 5

@@ -29,7 +29,7 @@ def test_the_command_line_overrides_the_file(file: Path):
     )
     assert (config.documents, config.context_length, config.max_side) == ("d", 64, None)
     assert (config.fixed_grid, config.columns, config.separator) == ((2, 3), {"image": "jpg"}, True)
-    assert options == {"jobs": 4, "engine": "local", "inspect": False}
+    assert options == {"jobs": 4, "engine": "local", "overwrite": False, "inspect": False}
 
 
 def test_the_command_line_alone(file: Path):

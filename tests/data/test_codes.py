@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_pictures_become_codes_and_pictures_of_their_size_again(
     assert "encoded 4 images, skipped 2: 84 tokens" in printed.out and "bits per pixel" in printed.out
     assert printed.err.count("skipped ") == 2 and "skipped text.png: cannot be read" in printed.err
     names = {str(p.relative_to(codes)) for p in codes.rglob("*") if p.is_file()}
-    assert names == {"a.bmp.npz", "a.png.npz", "deep/b.jpg.npz", "one.png.npz", "codes.json"}
+    assert names == {"a.bmp.npz", "a.png.npz", "deep/b.jpg.npz", "one.png.npz", "codes.json", ".made.json"}
     with np.load(codes / "deep" / "b.jpg.npz") as file:
         assert file["codes"].shape == (5, 7) and file["codes"].dtype == np.uint8
         assert file["size"].tolist() == [33, 50]
@@ -60,6 +61,21 @@ def test_pictures_become_codes_and_pictures_of_their_size_again(
             alone = to_pil(image_tokenizer.decode(image_tokenizer.encode(pixels))[0])
             difference = np.asarray(image, int) - np.asarray(alone.crop((0, 0, *image.size)), int)
             assert abs(difference).max() <= 1
+
+
+def test_other_pictures_do_not_get_into_a_folder_of_codes(pictures, model, tmp_path, capsys):
+    """Names that are there already would pass for done."""
+    codes, others = tmp_path / "codes", tmp_path / "others"
+    for name in ("a.png", "one.png"):  # one by one
+        assert run("encode", pictures / name, "--model", model, "--out", codes) == 0
+    shutil.copytree(pictures, others)
+    assert run("encode", others, "--model", model, "--out", codes) == 2
+    assert (
+        "--overwrite" in (error := capsys.readouterr().err) and "others" in error and error.count("\n") == 1
+    )
+    first = (pictures / "a.png").read_bytes()
+    assert run("decode", codes, "--model", model, "--out", pictures) == 2  # the originals
+    assert str(pictures) in capsys.readouterr().err and (pictures / "a.png").read_bytes() == first
 
 
 def test_what_is_done_is_passed_over_and_what_is_newer_is_done_again(

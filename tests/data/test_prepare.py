@@ -1,5 +1,6 @@
 """Documents -> windows: nothing lost, borders kept, the same twice, and clear errors."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -86,9 +87,14 @@ def test_a_second_time_nothing_is_done(tmp_path: Path, documents: Path, tokenize
     assert prepare(first, silent) == record
     assert "already prepared" in capsys.readouterr().out
     assert (tmp_path / "out/train").stat().st_mtime_ns == time
-    again = prepare(config(str(documents), tokenizer_folders, tmp_path / "out", seed=1), silent)
-    assert again["key"] != record["key"]
-    assert not (tmp_path / "out/validation").exists()  # it was the earlier configuration's
+    other = config(str(documents), tokenizer_folders, tmp_path / "out")
+    with pytest.raises(ValueError, match="validation_share 0.1, not 0.0.*--overwrite"):
+        prepare(other, silent)
+    assert (tmp_path / "out/train").stat().st_mtime_ns == time
+    again = prepare(other, silent, overwrite=True)
+    assert again["key"] != record["key"] and not (tmp_path / "out/validation").exists()
+    aside = dataclasses.replace(first, out=str(tmp_path / "out.before-1"))
+    assert prepare(aside, silent) == record and "already prepared" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("order", ["image_first", "text_first", "both", "coin"])
@@ -130,7 +136,7 @@ def test_long_documents_are_split_between_segments(tmp_path: Path, tokenizer_fol
     assert len(texts) == len(
         "the cat sees two birds; " * 4 + "one small house, " * 4 + "red apple " * 60 + "large"
     )
-    dropped = config(source, tokenizer_folders, tmp_path / "out", max_side=None, long_documents="drop")
+    dropped = config(source, tokenizer_folders, tmp_path / "drop", max_side=None, long_documents="drop")
     with pytest.raises(ValueError, match="train.*longer than a window"):
         prepare(dropped, silent)
 
@@ -214,7 +220,7 @@ def test_pictures_that_are_added_later_are_prepared(tmp_path: Path, tokenizer_fo
         settings = config(
             tmp_path / "rows.jsonl",
             tokenizer_folders,
-            tmp_path / "out",
+            tmp_path / f"{streaming}",
             streaming=streaming,
             validation_share=0.0,
         )

@@ -236,6 +236,12 @@ def prepare(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write a prepared folder. Returns the content of its prepare.json."""
     config = get("data.prepare_config:PrepareConfig", "train.prepare_config:PrepareConfig")
     run = get("data.prepare:prepare", "train.prepare:prepare")
+    documents = Path(settings["documents"])
+    if (
+        "ignore" in config.__dataclass_fields__ and documents.is_dir()
+    ):  # rows beside pictures and their metadata
+        found = [name for name in ("interleaved.jsonl", "rows.jsonl") if (documents / name).is_file()]
+        settings = {"ignore": found, **settings}
     return run(config(**settings), lambda *_: None)
 
 

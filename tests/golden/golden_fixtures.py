@@ -281,17 +281,28 @@ def expected_shards(name: str) -> dict[str, Any]:
     lines = (out / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
     parts = [part for part in ("train", "validation") if (out / part).is_dir()]
     return {
-        "counts": {
-            part: {**record[part], "left_out": sum(record[part]["left_out"].values())} for part in parts
-        },
+        "counts": {part: counts_of(record[part]) for part in parts},
         "rejected": [
             [entry["part"], entry.get("row"), Path(entry.get("file", "")).name]
             for entry in map(json.loads, lines)
+            if entry["reason"] not in NOT_COUNTED_BEFORE
         ],
         "windows": {part: windows_of(out / part) for part in parts},
         "columns": {part: columns_of(out / part) for part in parts},
         "files": sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()),
     }
+
+
+NOT_COUNTED_BEFORE = ("last turns of a conversation longer than a window", "message after the last answer")
+
+
+def counts_of(tally: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a part in prepare.json, by the names of its first versions."""
+    reasons = {**tally["left_out"], **tally.get("dropped", {})}
+    left_out = sum(count for reason, count in reasons.items() if reason not in NOT_COUNTED_BEFORE)
+    rows = tally.get("rows", tally["documents"])
+    same = {name: tally[name] for name in ("pieces", "split", "images", "windows", "tokens", "fill")}
+    return {"documents": rows, **same, "left_out": left_out}
 
 
 def windows_of(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """How tests/golden/fixtures and expected.json were written, by the commit that expected.json names.
 
+But for the case "talks, balanced": conversations that cannot be used are not repeated any more.
+
     python tests/golden/make_fixtures.py --tree ../before/earlyfusion
 
 They test that later commits read what that one wrote: run this with that commit, or not at all.

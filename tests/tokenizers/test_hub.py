@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 
 from earlyfusion.tokenizers.hub import local_folder, push
+from earlyfusion.tokenizers.results import MADE
 
 
 @pytest.fixture
@@ -46,18 +47,21 @@ def test_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
             asked.append((name, private, exist_ok))
 
-        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+        def upload_folder(self, repo_id: str, folder_path: Path, ignore_patterns: str) -> str:
             if repo_id == "somebody/closed":
                 raise OSError("403\nForbidden")
-            shutil.copytree(folder_path, tmp_path / "there" / repo_id)
+            ignored = shutil.ignore_patterns(ignore_patterns)
+            shutil.copytree(folder_path, tmp_path / "there" / repo_id, ignore=ignored)
             return f"https://hub/{repo_id}"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / MADE).write_text("{}")
     assert push(tmp_path / "model", "somebody/mine") == "https://hub/somebody/mine"
     assert asked == [("somebody/mine", True, True)]
     assert (tmp_path / "there" / "somebody" / "mine" / "config.json").read_text() == "{}"
+    assert not (tmp_path / "there" / "somebody" / "mine" / MADE).exists()
     with pytest.raises(ValueError, match=r"somebody/closed.*403 Forbidden"):
         push(tmp_path / "model", "somebody/closed")
     with pytest.raises(ValueError, match=r"'mine'.*owner/name"):

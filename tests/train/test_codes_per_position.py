@@ -87,11 +87,11 @@ def test_long_documents_are_split_between_images(tmp_path: Path, folders, docume
     ]
     assert images[0] == images[1] and len(images[0]) == 120
     record = prepare_record(folders, documents, tmp_path / "small", context_length=25)
-    assert record["left_out"] == {"image larger than a window": 30}
+    assert record["dropped"] == {"image larger than a window": 30}
 
 
 def prepare_record(folders: tuple[Path, Path], documents: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    with pytest.warns(UserWarning, match="rows, images or files were left out"):
+    with pytest.warns(UserWarning, match="rows or parts of rows left out"):
         prepared_with(folders, documents, out, **changes)
     return json.loads((out / "prepare.json").read_text())["train"]
 
@@ -153,7 +153,7 @@ def test_samples_are_pictures(model_folder: Path, photo_file: Path, tmp_path: Pa
     assert Image.open(tmp_path / "out" / prompt).size == (48, 32)  # 4 x 6 positions: 24 * 2 + 4 tokens
     assert all(side % 8 == 0 for side in Image.open(tmp_path / "out" / made).size)
     with pytest.raises(ValueError, match="no room for"):
-        sampled(model_folder, tmp_path / "out", "A", max_new_tokens=5)  # 1 x 1 x 2 takes 6
+        sampled(model_folder, tmp_path / "small", "A", max_new_tokens=5)  # 1 x 1 x 2 takes 6
 
 
 def test_info_tells_codes_per_position(model_folder: Path) -> None:

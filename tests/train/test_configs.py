@@ -116,9 +116,20 @@ def test_image_tokenizer_commands(tmp_path: Path, image_folder: Path, prepared: 
         assert sheet.width > 100
     torch.load(tmp_path / "last.ckpt", weights_only=True)
 
+    # The same command again, and a typing error in the folder, change nothing.
+    before = {
+        name: (tmp_path / name).stat().st_mtime_ns for name in ("last.ckpt", "metrics.csv", "config.yaml")
+    }
+    assert main([*command, "--seed_everything=5"]) == 2
+    assert str(tmp_path) in (error := capsys.readouterr().err.strip()) and "--ckpt_path=last" in error
+    typo = tmp_path / "typo"
+    assert main([*command, "--ckpt_path=last", f"--trainer.default_root_dir={typo}"]) == 2
+    assert f"{typo / 'last.ckpt'}" in capsys.readouterr().err and not typo.exists()
+    assert before == {name: (tmp_path / name).stat().st_mtime_ns for name in before}
+
     # What a finished run says to other settings, and that it leaves the run's config alone.
-    assert main([*command, "--ckpt_path=last"]) == 0
-    capsys.readouterr()
+    assert main([*command, "--ckpt_path=last-or-new"]) == 0
+    assert "step 12 of 12" in capsys.readouterr().out
     assert main([*command, "--ckpt_path=last", "--model.lr=0.5"]) == 2
     error = capsys.readouterr().err.strip()
     assert "lr=0.002" in error and "0.5" in error
@@ -134,6 +145,8 @@ def test_image_tokenizer_commands(tmp_path: Path, image_folder: Path, prepared: 
     assert main(["image-tokenizer", "predict", *measured, *options]) == 0
     written = tmp_path / "predictions"
     assert len(list(written.glob("*.png"))) == len((written / "codes.jsonl").read_text().splitlines()) == 12
+    assert main(["image-tokenizer", "predict", *measured, *options]) == 2
+    assert str(written) in capsys.readouterr().err
     assert main(["image-tokenizer", "validate", *measured]) == 2
     assert "--ckpt_path" in capsys.readouterr().err
 
@@ -167,7 +180,8 @@ def test_recognizer_commands(tmp_path: Path, text_images: Path, capsys):
     command += ["--model.text_weight=0.5", f"--model.recognizer={run / 'model'}"]
     assert main(command) == 0
     assert read_metrics(tmp_path / "images")["train/text"][-1][1] > 0
-    assert main([*command, f"--model.recognizer={tmp_path}"]) == 2
+    command[-1:] = [f"--model.recognizer={tmp_path}", f"--trainer.default_root_dir={tmp_path / 'other'}"]
+    assert main(command) == 2
     assert "config.json" in capsys.readouterr().err
 
 
@@ -198,7 +212,7 @@ def test_a_batch_can_be_learnt_by_heart(tmp_path: Path, image_folder: Path, prep
     [
         (["--model.nonsense=1"], "unrecognized .*--model.nonsense=1"),
         (["--model.lr=fast"], r"model\.lr.*float.*fast"),
-        (["--model.config.n_heads=3"], "width.*n_heads = 3"),
+        (["--model.config.n_heads=3"], "width.*n_heads \\(3\\)"),
         (["--trainer.max_steps=-1"], "max_steps.*positive.*-1"),
         (["--ckpt_path=none.ckpt"], r"none\.ckpt not found.*--ckpt_path"),
         (["--data.path=nowhere"], "nowhere not found.*earlyfusion prepare"),
@@ -274,6 +288,10 @@ def test_the_commands_train_a_decoder_alone(
     images = torch.rand(2, 3, 16, 24) * 2 - 1
     assert torch.equal(made.encode(images), first.eval().encode(images))
     assert main([*command, "--ckpt_path=last", "--trainer.max_steps=3"]) == 0
+    weights = (run / "model/model.safetensors").read_bytes()
+    assert main([*command, "--trainer.max_steps=1", "--overwrite"]) == 0
+    assert (tmp_path / "run.before-1/model/model.safetensors").read_bytes() == weights
+    assert (run / "last.ckpt").is_file() and "overwrite" not in (run / "config.yaml").read_text()
     capsys.readouterr()
-    assert main([*command, f"--model.init_from={tmp_path / 'none'}"]) != 0
+    assert main([*command, "--overwrite", f"--model.init_from={tmp_path / 'none'}"]) != 0
     assert "none" in capsys.readouterr().err

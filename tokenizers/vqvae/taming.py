@@ -2,13 +2,16 @@
 
 Three projects share the layout: taming's own VQGAN (``{"state_dict": ...}``, with the weights of its losses),
 Meta's Chameleon (the same), and LlamaGen (arXiv:2406.06525: ``{"model": ...}``, the same network under other
-names, codes compared as unit vectors). The config follows from the names and shapes of the tensors.
+names, codes compared as unit vectors). The network may be a part of a larger one, under any prefix
+(``first_stage_model.``, ``module.``). The config follows from the names and shapes of the tensors.
 """
 
 import re
+import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -17,12 +20,17 @@ from torch import Tensor
 
 from ..image import ImageTokenizer
 from ..image_config import ImageTokenizerConfig
-from ..tensor_files import load_pytorch
+from ..pickles import Inert
+from ..tensor_files import check_finite, load_pytorch
 
-CHAMELEON = "model.vqmodel."
-"""Prefix of the image tokenizer in a Chameleon model of ``transformers``."""
-WRAPPERS = ("ema", "model", "state_dict")
-"""Entries of a checkpoint that hold the weights, in LlamaGen's order of preference."""
+WRAPPERS = ("model", "state_dict")
+"""Entries of a checkpoint that hold the weights; the first one counts if several do."""
+FIRST = "encoder.conv_in.weight"
+"""The tensor by which the network is found."""
+COMPILED = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.")
+"""What torch.compile and FSDP add to names."""
+AVERAGED = re.compile(r"(^|[._])(ema|averaged|swa)([._]|$)")
+"""Names of averaged weights, in the entry or the prefix that holds them."""
 UNUSED = re.compile(
     r"loss\.|quantize\.codebook_used$|quantize\.embedding\.(cluster_size|embed_avg)$|model_ema\.|epoch$"
 )
@@ -31,20 +39,21 @@ UNUSED = re.compile(
 State = dict[str, Tensor]
 
 
-def load_taming(path: str | Path, **overrides: Any) -> ImageTokenizer:
-    """Read the image tokenizer in a checkpoint, in evaluation mode.
+def load_taming(path: str | Path, ema: bool = False, **overrides: Any) -> ImageTokenizer:
+    """Read the image tokenizer in a checkpoint, in evaluation mode. Nothing in the file is run.
 
     Args:
         path: A file (.ckpt, .pt, .pth, .bin or .safetensors).
+        ema: Take the averaged weights.
         overrides: Fields of ``ImageTokenizerConfig`` that the tensors do not determine: ``quantizer="vq"``
             for a LlamaGen model without unit vectors, ``"cosine"`` for a taming model with them.
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: It holds pickled objects besides tensors, another network, or no decoder.
+        ValueError: It holds another network, or no decoder, or no averaged weights, or NaN.
     """
     path = Path(path)
-    return from_state(_read(path), str(path), **overrides)
+    return from_state(_network(_read(path), str(path), ema), str(path), **overrides)
 
 
 def from_state(
@@ -61,12 +70,12 @@ def from_state(
     Raises:
         ValueError: As in ``load_taming``.
     """
-    if any(name.startswith(CHAMELEON) for name in state):
-        state = {k.removeprefix(CHAMELEON): v for k, v in state.items() if k.startswith(CHAMELEON)}
     llamagen = any(name.startswith("encoder.conv_blocks.") for name in state)
     state = {name: tensor for name, tensor in state.items() if not UNUSED.match(name)}
     if llamagen:
         state = _taming_names(state)
+    for name, tensor in state.items():
+        check_finite(tensor, name, where)
     config = _config(state, where, "cosine" if llamagen else "vq", decoder_needed)
     try:
         config = replace(config, **overrides)
@@ -83,26 +92,102 @@ def from_state(
     return tokenizer.eval()
 
 
-def _read(path: Path) -> State:
-    """The tensors in a file, without wrappers."""
+def _read(path: Path) -> Any:
+    """What is in a file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected a VQ checkpoint")
     try:
-        if path.suffix == ".safetensors":
-            value: Any = load_file(path)
-        else:
-            value = load_pytorch(path)
+        return load_file(path) if path.suffix == ".safetensors" else load_pytorch(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
-    for name in WRAPPERS:
-        if isinstance(value, dict) and isinstance(value.get(name), dict):
-            value = value[name]
-            break
-    if not isinstance(value, dict) or not any(isinstance(tensor, Tensor) for tensor in value.values()):
-        raise ValueError(
-            f"{path} has no state dict, expected one at the top or under {', '.join(map(repr, WRAPPERS))}"
-        )
-    return {str(name): tensor for name, tensor in value.items() if isinstance(tensor, Tensor)}
+
+
+class _Found(NamedTuple):
+    """A network in a checkpoint."""
+
+    entry: str
+    """The entries that hold it, such as "state_dict"; "" at the top."""
+    prefix: str
+    state: State
+    """All tensors of the entry."""
+
+    @property
+    def averaged(self) -> bool:
+        return bool(AVERAGED.search(self.entry) or AVERAGED.search(self.prefix))
+
+    @property
+    def name(self) -> str:
+        return ", ".join(part for part in (self.entry, self.prefix and f"{self.prefix}*") if part)
+
+    def weights(self) -> State:
+        """Its tensors, without the prefix, and without those of networks inside it, such as an average."""
+        inner = tuple(n.removesuffix(FIRST) for n in self.state if n.endswith(f".{FIRST}"))
+        inner = tuple(one for one in inner if one.startswith(self.prefix) and one != self.prefix)
+        return {
+            name.removeprefix(self.prefix): tensor
+            for name, tensor in self.state.items()
+            if name.startswith(self.prefix) and not name.startswith(inner)
+        }
+
+
+def _network(value: Any, where: str, ema: bool) -> State:
+    """The tensors of the network in a checkpoint, without wrappers and prefixes."""
+    states = dict(_states(value))
+    if not states:
+        found = f"a pickled {type(value).__name__}" if isinstance(value, Inert) else "no state dict"
+        raise ValueError(f"{where} holds {found}, expected a state dict, such as that of model.state_dict()")
+    found = [
+        _Found(entry, name.removesuffix(FIRST), state)
+        for entry, state in states.items()
+        for name in state
+        if name == FIRST or name.endswith(f".{FIRST}")
+    ]
+    if not found:
+        raise ValueError(f"{where} is not a VQ model in taming's layout: it lacks {FIRST!r}")
+    plain, averaged = (([one for one in found if one.averaged == wanted]) for wanted in (False, True))
+    flat = len(plain) == 1 and _unflattened(plain[0], where)
+    if ema:
+        return flat or _only(averaged, where, "averaged weights (--ema)").weights()
+    if plain and (averaged or flat):
+        warnings.warn(f"{where} holds averaged weights, too: --ema takes those", stacklevel=3)
+    return _only(plain or averaged, where, "a VQ model in taming's layout").weights()
+
+
+def _states(value: Any, entry: str = "", depth: int = 2) -> Iterator[tuple[str, State]]:
+    """Every dictionary with tensors, by the names of the entries that lead to it."""
+    if not isinstance(value, dict):
+        return
+    if tensors := {COMPILED.sub("", str(n)): t for n, t in value.items() if isinstance(t, Tensor)}:
+        yield entry, tensors
+    for name, inner in value.items() if depth else ():
+        yield from _states(inner, f"{entry}.{name}".lstrip("."), depth - 1)
+
+
+def _unflattened(found: _Found, where: str) -> State:
+    """The averages that latent-diffusion stores as buffers ``model_ema.NAMEWITHOUTDOTS``; {} if absent."""
+    averages = f"{found.prefix}model_ema."
+    weights, state = found.weights(), found.state
+    if averages + FIRST.replace(".", "") not in state:
+        return {}
+    for name in weights:
+        if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")):
+            if averages + name.replace(".", "") not in state:
+                raise ValueError(f"{where} lacks the average of the tensor {name!r}: leave --ema out")
+    return {name: state.get(averages + name.replace(".", ""), tensor) for name, tensor in weights.items()}
+
+
+def _only(found: list[_Found], where: str, what: str) -> _Found:
+    """The only network, or that of the first of ``WRAPPERS``."""
+    if not found:
+        raise ValueError(f"{where} holds no {what}")
+    for wrapper in WRAPPERS:
+        found = [one for one in found if one.entry == wrapper] or found
+    if len(found) > 1:
+        found = [one for one in found if not one.prefix] or found
+    if len(found) > 1:
+        names = " and ".join(one.name for one in found)
+        raise ValueError(f"{where} holds several networks, under {names}: save the one to import alone")
+    return found[0]
 
 
 def _taming_names(state: State) -> State:

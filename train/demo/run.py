@@ -33,6 +33,7 @@ from rich.table import Table
 from ...eval.report.figures import REFERENCES, headline, verdict
 from ...eval.report.numbers import duration, rough_duration
 from ...tokenizers.files import read_json, write_json
+from ...tokenizers.results import move_aside
 from .budget import CONFIGS, plan
 from .machine import facts, peak_memory, versions
 from .stages import Command, Run, Stage, Work, stages
@@ -118,6 +119,12 @@ def run(folder: Path, seed: int, budget: str | Path, execute: Execute) -> None:
     _summary(folder)
 
 
+def set_aside(folder: Path) -> None:
+    """Move the demo in ``folder`` aside, if there is one."""
+    if (folder / PLAN).is_file():
+        print(f"the earlier demo in {folder} is now {move_aside(folder)}")
+
+
 def _step(step: Command | Work, this: Run, execute: Execute, console: Console) -> dict[str, Any]:
     """Print and run one step; returns its entries for stages.json."""
     if callable(step):
@@ -138,7 +145,8 @@ def _check_plan(folder: Path, seed: int, configs: Path) -> None:
         before = read_json(path, "a demo's plan")
         if difference := _difference(before, now):
             raise ValueError(
-                f"{folder} holds a demo with {difference}: give another folder (--out), or delete this one"
+                f"{folder} holds a demo with {difference}: give another folder (--out), or --overwrite, "
+                "which moves this one aside"
             )
         return
     if folder.is_dir() and any(folder.iterdir()):

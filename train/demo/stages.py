@@ -119,7 +119,7 @@ def fit_image_tokenizer(run: Run) -> Command:
         ("--data.validation", run.data / IMAGES / VALIDATION),
         ("--trainer.default_root_dir", run.folder / "image-tokenizer"),
         *((option, run.seed) for option in ("--seed_everything", "--data.seed", "--model.seed")),
-        ("--ckpt_path", "last"),
+        ("--ckpt_path", "last-or-new"),
     )
 
 
@@ -145,7 +145,7 @@ def fit_lm(run: Run) -> Command:
         ("--data.path", run.folder / "tokens"),
         ("--trainer.default_root_dir", run.folder / "lm"),
         *((option, run.seed) for option in ("--seed_everything", "--data.seed")),
-        ("--ckpt_path", "last"),
+        ("--ckpt_path", "last-or-new"),
     )
 
 

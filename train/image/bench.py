@@ -68,4 +68,4 @@ class Bench(Callback):
             warnings.warn(f"the bench is off in this training: {error}", stacklevel=2)
             self._items = []
             return
-        self._readers = readers()
+        self._readers = [*readers()]

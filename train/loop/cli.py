@@ -16,8 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
-from .resume import CHECKPOINT, MODEL, read_checkpoint, recover
+from .resume import CHECKPOINT, LAST, MODEL, read_checkpoint, recover
 from .settings import TrainingSettings
+from .start import LAST_OR_NEW, check_predictions, make_room, move_predictions, starting_point
 from .trainables import TRAINABLES, Link, Trainable, load
 from .trainer import DEFAULTS, for_evaluation, for_fit, interruptible, quiet
 
@@ -79,8 +80,8 @@ class _Cli(LightningCLI):
             stage: {
                 "usage": f"earlyfusion {trainable.name} {stage} --config FILE [options]",
                 "description": f"{what[0].upper()}{what[1:]}. Files are written to trainer.default_root_dir; "
-                "--ckpt_path=last loads its last.ckpt, to resume a stopped fit. Every option can also be set "
-                "in the config file.",
+                "--ckpt_path=last loads its last.ckpt, to resume a stopped fit; with last-or-new, fit starts "
+                "if there is none. Every option can also be set in the config file.",
             }
             for stage, what in self.stages.items()
         }
@@ -111,6 +112,11 @@ class _Cli(LightningCLI):
         parser.add_lightning_class_args(self.datamodule_class, "data")  # type: ignore[arg-type]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="move what an earlier run wrote aside (to RUN.before-1), instead of refusing",
+        )
         parser.add_lightning_class_args(Checkpoints, "checkpoints")  # type: ignore[arg-type]
         for name, callback in self.trainable.callbacks.items():
             parser.add_lightning_class_args(load(callback), name)
@@ -138,11 +144,20 @@ class _Cli(LightningCLI):
                 raise FileNotFoundError(f"{source} not found: expected a data set (data.{name})")
         if self.trainable.prepare is not None:
             load(self.trainable.prepare)(config)
-        if config.get("ckpt_path") == "last":
-            last = recover(folder)
-            config.ckpt_path = None if last is None else str(last)
-            if config.ckpt_path is None and stage != "fit":
-                raise FileNotFoundError(f"{folder / CHECKPOINT} not found (--ckpt_path=last): run fit first")
+        self.overwrite = config.pop("overwrite", False)  # not for the config.yaml of the run
+        if stage == "fit":
+            asked = config.get("ckpt_path")
+            if asked in (LAST, LAST_OR_NEW) or not config.trainer.fast_dev_run:  # which writes nothing
+                path = starting_point(folder, asked, self.overwrite)
+                config.ckpt_path = None if path is None else str(path)
+        elif config.get("ckpt_path") == LAST:
+            if (last := recover(folder)) is None:
+                raise FileNotFoundError(
+                    f"{folder / CHECKPOINT} not found (--ckpt_path={LAST}): run fit first"
+                )
+            config.ckpt_path = str(last)
+        if stage == "predict":
+            check_predictions(folder, self.overwrite)
         path = config.get("ckpt_path")
         if path is None:
             return
@@ -174,11 +189,22 @@ class _Cli(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def after_instantiate_classes(self) -> None:
-        """Reject other settings before anything is written."""
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path is not None and self.subcommand == "fit":
+        """Refuse to resume with other settings before anything is written; then make room."""
+        config = self.config[self.config.subcommand]
+        path, folder = config.get("ckpt_path"), Path(config.trainer.default_root_dir)
+        first = self.trainer.is_global_zero
+        if self.subcommand == "predict" and self.overwrite and first:
+            move_predictions(folder)
+        if self.subcommand != "fit":
+            return
+        if path is not None:
             training: LoggedTraining = self.model  # type: ignore[assignment]
-            training.check_resumed(*read_checkpoint(path))
+            settings, step = read_checkpoint(path)
+            training.check_resumed(settings, step)
+            if step >= config.trainer.max_steps and first:
+                print(f"{path} is of step {step} of {config.trainer.max_steps}: nothing is left to train")
+        if first and not config.trainer.fast_dev_run:
+            make_room(folder, self.overwrite, {**config.as_dict(), "config": None})
 
     def after_fit(self) -> None:
         folder = Path(self.trainer.default_root_dir) / MODEL

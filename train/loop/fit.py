@@ -1,6 +1,7 @@
 """Training from Python: a Trainer with this project's callbacks and logs, which writes a model folder."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
 from .resume import MODEL, read_checkpoint, recover
+from .start import check_new, make_room
 from .trainables import Trainable, load, trainable_of
 from .trainer import DEFAULTS, for_fit, interruptible, loggers, quiet
 
@@ -30,6 +32,7 @@ def fit(
     tensorboard: bool = True,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Train until ``max_steps`` of the settings, and return the model folder, RUN/model.
 
@@ -50,17 +53,19 @@ def fit(
         tensorboard: Whether to write RUN/tensorboard too.
         progress: Whether to show a progress bar.
         callbacks: More callbacks.
+        overwrite: Start a new run, and move an earlier one in RUN aside, to RUN.before-1.
 
     Returns:
         RUN/model.
 
     Raises:
-        ValueError: The checkpoint in RUN was trained with other settings.
+        ValueError: ``overwrite`` is false, and the checkpoint in RUN was trained with other settings, or RUN
+            holds a model or curves without a checkpoint.
         Diverged: The loss rose and stayed there, or gradients were not finite ten times in a row.
         KeyboardInterrupt: The user stopped it; the step is finished and saved in the checkpoint.
     """
     run_folder = Path(run_folder)
-    model, checkpoint = run_folder / MODEL, recover(run_folder)
+    model, checkpoint = run_folder / MODEL, None if overwrite else recover(run_folder)
     max_steps = training.settings.max_steps
     if max_steps < 1:
         raise ValueError(f"max_steps must be positive to train, got {max_steps}")
@@ -69,7 +74,8 @@ def fit(
         training.check_resumed(stored, step)
         if model.is_dir() and step >= max_steps:
             return model
-    run_folder.mkdir(parents=True, exist_ok=True)
+    else:
+        check_new(run_folder, overwrite)
     trainable = trainable_of(training)
     options = {
         "accelerator": accelerator,
@@ -88,6 +94,9 @@ def fit(
     with quiet():
         L.seed_everything(seed, verbose=False)
         trainer = L.Trainer(**for_fit({**DEFAULTS, **options}, title))
+        if trainer.is_global_zero:
+            make_room(run_folder, overwrite, asdict(training.settings))
+        run_folder.mkdir(parents=True, exist_ok=True)
         with interruptible():
             trainer.fit(training, data, ckpt_path=checkpoint)
     return model

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def recover(run_folder: str | Path) -> Path | None:
     path = Path(run_folder) / CHECKPOINT
     old = path.with_name(f".{path.name}.old")
     if not path.exists() and old.exists():
-        os.replace(old, path)
+        with suppress(FileNotFoundError):  # another rank was faster
+            os.replace(old, path)
     return path if path.exists() else None
 
 

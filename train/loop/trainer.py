@@ -17,6 +17,7 @@ from ..callbacks.random_states import RandomStates
 from ..callbacks.stopping import Stopping
 from .logs import CsvLog, Curves
 from .process import best_cpu_precision
+from .start import SameStart
 
 DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,  # trainer.max_steps sets the length of a training
@@ -61,7 +62,7 @@ def for_fit(options: Mapping[str, Any], title: str) -> dict[str, Any]:
     if isinstance(interval, int) and max_steps > 0:
         made["val_check_interval"] = min(interval, max_steps)  # at least once, at the end
     bar = [] if options.get("enable_progress_bar") is False else [StepBar(title)]
-    standard = [ModelFolder(), RandomStates(), Curves(), *bar, Stopping()]
+    standard = [SameStart(), ModelFolder(), RandomStates(), Curves(), *bar, Stopping()]
     return {**made, "callbacks": [*(options.get("callbacks") or []), *standard]}
 
 

@@ -103,7 +103,7 @@ def arguments(job: str, work: Path, out: Path) -> list[str]:
     common = [
         "fit",
         f"--trainer.default_root_dir={out}",
-        "--ckpt_path=last",
+        "--ckpt_path=last-or-new",
         "--trainer.accelerator=cpu",
         "--trainer.precision=32-true",
         "--trainer.log_every_n_steps=3",

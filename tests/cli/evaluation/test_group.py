@@ -47,7 +47,7 @@ def test_reconstruction_of_a_folder(model_folder, image_dir, tmp_path, monkeypat
     out = tmp_path / "new" / "r.json"
     results = []
     for folder in (model_folder, model_folder / "tokenizer", model_folder / "tokenizer" / "image"):
-        measure("reconstruction", folder, out, images=str(image_dir))
+        measure("reconstruction", folder, out, images=str(image_dir), overwrite=bool(results))
         results.append({k: v for k, v in json.loads(out.read_text()).items() if k != "model"})
     assert results[0] == results[1] == results[2]
     assert results[0]["images"] == 6 and len(results[0]["skipped"]) == 1 and "ocr" not in results[0]
@@ -177,7 +177,7 @@ def test_reading_of_a_folder(model_folder, image_dir, tmp_path, capsys):
     assert result["items"] == 3 and len(result["skipped"]) == 1
     assert {"exact_match", "cer", "by_length", "rows"} <= set(result)
     assert "Reading 3 images" in capsys.readouterr().out
-    measure("reading", model_folder, out, images=str(image_dir), limit=4, views=2)
+    measure("reading", model_folder, out, images=str(image_dir), limit=4, views=2, overwrite=True)
     assert json.loads(out.read_text())["views"] == 2
 
 
@@ -188,12 +188,17 @@ def test_writing_of_a_file_and_of_the_built_in_words(model_folder, tmp_path, cap
     measure("writing", model_folder, out, words=str(words))
     result = json.loads(out.read_text())
     assert result["items"] == 2 and result["reader"] == "rapidocr" and "ceiling" not in result
-    measure("writing", model_folder, out, words=None, limit=2)
+    with pytest.raises(ValueError, match=r"w\.json.*limit null, not 2.*--overwrite"):
+        measure("writing", model_folder, out, words=None, limit=2)
+    measure("writing", model_folder, out, words=None, limit=2, overwrite=True)
+    assert json.loads((tmp_path / "w.before-1.json").read_text()) == result
     assert set(json.loads(out.read_text())["ceiling"]["rapidocr"]) == {"original", "reconstruction"}
     assert "Writing 2 words" in capsys.readouterr().out
     best = {"best_of": 2, "best_by": "both", "guidance": 2.0}
+    out = tmp_path / "best.json"
     measure("writing", model_folder, out, words=str(words), temperature=0.5, **best)
     assert json.loads(out.read_text())["sampling"] == {"temperature": 0.5, "top_k": 0, "top_p": 1.0, **best}
+    out = tmp_path / "none.json"
     with pytest.raises(ValueError, match="--best-of.*--temperature"):
         measure("writing", model_folder, out, words=str(words), **best)
     with pytest.raises(ValueError, match="best_of.*1"):

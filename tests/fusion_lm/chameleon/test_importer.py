@@ -3,12 +3,14 @@
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 pytest.importorskip("tokenizers")
@@ -165,10 +167,38 @@ def test_a_checkpoint_gives_the_decoder(theirs, tmp_path, capsys) -> None:
     state = torch.load(tmp_path / "vqgan.ckpt", weights_only=True)
     state["state_dict"]["quantize.embedding.weight"][0] += 1
     torch.save(state, tmp_path / "other.ckpt")
+    again = main(["import", "chameleon", str(theirs[1]), "--out", str(tmp_path / "out")])
+    assert again == 2 and "vqgan" in capsys.readouterr().err
+    assert load_model(tmp_path / "out").tokenizer.image.config.decoder
+    capsys.readouterr()
     arguments = ["import", "chameleon", str(theirs[1]), "--out", str(tmp_path / "no")]
     assert main([*arguments, "--vqgan", str(tmp_path / "other.ckpt")]) == 2
     assert "other.ckpt" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_a_folder_without_an_image_tokenizer_needs_a_checkpoint(theirs, tmp_path, capsys) -> None:
+    imported(theirs[1], tmp_path / "blind")
+    vqgan_of(tmp_path / "blind", tmp_path / "vqgan.ckpt")
+    folder = tmp_path / "hf"
+    shutil.copytree(theirs[1], folder)
+    for path in folder.glob("*.safetensors"):
+        save_file({k: v for k, v in load_file(path).items() if "vqmodel" not in k}, path)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"] = {k: v for k, v in index["weight_map"].items() if "vqmodel" not in k}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    arguments = ["import", "chameleon", str(folder), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert (
+        re.search(r"hf.*model\.vqmodel\..*--vqgan", error := capsys.readouterr().err)
+        and error.count("\n") == 1
+    )
+    model = imported(folder, tmp_path / "out", "--vqgan", str(tmp_path / "vqgan.ckpt"))
+    wanted = load_model(tmp_path / "blind")
+    assert torch.equal(model.tokenizer.image.codebook, wanted.tokenizer.image.codebook)
+    assert model.tokenizer.image.config.decoder and model.tokenizer.vocab == wanted.tokenizer.vocab
+    for name, tensor in wanted.lm.state_dict().items():
+        assert torch.equal(model.lm.state_dict()[name], tensor), name
 
 
 def meta_folder(folder: Path, model: FusionLM, shards: int) -> None:
@@ -276,7 +306,6 @@ def lose_name(folder: Path) -> None:
     ],
 )
 def test_a_damaged_folder_ends_in_one_line(theirs, tmp_path, capsys, damage, message: str) -> None:
-    import shutil
 
     folder = tmp_path / "hf"
     shutil.copytree(theirs[1], folder)
@@ -294,6 +323,9 @@ def run_code(folder: Path) -> None:
 
 def save_code(folder: Path) -> None:
     torch.save({"layers.0.attention.wq.weight": Code()}, folder / "models" / "7b" / "consolidated.01.pth")
+
+
+NANS = torch.full((8, 32), torch.nan, dtype=torch.bfloat16)
 
 
 def change(name: str, value: Any) -> Any:
@@ -315,8 +347,12 @@ def change(name: str, value: Any) -> Any:
             lambda f: (f / "models" / "7b" / "consolidated.00.pth").unlink(),
             r"2 shards.*consolidated.01",
         ),
-        (run_code, r"only tensors are read"),
-        (save_code, r"print.*only tensors are read"),
+        (run_code, r"consolidated.01.pth is not a readable"),
+        (save_code, r"consolidated.01.pth.*print.*only tensors are read"),
+        (
+            change("layers.1.attention.wk.weight", torch.full((8, 32), torch.nan, dtype=torch.bfloat16)),
+            r"attention.qkv.*NaN",
+        ),
         (change("layers.1.attention.wk.weight", None), r"lacks.*layers.1.attention.wk.weight"),
         (
             change("layers.1.attention.wx.weight", torch.zeros(2)),

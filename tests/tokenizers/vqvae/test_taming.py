@@ -144,11 +144,84 @@ class Innocent:
     """What a training framework leaves in its checkpoints."""
 
 
-def test_pickled_objects_are_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": taming_state(), "callbacks": {Innocent: Innocent()}}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match=r"last\.ckpt.*Innocent.*only tensors") as caught:
-        load_taming(tmp_path / "last.ckpt")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_checkpoint_of_lightning(tmp_path: Path, zipped: bool) -> None:
+    state = taming_state()
+    whole = {"state_dict": state, "callbacks": {Innocent: Innocent()}, "hyper_parameters": Innocent()}
+    torch.save(whole, tmp_path / "last.ckpt", _use_new_zipfile_serialization=zipped)
+    assert torch.equal(load_taming(tmp_path / "last.ckpt").codebook, state["quantize.embedding.weight"])
+    torch.save(Innocent(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt.*Innocent.*state dict") as caught:
+        load_taming(tmp_path / "model.pt")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["first_stage_model.", "module.", "model.", "net.", "_orig_mod.", "module._orig_mod.", "a.b.vqmodel."],
+)
+def test_a_network_under_a_prefix(prefix: str, tmp_path: Path) -> None:
+    state = taming_state()
+    others = {"cond_stage_model.weight": torch.zeros(2), f"{prefix}loss.logvar": torch.zeros(1)}
+    if prefix == "_orig_mod.":  # it is the whole
+        others.pop("cond_stage_model.weight")
+    torch.save({"state_dict": {prefix + k: v for k, v in state.items()} | others}, tmp_path / "last.ckpt")
+    tokenizer = load_taming(tmp_path / "last.ckpt")
+    assert torch.equal(tokenizer.codebook, state["quantize.embedding.weight"])
+    assert torch.equal(tokenizer.state_dict()["encoder.conv_in.bias"], state["encoder.conv_in.bias"])
+
+
+def test_parts_that_were_compiled(tmp_path: Path) -> None:
+    state = taming_state()
+    torch.save({k.replace("coder.", "coder._orig_mod.", 1): v for k, v in state.items()}, tmp_path / "vq.pt")
+    assert torch.equal(load_taming(tmp_path / "vq.pt").codebook, state["quantize.embedding.weight"])
+
+
+def test_several_networks_are_refused(tmp_path: Path) -> None:
+    state = taming_state()
+    both = {f"{part}.{name}": tensor for part in ("student", "teacher") for name, tensor in state.items()}
+    torch.save(both, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"student\.\*.*teacher\.\*"):
+        load_taming(tmp_path / "last.ckpt")
+
+
+def averaged(state: dict) -> dict:
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
+def buffers(prefix: str, state: dict) -> dict:
+    """As latent-diffusion stores averages of parameters; those of the codebook are elsewhere."""
+    names = [name for name in state if not name.startswith("quantize.")]
+    return {f"{prefix}model_ema.{n.replace('.', '')}": averaged(state)[n] for n in names}
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        lambda s: {"model": s, "ema": averaged(s)},
+        lambda s: {"state_dict": s | {f"ema.{name}": tensor for name, tensor in averaged(s).items()}},
+        lambda s: {"state_dict": s | buffers("", s) | {"model_ema.decay": torch.tensor(0.99)}},
+        lambda s: {f"module.{k}": v for k, v in s.items()} | buffers("module.", s),
+    ],
+)
+def test_averaged_weights_are_taken_on_request(whole, tmp_path: Path) -> None:
+    state, name = taming_state(), "decoder.conv_out.bias"
+    torch.save(whole(state), tmp_path / "vq.pt")
+    with pytest.warns(UserWarning, match="--ema"):
+        assert torch.equal(load_taming(tmp_path / "vq.pt").state_dict()[name], state[name])
+    assert torch.equal(load_taming(tmp_path / "vq.pt", ema=True).state_dict()[name], state[name] + 1)
+    torch.save(state, tmp_path / "plain.pt")
+    with pytest.raises(ValueError, match=r"plain\.pt.*no averaged"):
+        load_taming(tmp_path / "plain.pt", ema=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["encoder.conv_in.bias", "quantize.embedding.weight"])
+def test_weights_that_are_not_numbers_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    state = taming_state()
+    state[name].flatten()[1] = value
+    with pytest.raises(ValueError, match=rf"model\.safetensors.*{re.escape(name)}.*1 of"):
+        load_taming(safe(state, tmp_path / "model"))
 
 
 def without(name: str):

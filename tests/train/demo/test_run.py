@@ -120,9 +120,12 @@ def test_a_folder_belongs_to_one_seed_and_to_one_version(fake: Fake, monkeypatch
     fake.run()
     with pytest.raises(ValueError, match="seed 0.* 1"):
         fake.run(seed=1)
+    demo.set_aside(fake.folder)
+    assert fake.run(seed=1) == ALL
+    assert json.loads((fake.folder.with_name("run.before-1") / "plan.json").read_text())["seed"] == 0
     monkeypatch.setattr(demo, "versions", lambda: {"torch": "0.1"})
     with pytest.raises(ValueError, match="versions"):
-        fake.run()
+        fake.run(seed=1)
 
 
 def test_expected_seconds_are_no_part_of_the_plan(fake: Fake, tmp_path: Path):

@@ -184,6 +184,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
             resume = ["--ckpt_path=last"] if number else []
             run(f"{out}-{number}", ranks, *stop, *resume, out=out, sharded=sharded, code=143)
         run(f"{out}-3", 2, "--ckpt_path=last", out=out, sharded=sharded)
+    # Once more in the same folder: refused by all ranks, or moved aside by one of them.
+    run("again-1", 2, "--trainer.max_steps=2", out="again")
+    run("again-2", 2, "--trainer.max_steps=2", out="again", code=1)
+    run("again-3", 2, "--trainer.max_steps=2", "--overwrite", out="again")
+    run("again-4", 2, "--trainer.max_steps=2", "--ckpt_path=last-or-new", out="again")
     launch(folder, plan)
     return folder
 
@@ -233,6 +238,11 @@ def test_a_run_goes_on_with_other_numbers_of_processes(runs: Path, kind: str):
     alone, several = (load_file(runs / run / "model/model.safetensors") for run in ("one", f"{kind}-moves"))
     for key, value in alone.items():
         torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_is_moved_aside_once(runs: Path):
+    assert len(curve(runs / "again")) == len(curve(runs / "again.before-1")) == 2
+    assert not (runs / "again.before-2").exists()
 
 
 def test_the_image_tokenizer_trains_on_two_processes(tmp_path: Path, image_folder: Path):
