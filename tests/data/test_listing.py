@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,7 +121,11 @@ def test_only_pictures_are_read_through_links_that_leave_the_folder(tmp_path: Pa
         with pytest.raises(ValueError) as raised:
             list_files(folder)
         assert f"links to {name} leave" in str(raised.value) and "follow_links: true" in str(raised.value)
-        for options, read_it in (({"follow_links": True}, True), ({"ignore": [Path(name).name]}, False)):
+        allowed: list[tuple[dict[str, Any], bool]] = [
+            ({"follow_links": True}, True),
+            ({"ignore": [Path(name).name]}, False),
+        ]
+        for options, read_it in allowed:
             found = {Path(os.path.realpath(file)) for file in list_files(folder, **options).all_files()}
             assert (secret in found) == read_it
     away = make(tmp_path / "away", "a.jsonl")

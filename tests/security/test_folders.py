@@ -71,21 +71,19 @@ def fields(file: str, **values: Any) -> Callable[[Path], None]:
     return change
 
 
-def content(file: str, data: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / file).write_bytes(data) and None
+def content(file: str, data: bytes) -> Callable[[Path], Any]:
+    return lambda folder: (folder / file).write_bytes(data)
 
 
-def header(value: Any, length: int | None = None, data: bytes = b"") -> Callable[[Path], None]:
+def header(value: Any, length: int | None = None, data: bytes = b"") -> Callable[[Path], Any]:
     """A safetensors file with that header, and perhaps another length of it than it has."""
     text = json.dumps(value).encode()
     return content(WEIGHTS, struct.pack("<Q", len(text) if length is None else length) + text + data)
 
 
-def pickled(file: str, **options: Any) -> Callable[[Path], None]:
+def pickled(file: str, **options: Any) -> Callable[[Path], Any]:
     """A pickle in place of a file."""
-    return lambda folder: (
-        (folder / file).write_bytes(pickle.dumps(Runs(folder.parent / "ran"), **options)) and None
-    )
+    return lambda folder: (folder / file).write_bytes(pickle.dumps(Runs(folder.parent / "ran"), **options))
 
 
 def zipped(file: str) -> Callable[[Path], None]:
@@ -325,7 +323,8 @@ def test_every_number_has_bounds(config: Any, bounds: Any):
 
 
 def test_the_shapes_are_those_of_the_network():
-    for values in ({}, {"tie_embeddings": True}, {"qk_norm": "rms"}, {"qk_norm": "none", "n_kv_heads": 2}):
+    changes: list[dict[str, Any]] = [{}, {"tie_embeddings": True}, {"qk_norm": "rms"}]
+    for values in (*changes, {"qk_norm": "none", "n_kv_heads": 2}):
         config = FusionLMConfig(vocab_size=50, n_layers=2, **values)
         with torch.device("meta"):
             state = FusionLM(config).state_dict()

@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "state_dict": {"w": torch.randn(4, 3), "b": torch.ones(2, dtype=torch.bfloat16)},
         "optimizer_0": {"lr": 0.1, "betas": (0.9, 0.99), "fused": None, "step": torch.tensor(1.0)},
     }
-    dcp.save(state, checkpoint_id=folder)
+    dcp.save(state, checkpoint_id=folder)  # pyright: ignore[reportPrivateImportUsage]
     torch.save({"hyper_parameters": {"lr": 0.1}, "global_step": 3, "format": 2}, folder / "meta.pt")
     return folder
 
