@@ -13,8 +13,8 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from earlyfusion.cli.prompts import is_image
-from earlyfusion.data.reading.cells import RawImage, Unusable, open_image
 from earlyfusion.data.images import read_images
+from earlyfusion.data.reading.cells import RawImage, Unusable, open_image
 from earlyfusion.eval.items import images_from_folder
 from earlyfusion.eval.report.gallery import load_gallery
 from earlyfusion.tokenizers import pixels

