@@ -110,7 +110,10 @@ def list_files(
     if not path.exists():
         raise FileNotFoundError(f"{shown(path)} not found: a data set is expected there")
     if not path.is_dir():
-        return _one_file(path, follow_links)
+        if _is_metadata(path) and _names_files(path):
+            beside = list_files(path.parent, part, ignore, follow_links=follow_links, strict=strict)
+            return beside._replace(name=shown(path))
+        return _one_file(path)
     everything, unread = [], []
     for file in _walk(path):
         name = file.relative_to(path)
@@ -210,10 +213,7 @@ def _leaving(folder: Path, files: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _one_file(path: Path, follow_links: bool) -> Listing:
-    if _is_metadata(path) and _names_files(path):
-        listing = list_files(path.parent, follow_links=follow_links)
-        return listing._replace(name=shown(path))
+def _one_file(path: Path) -> Listing:
     kind = kind_of(path)
     if kind is None:
         raise ValueError(
@@ -229,7 +229,7 @@ def _walk(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, followlinks=True):
         above = Path(os.path.realpath(place))
         folders[:] = [
-            name for name in folders if not above.is_relative_to(os.path.realpath(place + "/" + name))
+            name for name in folders if not above.is_relative_to(os.path.realpath(os.path.join(place, name)))
         ]
         found += [Path(place, name) for name in names]
     return sorted(found)
