@@ -31,14 +31,17 @@ def test_every_bug_fits_the_tree(script: ModuleType) -> None:
     assert len(mutants) >= 80 and len({mutant["name"] for mutant in mutants}) == len(mutants)
     wanted = {"numerics", "data order", "resume", "distributed", "grammar", "sampling", "metrics", "security"}
     assert wanted <= {mutant["area"] for mutant in mutants}
+    odd = []
     for mutant in mutants:
-        name, text = mutant["name"], (ROOT / mutant["file"]).read_text(encoding="utf-8")
-        assert text.count(mutant["old"]) == 1, f"{name}: {mutant['old']!r} is not once in {mutant['file']}"
+        text = (ROOT / mutant["file"]).read_text(encoding="utf-8")
+        if (found := text.count(mutant["old"])) != 1:
+            odd.append(f"{mutant['name']}: {mutant['old']!r} occurs {found} times in {mutant['file']}")
         ast.parse(text.replace(mutant["old"], mutant["new"]))
-        assert mutant["tests"], name
-        for test in mutant["tests"]:
+        for test in mutant["tests"] or [""]:
             file, _, function = test.partition("::")
-            assert not function or function in functions(file), f"{name}: {test} is not a test"
+            if not (ROOT / file).is_file() or function and function not in functions(file):
+                odd.append(f"{mutant['name']}: {test or 'nothing'} is not a test")
+    assert odd == []
 
 
 def test_bugs_are_killed_or_survive(script: ModuleType, tmp_path: Path, capsys) -> None:
