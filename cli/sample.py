@@ -1,6 +1,7 @@
 """``earlyfusion sample``: continue a prompt of texts and images."""
 
 import argparse
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -151,7 +152,7 @@ def run(args: Namespace) -> None:
 @writes(inputs=("model", "segments", "prompts"), holds=("sample.json", "index.html", "*image-*.png"))
 def _sample(args: Namespace) -> None:
     from ..eval.report.page.html import Part
-    from ..eval.report.samples import Sample, write_samples
+    from ..eval.report.samples import Sample, stop_in_words, write_samples
     from ..fusion_lm.folder import load_model
     from ..fusion_lm.guidance import Guidance
     from ..fusion_lm.sampling import Sampling
@@ -210,6 +211,10 @@ def _sample(args: Namespace) -> None:
             print(lead + "".join(told).rstrip("\n"))
     else:
         print()
+    for number, one in enumerate(samples, start=1):
+        if one.stop == "not finite":
+            lead = f"{number}: " if len(samples) > 1 else ""
+            print(f"{lead}{stop_in_words(one.stop)}", file=sys.stderr)
     _tell_files(Path(args.out))
 
 

@@ -244,7 +244,7 @@ def _made_otherwise(config: PrepareConfig) -> str:
 
 def _key(config: PrepareConfig, readings: Mapping[str, Reading]) -> str:
     """A hash of the configuration and of the files that it names, and that its documents name."""
-    values = {name: value for name, value in asdict(config).items() if name != "out"}
+    values = {name: value for name, value in asdict(config).items() if name not in ("out", "follow_links")}
     files = [
         [files_key(reading.source), named_files_key(reading.source, reading.rows, folder_of(config, reading))]
         for reading in readings.values()

@@ -155,7 +155,14 @@ def look_at(config: PrepareConfig, name: str, path: str) -> Reading:
         FileNotFoundError: The data set is missing.
         ValueError: It cannot be used, or has columns or files that would be lost silently.
     """
-    source = open_source(path, name, streaming=config.streaming, ignore=config.ignore, strict=True)
+    source = open_source(
+        path,
+        name,
+        streaming=config.streaming,
+        ignore=config.ignore,
+        follow_links=config.follow_links,
+        strict=True,
+    )
     if not source.columns:
         problems: list[str] = []
         rows = streamed_rows(source, [], Account(), lambda file, why: problems.append(f"{file}: {why}"))

@@ -117,6 +117,7 @@ def open_source(
     *,
     streaming: bool = False,
     ignore: Sequence[str] = (),
+    follow_links: bool = False,
     strict: bool = False,
 ) -> Source:
     """Look at the data set at ``path``: a folder of ``save_to_disk``; a file of rows, or a folder of them, of
@@ -126,6 +127,7 @@ def open_source(
         part: The part to take if there are several.
         streaming: For the Hub: do not download everything first.
         ignore: Names of files and folders that are not used.
+        follow_links: As in ``listing.list_files``.
         strict: Refuse files that look like content and would not be read.
 
     Raises:
@@ -146,11 +148,11 @@ def open_source(
             if not files:
                 raise
             names = (*ignore, "state.json", "dataset_info.json")
-            listing = list_files(path, part, names, strict=strict)
+            listing = list_files(path, part, names, follow_links=follow_links, strict=strict)
         else:
             return source_of(found, name, path.absolute())
     else:
-        listing = list_files(path, part, ignore, strict=strict)
+        listing = list_files(path, part, ignore, follow_links=follow_links, strict=strict)
     examples: list[Row] = []
     columns: dict[str, None] = {}
     for file in _some_files(listing):
@@ -319,7 +321,16 @@ def _status(file: Path) -> list[int | None]:
 def _loaded(name: str, part: str, load: Callable[[], Any]) -> Any:
     try:
         return _choose(load(), part)
-    except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
+    except (
+        ValueError,
+        OSError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        DatasetsError,
+        pa.ArrowException,
+    ) as error:  # a state.json may hold anything
         raise ValueError(f"{name} cannot be read as a data set: {reason(error)}") from None
 
 
@@ -359,6 +370,8 @@ def _without_decoding(feature: Any) -> Any:
         return datasets.Image(decode=False)
     if isinstance(feature, datasets.List):
         return datasets.List(_without_decoding(feature.feature), length=feature.length)
+    if isinstance(feature, datasets.LargeList):
+        return datasets.LargeList(_without_decoding(feature.feature))
     if isinstance(feature, dict):
         return {name: _without_decoding(part) for name, part in feature.items()}
     return feature
