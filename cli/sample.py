@@ -193,7 +193,8 @@ def _sample(args: Namespace) -> None:
     }
     encoded = [tokenizer.encode(prompt, eos=False) for prompt in prompts]
     seen = [prompt_as_seen(p, one.tokens, tokenizer) for p, one in zip(prompts, encoded)]
-    encoded, seen = ([one for one in some for _ in range(args.n)] for some in (encoded, seen))
+    encoded = [one for one in encoded for _ in range(args.n)]
+    seen = [parts for parts in seen for _ in range(args.n)]
     if args.prompts is None and are_joined(args.segments):
         tell("the texts are joined into one prompt; --prompts FILE takes several, one in each line")
     if args.infill is not None:

@@ -54,6 +54,7 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[Namespace, list[str]]:
         """Show the help if arguments are required and none is given; report unknown options first."""
         given = list(sys.argv[1:] if args is None else args)
+        namespace = Namespace() if namespace is None else namespace
         if "-" not in self.prefix_chars:  # all arguments are for another parser
             return super().parse_known_args(given, namespace)
         if not given and any(action.required for action in self._actions):

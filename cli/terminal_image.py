@@ -96,6 +96,7 @@ def sixel(image: "Image") -> str:
 
 def half_blocks(image: "Image") -> str:
     """For every terminal with colors: a cell shows two pixels, one above the other."""
+    import numpy as np
     from PIL.Image import Resampling
     from rich.color import Color
     from rich.console import Console
@@ -106,12 +107,12 @@ def half_blocks(image: "Image") -> str:
     console = Console(**piped)
     scale = min(1.0, console.width / image.width, 2 * max(ROWS, console.height - 4) / image.height)
     width, rows = max(1, round(image.width * scale)), max(1, round(image.height * scale / 2))
-    pixels = image.convert("RGB").resize((width, 2 * rows), Resampling.LANCZOS).load()
+    pixels = np.asarray(image.convert("RGB").resize((width, 2 * rows), Resampling.LANCZOS)).tolist()
     cells = []
-    for row in range(rows):
-        for x in range(width):
-            upper, lower = (Color.from_rgb(*pixels[x, 2 * row + half]) for half in (0, 1))
-            cells.append(Segment(HALF_BLOCK, Style(color=upper, bgcolor=lower)))
+    for uppers, lowers in zip(pixels[::2], pixels[1::2], strict=True):
+        for upper, lower in zip(uppers, lowers, strict=True):
+            style = Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
+            cells.append(Segment(HALF_BLOCK, style))
         cells.append(Segment.line())
     with console.capture() as printed:
         console.print(Segments(Segment.simplify(cells)), end="")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from earlyfusion.cli.prompts import are_joined, is_image, read_prompts
 
@@ -30,8 +31,9 @@ def test_texts_that_look_like_several_prompts():
 def test_a_file_of_prompts(photo_file, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text(f"\ufeffA red apple:\n\n{photo_file}\n  The\n", encoding="utf-8")
-    apple, photo, the = read_prompts(str(file))
-    assert apple == ["A red apple:"] and the == ["  The"] and photo[0].size == (48, 32)
+    apple, [photo], the = read_prompts(str(file))
+    assert apple == ["A red apple:"] and the == ["  The"]
+    assert isinstance(photo, Image.Image) and photo.size == (48, 32)
     file.write_text("\n \n")
     with pytest.raises(ValueError, match="prompts.txt"):
         read_prompts(str(file))
