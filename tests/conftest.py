@@ -1,8 +1,12 @@
 """Small real things that many tests share: nothing is mocked, everything is made in well under a second."""
 
+import multiprocessing
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +219,41 @@ def prepared(
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `datasets` converts is kept with the test's files, not in the user's home."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+
+
+SERVER = (
+    "earlyfusion.cli.main",
+    "earlyfusion.data.prepare",
+    "earlyfusion.train.loop.cli",
+    "earlyfusion.train.callbacks.seed",
+    "earlyfusion.train.image.data",
+    "earlyfusion.train.image.module",
+    "earlyfusion.train.lm.module",
+    "earlyfusion.train.lm.telemetry",
+    "lightning.pytorch.strategies.model_parallel",
+    "torch.distributed.fsdp",
+    "torch.utils.tensorboard",
+)
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., BaseProcess]:
+    """A function that starts code in a process of its own, with names that the code can use.
+
+    The processes, also those of `prepare`, are forked from a server that imported everything once: torch,
+    Lightning and `datasets` take seconds.
+    """
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(list(SERVER))
+        forkserver.ensure_running()
+
+    def start(code: str, **names: Any) -> BaseProcess:
+        process = context.Process(target=exec, args=(code, names))
+        process.start()
+        return process
+
+    return start
 
 
 @pytest.fixture
