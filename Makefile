@@ -27,7 +27,6 @@ help:
 	@echo 'make install                                             only make .venv with what the demo needs'
 	@echo 'make quick-demo                                          the quick demo from end to end; nothing is kept'
 	@echo 'make pytest [ARGS="-k words"]                            tests alone, with these arguments'
-	@echo 'make slow                                                the slow tests that `make test` leaves out'
 	@echo 'make lint                                                ruff and pyright alone'
 	@echo 'make docs                                                the site of docs/, build/docs/index.html'
 	@echo 'make format                                              let ruff rewrite the files'
@@ -51,12 +50,9 @@ quick-demo: $(VENV)/.installed-demo
 	test -s runs/quick-demo/report.html
 	rm -rf runs/quick-demo
 
+# A file stays on one process, with its fixtures; the files come as tests/conftest.py sorts them.
 pytest: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
-
-# Tests of half a minute and more, on several processes above all: tests/conftest.py lists them.
-slow: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The root is the package `earlyfusion`, whatever the checkout is called: pyright finds it through .types.
 lint: $(VENV)/.installed-dev

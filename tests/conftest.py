@@ -1,5 +1,6 @@
 """Small real things that many tests share: nothing is mocked, everything is made in well under a second."""
 
+import functools
 import multiprocessing
 import random
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageColumn
+from docstring_parser import attrdoc
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -36,6 +38,11 @@ SENTENCES = (
     "One picture, then its name in type, then another picture.",
 )
 CODEBOOK_SIZE = 32
+
+# For each command line of a training, jsonargparse parses the sources of Lightning and of all settings.
+_read = attrdoc.AttributeDocstrings.get_attr_docs
+_docs = functools.cache(lambda component: _read(attrdoc.AttributeDocstrings(), component))
+attrdoc.AttributeDocstrings.get_attr_docs = lambda self, component: _docs(component)
 
 
 @pytest.fixture(scope="session")
@@ -248,7 +255,7 @@ def start() -> Callable[..., BaseProcess]:
         context.set_forkserver_preload(list(SERVER))
         forkserver.ensure_running()
 
-    def start(code: str, **names: Any) -> BaseProcess:
+    def start(code: str, /, **names: Any) -> BaseProcess:
         process = context.Process(target=exec, args=(code, names))
         process.start()
         return process
@@ -380,23 +387,30 @@ def shades() -> list[Any]:
     ]
 
 
-SLOW = (
+LONGEST = (
     "train/loop/test_ranks.py",
-    "test_a_worker_that_is_killed_loses_nothing[ray]",
-    "test_sigkill_and_again",
-    "test_processes_make_the_same_shards",
-    "test_strips_of_any_shape_are_reconstructed",
-    "test_compiling_changes_neither_the_loss_nor_the_names",
-    "test_flex_attention_is_the_same_attention[all heads]",
-    "test_ranks_with_sharded_weights_have_the_figures_of_one_process",
-    "test_two_cells_from_command_to_figures",
-    "test_lines_are_found_and_read_by_several_threads_at_once",
+    "playground/test_browser.py",
+    "train/image/test_module.py",
+    "train/demo/test_run.py",
+    "data/test_shards.py",
+    "train/test_configs.py",
+    "docs/test_commands.py",
+    "cli/evaluation/test_group.py",
+    "playground/test_api.py",
+    "train/lm/test_telemetry.py",
+    "fusion_lm/test_decoding.py",
+    "fusion_lm/chameleon/test_weights.py",
+    "cli/test_bad_input.py",
+    "train/image/test_ema.py",
+    "test_packaging.py",
+    "benchmarks/test_reliability.py",
 )
-"""Tests that ``make test`` leaves out and ``make slow`` runs: about ten minutes of one core together."""
+"""The files that take longest. They come first: at the end of a run no process waits long for another."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if any(name in item.nodeid for name in SLOW):
-            item.add_marker("slow")
+    def place(item: pytest.Item) -> int:
+        return next((n for n, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+
+    items.sort(key=place)
