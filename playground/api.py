@@ -11,6 +11,7 @@ Pictures are data URIs, in requests and in answers. Invalid requests raise a Val
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,12 +22,12 @@ from ..eval.report.page.html import data_uri
 from ..eval.report.tokens import Token, describe
 from ..fusion_lm.folder import Model
 from ..fusion_lm.guidance import Guidance
-from ..fusion_lm.sampling import Sampling
+from ..fusion_lm.sampling import WHOLE, Sampling, check_number
 from ..fusion_lm.scores import token_scores
 from ..tokenizers.documents import split
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import to_pil
-from .compose import Ask, Written, compose
+from .compose import SAMPLES, Ask, Written, compose
 from .limits import Refused, read_picture, read_segments
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 RUNS = 200
 """Maximum number of runs listed."""
+NAME = 200
+"""Maximum characters of a name that a visitor sends."""
 COMPARED_SIDE = 2048
 """Longest side in px; larger pictures are scaled down before they are reconstructed."""
 
@@ -61,20 +64,30 @@ def ask_of(
     Raises:
         Refused: A setting is out of range.
     """
+    if not isinstance(then, str) or len(then) > NAME:
+        raise Refused(f"then is {short(then)}, expected the name of a modality, or any")
+    if not isinstance(answer, bool):
+        raise Refused(f"answer is {short(answer)}, expected true or false")
     try:
-        return Ask(
-            str(then),
-            bool(answer),
-            int(samples),
-            Sampling(temperature, int(top_k), top_p, min_p, repetition_penalty),
-            Sampling(image_temperature, int(image_top_k), image_top_p, image_min_p),
-            Guidance(guidance),
-            int(max_new_tokens),
-            int(max_positions),
-            int(seed),
-        )
-    except (ValueError, TypeError, OverflowError) as error:
+        text = Sampling(temperature, _whole("top_k", top_k), top_p, min_p, repetition_penalty)
+        limits = (_whole("max_new_tokens", max_new_tokens), _whole("max_positions", max_positions))
+        picked = _whole("samples", samples, 1, SAMPLES), _whole("seed", seed, -(2**63), 2**64 - 1)
+        guided = Guidance(guidance)
+    except ValueError as error:
         raise Refused(str(error)) from None
+    try:
+        image = Sampling(image_temperature, _whole("top_k", image_top_k), image_top_p, image_min_p)
+    except ValueError as error:
+        raise Refused(f"image_{error}") from None
+    return Ask(then, answer, picked[0], text, image, guided, *limits, picked[1])
+
+
+def _whole(name: str, value: Any, low: int = 0, high: int = WHOLE) -> int:
+    """A whole number, which the page sends as 3 or 3.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    check_number(name, value, low, high, whole=True)
+    return int(value)
 
 
 def known(settings: Any) -> dict[str, Any]:
@@ -85,7 +98,8 @@ def known(settings: Any) -> dict[str, Any]:
     """
     names = list(signature(ask_of).parameters)
     if not isinstance(settings, dict) or not set(settings) <= set(names):
-        raise Refused(f"invalid settings {settings!r}, expected an object with any of: {', '.join(names)}")
+        expected = f"expected an object with any of: {', '.join(names)}"
+        raise Refused(f"invalid settings {short(settings)}, {expected}")
     return settings
 
 
@@ -94,6 +108,21 @@ def composed(
 ) -> Iterator[list[Written]]:
     """``compose.compose`` of segments from a visitor, see ``limits.read_segments``."""
     return compose(model, read_segments(segments), ask, stopped)
+
+
+def read_tokens(model: Model, value: Any) -> torch.Tensor:
+    """The tokens (T,) of a document that a program sends.
+
+    Raises:
+        Refused: It is not a list of tokens of the vocabulary, or longer than the context.
+    """
+    context, size = model.lm.config.context_length, model.tokenizer.vocab.size
+    if not isinstance(value, list) or not 1 <= len(value) <= context:
+        raise Refused(f"invalid tokens: expected a list of 1 to {context} whole numbers")
+    for token in value:
+        if type(token) is not int or not 0 <= token < size:
+            raise Refused(f"invalid token {short(token)}: expected a whole number in 0..{size - 1}")
+    return torch.tensor(value, dtype=torch.int64)
 
 
 def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:
@@ -123,8 +152,10 @@ def reconstruct(
     """
     from ..eval.tasks.comparison import compare, page_reader  # its metrics take seconds to import, OCR more
 
-    if unknown := [name for name in names if name not in tokenizers]:
-        raise Refused(f"unknown tokenizer {unknown[0]!r}, expected any of: {', '.join(tokenizers)}")
+    if not isinstance(names, list | tuple) or len(names) > NAME:
+        raise Refused(f"invalid tokenizers {short(names)}, expected a list of: {', '.join(tokenizers)}")
+    if unknown := [name for name in names if not isinstance(name, str) or name not in tokenizers]:
+        raise Refused(f"unknown tokenizer {short(unknown[0])}, expected any of: {', '.join(tokenizers)}")
     if not names:
         raise Refused("choose at least one image tokenizer")
     chosen = {name: tokenizers[name] for name in names}
@@ -144,10 +175,16 @@ def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
     Raises:
         Refused: The run does not exist.
     """
-    file = (root / name / METRICS).resolve()
-    if not file.is_relative_to(root.resolve()) or not file.is_file():
-        raise Refused(f"run {name!r} not found in {root}")
-    return read_metrics(file.parent)
+    missing = Refused(f"run {short(name)} not found")  # without the place: it is the server's
+    if not isinstance(name, str) or len(name) > NAME or not name.isprintable():
+        raise missing
+    try:
+        file = (root / name / METRICS).resolve()
+        if not file.is_relative_to(root.resolve()) or not file.is_file():
+            raise missing
+        return read_metrics(file.parent)
+    except OSError:
+        raise missing from None
 
 
 def as_document(sample: Written) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) 
 
 
 def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
-    names = gr.Dropdown([], label=f"Training run in {root}/", elem_id="run")
+    names = gr.Dropdown([], label="Training run", elem_id="run")
     shown = html_block(pages.message("Choose a training run."), elem_id="curves")
     timer = gr.Timer(LIVE, active=False)
 
@@ -252,10 +252,10 @@ def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
 
     def draw(name: str | None) -> str:
         if not name:
-            return pages.message(f"No training run in {root}/ has logged anything yet.")
+            return pages.message("No training run has logged anything yet.")
         try:
             return pages.run(name, api.curves(root, name))
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             return pages.message(str(error), "refused")
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

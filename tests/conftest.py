@@ -1,7 +1,9 @@
 """Small real things that many tests share: nothing is mocked, everything is made in well under a second."""
 
 import functools
+import importlib
 import multiprocessing
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -43,6 +45,20 @@ CODEBOOK_SIZE = 32
 _read = attrdoc.AttributeDocstrings.get_attr_docs
 _docs = functools.cache(lambda component: _read(attrdoc.AttributeDocstrings(), component))
 attrdoc.AttributeDocstrings.get_attr_docs = lambda self, component: _docs(component)
+
+skip_without = pytest.importorskip
+
+
+def import_or_skip(name: str, *args: Any, **options: Any) -> Any:
+    """``pytest.importorskip``, but in continuous integration, which installs all extras, nothing is skipped.
+
+    Raises:
+        ImportError: The module is missing, and the environment variable CI is set.
+    """
+    return importlib.import_module(name) if os.environ.get("CI") else skip_without(name, *args, **options)
+
+
+pytest.importorskip = import_or_skip  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="session")

@@ -387,6 +387,7 @@ def test_tied_embeddings_are_one(build) -> None:
 # FlexAttention
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("n_kv_heads", HEADS[:2])
 def test_flex_attention_is_the_same_attention(build, n_kv_heads: int, monkeypatch) -> None:
     """Forward on the CPU, not compiled: test_layers.py compiles it; its gradients are tested on a GPU."""
@@ -412,6 +413,13 @@ def test_gradients_of_flex_attention(build) -> None:
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_flex_attention_has_no_gradient_on_the_cpu() -> None:
+    """Neither compiled nor not (torch 2.13). When this fails, run the test above on the CPU, too."""
+    q = torch.randn(1, 1, 16, 16, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="backward on CPU"):
+        flex_attention(q, q, q)
 
 
 # saving memory
