@@ -22,7 +22,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt
 
 .DEFAULT_GOAL = help
-.PHONY: help install demo test quick-demo lint format docs pytest slow mutants clean
+.PHONY: help install demo test quick-demo lint format docs pytest mutants clean
 
 help:
 	@echo 'make demo [BUDGET=quick|full] [OUT=runs/demo] [SEED=0]   train everything, write OUT/report.html'
@@ -30,7 +30,6 @@ help:
 	@echo 'make install                                             only make .venv with what the demo needs'
 	@echo 'make quick-demo                                          the quick demo from end to end; nothing is kept'
 	@echo 'make pytest [ARGS="-k words"]                            tests alone, with these arguments'
-	@echo 'make slow                                                the slow tests that `make test` leaves out'
 	@echo 'make mutants [COUNT=5] [SECONDS=1500]                    put small bugs into a copy: do the tests find them?'
 	@echo 'make lint                                                ruff and pyright alone'
 	@echo 'make docs                                                the site of docs/, build/docs/index.html'
@@ -55,12 +54,9 @@ quick-demo: $(VENV)/.installed-demo
 	test -s runs/quick-demo/report.html
 	rm -rf runs/quick-demo
 
+# A file stays on one process, with its fixtures; the files come as tests/conftest.py sorts them.
 pytest: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
-
-# Tests of half a minute and more, on several processes above all: tests/conftest.py lists them.
-slow: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Every bug of tests/mutants/mutants.toml; resumes, since runs/mutants.jsonl has a line for each that has run.
 mutants: $(VENV)/.installed-dev

@@ -1,10 +1,15 @@
 """Small real things that many tests share: nothing is mocked, everything is made in well under a second."""
 
+import functools
 import importlib
+import multiprocessing
 import os
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageColumn
+from docstring_parser import attrdoc
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -34,6 +40,11 @@ SENTENCES = (
     "One picture, then its name in type, then another picture.",
 )
 CODEBOOK_SIZE = 32
+
+# For each command line of a training, jsonargparse parses the sources of Lightning and of all settings.
+_read = attrdoc.AttributeDocstrings.get_attr_docs
+_docs = functools.cache(lambda component: _read(attrdoc.AttributeDocstrings(), component))
+attrdoc.AttributeDocstrings.get_attr_docs = lambda self, component: _docs(component)
 
 skip_without = pytest.importorskip
 
@@ -233,6 +244,41 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
 
 
+SERVER = (
+    "earlyfusion.cli.main",
+    "earlyfusion.data.prepare",
+    "earlyfusion.train.loop.cli",
+    "earlyfusion.train.callbacks.seed",
+    "earlyfusion.train.image.data",
+    "earlyfusion.train.image.module",
+    "earlyfusion.train.lm.module",
+    "earlyfusion.train.lm.telemetry",
+    "lightning.pytorch.strategies.model_parallel",
+    "torch.distributed.fsdp",
+    "torch.utils.tensorboard",
+)
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., BaseProcess]:
+    """A function that starts code in a process of its own, with names that the code can use.
+
+    The processes, also those of `prepare`, are forked from a server that imported everything once: torch,
+    Lightning and `datasets` take seconds.
+    """
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(list(SERVER))
+        forkserver.ensure_running()
+
+    def start(code: str, /, **names: Any) -> BaseProcess:
+        process = context.Process(target=exec, args=(code, names))
+        process.start()
+        return process
+
+    return start
+
+
 @pytest.fixture
 def fails(capsys):
     """A function that runs a command line, checks that it gives exit code 2 and one line, and returns it."""
@@ -357,23 +403,30 @@ def shades() -> list[Any]:
     ]
 
 
-SLOW = (
+LONGEST = (
     "train/loop/test_ranks.py",
-    "test_a_worker_that_is_killed_loses_nothing[ray]",
-    "test_sigkill_and_again",
-    "test_processes_make_the_same_shards",
-    "test_strips_of_any_shape_are_reconstructed",
-    "test_compiling_changes_neither_the_loss_nor_the_names",
-    "test_flex_attention_is_the_same_attention[all heads]",
-    "test_ranks_with_sharded_weights_have_the_figures_of_one_process",
-    "test_two_cells_from_command_to_figures",
-    "test_lines_are_found_and_read_by_several_threads_at_once",
+    "playground/test_browser.py",
+    "train/image/test_module.py",
+    "train/demo/test_run.py",
+    "data/test_shards.py",
+    "train/test_configs.py",
+    "docs/test_commands.py",
+    "cli/evaluation/test_group.py",
+    "playground/test_api.py",
+    "train/lm/test_telemetry.py",
+    "fusion_lm/test_decoding.py",
+    "fusion_lm/chameleon/test_weights.py",
+    "cli/test_bad_input.py",
+    "train/image/test_ema.py",
+    "test_packaging.py",
+    "benchmarks/test_reliability.py",
 )
-"""Tests that ``make test`` leaves out and ``make slow`` runs: about ten minutes of one core together."""
+"""The files that take longest. They come first: at the end of a run no process waits long for another."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if any(name in item.nodeid for name in SLOW):
-            item.add_marker("slow")
+    def place(item: pytest.Item) -> int:
+        return next((n for n, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+
+    items.sort(key=place)
