@@ -27,7 +27,7 @@ from ..tokenizers.documents import split
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import to_pil
 from .compose import Ask, Written, compose
-from .limits import Refused, read_picture, read_segments
+from .limits import Refused, read_picture, read_segments, read_text
 
 if TYPE_CHECKING:
     from ..eval.tasks.comparison import Comparison
@@ -52,6 +52,9 @@ def ask_of(
     image_top_p: float = 1.0,
     image_min_p: float = 0.0,
     guidance: float = 1.0,
+    negative: str = "",
+    best_of: float = 1,
+    best_by: str = "forward",
     max_new_tokens: float = 0,
     max_positions: float = 0,
     seed: float = 0,
@@ -69,6 +72,9 @@ def ask_of(
             Sampling(temperature, int(top_k), top_p, min_p, repetition_penalty),
             Sampling(image_temperature, int(image_top_k), image_top_p, image_min_p),
             Guidance(guidance),
+            read_text(negative),
+            int(best_of),
+            str(best_by),
             int(max_new_tokens),
             int(max_positions),
             int(seed),
@@ -157,6 +163,7 @@ def as_document(sample: Written) -> dict[str, Any]:
         "stop": sample.stop,
         "tokens": [] if sample.tokens is None else sample.tokens.tolist(),
         "prompt_length": sample.prompt_length,
+        "seed": sample.seed,
     }
 
 
