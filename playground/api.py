@@ -9,6 +9,7 @@ Pictures are data URIs, in requests and in answers. Invalid requests raise a Val
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ from ..tokenizers.documents import split
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import to_pil
 from .compose import Ask, Written, compose
-from .limits import Refused, read_picture, read_segments, read_text
+from .edits import Candidate, candidates, fork, read_it, redraw
+from .fit import fit_all
+from .limits import Refused, read_mask, read_picture, read_segments, read_text, read_tokens
+from .showcase import Hint, Showcase
 
 if TYPE_CHECKING:
     from ..eval.tasks.comparison import Comparison
@@ -95,11 +99,95 @@ def known(settings: Any) -> dict[str, Any]:
     return settings
 
 
-def composed(
-    model: Model, segments: Any, ask: Ask, stopped: Callable[[], bool] | None = None
+KINDS = ("compose", "read", "redraw", "fork")
+"""What the page asks for."""
+
+
+def kind_of(request: Any) -> str:
+    """The kind of a request of the page, one of ``KINDS``.
+
+    Raises:
+        Refused: It is something else.
+    """
+    kind = request.get("do", "compose") if isinstance(request, dict) else None
+    if kind not in KINDS:
+        raise Refused(f"invalid request, expected an object whose do is one of {', '.join(KINDS)}")
+    return kind
+
+
+def acted(
+    model: Model,
+    request: dict[str, Any],
+    ask: Ask,
+    show: Showcase,
+    fit: bool = False,
+    stopped: Callable[[], bool] | None = None,
 ) -> Iterator[list[Written]]:
-    """``compose.compose`` of segments from a visitor, see ``limits.read_segments``."""
-    return compose(model, read_segments(segments), ask, stopped)
+    """Do what the page asks for.
+
+    Args:
+        model: The model.
+        request: {"do": one of ``KINDS``, and "segments" for compose and read, "tokens", "block" and "mask"
+            for redraw, "tokens", "place" and "token" for fork}.
+        ask: The settings.
+        show: What the model's folder says.
+        fit: Fit the pictures of a prompt to what the model knows.
+        stopped: As for ``compose``.
+
+    Raises:
+        Refused: The request is invalid.
+        ValueError: Its tokens are not a document in the model's vocabulary.
+    """
+    kind, context = kind_of(request), model.lm.config.context_length
+    if kind in ("compose", "read"):
+        segments = read_segments(request.get("segments"))
+        if fit:
+            segments = fit_all(model, segments, show.fits)
+        if kind == "compose":
+            yield from compose(model, segments, ask, stopped)
+        else:
+            yield [read_it(model, segments, ask, show.views)]
+        return
+    tokens = read_tokens(request.get("tokens"), context)
+    if kind == "redraw":
+        yield redraw(model, tokens, _whole(request, "block"), read_mask(request.get("mask")), ask)
+    else:
+        yield from fork(model, tokens, _whole(request, "place"), _whole(request, "token"), ask, stopped)
+
+
+def reading(ask: Ask) -> Ask:
+    """The settings that read like ``acted`` does, in one view."""
+    greedy = replace(ask.text, temperature=0.0)
+    return replace(ask, then="text", samples=1, best_of=1, best_by="forward", text=greedy, negative="")
+
+
+def hint_of(request: dict[str, Any], show: Showcase) -> Hint | None:
+    """Help with a prompt that is only a name, see ``Showcase.hint``."""
+    segments = request.get("segments")
+    if not isinstance(segments, list) or len(segments) != 1 or not isinstance(segments[0], dict):
+        return None
+    text = segments[0].get("text")
+    return show.hint(text) if isinstance(text, str) else None
+
+
+def rivals(model: Model, request: Any) -> list[Candidate]:
+    """The likeliest tokens at {"tokens": a document, "place": a place in it}.
+
+    Raises:
+        Refused: The request is invalid.
+        ValueError: The tokens are not a document in the model's vocabulary.
+    """
+    if not isinstance(request, dict):
+        raise Refused("invalid request, expected an object")
+    tokens = read_tokens(request.get("tokens"), model.lm.config.context_length)
+    return candidates(model, tokens, _whole(request, "place"))
+
+
+def _whole(request: dict[str, Any], name: str) -> int:
+    value = request.get(name)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise Refused(f"invalid {name}: expected a whole number")
+    return value
 
 
 def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:
