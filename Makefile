@@ -6,6 +6,9 @@ BUDGET = full
 OUT = runs/demo
 SEED = 0
 ARGS =
+# How many bugs `make mutants` tries (empty: all), and the seconds after which it begins no other.
+COUNT =
+SECONDS = 1500
 # Processes of the tests, one thread each.
 JOBS = 2
 VENV = .venv
@@ -19,7 +22,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt
 
 .DEFAULT_GOAL = help
-.PHONY: help install demo test quick-demo lint format docs pytest clean
+.PHONY: help install demo test quick-demo lint format docs pytest slow mutants clean
 
 help:
 	@echo 'make demo [BUDGET=quick|full] [OUT=runs/demo] [SEED=0]   train everything, write OUT/report.html'
@@ -28,6 +31,7 @@ help:
 	@echo 'make quick-demo                                          the quick demo from end to end; nothing is kept'
 	@echo 'make pytest [ARGS="-k words"]                            tests alone, with these arguments'
 	@echo 'make slow                                                the slow tests that `make test` leaves out'
+	@echo 'make mutants [COUNT=5] [SECONDS=1500]                    put small bugs into a copy: do the tests find them?'
 	@echo 'make lint                                                ruff and pyright alone'
 	@echo 'make docs                                                the site of docs/, build/docs/index.html'
 	@echo 'make format                                              let ruff rewrite the files'
@@ -57,6 +61,10 @@ pytest: $(VENV)/.installed-dev
 # Tests of half a minute and more, on several processes above all: tests/conftest.py lists them.
 slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
+
+# Every bug of tests/mutants/mutants.toml; resumes, since runs/mutants.jsonl has a line for each that has run.
+mutants: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run.py --seconds $(SECONDS) $(if $(COUNT),--count $(COUNT))
 
 # The root is the package `earlyfusion`, whatever the checkout is called: pyright finds it through .types.
 lint: $(VENV)/.installed-dev

@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ..tokenizers.pickles import InertUnpickler
+from ..tokenizers.pickles import InertUnpickler, check_stored
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -15,6 +15,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """
     file = path / "meta.pt" if path.is_dir() else path  # beside the shards
     try:
+        check_stored(file)
         with zipfile.ZipFile(file) as archive:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(name) as stream:

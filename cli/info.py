@@ -54,6 +54,13 @@ def describe(path: Path) -> list[str]:
         FileNotFoundError: ``path``, or one of its files, is missing.
         ValueError: ``path`` is of unknown kind, or damaged.
     """
+    try:
+        return _described(path)
+    except (TypeError, AttributeError, LookupError) as error:  # of a JSON file
+        raise ValueError(f"{path} is damaged, a value has a wrong type: {error}") from None
+
+
+def _described(path: Path) -> list[str]:
     from ..tokenizers.files import read_json
 
     if not path.exists():
@@ -79,17 +86,20 @@ def describe(path: Path) -> list[str]:
 
 
 def _model(folder: Path, config: dict[str, Any]) -> Lines:
-    try:
-        shape = (
-            f"{config['n_layers']} layers, width {config['width']}, {config['n_heads']} heads "
-            f"({config['n_kv_heads']} of keys and values), feed-forward {config['ffn_width']}"
-        )
-        context = config["context_length"]
-    except KeyError as error:
-        raise ValueError(f"{folder / CONFIG} lacks the field {error}") from None
+    from ..fusion_lm.config import FusionLMConfig, shapes, upgrade
+
+    made = _config(FusionLMConfig, upgrade, folder, config, "a transformer")
+    found = _header(folder)
+    wanted = shapes(made)
+    for name in sorted(set(wanted) | set(found)):
+        if wanted.get(name) != (shape := found[name][0] if name in found else None):
+            raise ValueError(
+                f"{folder / WEIGHTS}: {name} has shape {shape}, {CONFIG} requires {wanted.get(name)}"
+            )
     yield "transformer", _weights(folder)
-    yield "shape", shape
-    yield "context", f"{context} tokens"
+    heads = f"{made.n_heads} heads ({made.n_kv_heads} of keys and values)"
+    yield "shape", f"{made.n_layers} layers, width {made.width}, {heads}, feed-forward {made.ffn_width}"
+    yield "context", f"{made.context_length} tokens"
     yield from _documents(folder / "tokenizer")
 
 
@@ -129,11 +139,7 @@ def _text(folder: Path) -> Lines:
 def _image(folder: Path, config: dict[str, Any]) -> Lines:
     from ..tokenizers.image_config import ImageTokenizerConfig, upgrade
 
-    fields = {name: value for name, value in config.items() if name not in ("format", "kind")}
-    try:
-        made = ImageTokenizerConfig(**upgrade(fields))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / CONFIG} is not a config of an image tokenizer: {error}") from None
+    made = _config(ImageTokenizerConfig, upgrade, folder, config, "an image tokenizer")
     factor, n = made.factor, made.codes_per_position
     codes = f"{made.codebook_size:,} codes of width {made.codebook_dim}"
     what = "code" if n == 1 else "position"
@@ -159,7 +165,7 @@ def _prepared(folder: Path) -> Lines:
     yield "format", str(record.get("format", 1))
     yield "windows", f"{record.get('context_length')} tokens each"
     for part in ("train", "validation"):
-        if isinstance(counts := record.get(part), dict):
+        if (counts := record.get(part)) is not None:
             tokens = ", ".join(f"{number:,} {name}" for name, number in counts.get("tokens", {}).items())
             yield part, f"{counts.get('windows', 0):,} windows; {tokens}"
     yield from _documents(folder / "tokenizer")
@@ -230,19 +236,38 @@ FILES: tuple[tuple[str, str, Callable[[Path], Lines]], ...] = (
 
 def _weights(folder: Path, prefixes: tuple[str, ...] = ("",)) -> str:
     """Number and type of the parameters whose names begin with one of ``prefixes``, and the file's size."""
+    found = {name: spec for name, spec in _header(folder).items() if name.startswith(prefixes)}
+    count = sum(math.prod(shape) for shape, _ in found.values())
+    types = sorted({dtype for _, dtype in found.values()})
+    size = (folder / WEIGHTS).stat().st_size
+    return f"{numbers.count(count)} parameters ({', '.join(types)}), {numbers.size(size)}"
+
+
+def _header(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Name -> shape and type of the tensors in a folder's weights."""
     from safetensors import SafetensorError, safe_open
 
+    from ..tokenizers.safetensors_header import check_header
+
     path = folder / WEIGHTS
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} not found: expected the weights there")
+    check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            slices = [file.get_slice(name) for name in file.keys() if name.startswith(prefixes)]
-            count = sum(math.prod(s.get_shape()) for s in slices)
-            types = sorted({s.get_dtype() for s in slices})
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
-    return f"{numbers.count(count)} parameters ({', '.join(types)}), {numbers.size(path.stat().st_size)}"
+
+
+def _config(kind: type, upgrade: Any, folder: Path, values: dict[str, Any], what: str) -> Any:
+    """The dataclass ``kind`` in a config.json."""
+    fields = {name: value for name, value in values.items() if name not in ("format", "kind")}
+    try:
+        return kind(**upgrade(fields))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a config of {what}: {error}") from None
 
 
 def _sizes(layout: "Layout") -> str:

@@ -74,7 +74,7 @@ def run(args: Namespace) -> None:
     folder = local_folder(args.model)
     lm, tokenizer = load_model(folder, best_device())
     image = tokenizer.image
-    title = folder.name if folder == PRETRAINED else str(args.model)
+    title = folder.name if folder == PRETRAINED else _title(args.model)
     about = {
         "model": title,
         "parameters": f"{sum(p.numel() for p in lm.parameters()) / 1e6:,.1f} million",
@@ -83,9 +83,15 @@ def run(args: Namespace) -> None:
         "codebook": f"{image.codebook_size:,} codes",
         "a position": f"{image.factor} x {image.factor} px",
     }
-    tokenizers = {title: image, **{name: load_image_tokenizer(name) for name in args.tokenizer}}
+    others = {_title(name): load_image_tokenizer(name) for name in args.tokenizer}
+    tokenizers = {title: image, **others}
     model = Model(for_generation(lm, "auto"), tokenizer)
-    show, name = showcase_of(folder), "" if folder == PRETRAINED else str(args.model)
+    show, name = showcase_of(folder), "" if folder == PRETRAINED else title
     serve(
         lambda: build(model, about, tokenizers, Path(args.runs), show, name), args.host.strip("[]"), args.port
     )
+
+
+def _title(name: str) -> str:
+    """What the page calls a folder: its name as it was given, but not where this machine has it."""
+    return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,18 +42,18 @@ def read_segments(arguments: Sequence[str]) -> "list[str | Image]":
 
 def is_image(argument: str) -> bool:
     """Whether a segment is an image: by its suffix, or because such a file exists and is one."""
-    from PIL import Image, UnidentifiedImageError
+    from ..tokenizers.pixels import open_pixels
 
     if argument.lower().endswith(IMAGE_SUFFIXES):
         return True
     if not os.path.isfile(argument):  # False, not an error, for texts that cannot be file names
         return False
     try:
-        with Image.open(argument):
+        with open_pixels(Path(argument)):
             return True
-    except UnidentifiedImageError:
+    except (OSError, SyntaxError):  # of another kind, or a named pipe, ...
         return False
-    except Image.DecompressionBombError:  # `load_image` reports it
+    except Exception:  # `load_image` reports it: too large, damaged, ...
         return True
 
 

@@ -1,5 +1,6 @@
 """``earlyfusion sample``: continue a prompt of texts and images."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -122,7 +123,7 @@ def run(args: Namespace) -> None:
     Ctrl+C writes what was generated so far, which is nothing with --best-of and --infill.
     """
     from ..eval.report.page.html import Part
-    from ..eval.report.samples import Sample, write_samples
+    from ..eval.report.samples import Sample, stop_in_words, write_samples
     from ..fusion_lm.folder import load_model
     from ..fusion_lm.guidance import Guidance
     from ..fusion_lm.sampling import Sampling
@@ -179,6 +180,8 @@ def run(args: Namespace) -> None:
     for number, one in enumerate(samples, start=1):
         lead = f"{number}: " if args.n > 1 else ""
         print(lead + "".join(map(in_words, one.parts)) if args.n > 1 or at_once else "")
+        if one.stop == "not finite":
+            print(f"{lead}{stop_in_words(one.stop)}", file=sys.stderr)
     print(f"written to {Path(args.out) / 'index.html'}")
 
 

@@ -5,6 +5,7 @@ Imports only the standard library, so that help and errors are instant.
 
 import argparse
 import difflib
+import math
 import os
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -124,11 +125,14 @@ def positive_integer(text: str) -> int:
 
 
 def real(text: str) -> float:
-    """A number."""
+    """A finite number."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ArgumentTypeError(f"expected a number, got {text!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
 
 
 def names(text: str) -> list[str]:

@@ -191,7 +191,7 @@ def read_codes(path: Path, tokenizer: ImageTokenizer) -> tuple[Tensor, tuple[int
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            if file.zip.getinfo("codes.npy").file_size > LARGEST_FILE:  # before memory is asked for
+            if any(one.file_size > LARGEST_FILE for one in file.zip.infolist()):  # before memory is asked for
                 raise ValueError(f"it holds more than {LARGEST_FILE} bytes")
             codes, size = file["codes"], file["size"]
     except (ValueError, KeyError, EOFError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:

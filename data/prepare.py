@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from .reading.readers import FOLDER
 from .reading.shapes import unused
 from .reading.sources import files_key, named_files_key
 from .shards import Tally, features_of, make_shard
-from .splits import Reading, Shard, Split, folder_of, readings_of, shards_of, splits_of
+from .splits import Reading, Shard, Split, folder_of, plan_with, readings_of, shards_of, splits_of
 from .workers import Engine, Make, make_all
 
 RECORD = "prepare.json"
@@ -80,26 +80,23 @@ def prepare(
     out = Path(config.out)
     if jobs < 1:
         raise ValueError(f"jobs must be positive, got {jobs}")
-    readings = readings_of(config)
+    with progress_bars() if progress is None else nullcontext(progress) as report:
+        readings = readings_of(config, lambda part, rows: report(f"{part}: reading", rows, None))
     key = _key(config, readings)
     if (record := _finished(out)).get("key") == key:
         shutil.rmtree(out / SHARDS, ignore_errors=True)  # of a run that was killed in its last moment
         print(f"{out} is already prepared: same configuration, same files")
         return record
-    if other := _made_otherwise(config):
-        if not overwrite:
-            raise ValueError(f"{out} {other}: give another folder, or --overwrite, which moves it aside")
-        named = (
-            config.documents,
-            config.validation,
-            config.model,
-            config.text_tokenizer,
-            config.image_tokenizer,
-        )
-        move_aside(out, [path for path in named if path is not None and os.path.exists(path)])
+    other = _made_otherwise(config)
+    if other and not overwrite:
+        raise ValueError(f"{out} {other}: give another folder, or --overwrite, which moves it aside")
     tokenizer = document_tokenizer(config)
     splits = splits_of(config, readings, tokenizer.vocab)
     check_folder(out)
+    if other:
+        inputs = ("documents", "validation", "model", "text_tokenizer", "image_tokenizer", "images_folder")
+        paths = filter(None, (getattr(config, name) for name in inputs))
+        move_aside(out, filter(os.path.exists, paths))
     out.mkdir(parents=True, exist_ok=True)
     clear_temporary(out)
     work = out / SHARDS / key
@@ -115,6 +112,12 @@ def prepare(
     seconds = time.perf_counter() - began
     record = _collect(config, key, tokenizer, splits, readings, work)
     print("\n".join(account_lines(record)))
+    for reading in readings.values():
+        if reading.rows is None:  # of stored rows it is known before
+            try:
+                plan_with(config, reading.source, reading.account)
+            except ValueError as error:
+                warnings.warn(f"{error}; they came after the first rows", stacklevel=2)
     if left_out := _left_out(record):
         warnings.warn(
             f"{config.documents}: {left_out:,} files, rows or parts of rows left out, see {out / REJECTED}",
@@ -167,9 +170,8 @@ def read_lines(part: str, source: dict[str, Any], rows: str = "") -> list[str]:
     Args:
         rows: Said before the number of rows.
     """
-    files = (
-        "a data set" if source["files"] is None else f"{source['files']:,} file{'s'[: source['files'] != 1]}"
-    )
+    count = source["files"]
+    files = "a data set" if count is None else "1 file" if count == 1 else f"{count:,} files"
     names = {
         ours: theirs if ours == theirs else f"{theirs} (as {ours})"
         for ours, theirs in source["columns"].items()
@@ -232,17 +234,17 @@ def _made_otherwise(config: PrepareConfig) -> str:
         found = [name for name in (*PARTS, TOKENIZER) if (out / name).exists()]
         return f"has {found[0]}/, which prepare did not write" if found and not unfinished else ""
     before = read_json(out / RECORD, "a record of prepare").get("config", {})
-    usual = {field.name: field.default for field in fields(config)}  # of settings that it did not have yet
     for name, value in asdict(config).items():
-        old = before.get(name, usual[name])
-        if name != "out" and json.dumps(old or None) != json.dumps(value or None):
+        usual = getattr(PrepareConfig, name, None)  # an earlier version did not have it
+        old, new = (None if one in ({}, []) else one for one in (before.get(name, usual), value))
+        if name != "out" and json.dumps(old) != json.dumps(new):
             return f"holds windows that were prepared with {name} {old!r}, not {value!r}"
     return ""
 
 
 def _key(config: PrepareConfig, readings: Mapping[str, Reading]) -> str:
     """A hash of the configuration and of the files that it names, and that its documents name."""
-    values = {name: value for name, value in asdict(config).items() if name != "out"}
+    values = {name: value for name, value in asdict(config).items() if name not in ("out", "follow_links")}
     files = [
         [files_key(reading.source), named_files_key(reading.source, reading.rows, folder_of(config, reading))]
         for reading in readings.values()

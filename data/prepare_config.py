@@ -79,6 +79,9 @@ class PrepareConfig:
     images_folder: str | None = None
     """Folder that names of pictures in the data are relative to, and do not leave. Default: the folder of the
     data set."""
+    follow_links: bool = False
+    """Read rows and texts through symbolic links that leave the folder of the data set, too; pictures are
+    always read through links. Leave it off for archives of strangers."""
     id_column: str | None = None
     """Column that identifies rows: of several rows with the same id, use the first."""
     streaming: bool = False

@@ -1,6 +1,7 @@
 """The documents of ``prepare`` -> the rows of train and validation, and of each shard."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,9 +61,14 @@ class Reading(NamedTuple):
     """None if the rows are streamed."""
 
 
-def readings_of(config: PrepareConfig) -> dict[str, Reading]:
+def readings_of(
+    config: PrepareConfig, on_rows: Callable[[str, int], None] = lambda *_: None
+) -> dict[str, Reading]:
     """Open the data sets of train and, if there is one, of validation, and store their rows unless they are
     streamed.
+
+    Args:
+        on_rows: Called now and then with a part, and the number of its rows that are stored.
 
     Raises:
         FileNotFoundError: A data set is missing.
@@ -71,7 +77,7 @@ def readings_of(config: PrepareConfig) -> dict[str, Reading]:
     found = {}
     for name, path in {"train": config.documents, "validation": config.validation}.items():
         if path is not None:
-            found[name] = _reading(config, name, path)
+            found[name] = _reading(config, name, path, partial(on_rows, name))
     return found
 
 
@@ -149,7 +155,14 @@ def look_at(config: PrepareConfig, name: str, path: str) -> Reading:
         FileNotFoundError: The data set is missing.
         ValueError: It cannot be used, or has columns or files that would be lost silently.
     """
-    source = open_source(path, name, streaming=config.streaming, ignore=config.ignore, strict=True)
+    source = open_source(
+        path,
+        name,
+        streaming=config.streaming,
+        ignore=config.ignore,
+        follow_links=config.follow_links,
+        strict=True,
+    )
     if not source.columns:
         problems: list[str] = []
         rows = streamed_rows(source, [], Account(), lambda file, why: problems.append(f"{file}: {why}"))
@@ -159,19 +172,26 @@ def look_at(config: PrepareConfig, name: str, path: str) -> Reading:
     return Reading(source, _plan(config, source, []), Account(), None)
 
 
-def _reading(config: PrepareConfig, name: str, path: str) -> Reading:
+def _reading(config: PrepareConfig, name: str, path: str, on_rows: Callable[[int], None]) -> Reading:
     reading = look_at(config, name, path)
     source, plan, _, _ = reading
     if config.streaming and (source.listing is not None or isinstance(source.dataset, IterableDataset)):
         return reading
     report = _report(config)
-    rows, account = stored_rows(source, columns_of(config, plan, source), report)
-    if account.late:
-        late = _plan(config, source, account.late_rows())
-        if late != plan:
-            plan = late
-            rows, account = stored_rows(source, columns_of(config, plan, source), report)
+    rows, account = stored_rows(source, columns_of(config, plan, source), report, on_rows)
+    if account.late and (late := plan_with(config, source, account)) != plan:
+        plan = late
+        rows, account = stored_rows(source, columns_of(config, plan, source), report, on_rows)
     return Reading(source, plan, account, rows)
+
+
+def plan_with(config: PrepareConfig, source: Source, account: Account) -> Plan:
+    """The plan when the columns are known that the first rows did not have.
+
+    Raises:
+        ValueError: One of them looks like content, and is not used.
+    """
+    return _plan(config, source, account.late_rows())
 
 
 def _plan(config: PrepareConfig, source: Source, more: Sequence[Row]) -> Plan:

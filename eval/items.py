@@ -94,7 +94,11 @@ def images_from_folder(folder: str | Path, *, limit: int | None = None) -> Folde
                     f"the image of {image.width} x {image.height} pixels"
                 )
         items.append(Item(image, row.text, row.size, row.kind, row.file_name, row.boxes))
-        more = pages(folder / row.file_name)[1:]
+        try:
+            more = pages(folder / row.file_name)[1:]
+        except ValueError as error:
+            skipped.append(f"{row.file_name}: {error}")
+            continue
         if more and (row.text or row.boxes):
             skipped.append(
                 f"{row.file_name}: its text belongs to page 1, {len(more)} more pages are left out"

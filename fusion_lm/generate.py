@@ -19,15 +19,16 @@ from .guidance import Branches
 from .inputs import Inputs
 from .model import FusionLM
 from .prompts import Options, check_room, dictated, read_prompts, tokens_of
-from .sampling import Sampling, draw, filter_logits, penalize, uniforms
+from .sampling import WHOLE, Sampling, check_number, draw, filter_logits, likeliest, penalize, uniforms
 from .scores import both_ways, check_standalone
 
-RUNNING, EOS, TURN, SEGMENT, CONTEXT, LENGTH = range(6)
+RUNNING, EOS, TURN, SEGMENT, CONTEXT, LENGTH, NOT_FINITE = range(7)
 """Values of ``Step.stop``: the row continues, or why it ended."""
-STOPS = ("", "eos", "turn", "segment", "context", "length")
+STOPS = ("", "eos", "turn", "segment", "context", "length", "not finite")
 """Their names. eos: the document ended; turn: the turn of a conversation ended; segment: the block of
 ``stop_after`` is complete (``stop_name`` replaces the word by the modality); context: the model's context is
-full; length: ``max_new_tokens`` are written."""
+full; length: ``max_new_tokens`` are written; not finite: the model's logits are NaN or infinite, so that no
+token can be drawn, and the row ends with the token before."""
 LOOK = 16
 """Check for completion every N steps; each check synchronizes with the GPU."""
 
@@ -40,10 +41,11 @@ class Generated(NamedTuple):
     prompt_length: int
     """Tokens of the prompt."""
     stop: str
-    """Why it ended: eos, turn, the modality of ``stop_after``, context, or length (see ``STOPS``)."""
+    """Why it ended: eos, turn, the modality of ``stop_after``, context, length, or not finite (see
+    ``STOPS``)."""
     log_likelihood: float
     """Mean log p of the new tokens in nats, under the model's distribution over the tokens that the grammar
-    allows, before temperature, filters and guidance."""
+    allows, before temperature, filters and guidance; -inf if the row ended as not finite."""
 
 
 class Step(NamedTuple):
@@ -54,7 +56,8 @@ class Step(NamedTuple):
     log_p: Tensor
     """Their log p, as in ``Generated.log_likelihood``."""
     stop: Tensor
-    """int64, an index of ``STOPS``: why the row ended with this token; 0 if it continues or ended earlier."""
+    """int64, an index of ``STOPS``: why the row ended with this token; 0 if it continues or ended earlier.
+    With ``NOT_FINITE`` the token is padding and does not belong to the row."""
 
 
 @torch.inference_mode()
@@ -125,10 +128,13 @@ def generate_steps(
             if branches.guided:
                 guided = wanted.guidance.combine(logits).masked_fill(~allowed, -torch.inf)
             chosen = picker.pick(masked, guided, state, uniform[:, step])
+            broken = chosen < 0
+            chosen = torch.where(broken, vocab.pad, chosen)
             if given is not None:
-                forced = (given[:, step] >= 0) & (state.mode != DONE)
+                forced = (given[:, step] >= 0) & (state.mode != DONE) & ~broken
                 chosen = torch.where(forced, given[:, step], chosen)
             log_p = masked.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+            log_p = log_p.masked_fill(broken, -torch.inf)
 
             before, running = state, state.mode != DONE
             state = grammar.advance(before, chosen)
@@ -136,7 +142,7 @@ def generate_steps(
             if wanted.max_blocks is not None:
                 begun = begun + ((before.mode == FREE) & (state.mode > DONE))
             picker.remember(chosen, running)
-            stop = ends.why(before, state, chosen, running, length)
+            stop = torch.where(broken & running, NOT_FINITE, ends.why(before, state, chosen, running, length))
             state.mode = torch.where(stop > RUNNING, DONE, state.mode)
             yield Step(chosen, log_p, stop)
             if step + 1 == steps:
@@ -179,8 +185,7 @@ def generate(
     Raises:
         ValueError: As ``generate_steps``, and with ``best_by="both"`` as ``scores.check_standalone``.
     """
-    if best_of < 1:
-        raise ValueError(f"best_of must be at least 1, got {best_of}")
+    check_number("best_of", best_of, 1, WHOLE, whole=True)
     if best_by not in BEST_BY:
         raise ValueError(f"best_by is {best_by!r}, expected one of {', '.join(BEST_BY)}")
     prompts = [tokens_of(prompt) for prompt in prompts]
@@ -189,6 +194,7 @@ def generate(
             raise ValueError('best_by="both" chooses among continuations: best_of must be at least 2, got 1')
         for prompt in prompts:
             check_standalone(prompt, vocab)
+    Options(**options)  # checked before they are used below
     prompts = [prompt for prompt in prompts for _ in range(best_of)]
     if not prompts:
         return []
@@ -202,14 +208,16 @@ def generate(
     tokens, log_p, stops = (torch.stack(column, dim=1).cpu() for column in zip(*written))  # (B, steps)
     results = []
     for prompt, new, log, stop in zip(prompts, tokens, log_p, stops, strict=True):
-        count = int(stop.ne(RUNNING).int().argmax()) + 1  # up to the first stop; every row has one
-        why = stop_name(int(stop[count - 1]), options.get("stop_after"))
-        whole = torch.cat([prompt, new[:count]])
-        results.append(Generated(whole, len(prompt), why, float(log[:count].mean())))
+        last = int(stop.ne(RUNNING).int().argmax())  # the first stop; every row has one
+        broken = int(stop[last]) == NOT_FINITE
+        whole = torch.cat([prompt, new[: last if broken else last + 1]])
+        likelihood = float(log[: last + 1].mean())  # -inf if it is broken
+        why = stop_name(int(stop[last]), options.get("stop_after"))
+        results.append(Generated(whole, len(prompt), why, likelihood))
     groups = (results[start : start + best_of] for start in range(0, len(results), best_of))
 
     def score(result: Generated) -> float:
-        if best_by == "both":
+        if best_by == "both" and result.log_likelihood > -torch.inf:
             return both_ways(model, vocab, result.tokens, result.prompt_length)
         return result.log_likelihood
 
@@ -254,13 +262,13 @@ class _Picker:
             uniform: (B,) random numbers in [0, 1).
 
         Returns:
-            Tokens (B,) int64.
+            Tokens (B,) int64; -1 for rows whose logits are not finite.
         """
         text = logits if self.seen is None else penalize(logits, self.seen, self.text.repetition_penalty)
         if self.greedy:
             if guided is not text:
                 text = torch.where((state.mode > DONE)[:, None], guided, text)
-            return text.argmax(dim=-1)
+            return likeliest(text)
         if guided is text and list(self.others) == [self.text]:
             return draw(filter_logits(text, self.text), uniform)
         filtered, modality = filter_logits(text, self.text), self.modality[state.mode]

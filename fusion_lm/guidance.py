@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..tokenizers.layout import DONE, Cursor
 from ..tokenizers.vocab import SharedVocab
 from .grammar import Grammar, GrammarState
+from .sampling import check_number
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Guidance:
     write blocks without their condition, too (``condition_dropout``). Each of u, i and f costs a row.
 
     Raises:
-        ValueError: A scale is negative or infinite.
+        ValueError: A scale is not in 0 to 100.
     """
 
     text: float = 1.0
@@ -37,8 +38,8 @@ class Guidance:
     def __post_init__(self) -> None:
         for name in ("text", "image"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"guidance {name} must be 0 or more, got {value}")
+            if name == "text" or value is not None:
+                check_number(f"guidance {name}", value, 0, 100)
 
     @property
     def branches(self) -> int:

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..tokenizers.documents import Mark, Segment, split
 from ..tokenizers.layout import Cursor
 from .folder import Model
-from .generate import generate_steps
+from .generate import NOT_FINITE, generate_steps
+from .sampling import WHOLE, check_number
 
 
 class Infilled(NamedTuple):
@@ -50,19 +51,18 @@ def infill(
         options: ``sampling``, ``seed``, ``guidance`` and ``negative`` of ``prompts.Options``.
 
     Returns:
-        All drawings, the most likely first.
+        All drawings, the most likely first, without those for which the model's logits are not finite.
 
     Raises:
-        ValueError: The last segment is not an image, the region is invalid or empty, or the document does not
-            fit.
+        ValueError: The last segment is not an image, the region is invalid or empty, the document does not
+            fit, or the logits of no drawing are finite.
     """
     lm, tokenizer = model
     vocab = tokenizer.vocab
     if not segments or isinstance(segments[-1], str | Mark):
         found = type(segments[-1]).__name__ if segments else "an empty document"
         raise ValueError(f"the last segment must be the image to redraw, got {found}")
-    if candidates < 1:
-        raise ValueError(f"candidates must be at least 1, got {candidates}")
+    check_number("candidates", candidates, 1, WHOLE, whole=True)
     _check_region(region)
     tokens = tokenizer.encode(segments, eos=False).tokens
     span = Cursor(vocab).take_all(tokens).spans[-1]
@@ -91,6 +91,13 @@ def infill(
     log_p = torch.stack([step.log_p for step in steps], dim=1).cpu()
     likelihoods = log_p.sum(dim=1)
     order = likelihoods.argsort(descending=True, stable=True)
+    stops = torch.stack([step.stop for step in steps], dim=1).cpu()
+    order = order[(stops != NOT_FINITE).all(dim=1)[order]]
+    if not len(order):
+        raise ValueError(
+            "the region cannot be redrawn: the model's logits are not finite, so its weights are probably "
+            "damaged, or its dtype is too narrow"
+        )
     prefix = tokens[span.start : first]
     grids = [split(torch.cat([prefix, written[row]]), vocab)[0].values for row in order]
     pictures = tokenizer.decode_codes(span.name, grids)

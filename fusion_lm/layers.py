@@ -5,7 +5,6 @@ is built from a ``LayerConfig``. Which tokens see each other, and their rotary t
 call in a ``Context``.
 """
 
-from dataclasses import dataclass
 from functools import cache as once
 from typing import Any, Literal, NamedTuple
 
@@ -15,50 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from .cache import KVCache
+from .config import LayerConfig
 from .cpu.attention import blocked_attention
-
-QK_NORMS = ("layer", "rms", "none")
-NORM_PLACEMENTS = ("pre", "reordered")
-
-
-@dataclass(frozen=True)
-class LayerConfig:
-    """Hyper-parameters of ``Block``; ``FusionLMConfig`` explains them.
-
-    Raises:
-        ValueError: A value is out of range, or they do not fit each other.
-    """
-
-    width: int
-    n_heads: int
-    n_kv_heads: int
-    ffn_width: int
-    qk_norm: Literal["layer", "rms", "none"] = "layer"
-    norm_placement: Literal["pre", "reordered"] = "pre"
-    dropout: float = 0.0
-    norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        for name in ("width", "n_heads", "n_kv_heads", "ffn_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.width % (2 * self.n_heads):
-            raise ValueError(
-                f"width must be a multiple of {2 * self.n_heads}, twice n_heads ({self.n_heads}), got "
-                f"{self.width}"
-            )
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_kv_heads must divide n_heads = {self.n_heads}, got {self.n_kv_heads}")
-        for name, allowed in (("qk_norm", QK_NORMS), ("norm_placement", NORM_PLACEMENTS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-
-    @property
-    def head_width(self) -> int:
-        """D = C / H."""
-        return self.width // self.n_heads
 
 
 class Context(NamedTuple):

@@ -6,7 +6,6 @@ for the 34B model with norms after attention and feed-forward instead of before 
 layers, ``loss.py`` the loss.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,90 +16,15 @@ from torch.utils.checkpoint import checkpoint
 from ..tokenizers.modality import ModalityTable
 from ..tokenizers.weights import load_network, read_config, save_network
 from .cache import KVCache
+from .config import FusionLMConfig, shapes, upgrade
 from .cpu.attention import first_keys
 from .inputs import Inputs
-from .layers import Block, Context, LayerConfig, initialize
+from .layers import Block, Context, initialize
 from .loss import LossTerms, capped, next_token_loss
 from .masks import attention_blocks, document_mask
 from .positions import document_starts, positions_of, rope_tables
 
 KIND = "fusion_lm"
-
-
-@dataclass(frozen=True)
-class FusionLMConfig:
-    """Hyper-parameters of ``FusionLM``.
-
-    Raises:
-        ValueError: A value is out of range, or they do not fit each other.
-    """
-
-    vocab_size: int = 0
-    """V, the size of the shared vocabulary; the training command fills it in from the tokenizer folder."""
-    context_length: int = 256
-    """The longest sequence, in tokens."""
-    n_layers: int = 6
-    """Transformer blocks."""
-    width: int = 256
-    """C, the model width."""
-    n_heads: int = 4
-    """H, query heads; the head width is C / H."""
-    n_kv_heads: int = 4
-    """Key and value heads; fewer than n_heads is grouped-query attention."""
-    ffn_width: int = 704
-    """Hidden width of the SwiGLU feed-forward."""
-    qk_norm: Literal["layer", "rms", "none"] = "layer"
-    """Norm of queries and keys, per head, before the rotary embedding: layer (LayerNorm, as Chameleon), rms
-    (RMSNorm), none."""
-    norm_placement: Literal["pre", "reordered"] = "pre"
-    """pre: x + f(norm(x)), as Chameleon 7B; reordered: x + norm(f(x)), as Chameleon 34B (Swin Transformer V2,
-    arXiv:2111.09883)."""
-    logit_soft_cap: float | None = None
-    """Bounds the logits to (-cap, cap), by cap * tanh(logits / cap); null: off."""
-    tie_embeddings: bool = False
-    """Share the input embedding with the output projection."""
-    dropout: float = 0.0
-    """Dropout after attention and after the feed-forward."""
-    rope_theta: float = 10_000.0
-    """Base of the rotary frequencies."""
-    norm_eps: float = 1e-5
-    """Epsilon of RMSNorm and QK-norm."""
-
-    def __post_init__(self) -> None:
-        for name in ("context_length", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.vocab_size < 0:
-            raise ValueError(f"vocab_size must not be negative, got {self.vocab_size}")
-        if self.logit_soft_cap is not None and not self.logit_soft_cap > 0:
-            raise ValueError(f"logit_soft_cap must be positive, or null, got {self.logit_soft_cap}")
-        _ = self.layer  # checks the rest
-
-    @property
-    def layer(self) -> LayerConfig:
-        """What one block needs to know."""
-        return LayerConfig(
-            width=self.width,
-            n_heads=self.n_heads,
-            n_kv_heads=self.n_kv_heads,
-            ffn_width=self.ffn_width,
-            qk_norm=self.qk_norm,
-            norm_placement=self.norm_placement,
-            dropout=self.dropout,
-            norm_eps=self.norm_eps,
-        )
-
-    @property
-    def head_width(self) -> int:
-        """D = C / H."""
-        return self.width // self.n_heads
-
-
-def upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """Convert the fields of an earlier config.json, in which qk_norm was true or false."""
-    older = {True: "layer", False: "none"}
-    norm = values.get("qk_norm")
-    return {**values, "qk_norm": older[norm]} if isinstance(norm, bool) else values
 
 
 class FusionLM(nn.Module):
@@ -211,7 +135,9 @@ class FusionLM(nn.Module):
             FileNotFoundError: A file is missing.
             ValueError: The files do not fit together.
         """
-        model = load_network(cls, FusionLMConfig, Path(folder), KIND, upgrade=upgrade, unfilled=True)
+        model = load_network(
+            cls, FusionLMConfig, Path(folder), KIND, upgrade=upgrade, unfilled=True, shapes=shapes
+        )
         if model.config.tie_embeddings:
             model.lm_head.weight = model.embedding.weight
         return model.eval()

@@ -12,7 +12,7 @@ from ..tokenizers.layout import DONE, FREE, Cursor
 from ..tokenizers.vocab import SharedVocab
 from .grammar import ANY, Grammar, GrammarState
 from .guidance import Guidance
-from .sampling import Sampling
+from .sampling import WHOLE, Sampling, check_number
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Options:
     """For each row, tokens (T,) that it must write; -1 where it draws. None: it draws all."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        check_number("max_new_tokens", self.max_new_tokens, 1, WHOLE, whole=True)
+        if self.max_blocks is not None:
+            check_number("max_blocks", self.max_blocks, 0, WHOLE, whole=True)
         if self.max_blocks is not None and self.max_blocks < 1 and self.then not in (ANY, "text"):
             raise ValueError(
                 f"max_blocks is {self.max_blocks}, but the continuation begins with a block "
@@ -67,12 +68,15 @@ class Options:
         Raises:
             ValueError: Their number is wrong, or one has more than 64 bits.
         """
-        seeds = [self.seed + row for row in range(rows)] if isinstance(self.seed, int) else list(self.seed)
+        given: Any = self.seed
+        one = not hasattr(given, "__len__")
+        for seed in [given] if one else given:
+            check_number("seed", seed, -(2**63), 2**64 - 1, "-2**63..2**64-1", whole=True)
+        seeds: list[int] = [given + row for row in range(rows)] if one else list(given)
         if len(seeds) != rows:
             raise ValueError(f"got {len(seeds)} seeds for {rows} prompts: give one for each, or one number")
-        for seed in seeds:
-            if not -(2**63) <= seed < 2**64:
-                raise ValueError(f"seed must be in -2**63..2**64-1, got {seed}")
+        if one and rows:
+            check_number("seed", seeds[-1], -(2**63), 2**64 - 1, "-2**63..2**64-1", whole=True)
         return seeds
 
     def check(self, vocab: SharedVocab) -> None:

@@ -59,7 +59,7 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
         prompt_length: Tokens of the prompt.
 
     Returns:
-        Nats per token; -inf if the continuation is empty or ends inside a block.
+        Nats per token; -inf if the continuation is empty or ends inside a block, or if a log p is NaN.
 
     Raises:
         ValueError: As ``check_standalone``.
@@ -80,7 +80,7 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
         document = torch.cat([torch.tensor([vocab.bos]), first, second, torch.tensor([vocab.eos])])
         document = document[: lm.config.context_length]  # without eos if the rest fills the context
         total += float(token_scores(lm, document).log_p[1 + len(first) :].mean())
-    return total
+    return total if total == total else float("-inf")
 
 
 def check_standalone(prompt: Tensor, vocab: SharedVocab) -> None:

@@ -20,7 +20,7 @@ from ..tokenizers.documents import DocumentTokenizer, Encoded, split
 from ..tokenizers.layout import Cursor, Shape
 from .choices import BestBy
 from .folder import Model
-from .generate import LOOK, RUNNING, Step, generate, generate_steps, stop_name
+from .generate import LOOK, NOT_FINITE, RUNNING, Step, generate, generate_steps, stop_name
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,9 @@ class Row:
     def take(self, token: int, stop: int, log_p: float = 0.0) -> Iterator[Event]:
         """Yield the events of a new token; ``stop`` and ``log_p`` are as in its ``Step``."""
         if self.ended:
+            return
+        if stop == NOT_FINITE:  # its token is padding
+            yield from self.end(stop_name(stop, self.stop_after))
             return
         vocab = self.tokenizer.vocab
         self.written.append(token)

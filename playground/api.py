@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,17 +21,18 @@ from PIL import Image
 from ..eval.report.curves import METRICS, read_metrics
 from ..eval.report.page.html import data_uri
 from ..eval.report.tokens import Token, describe
+from ..fusion_lm.choices import BEST_BY
 from ..fusion_lm.folder import Model
 from ..fusion_lm.guidance import Guidance
-from ..fusion_lm.sampling import Sampling
+from ..fusion_lm.sampling import WHOLE, Sampling, check_number
 from ..fusion_lm.scores import token_scores
 from ..tokenizers.documents import split
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import to_pil
-from .compose import Ask, Written, compose
+from .compose import SAMPLES, TRIES, Ask, Written, compose
 from .edits import Candidate, candidates, fork, read_it, redraw
 from .fit import fit_all
-from .limits import Refused, read_mask, read_picture, read_segments, read_text, read_tokens
+from .limits import Refused, read_mask, read_picture, read_segments, read_text
 from .showcase import Hint, Showcase
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 RUNS = 200
 """Maximum number of runs listed."""
+NAME = 200
+"""Maximum characters of a name that a visitor sends."""
 COMPARED_SIDE = 2048
 """Longest side in px; larger pictures are scaled down before they are reconstructed."""
 
@@ -68,23 +72,35 @@ def ask_of(
     Raises:
         Refused: A setting is out of range.
     """
+    if not isinstance(then, str) or len(then) > NAME:
+        raise Refused(f"then is {short(then)}, expected the name of a modality, or any")
+    if not isinstance(answer, bool):
+        raise Refused(f"answer is {short(answer)}, expected true or false")
+    if best_by not in BEST_BY:
+        raise Refused(f"best_by is {short(best_by)}, expected one of {', '.join(BEST_BY)}")
+    if not isinstance(negative, str):
+        raise Refused(f"negative is {short(negative)}, expected a text")
+    read_text(negative)
     try:
-        return Ask(
-            str(then),
-            bool(answer),
-            int(samples),
-            Sampling(temperature, int(top_k), top_p, min_p, repetition_penalty),
-            Sampling(image_temperature, int(image_top_k), image_top_p, image_min_p),
-            Guidance(guidance),
-            read_text(negative),
-            int(best_of),
-            str(best_by),
-            int(max_new_tokens),
-            int(max_positions),
-            int(seed),
-        )
-    except (ValueError, TypeError, OverflowError) as error:
+        text = Sampling(temperature, _whole("top_k", top_k), top_p, min_p, repetition_penalty)
+        limits = (_whole("max_new_tokens", max_new_tokens), _whole("max_positions", max_positions))
+        count, seed = _whole("samples", samples, 1, SAMPLES), _whole("seed", seed, -(2**63), 2**64 - 1)
+        tries, guided = _whole("best_of", best_of, 1, TRIES), Guidance(guidance)
+    except ValueError as error:
         raise Refused(str(error)) from None
+    try:
+        image = Sampling(image_temperature, _whole("top_k", image_top_k), image_top_p, image_min_p)
+    except ValueError as error:
+        raise Refused(f"image_{error}") from None
+    return Ask(then, answer, count, text, image, guided, negative, tries, best_by, *limits, seed)
+
+
+def _whole(name: str, value: Any, low: int = 0, high: int = WHOLE) -> int:
+    """A whole number, which the page sends as 3 or 3.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    check_number(name, value, low, high, whole=True)
+    return int(value)
 
 
 def known(settings: Any) -> dict[str, Any]:
@@ -95,7 +111,8 @@ def known(settings: Any) -> dict[str, Any]:
     """
     names = list(signature(ask_of).parameters)
     if not isinstance(settings, dict) or not set(settings) <= set(names):
-        raise Refused(f"invalid settings {settings!r}, expected an object with any of: {', '.join(names)}")
+        expected = f"expected an object with any of: {', '.join(names)}"
+        raise Refused(f"invalid settings {short(settings)}, {expected}")
     return settings
 
 
@@ -138,7 +155,7 @@ def acted(
         Refused: The request is invalid.
         ValueError: Its tokens are not a document in the model's vocabulary.
     """
-    kind, context = kind_of(request), model.lm.config.context_length
+    kind = kind_of(request)
     if kind in ("compose", "read"):
         segments = read_segments(request.get("segments"))
         if fit:
@@ -148,11 +165,20 @@ def acted(
         else:
             yield [read_it(model, segments, ask, show.views)]
         return
-    tokens = read_tokens(request.get("tokens"), context)
+    tokens = read_tokens(model, request.get("tokens"))
     if kind == "redraw":
-        yield redraw(model, tokens, _whole(request, "block"), read_mask(request.get("mask")), ask)
+        yield redraw(
+            model, tokens, _whole("block", request.get("block")), read_mask(request.get("mask")), ask
+        )
     else:
-        yield from fork(model, tokens, _whole(request, "place"), _whole(request, "token"), ask, stopped)
+        yield from fork(
+            model,
+            tokens,
+            _whole("place", request.get("place")),
+            _whole("token", request.get("token")),
+            ask,
+            stopped,
+        )
 
 
 def reading(ask: Ask) -> Ask:
@@ -177,17 +203,35 @@ def rivals(model: Model, request: Any) -> list[Candidate]:
         Refused: The request is invalid.
         ValueError: The tokens are not a document in the model's vocabulary.
     """
+    tokens, _ = document_of(model, {"given": 0, **request} if isinstance(request, dict) else request)
+    return candidates(model, tokens, _whole("place", request.get("place")))
+
+
+def read_tokens(model: Model, value: Any) -> torch.Tensor:
+    """The tokens (T,) of a document that a program sends.
+
+    Raises:
+        Refused: It is not a list of tokens of the vocabulary, or longer than the context.
+    """
+    context, size = model.lm.config.context_length, model.tokenizer.vocab.size
+    if not isinstance(value, list) or not 1 <= len(value) <= context:
+        raise Refused(f"invalid tokens: expected a list of 1 to {context} whole numbers")
+    for token in value:
+        if type(token) is not int or not 0 <= token < size:
+            raise Refused(f"invalid token {short(token)}: expected a whole number in 0..{size - 1}")
+    return torch.tensor(value, dtype=torch.int64)
+
+
+def document_of(model: Model, request: Any) -> tuple[torch.Tensor, int]:
+    """The tokens (T,) of {"tokens", "given"}, and how many of them were given.
+
+    Raises:
+        Refused: The request is invalid.
+    """
     if not isinstance(request, dict):
         raise Refused("invalid request, expected an object")
-    tokens = read_tokens(request.get("tokens"), model.lm.config.context_length)
-    return candidates(model, tokens, _whole(request, "place"))
-
-
-def _whole(request: dict[str, Any], name: str) -> int:
-    value = request.get(name)
-    if type(value) is not int or not 0 <= value < 2**31:
-        raise Refused(f"invalid {name}: expected a whole number")
-    return value
+    tokens = read_tokens(model, request.get("tokens"))
+    return tokens, _whole("given", request.get("given"), 0, len(tokens))
 
 
 def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:
@@ -217,8 +261,10 @@ def reconstruct(
     """
     from ..eval.tasks.comparison import compare, page_reader  # its metrics take seconds to import, OCR more
 
-    if unknown := [name for name in names if name not in tokenizers]:
-        raise Refused(f"unknown tokenizer {unknown[0]!r}, expected any of: {', '.join(tokenizers)}")
+    if not isinstance(names, list | tuple) or len(names) > NAME:
+        raise Refused(f"invalid tokenizers {short(names)}, expected a list of: {', '.join(tokenizers)}")
+    if unknown := [name for name in names if not isinstance(name, str) or name not in tokenizers]:
+        raise Refused(f"unknown tokenizer {short(unknown[0])}, expected any of: {', '.join(tokenizers)}")
     if not names:
         raise Refused("choose at least one image tokenizer")
     chosen = {name: tokenizers[name] for name in names}
@@ -238,10 +284,16 @@ def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
     Raises:
         Refused: The run does not exist.
     """
-    file = (root / name / METRICS).resolve()
-    if not file.is_relative_to(root.resolve()) or not file.is_file():
-        raise Refused(f"run {name!r} not found in {root}")
-    return read_metrics(file.parent)
+    missing = Refused(f"run {short(name)} not found")  # without the place: it is the server's
+    if not isinstance(name, str) or len(name) > NAME or not name.isprintable():
+        raise missing
+    try:
+        file = (root / name / METRICS).resolve()
+        if not file.is_relative_to(root.resolve()) or not file.is_file():
+            raise missing
+        return read_metrics(file.parent)
+    except OSError:
+        raise missing from None
 
 
 def as_document(sample: Written) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
 from gradio.events import api as serve_api
 
 from ..fusion_lm.folder import Model
@@ -65,7 +64,7 @@ def _for_programs(
     """Serve the same functions to Gradio's client, each under its name."""
 
     def line(error: Exception) -> gr.Error:
-        return gr.Error(str(error), print_exception=False)
+        return gr.Error(str(error)[:500], print_exception=False)
 
     def act(request: dict, settings: dict | None) -> list:
         try:
@@ -89,7 +88,7 @@ def _for_programs(
     def inspect(tokens: list) -> list:
         """What each token of a document is, and its probability."""
         try:
-            described, _ = api.inspect(model, torch.tensor(tokens, dtype=torch.int64))
+            described, _ = api.inspect(model, api.read_tokens(model, tokens))
         except (ValueError, TypeError) as error:
             raise line(error) from None
         return [token._asdict() for token in described]

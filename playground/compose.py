@@ -63,7 +63,7 @@ class Ask:
         if self.best_by not in BEST_BY:
             raise Refused(f"best_by is {self.best_by!r}, expected one of {', '.join(BEST_BY)}")
         if self.negative and self.guidance.branches == 1:
-            raise Refused("a negative prompt needs guidance: set it above 1, such as to 2")
+            raise Refused("guidance is 1, but a negative prompt needs more: set it to 2, say")
         for name in ("max_new_tokens", "max_positions"):
             if getattr(self, name) < 0:
                 raise Refused(f"{name} is {getattr(self, name)}, expected 0 or more")

@@ -8,6 +8,7 @@ import base64
 import binascii
 import io
 import math
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -23,6 +24,9 @@ PIXELS = 24 * 10**6
 """Limit of all pictures in a request together: a small file can hold many pixels."""
 REQUEST_BYTES = 20 * 2**20
 """Limit of a whole request: base64 adds a third to the pictures."""
+ITEMS, DEPTH, DIGITS = 50_000, 32, 64
+"""Limits of a request's JSON: values in all lists and objects together, lists and objects inside each other,
+and characters of a number. They are checked before the JSON is read: Gradio walks through all of it."""
 SEGMENTS = 64
 TEXT = 20_000
 """Limit of all texts in a prompt together, in characters."""
@@ -59,6 +63,9 @@ OPEN = (
     "/gradio_api/theme.css",
 )
 """Prefixes of the paths that are served; the page does not need Gradio's others (uploads, files, proxies)."""
+
+_PART = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]|,|[-+.\w]+', re.DOTALL)
+"""A string, a bracket, a comma or a number of JSON."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -128,19 +135,6 @@ def read_mask(value: Any) -> Tensor:
     return torch.tensor(rows, dtype=torch.bool)
 
 
-def read_tokens(value: Any, most: int) -> Tensor:
-    """Read the tokens (T,) of a document, at most ``most``.
-
-    Raises:
-        Refused: They are not a list of whole numbers, or too many.
-    """
-    if not isinstance(value, list) or not 0 < len(value) <= most:
-        raise Refused(f"invalid tokens: expected a list of 1 to {most:,}")
-    if not all(type(token) is int and -(2**31) <= token < 2**31 for token in value):
-        raise Refused("invalid tokens: expected whole numbers")
-    return torch.tensor(value, dtype=torch.int64)
-
-
 def read_picture(value: Any, room: int = PIXELS) -> Image.Image:
     """Read a picture in a data URI, of at most ``room`` pixels, as upright RGB.
 
@@ -171,6 +165,26 @@ def read_picture(value: Any, room: int = PIXELS) -> Image.Image:
         raise Refused(str(error)) from None
 
 
+def why_too_much(body: bytes) -> str | None:
+    """What a request's JSON has too much of, or None. It need not be valid JSON."""
+    items = depth = 0
+    for match in _PART.finditer(body):
+        first = match[0][:1]
+        if first in b"[{":
+            depth += 1
+        elif first in b"]}":
+            depth -= 1
+        elif first == b",":
+            items += 1
+        elif first != b'"' and match.end() - match.start() > DIGITS:
+            return f"a number of more than {DIGITS} characters"
+        if depth > DEPTH:
+            return f"more than {DEPTH} lists and objects inside each other"
+        if items > ITEMS:
+            return f"more than {ITEMS:,} values"
+    return None
+
+
 class Gate:
     """ASGI middleware: lets small requests to open paths through, and restricts what the page may load."""
 
@@ -195,15 +209,24 @@ class Gate:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > REQUEST_BYTES:
             return await _answer(send, 413, f"requests are limited to {REQUEST_BYTES >> 20} MB")
-        taken = 0
+        unread: list[MutableMapping[str, Any]] = []
+        if scope["method"] == "POST":
+            body = bytearray()
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return None
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > REQUEST_BYTES:  # sent in pieces, without a length
+                    return await _answer(send, 413, f"requests are limited to {REQUEST_BYTES >> 20} MB")
+            if why := why_too_much(bytes(body)):
+                return await _answer(send, 413, f"the request has {why}: send less")
+            unread.append({"type": "http.request", "body": bytes(body), "more_body": False})
 
-        async def counted() -> MutableMapping[str, Any]:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > REQUEST_BYTES:  # sent in pieces, without a length
-                return {"type": "http.disconnect"}
-            return message
+        async def read() -> MutableMapping[str, Any]:
+            return unread.pop() if unread else await receive()
 
         async def with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -215,7 +238,7 @@ class Gate:
                 ]
             await send(message)
 
-        await self.app(scope, counted, with_headers)
+        await self.app(scope, read, with_headers)
 
 
 def _name(host: str) -> str:

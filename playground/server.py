@@ -15,7 +15,7 @@ from gradio.themes import Default
 from starlette.middleware import Middleware
 
 from ..eval.report.page.html_style import DARK, LIGHT, PARTS
-from .limits import Gate, Refused
+from .limits import Gate
 
 HERE = Path(__file__).parent
 SCRIPTS = ("page.js", "session.js", "viewer.js", "inspect.js")
@@ -58,7 +58,7 @@ def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = Tru
             ssr_mode=False,
             mcp_server=False,
             state_session_capacity=1000,
-            show_error=True,
+            show_error=False,  # errors that are not for visitors may name paths of this machine
             theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             head=_head(),
             favicon_path=str(HERE / "logo.svg"),
@@ -75,16 +75,20 @@ def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = Tru
 
 
 def _close_gradio() -> None:
-    """Turn off two things that Gradio does with all input and this page does not need.
+    """Turn off what Gradio does with all input and this page does not need.
 
-    It downloads the URL in anything that looks like one of its files, and it keeps all values of a page for
-    as long as it remembers the page.
+    It downloads the URL in anything that looks like one of its files, looks up the file of a path (and says
+    where that would be on this machine), and keeps all values of a page for as long as it remembers the page.
     """
 
     async def fetch(url: str, cache_dir: str) -> str:
-        raise Refused(f"URLs are not opened: {url[:80]}")
+        raise gr.Error(f"URLs are not opened: {url[:80]}", print_exception=False)
+
+    def check(path: object, check_in_upload_folder: bool) -> None:
+        raise gr.Error("files are not opened", print_exception=False)
 
     processing_utils.async_ssrf_protected_download = fetch
+    processing_utils._check_allowed = check
     SessionState._update_value_in_config = lambda self, key, value: None
 
 

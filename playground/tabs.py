@@ -12,7 +12,7 @@ from ..fusion_lm.folder import Model
 from ..tokenizers.image import ImageTokenizer
 from . import api, pages
 from .compose_tab import editor, html_block
-from .limits import Refused, read_tokens
+from .limits import Refused
 from .showcase import scans
 
 LIVE = 4.0
@@ -35,10 +35,9 @@ def inspect(model: Model, working: dict[str, Any]) -> None:
 
     def look(request: Any) -> tuple[str, str]:
         try:
-            tokens = read_tokens(request.get("tokens"), model.lm.config.context_length)
-            given = min(max(int(request.get("given", 0)), 0), len(tokens))
+            tokens, given = api.document_of(model, request)
             return pages.inspected(*api.inspect(model, tokens), given), ""
-        except (ValueError, TypeError, AttributeError) as error:
+        except ValueError as error:
             return pages.message(str(error), "refused"), ""
 
     def candidates(request: Any) -> str:
@@ -99,7 +98,7 @@ def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) 
 
 
 def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
-    names = gr.Dropdown([], label=f"Training run in {root}/", elem_id="run")
+    names = gr.Dropdown([], label="Training run", elem_id="run")
     shown = html_block(pages.message("Choose a training run."), elem_id="curves")
     timer = gr.Timer(LIVE, active=False)
 
@@ -110,10 +109,10 @@ def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
 
     def draw(name: str | None) -> str:
         if not name:
-            return pages.message(f"No training run in {root}/ has logged anything yet.")
+            return pages.message("No training run has logged anything yet.")
         try:
             return pages.run(name, api.curves(root, name))
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             return pages.message(str(error), "refused")
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

@@ -131,6 +131,19 @@ def test_the_core_does_without_lightning():
             assert not [module for _, module in imports(path) if "lightning" in module], path
 
 
+# the extras
+
+
+def test_a_missing_extra_skips_a_test_but_not_in_continuous_integration(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception):
+        pytest.importorskip("earlyfusion.nowhere")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(ImportError):
+        pytest.importorskip("earlyfusion.nowhere")
+    assert pytest.importorskip("json") is json
+
+
 # the pins
 
 

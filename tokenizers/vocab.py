@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from .fields import check_value
 from .files import read_json, write_json
 from .layout import Layout, Numbers, Scan
 from .modality import STRUCTURE, TEXT, Modality, ModalityTable, Range
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 FILE = "vocab.json"
 FORMAT = 2
+LONGEST_NAME = 64
+LARGEST = 2**24
+"""Most tokens of a vocabulary."""
 ROLES = ("bos", "eos", "pad")
 """Every vocabulary has a token for each; for conversations, ``sep`` is a fourth."""
 
@@ -55,7 +59,13 @@ class SharedVocab:
     """Ends a turn of a conversation; None if the vocabulary has none."""
 
     def __post_init__(self) -> None:
+        check_value("size", self.size, int, {"size": (1, LARGEST)})
+        for role in (*ROLES, "sep"):
+            kind: Any = int | None if role == "sep" else int
+            check_value(role, getattr(self, role), kind, {role: (0, self.size - 1)})
         names = [modality.name for modality in self.modalities]
+        if not all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in names):
+            raise ValueError(f"a modality's name is a text of at most {LONGEST_NAME} characters")
         if not names or names[0] != TEXT or self.modalities[0].layout is not None:
             raise ValueError(f"modalities are {', '.join(names)}, expected text first, without a layout")
         if len({*names, STRUCTURE}) <= len(names) or not all(name.isidentifier() for name in names):
@@ -319,7 +329,8 @@ class SharedVocab:
         """
         path = Path(folder) / FILE
         value = read_json(path, "a shared vocabulary")
-        read = {1: _from_format_1, FORMAT: _from_format_2}.get(value.pop("format", None))
+        found = value.pop("format", None)
+        read = {1: _from_format_1, FORMAT: _from_format_2}.get(found) if isinstance(found, int) else None
         if read is None:
             raise ValueError(f"{path} has an unknown format, expected 1 or {FORMAT}: update earlyfusion")
         try:
@@ -458,6 +469,9 @@ def _check_last_axis(what: str, values: "Tensor", n: int) -> None:
 
 def _check_ranges(modality: Modality) -> None:
     name, ranges = modality.name, modality.ranges
+    for r in ranges:
+        for field, value in r._asdict().items():
+            check_value(f"{field} of {name}", value, int, {f"{field} of {name}": (0, LARGEST)})
     if not ranges or any(r.count < 1 or r.id < 0 for r in ranges):
         raise ValueError(f"{name} is {ranges}, expected at least one range, each with count > 0 and id >= 0")
     for a, b in pairwise(ranges):

@@ -1,7 +1,6 @@
 """A network in a folder: ``config.json`` (the dataclass) and ``model.safetensors``, read strictly."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from .files import atomic_folder, read_json, write_bytes, write_json
-from .tensor_files import TensorFiles
+from .tensor_files import Spec, TensorFiles
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -35,6 +34,7 @@ def load_network(
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     renamed: Mapping[str, str] | None = None,
     unfilled: bool = False,
+    shapes: Callable[[Any], Mapping[str, tuple[int, ...]]] | None = None,
 ) -> Any:
     """Build ``network_class(config_class(...))`` from ``folder`` and load its weights.
 
@@ -47,6 +47,7 @@ def load_network(
         renamed: Prefix of tensor names in earlier versions -> today's prefix.
         unfilled: Build the network on the meta device and give it the file's tensors in their stored types,
             so that nothing is allocated twice. The file must then hold all tensors.
+        shapes: Computes the shapes of all tensors, which are floats, from the config.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -54,12 +55,28 @@ def load_network(
             weights do not fit.
     """
     config = read_config(config_class, folder, kind, upgrade)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: expected the weights")
+    files = TensorFiles([path])
+    names = {_renamed(name, renamed or {}): name for name in files}
+    found = {new: files.spec(old) for new, old in names.items()}
+    if shapes is not None:  # first, since building a network of 1,000 layers takes seconds
+        _check_tensors(
+            {name: Spec(shape, torch.float32) for name, shape in shapes(config).items()}, found, path
+        )
     try:
-        with torch.device("meta") if unfilled else nullcontext():
+        with torch.device("meta"):
+            network = network_class(config)
+        _check_tensors({n: Spec(tuple(t.shape), t.dtype) for n, t in _tensors(network).items()}, found, path)
+        if not unfilled:
             network = network_class(config)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from None
-    _fill(network, folder / WEIGHTS, renamed or {}, unfilled)
+        prefix = "" if str(path) in str(error) else f"{folder / CONFIG}: "
+        raise ValueError(f"{prefix}{error}") from None
+    # Copies, since the file may be overwritten.
+    state = {new: files[old].clone() for new, old in names.items()}
+    network.load_state_dict(state, strict=False, assign=unfilled)
     return network
 
 
@@ -94,20 +111,22 @@ def _tensors(network: nn.Module) -> dict:
     return kept
 
 
-def _fill(network: nn.Module, path: Path, renamed: Mapping[str, str], assign: bool) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: expected the weights")
-    files = TensorFiles([path])
-    state = {name: files[name].clone() for name in files}  # copies, since the file may be overwritten
-    for old, new in renamed.items():
-        state = {new + n.removeprefix(old) if n.startswith(old) else n: t for n, t in state.items()}
-    wanted = _tensors(network)
-    for name in sorted(set(wanted) | set(state)):
-        if name not in state:
+def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    for old, new in prefixes.items():
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+    return name
+
+
+def _check_tensors(wanted: Mapping[str, Spec], found: Mapping[str, Spec], path: Path) -> None:
+    """Compare names, shapes and kinds of the tensors in a file's header with those of a network."""
+    for name in sorted(set(wanted) | set(found)):
+        if name not in found:
             raise ValueError(f"{path} lacks the tensor {name!r}, which {CONFIG} requires")
         if name not in wanted:
             raise ValueError(f"{path} holds the tensor {name!r}, which {CONFIG} does not describe")
-        if state[name].shape != wanted[name].shape:
-            shapes = tuple(state[name].shape), tuple(wanted[name].shape)
-            raise ValueError(f"{path}: {name} has shape {shapes[0]}, {CONFIG} requires {shapes[1]}")
-    network.load_state_dict(state, strict=False, assign=assign)
+        shape, dtype = found[name]
+        if shape != wanted[name].shape:
+            raise ValueError(f"{path}: {name} has shape {shape}, {CONFIG} requires {wanted[name].shape}")
+        if dtype.is_floating_point != wanted[name].dtype.is_floating_point:
+            raise ValueError(f"{path}: {name} is of type {dtype}, expected {wanted[name].dtype}")

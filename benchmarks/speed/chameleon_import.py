@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import write_figures
 
 from earlyfusion.fusion_lm.chameleon.vocab import code_name
 from earlyfusion.fusion_lm.chameleon.weights import config_to_transformers, parts
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         "torch": torch.__version__,
     }
     shutil.rmtree(args.out)
-    args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(args.json, figures)
     print(json.dumps(figures, indent=2))
 
 

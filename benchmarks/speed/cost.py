@@ -30,10 +30,10 @@ tune_malloc()  # as the training commands do, before torch allocates anything
 
 import torch
 import yaml
+from machine import write_figures
 
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.train.loop.optim import adamw
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
@@ -221,7 +221,7 @@ def main() -> None:
     for row in result["table"]:
         print(row)
     if args.out:
-        write_json(args.out, result)
+        write_figures(args.out, result)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ tune_malloc()  # as the training commands do, before torch allocates anything
 
 import torch
 import training as both
-from machine import commit, processor
+from machine import commit, processor, write_figures
 from torch import Tensor
 
 from earlyfusion.fusion_lm.cpu.packed_weights import WEIGHTS, for_generation
@@ -38,7 +38,6 @@ from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.sampling import Sampling
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.vocab import SharedVocab
 
 GREEDY = Sampling(temperature=0)
@@ -126,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"guidance costs {cost:.2f} times the time")
     if args.out:
         found = {"config": asdict(config), "bound": bound, "results": results, "guidance": cost}
-        write_json(args.out, {**about, **found})
+        write_figures(args.out, {**about, **found})
     return 0
 
 

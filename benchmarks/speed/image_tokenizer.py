@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vqvae.cpu import compute_dtype
 from earlyfusion.tokenizers.vqvae.taming import from_state
@@ -163,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results.append(result)
     if args.out:
         rows = [{**r._asdict(), "ratio": r.ratio} for r in results]
-        write_json(args.out, {**about, "channels": args.channels, "results": rows})
+        machine.write_figures(args.out, {**about, "channels": args.channels, "results": rows})
     return 0
 
 

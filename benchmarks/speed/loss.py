@@ -31,7 +31,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from earlyfusion.fusion_lm.loss import next_token_loss
-from earlyfusion.tokenizers.files import write_json
 
 Z_LOSS = 1e-4
 
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{vocab_size:>7}{name:>18}{figures}{result['peak_mib']:>10,.0f}", flush=True)
             results.append({"vocab_size": vocab_size, **result})
     if args.out:
-        write_json(args.out, {**about, "results": results})
+        machine.write_figures(args.out, {**about, "results": results})
     return 0
 
 

@@ -32,7 +32,6 @@ from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import LossTerms
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
 from earlyfusion.tokenizers.documents import interleave
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.demo.budget import CONFIGS, IMAGE_TOKENIZER, LM, PREPARE, settings
@@ -79,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{result.name:<42}{figures}  {result.unit}", flush=True)
         results.append(result)
     if args.out:
-        write_json(args.out, {**facts(networks), "results": [as_json(result) for result in results]})
+        machine.write_figures(
+            args.out, {**facts(networks), "results": [as_json(result) for result in results]}
+        )
     return 0
 
 

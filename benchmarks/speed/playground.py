@@ -29,11 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import commit, processor
+from machine import commit, processor, write_figures
 from playwright.sync_api import Page, sync_playwright
 
 from earlyfusion.playground.examples import prompts, scans
-from earlyfusion.tokenizers.files import write_json
 
 FIRST, WHOLE = "#answer .made", '#answer [aria-busy="false"]'
 EXAMPLES = ("A red apple:", "what is this?", "read this", "a word in type")
@@ -160,7 +159,7 @@ def main() -> None:
         browser.close()
     print(json.dumps(result, indent=2))
     if args.out:
-        write_json(args.out, result)
+        write_figures(args.out, result)
 
 
 if __name__ == "__main__":

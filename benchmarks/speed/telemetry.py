@@ -34,7 +34,6 @@ from torch.utils.data import DataLoader
 
 from earlyfusion.fusion_lm.model import FusionLMConfig
 from earlyfusion.tokenizers.documents import DocumentTokenizer
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
@@ -104,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         results.append(result)
     if args.out:
-        write_json(args.out, {**about, "results": results})
+        machine.write_figures(args.out, {**about, "results": results})
     return 0
 
 

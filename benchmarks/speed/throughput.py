@@ -34,14 +34,13 @@ tune_malloc()  # as the training commands do, before torch allocates anything
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
-from machine import commit, processor
+from machine import commit, processor, write_figures
 from PIL import Image, ImageDraw
 
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.hub import PRETRAINED
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
@@ -222,7 +221,7 @@ def main() -> None:
         print(result["resident_mib_over_the_loader"], flush=True)
         result["cost"] = cost(work, sizes)
     if args.out:
-        write_json(args.out, result)
+        write_figures(args.out, result)
 
 
 if __name__ == "__main__":

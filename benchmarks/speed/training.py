@@ -48,7 +48,6 @@ from earlyfusion.data.windows import Windows
 from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.loss import IGNORE
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.vocab import SharedVocab
 
 SIZES = {
@@ -104,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     found = (training if args.what == "training" else rate)(args)
     if args.out:
-        write_json(args.out, {**about, "windows": args.windows, **found})
+        machine.write_figures(args.out, {**about, "windows": args.windows, **found})
     return 0
 
 

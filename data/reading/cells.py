@@ -15,7 +15,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from datasets import config as datasets_config
 from huggingface_hub.constants import HF_HUB_CACHE
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ...tokenizers.pixels import load_image, open_pixels
 from .content import base64_start, sniff
@@ -97,12 +97,12 @@ def open_image(raw: RawImage) -> Image.Image:
     try:
         image = open_pixels(io.BytesIO(raw.data))
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
-        known = not isinstance(error, OSError) and str(error)
+        known = not isinstance(error, UnidentifiedImageError) and str(error)
         reason = str(error).splitlines()[0] if known else "unknown format"
         name = raw.path or "an image"
         raise Unusable("unreadable image", f"{name} cannot be read as an image: {reason}") from None
     try:
-        return load_image(image)
+        return load_image(image, close=True)
     except ValueError as error:
         raise Unusable("unreadable image", str(error)) from None
 

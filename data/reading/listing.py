@@ -12,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets import config as datasets_config
+from huggingface_hub.constants import HF_HUB_CACHE
+
 from ...tokenizers.pixels import image_endings
 
 DATA = {
@@ -80,23 +83,36 @@ class Listing(NamedTuple):
 
 
 def list_files(
-    path: Path, part: str = "train", ignore: Sequence[str] = (), *, strict: bool = True
+    path: Path,
+    part: str = "train",
+    ignore: Sequence[str] = (),
+    *,
+    follow_links: bool = False,
+    strict: bool = True,
 ) -> Listing:
-    """The files of the data set at ``path``: a file, or a folder with all files below it. Links are followed.
+    """The files of the data set at ``path``: a file, or a folder with all files below it.
+
+    Links are followed. Through a link that leaves the folder, only pictures are read: in an archive of a
+    stranger it may lead to any file, and rows and texts would become training data.
 
     Args:
         part: The part to take if the folder has parts: folders train, validation and test, or files named
             like train-00000-of-00004.parquet.
         ignore: Names of files and folders, relative to ``path`` or not, that are left out.
+        follow_links: Read rows and texts through links that leave the folder, too.
         strict: Refuse files that look like content and would not be read; else they are ``unread``.
 
     Raises:
         FileNotFoundError: The path does not exist.
-        ValueError: Nothing in it can be read, or a file that looks like content would be left out.
+        ValueError: Nothing in it can be read, a file that looks like content would be left out, or a link to
+            rows or texts leaves the folder.
     """
     if not path.exists():
         raise FileNotFoundError(f"{shown(path)} not found: a data set is expected there")
     if not path.is_dir():
+        if _is_metadata(path) and _names_files(path):
+            beside = list_files(path.parent, part, ignore, follow_links=follow_links, strict=strict)
+            return beside._replace(name=shown(path))
         return _one_file(path)
     everything, unread = [], []
     for file in _walk(path):
@@ -105,6 +121,8 @@ def list_files(
             unread.append((shown(name), "ignored"))
         elif any(p.startswith(".") or p == "__MACOSX" for p in name.parts) or file.name.startswith("cache-"):
             unread.append((shown(name), "hidden"))
+        elif file.exists() and not file.is_file():  # opening a named pipe would wait for ever
+            unread.append((shown(name), "not a file"))
         else:
             everything.append(file)
     everything, others = _of_part(path, everything, part)
@@ -141,6 +159,13 @@ def list_files(
             f"{shown(path)}: {_some(names)} would not be read: convert or move what you need, and leave out "
             f"the rest (ignore: [{_some(names)}])"
         )
+    texts = [*(file.path for file in files), *metadata, *sorted(sidecars)]
+    if not follow_links and (away := _leaving(path, texts)):
+        names = [shown(file.relative_to(path)) for file in away]
+        raise ValueError(
+            f"{shown(path)}: links to {_some(names)} leave the folder. Only pictures are read through such "
+            "links: copy the files, leave them out (ignore), or set follow_links: true if the links are yours"
+        )
     if files and pictures and not metadata:  # the rows name the pictures
         pictures, sidecars = [], set()
     if not files and not pictures:
@@ -170,10 +195,25 @@ def shown(path: str | Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
+def _leaving(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Those of ``files`` that are outside of ``folder`` once links are resolved.
+
+    The caches of Hugging Face are inside: its snapshots are links to files of the cache.
+    """
+    roots = [os.path.realpath(root) for root in (folder, HF_HUB_CACHE, datasets_config.HF_DATASETS_CACHE)]
+    places: dict[Path, str] = {}  # resolving a folder takes several system calls
+    found = []
+    for file in files:
+        place = places.get(file.parent)
+        if place is None:
+            place = places[file.parent] = os.path.realpath(file.parent)
+        real = Path(os.path.realpath(file) if file.is_symlink() else place)
+        if not any(real.is_relative_to(root) for root in roots):
+            found.append(file)
+    return found
+
+
 def _one_file(path: Path) -> Listing:
-    if _is_metadata(path) and _names_files(path):
-        listing = list_files(path.parent)
-        return listing._replace(name=shown(path))
     kind = kind_of(path)
     if kind is None:
         raise ValueError(
@@ -189,7 +229,7 @@ def _walk(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, followlinks=True):
         above = Path(os.path.realpath(place))
         folders[:] = [
-            name for name in folders if not above.is_relative_to(os.path.realpath(place + "/" + name))
+            name for name in folders if not above.is_relative_to(os.path.realpath(os.path.join(place, name)))
         ]
         found += [Path(place, name) for name in names]
     return sorted(found)

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -46,21 +47,27 @@ class Broken(Exception):
     """A file, or the rest of it, cannot be read."""
 
 
+class Refused(ValueError):
+    """What a ``Report`` raises to stop the reading."""
+
+
 def rows_of(listing: Listing, report: Report, columns: Collection[str] | None = None) -> Iterator[Row]:
     """The rows of a data set, file by file.
 
     Args:
         columns: Columns to read; None reads all. Others may come too.
-        report: Called for what cannot be read; reading resumes behind it. It may raise to stop.
+        report: Called for what cannot be read; reading resumes behind it. It may raise ``Refused`` to stop.
     """
     if listing.pictures:
         for row in _pictures(listing, report):
-            yield {**row, PLACE: shown(_first_name(row))}
+            row[PLACE] = shown(_first_name(row))
+            yield row
         return
     for file in listing.files:
         name = shown(os.path.relpath(file.path, listing.folder))
         for number, row in enumerate(file_rows(file, report, columns), 1):
-            yield {**row, PLACE: f"{name}, row {number}"}
+            row[PLACE] = f"{name}, row {number}"
+            yield row
 
 
 def file_rows(file: DataFile, report: Report, columns: Collection[str] | None = None) -> Iterator[Row]:
@@ -70,26 +77,16 @@ def file_rows(file: DataFile, report: Report, columns: Collection[str] | None = 
     while True:
         try:
             row = next(rows, None)
-        except (MemoryError, RecursionError) as error:
-            cause = f"too large or too deep: {type(error).__name__}"
-        except UnicodeDecodeError as error:
-            cause = f"not UTF-8: {reason(error)}"
-        except (ValueError, OSError, EOFError, KeyError, TypeError, OverflowError, Broken) as error:
-            cause = reason(error)
-        except (pa.ArrowException, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError) as error:
-            cause = reason(error)
-        except Exception as error:  # zlib.error and what other libraries raise of damaged bytes
-            if type(error).__module__.partition(".")[0] == "earlyfusion":
-                raise
-            cause = reason(error)
-        else:
-            if row is None:
-                return
-            count += 1
-            yield row
-            continue
-        report(name, f"{cause}; {count:,} rows before it are used" if count else cause)
-        return
+        except Refused:
+            raise
+        except Exception as error:  # libraries raise whatever damaged bytes make of their parsing
+            cause = f"not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else reason(error)
+            report(name, f"{cause}; {count:,} rows before it are used" if count else cause)
+            return
+        if row is None:
+            return
+        count += 1
+        yield row
 
 
 def reason(error: BaseException) -> str:
@@ -243,7 +240,7 @@ class _Again(io.RawIOBase):
 def _json(file: IO[bytes], name: str, report: Report) -> Iterator[Row]:
     """A list of objects, or objects one after the other, without holding all of them in memory."""
     stream = _text(file)
-    text, at, number, listed, end = stream.read(_CHUNK), 0, 0, False, False
+    text, at, number, listed = stream.read(_CHUNK), 0, 0, False
     while True:
         while at < len(text) and (text[at] in " \t\r\n" or (listed and text[at] == ",")):
             at += 1
@@ -264,7 +261,8 @@ def _json(file: IO[bytes], name: str, report: Report) -> Iterator[Row]:
         try:
             row, at = _CAREFUL.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            more = "" if end else stream.read(max(_CHUNK, len(text)))
+            cut = error.pos >= len(text) - 16 or error.msg.startswith("Unterminated string")
+            more = stream.read(max(_CHUNK, len(text))) if cut else ""
             if not more:
                 raise Broken(f"object {number + 1} is not JSON: {error.msg}") from None
             text, at = text[at:] + more, 0
@@ -279,16 +277,15 @@ def _json(file: IO[bytes], name: str, report: Report) -> Iterator[Row]:
 def _csv(file: IO[bytes], name: str, report: Report) -> Iterator[Row]:
     text = _text(file)
     header = text.readline()
-    separator = max(",\t;", key=header.count)
-    names = next(csv.reader([header], delimiter=separator), [])
+    lines = csv.reader(chain([header], text), delimiter=max(",\t;", key=header.count))
+    names = next(lines, [])
     if twice := {column for column in names if names.count(column) > 1}:
         raise Broken(f"two columns are called {sorted(twice)[0]!r}")
-    lines = csv.reader(text, delimiter=separator)
     for cells in lines:
         if not cells:
             continue
         if len(cells) > len(names):
-            report(f"{name}:{lines.line_num + 1}", f"{len(cells)} cells, expected {len(names)}")
+            report(f"{name}:{lines.line_num}", f"{len(cells)} cells, expected {len(names)}")
             continue
         yield dict(zip(names, cells))
 

@@ -21,8 +21,9 @@ from datasets.exceptions import DatasetsError
 
 from ...tokenizers.files import write_json
 from ...tokenizers.pixels import image_endings
+from .content import PICTURES
 from .listing import Listing, list_files
-from .readers import PLACE, Report, Row, Written, reason, rows_of
+from .readers import PLACE, Refused, Report, Row, Written, reason, rows_of
 
 datasets.disable_progress_bars()  # the commands show their own
 
@@ -36,7 +37,7 @@ VERSION = 1
 
 def fail(file: str, why: str) -> None:
     """The ``Report`` that stops at the first file or line that cannot be read."""
-    raise ValueError(f"{file} cannot be read: {why}")
+    raise Refused(f"{file} cannot be read: {why}")
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def open_source(
     *,
     streaming: bool = False,
     ignore: Sequence[str] = (),
+    follow_links: bool = False,
     strict: bool = False,
 ) -> Source:
     """Look at the data set at ``path``: a folder of ``save_to_disk``; a file of rows, or a folder of them, of
@@ -125,6 +127,7 @@ def open_source(
         part: The part to take if there are several.
         streaming: For the Hub: do not download everything first.
         ignore: Names of files and folders that are not used.
+        follow_links: As in ``listing.list_files``.
         strict: Refuse files that look like content and would not be read.
 
     Raises:
@@ -145,11 +148,11 @@ def open_source(
             if not files:
                 raise
             names = (*ignore, "state.json", "dataset_info.json")
-            listing = list_files(path, part, names, strict=strict)
+            listing = list_files(path, part, names, follow_links=follow_links, strict=strict)
         else:
             return source_of(found, name, path.absolute())
     else:
-        listing = list_files(path, part, ignore, strict=strict)
+        listing = list_files(path, part, ignore, follow_links=follow_links, strict=strict)
     examples: list[Row] = []
     columns: dict[str, None] = {}
     for file in _some_files(listing):
@@ -189,7 +192,7 @@ def image_columns(columns: Sequence[str], wanted: str | None, name: str) -> list
     Raises:
         ValueError: The columns do not include it.
     """
-    endings = [column for column in columns if f".{column}" in image_endings()]
+    endings = [column for column in columns if column.lower() in PICTURES]
     for found in [[wanted]] if wanted else [["image"], ["images"], endings]:
         if found and set(found) <= set(columns):
             return found
@@ -211,7 +214,12 @@ def source_of(dataset: Any, name: str = "the data set", folder: Path | None = No
     return Source(name, folder or Path.cwd(), tuple(dataset.features), examples, dataset=dataset)
 
 
-def stored_rows(source: Source, columns: Sequence[str], report: Report = fail) -> tuple[Rows, Account]:
+def stored_rows(
+    source: Source,
+    columns: Sequence[str],
+    report: Report = fail,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> tuple[Rows, Account]:
     """The rows of ``source`` with random access.
 
     Files are read once and stored in the cache of ``datasets``, one Arrow file for a data set, with the
@@ -220,6 +228,7 @@ def stored_rows(source: Source, columns: Sequence[str], report: Report = fail) -
     Args:
         columns: The columns to keep.
         report: Called for each file, and each line, that cannot be read.
+        on_rows: Called now and then with the number of rows that are stored.
 
     Raises:
         ValueError: The cache cannot be written.
@@ -233,17 +242,19 @@ def stored_rows(source: Source, columns: Sequence[str], report: Report = fail) -
     record, rows = stem.with_suffix(".json"), stem.with_suffix(".arrow")
     try:
         account = Account(**json.loads(record.read_text(encoding="utf-8")))
-        for file, why in account.unread:
-            report(file, why)
-        return Rows(Dataset.from_file(str(rows)), True), account
+        found = Rows(Dataset.from_file(str(rows)), True)
     except (OSError, TypeError, json.JSONDecodeError, pa.ArrowException):
         pass  # not stored yet, or not completely
+    else:
+        for file, why in account.unread:
+            report(file, why)
+        return found, account
     account = Account()
     try:
         rows.parent.mkdir(parents=True, exist_ok=True)
         scratch = rows.with_name(f"{rows.name}.{secrets.token_hex(4)}.tmp")
         try:
-            _store(source, columns, scratch, account, report)
+            _store(source, columns, scratch, account, report, on_rows)
             os.replace(scratch, rows)
         finally:
             scratch.unlink(missing_ok=True)
@@ -310,7 +321,16 @@ def _status(file: Path) -> list[int | None]:
 def _loaded(name: str, part: str, load: Callable[[], Any]) -> Any:
     try:
         return _choose(load(), part)
-    except (ValueError, OSError, DatasetsError, pa.ArrowException) as error:
+    except (
+        ValueError,
+        OSError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        DatasetsError,
+        pa.ArrowException,
+    ) as error:  # a state.json may hold anything
         raise ValueError(f"{name} cannot be read as a data set: {reason(error)}") from None
 
 
@@ -350,6 +370,8 @@ def _without_decoding(feature: Any) -> Any:
         return datasets.Image(decode=False)
     if isinstance(feature, datasets.List):
         return datasets.List(_without_decoding(feature.feature), length=feature.length)
+    if isinstance(feature, datasets.LargeList):
+        return datasets.LargeList(_without_decoding(feature.feature))
     if isinstance(feature, dict):
         return {name: _without_decoding(part) for name, part in feature.items()}
     return feature
@@ -368,7 +390,14 @@ SCHEMA = pa.schema(
 """A row as JSON; the byte strings in it, which JSON cannot hold; the file names in it, as a JSON list."""
 
 
-def _store(source: Source, columns: Sequence[str], path: Path, account: Account, report: Report) -> None:
+def _store(
+    source: Source,
+    columns: Sequence[str],
+    path: Path,
+    account: Account,
+    report: Report,
+    on_rows: Callable[[int], None],
+) -> None:
     assert source.listing is not None
     rows: list[tuple[str, list[bytes], str | None]] = []
     size = 0
@@ -380,13 +409,16 @@ def _store(source: Source, columns: Sequence[str], path: Path, account: Account,
             writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
             rows.clear()
             size = 0
+            on_rows(account.rows)
 
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
         for row in rows_of(source.listing, partial(_note, account, report), columns):
             _count(account, row, source.columns)
-            kept = {name: row[name] for name in (*columns, PLACE) if name in row}
+            kept = {name: row[name] for name in columns if name in row}
+            names = _file_names(kept)
+            kept[PLACE] = row[PLACE]
             text, blobs = _plain(kept)
-            rows.append((text, blobs, _file_names(kept)))
+            rows.append((text, blobs, names))
             size += len(text) + sum(map(len, blobs))
             if len(rows) == 1000 or size > 1 << 24:
                 flush(writer)

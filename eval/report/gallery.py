@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from ...tokenizers.files import atomic_folder, read_json, write_json
+from ...tokenizers.pixels import load_image
 
 FILE = "gallery.json"
 _KEY = "png"
@@ -43,8 +44,7 @@ def load_gallery(folder: str | Path) -> dict[str, Any]:
     def restored(value: Any) -> Any:
         if isinstance(value, dict):
             if set(value) == {_KEY}:
-                with Image.open(folder / value[_KEY]) as image:
-                    return image.convert("RGB")
+                return load_image(folder / Path(str(value[_KEY])).name)
             return {key: restored(item) for key, item in value.items()}
         return [restored(item) for item in value] if isinstance(value, list) else value
 

@@ -20,6 +20,7 @@ STOPS = {
     "context": "the context is full",
     "interrupted": "you interrupted it",
     "stopped": "stopped",
+    "not finite": "the model's logits are not finite (NaN or infinite): no token can be drawn",
 }
 """Why a document ended. Any other reason is the modality of the block that was asked for."""
 

@@ -61,7 +61,8 @@ def free_sequences(model: FusionLM, vocab: SharedVocab, count: int, seed: int) -
     written, ended = [tokens], torch.zeros(count, dtype=torch.bool, device=device)
     for step in range(context - 1):
         logits = model(tokens, cache=cache)[:, -1].float()
-        chosen = torch.where(ended, vocab.pad, draw(logits, numbers[:, step]))
+        drawn = draw(logits, numbers[:, step])
+        chosen = torch.where(ended | (drawn < 0), vocab.pad, drawn)
         tokens = chosen[:, None]
         written.append(tokens)
         ended |= chosen == vocab.eos

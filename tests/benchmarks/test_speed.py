@@ -118,3 +118,40 @@ def test_training_prints_and_writes_every_figure(training: ModuleType, tmp_path:
     result = json.loads(out.read_text())
     assert 0 < result["share"] < 1 and len(result["matrix_rate"]) == 2
     assert "T operations/s" in capsys.readouterr().out
+
+
+def test_figures_of_an_idle_machine_stay(script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, file = script("speed/machine.py"), tmp_path / "speed.json"
+    monkeypatch.delenv(machine.FORCE, raising=False)
+
+    def write(load: float, value: int) -> None:
+        monkeypatch.setattr(machine, "LOAD_AT_START", load)
+        machine.write_figures(file, {"value": value})
+
+    def found() -> tuple[int, float]:
+        stored = json.loads(file.read_text())
+        assert {"machine", "cpus", "load", "threads", "commit", "torch"} < set(stored)
+        return stored["value"], stored["load"]
+
+    write(7.5, 1)  # the first figures, whatever the load
+    write(9.0, 2)
+    write(0.25, 3)
+    assert found() == (3, 0.25)
+    with pytest.raises(ValueError, match=r"load of 7\.5"):
+        write(7.5, 4)
+    assert found() == (3, 0.25)
+    monkeypatch.setenv(machine.FORCE, "1")
+    write(7.5, 5)
+    assert found() == (5, 7.5)
+    monkeypatch.delenv(machine.FORCE)
+    file.write_text(json.dumps({"cpus": 10_000, "value": 6}))
+    with pytest.raises(ValueError, match="10000 CPUs"):
+        write(0.25, 7)
+
+
+def test_speed_scripts_write_with_their_conditions(script) -> None:
+    folder = Path(script("speed/machine.py").__file__).parent
+    for path in folder.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if path.name != "machine.py" and "--out" in text:
+            assert "write_figures(" in text, path.name

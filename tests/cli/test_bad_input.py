@@ -100,9 +100,9 @@ def test_an_image_that_cannot_be_read(fails, model_folder: Path, photo: Image.Im
 
 
 def test_an_image_that_is_too_large(fails, model_folder: Path, photo_file: Path, monkeypatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr("earlyfusion.tokenizers.pixels.PIXELS", 1000)
     line = fails("sample", "--model", model_folder, "--out", "out", photo_file)
-    assert "photo.png" in line and "1000 pixels" in line
+    assert "photo.png" in line and "more than 1,000" in line
 
 
 def alpha(photo: Image.Image) -> Image.Image:
@@ -215,9 +215,21 @@ def test_an_out_folder_is_as_it_was(fails, model_folder: Path) -> None:
 
 def test_a_seed_that_is_no_seed(fails, model_folder: Path) -> None:
     for seed in (10**25, -(10**25)):
-        assert f"got {seed}" in fails(
-            "sample", "--model", model_folder, "--out", "out", f"--seed={seed}", "A"
-        )
+        told = fails("sample", "--model", model_folder, "--out", "out", f"--seed={seed}", "A")
+        assert f"seed is {seed}" in told
+
+
+@pytest.mark.parametrize(
+    "flag",
+    """--temperature=inf --temperature=1e-41 --temperature=nan --image-temperature=-1 --guidance=1e38
+    --guidance=nan --image-guidance=inf --top-p=1e-300 --min-p=nan --repetition-penalty=inf""".split(),
+)
+def test_a_setting_that_would_break_the_logits(fails, model_folder: Path, flag: str) -> None:
+    name, _, value = flag.removeprefix("--").partition("=")
+    told = fails("sample", "--model", model_folder, "--out", "out", flag, "A")
+    assert "expected" in told and (value in told or str(float(value)) in told)
+    assert name in told or name.removeprefix("image-").replace("-", "_") in told
+    assert not Path("out").exists()
 
 
 # model folders

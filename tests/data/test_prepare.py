@@ -91,10 +91,26 @@ def test_a_second_time_nothing_is_done(tmp_path: Path, documents: Path, tokenize
     with pytest.raises(ValueError, match="validation_share 0.1, not 0.0.*--overwrite"):
         prepare(other, silent)
     assert (tmp_path / "out/train").stat().st_mtime_ns == time
+    nowhere = dataclasses.replace(other, image_tokenizer=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):  # nothing is moved for a run that cannot begin
+        prepare(nowhere, silent, overwrite=True)
+    assert (tmp_path / "out/train").stat().st_mtime_ns == time
     again = prepare(other, silent, overwrite=True)
     assert again["key"] != record["key"] and not (tmp_path / "out/validation").exists()
     aside = dataclasses.replace(first, out=str(tmp_path / "out.before-1"))
     assert prepare(aside, silent) == record and "already prepared" in capsys.readouterr().out
+
+
+def test_a_record_of_an_earlier_version_lacks_settings(tmp_path: Path, documents: Path, tokenizer_folders):
+    settings = config(str(documents), tokenizer_folders, tmp_path / "out")
+    prepare(settings, silent)
+    path = tmp_path / "out/prepare.json"
+    record = json.loads(path.read_text())
+    del record["config"]["ignore"], record["config"]["order"]
+    path.write_text(json.dumps({**record, "key": "of an earlier version"}))
+    assert prepare(settings, silent)["config"]["order"] == settings.order
+    with pytest.raises(ValueError, match="ignore .*'id'"):
+        prepare(dataclasses.replace(settings, ignore=("id",)), silent)
 
 
 @pytest.mark.parametrize("order", ["image_first", "text_first", "both", "coin"])
@@ -273,3 +289,6 @@ def test_everything_that_was_read_is_accounted_for(tmp_path: Path, tokenizer_fol
     )
     with pytest.raises(ValueError, match="caption"):
         prepare(config(source, tokenizer_folders, tmp_path / "late"), silent)
+    streamed = config(source, tokenizer_folders, tmp_path / "streamed", streaming=True)
+    with pytest.warns(UserWarning, match="caption.*after the first rows"):
+        assert prepare(streamed, silent)["train"]["used"] == 201

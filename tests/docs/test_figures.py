@@ -1,5 +1,6 @@
 """Figures: benchmarks/*.json have those of the tables, and docs/results.md those of all other pages."""
 
+import csv
 import json
 import re
 import statistics
@@ -189,6 +190,34 @@ def test_the_results_have_the_speeds_of_the_json() -> None:
         speeds = [f"{statistics.median(one[side]):.0f}" for side in ("ours", "theirs")]
         expected.append(row(words, *speeds, f"{one['ratio']:.2f}"))
     assert [line for line in expected if line not in RESULTS] == []
+
+
+def test_the_studies_have_the_figures_of_their_files() -> None:
+    with (ROOT / "benchmarks/studies/tokenizer/summary.csv").open(encoding="utf-8", newline="") as file:
+        cells = {row["name"]: row for row in csv.DictReader(file)}
+    ours, plain = cells["ours, 4 px a code @ 0.3125"], cells["plain, 4 px a code @ 0.3125"]
+    assert ours["bits_per_pixel"] == plain["bits_per_pixel"] == "0.3125"  # equal bits
+    scores = [
+        [float(cell[f"{reader}_t_acc_mean"]) for cell in (ours, plain)]
+        for reader in ("rapidocr", "tesseract")
+    ]
+    (a, b), (c, d) = scores
+    study = " ".join(PAGES["benchmarks/studies/tokenizer/README.md"].split())
+    assert (
+        f"{a:.3f} against {b:.3f} and {c:.3f} against {d:.3f}, **{a / b:.2f} and {c / d:.2f} times**" in study
+    )
+    found = stored("studies/generation/results.json")["infilling"]
+    control = [
+        found[f"{part}, likeliest of 8"]["nearest, the region of another"]
+        for part in ("middle", "right half")
+    ]
+    page = " ".join(PAGES["benchmarks/studies/generation/README.md"].split())
+    for share, words in zip(
+        control, ("are nearest to their own thing with another's middle", "with another's right half")
+    ):
+        assert f"{100 * share:.0f} % {words}" in page
+    packed = next(one for one in stored("speed/training.json")["results"][2:3])
+    assert f"{100 * (1 - packed['ratio']):.0f} % slower" in " ".join(RESULTS.split())
 
 
 def test_the_results_have_the_other_figures_of_the_json() -> None:

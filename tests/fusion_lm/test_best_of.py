@@ -30,7 +30,7 @@ def test_the_best_of_several_is_the_likeliest(model: Model) -> None:
         likeliest = max(each, key=lambda result: result.log_likelihood)
         assert torch.equal(best[k].tokens, likeliest.tokens)
         assert len({tuple(r.tokens.tolist()) for r in each}) > 1
-    with pytest.raises(ValueError, match="best_of must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="best_of is 0, expected"):
         generate(model.lm, vocab, prompts, best_of=0, **options)
 
 

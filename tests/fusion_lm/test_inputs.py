@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from earlyfusion.fusion_lm.inputs import Inputs
-from earlyfusion.fusion_lm.positions import positions_of, rope_tables
+from earlyfusion.fusion_lm.positions import document_starts, positions_of, rope_tables
 
 TOKENS = torch.randint(50, (3, 14), generator=torch.Generator().manual_seed(0))
 DOCUMENTS = torch.tensor([[0] * 5 + [1] * 9, [4] * 14, [0, 1, 2] + [3] * 11])
@@ -154,3 +154,8 @@ def test_what_does_not_fit_is_named(build, fields: dict[str, Any], message: str)
 def test_tables_have_one_axis() -> None:
     cos, sin = rope_tables(POSITIONS + 1, 8, 10_000.0)
     assert cos.shape == sin.shape == (3, 1, 14, 8) and cos.dtype == torch.float32
+
+
+def test_documents_may_have_any_numbers() -> None:
+    documents = torch.tensor([[3, 3, 1, 1, 2], [-1, -1, -1, 5, 0]])
+    assert document_starts(documents).tolist() == [[0, 0, 2, 2, 4], [0, 0, 0, 3, 4]]

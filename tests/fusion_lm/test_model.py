@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from earlyfusion.fusion_lm.inputs import Inputs
 from earlyfusion.fusion_lm.layers import Attention, Context
@@ -411,6 +412,13 @@ def test_gradients_of_flex_attention(build) -> None:
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_flex_attention_has_no_gradient_on_the_cpu() -> None:
+    """Neither compiled nor not (torch 2.13). When this fails, run the test above on the CPU, too."""
+    q = torch.randn(1, 1, 16, 16, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="backward on CPU"):
+        flex_attention(q, q, q)
 
 
 # saving memory

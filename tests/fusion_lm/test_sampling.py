@@ -1,11 +1,10 @@
-import re
-
 import pytest
 import torch
 
-from earlyfusion.fusion_lm.sampling import Sampling, draw, filter_logits
+from earlyfusion.fusion_lm.sampling import Sampling, draw, filter_logits, likeliest
 
 GREEDY = Sampling(temperature=0)
+NAN, INF = float("nan"), float("inf")
 
 
 def brute_force(logits: list[float], sampling: Sampling) -> dict[int, float]:
@@ -76,17 +75,42 @@ def test_draws_have_the_probabilities_of_the_softmax() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("name", "values", "range"),
     [
-        ({"temperature": -0.1}, "temperature must be 0 or more, got -0.1"),
-        ({"temperature": float("nan")}, "temperature must be 0 or more, got nan"),
-        ({"top_k": -1}, "top_k must be 0 (off) or more, got -1"),
-        ({"top_p": 0.0}, "top_p must be in (0, 1], got 0.0"),
-        ({"top_p": 1.1}, "top_p must be in (0, 1], got 1.1"),
-        ({"min_p": 1.5}, "min_p must be in [0, 1], got 1.5"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty must be positive, got 0.0"),
+        ("temperature", [-0.1, NAN, INF, 1e-41, 1e4, "1", None, True], "0 or 0.001 to 1000"),
+        ("top_k", [-1, 2.0, INF, 2**31, 10**100], "0 to 2147483647"),
+        ("top_p", [0.0, 1.1, NAN, 1e-41, 1e-300, [1]], "0.000001 to 1"),
+        ("min_p", [-0.1, 1.5, NAN], "0 to 1"),
+        ("repetition_penalty", [0.0, 1e-41, INF, NAN, 1e38, -1], "0.01 to 100"),
     ],
 )
-def test_bad_sampling_is_named(fields: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        Sampling(**fields)
+def test_bad_sampling_is_named(name: str, values: list, range: str) -> None:
+    for value in values:
+        with pytest.raises(ValueError) as raised:
+            Sampling(**{name: value})
+        message = str(raised.value)
+        assert message.startswith(f"{name} is ") and message.endswith(range) and len(message) < 120
+        assert value == 10**100 or repr(value) in message
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), GREEDY, Sampling(0.001), Sampling(1000, 2), Sampling(top_p=1e-6), Sampling(min_p=1.0)],
+    ids=str,
+)
+def test_a_row_without_a_distribution_is_not_drawn(sampling: Sampling) -> None:
+    logits = torch.tensor(
+        [
+            [1.0, 2.0, -torch.inf, 0.0],
+            [1.0, torch.nan, 0.0, 0.0],
+            [1.0, torch.inf, 0.0, -torch.inf],
+            [-torch.inf] * 4,
+            [-torch.inf, 3e38, -torch.inf, -3e38],
+        ]
+    )
+    for uniform in (0.0, 1 - 2**-24):
+        drawn = draw(filter_logits(logits, sampling), torch.full((5,), uniform)).tolist()
+        assert drawn[0] in (0, 1, 3) and drawn[1:4] == [-1] * 3
+        # 3e38 / 0.001 overflows
+        assert drawn[4] == (-1 if sampling.temperature == 0.001 else 1)
+    assert likeliest(logits).tolist() == [1, -1, -1, -1, 1]

@@ -15,6 +15,7 @@ import torch
 from earlyfusion.tokenizers import pickled_tensors
 from earlyfusion.tokenizers.pickled_tensors import MAGIC, read_pickled
 from earlyfusion.tokenizers.pickles import Inert, Items
+from earlyfusion.tokenizers.tensor_files import load_pytorch
 
 
 class Callback:
@@ -175,3 +176,25 @@ def test_cut_files_end_in_one_line(tmp_path: Path):
         with pytest.raises(ValueError, match=r"cut\.pt") as caught:
             read_pickled(tmp_path / "cut.pt")
         assert "\n" not in str(caught.value)
+
+
+def test_loading_a_checkpoint_runs_nothing(tmp_path: Path):
+    """``load_pytorch`` asks torch first, which must refuse what it would have to call."""
+    mark = tmp_path / "mark"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (mark,)
+
+    for zipped_file in (True, False):
+        path = tmp_path / f"evil-{zipped_file}.ckpt"
+        torch.save(
+            {"weight": torch.ones(2), "more": Evil()}, path, _use_new_zipfile_serialization=zipped_file
+        )
+        try:
+            found = load_pytorch(path)
+        except ValueError as error:
+            assert path.name in str(error)
+        else:
+            assert not isinstance(found["more"], Path)
+        assert not mark.exists()

@@ -235,7 +235,7 @@ def test_integer_types_and_empty_tensors() -> None:
         ("image", {"numbers": (5, 4)}, "numbers of image and text .* 8"),
         ("image", {"ranges": (Range(11, 0, 4),)}, "text and image .* 11"),
         (None, {"size": 15}, r"0\.\.15 .* size 15"),
-        (None, {"bos": -1}, r"-1\.\.15 .* size 16"),
+        (None, {"bos": -1}, r"bos.*-1.*0.*15"),
         ("image", {"numbers": None}, "numbers or a shape"),
         ("image", {"shape": (2, 2)}, "numbers or a shape"),
         ("image", {"numbers": None, "shape": (0, 2)}, r"shape .*\(0, 2\)"),
@@ -267,7 +267,7 @@ def test_invalid_vocabularies(name: str | None, changes: dict, message: str) -> 
         ({"max_grid": None}, "max_grid is None"),
         ({"text": (6, (6,))}, r"structural_ids are \[6\], expected ids in 0\.\.5"),
         ({"codebook_size": 0}, "expected at least one range"),
-        ({"codes_per_position": 0}, "codes_per_position is 0, expected 1 or more"),
+        ({"codes_per_position": 0}, "codes_per_position is 0"),
         ({"text": (2, (0, 1))}, "expected at least one range"),
     ],
 )

@@ -184,7 +184,8 @@ def _slot(config: ImageTokenizerConfig) -> nn.Module:
     # precision if its code points the other way.
     rotation = config.rotation_trick and config.residual == 1
     if config.quantizer == "fsq":
-        return FSQ(list(config.fsq_levels), dim=width)
+        with torch.device("cpu" if torch.get_default_device().type == "meta" else torch.get_default_device()):
+            return FSQ(list(config.fsq_levels), dim=width)  # it reads the product of the levels from a tensor
     if config.quantizer == "lfq":
         return LFQ(codebook_size=K, dim=width, commitment_loss_weight=0.25, has_projections=True)
     if config.quantizer == "simvq":

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..image import ImageTokenizer
 from ..image_config import ImageTokenizerConfig
 from ..pickles import Inert
+from ..safetensors_header import check_header
 from ..tensor_files import check_finite, load_pytorch
 
 WRAPPERS = ("model", "state_dict")
@@ -97,7 +98,10 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: expected a VQ checkpoint")
     try:
-        return load_file(path) if path.suffix == ".safetensors" else load_pytorch(path)
+        if path.suffix != ".safetensors":
+            return load_pytorch(path)
+        check_header(path)
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
 

@@ -18,6 +18,7 @@ from ...eval.report.run import report as report_page
 from ...fusion_lm.folder import load_model
 from ...tokenizers.files import atomic_folder, write_json, write_text
 from ...tokenizers.image import ImageTokenizerConfig
+from ...tokenizers.pixels import load_image
 from ...tokenizers.progress import progress_bars
 from .budget import IMAGE_TOKENIZER, LM, PREPARE, Budget, load_budget, settings
 from .corpus_files import (
@@ -247,6 +248,5 @@ def report(run: Run) -> dict[str, Any]:
 def step_sheets(folder: Path) -> list[tuple[int, Image.Image]]:
     """The sheets of pictures that a training drew, with their steps (see ``train.callbacks.pictures``)."""
     return [
-        (int(path.stem.removeprefix("step-")), Image.open(path).convert("RGB"))
-        for path in sorted(folder.glob("step-*.png"))
+        (int(path.stem.removeprefix("step-")), load_image(path)) for path in sorted(folder.glob("step-*.png"))
     ]

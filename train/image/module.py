@@ -176,6 +176,7 @@ class ImageTokenizerTraining(LoggedTraining):
         Raises:
             ValueError: The data's images are not multiples of this tokenizer's factor.
         """
+        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         factor = getattr(data, "factor", self.config.factor)
         if factor != self.config.factor:

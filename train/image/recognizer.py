@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...tokenizers.fields import check_fields
 from ...tokenizers.files import read_json
 from ...tokenizers.weights import CONFIG, load_network, save_network
 
@@ -39,8 +40,10 @@ class RecognizerConfig:
     """Characters that it can read; training skips others."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if len(self.channels) != 3 or min(self.channels) < 1:
+        if isinstance(self.channels, list):
+            object.__setattr__(self, "channels", tuple(self.channels))
+        check_fields(self, {"channels": (1, 4096)})
+        if len(self.channels) != 3:
             raise ValueError(f"channels must be three positive widths, got {self.channels}")
         if not self.characters or len(set(self.characters)) != len(self.characters):
             raise ValueError(f"characters must be distinct and at least one, got {self.characters!r}")

@@ -168,6 +168,7 @@ class FusionLMTraining(LoggedTraining):
         Raises:
             ValueError: The windows are longer than the context, or the precision is float16, which overflows.
         """
+        super().setup(stage)
         if stage == "fit" and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise ValueError("precision is 16-mixed, which overflows: use bf16-mixed, or 32-true")
         data: Any = getattr(self.trainer, "datamodule", None)

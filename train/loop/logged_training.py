@@ -10,10 +10,12 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from ...tokenizers.pickles import check_stored
 from .meters import Means
 from .optim import clip
 from .resume import FORMAT, check_resumed
 from .settings import TrainingSettings
+from .shards import guard
 
 
 class LoggedTraining(L.LightningModule, ABC):
@@ -45,6 +47,7 @@ class LoggedTraining(L.LightningModule, ABC):
         cls, checkpoint_path: str | Path, map_location: Any = "cpu"
     ) -> Self:
         """Load a training from a checkpoint, with settings and weights; nothing is unpickled."""
+        check_stored(checkpoint_path)
         checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
         training = cls(cls.settings_class.load(checkpoint["hyper_parameters"]))
         training.on_load_checkpoint(checkpoint)
@@ -100,6 +103,9 @@ class LoggedTraining(L.LightningModule, ABC):
         return trainer.log_every_n_steps
 
     # checkpoints
+
+    def setup(self, stage: str) -> None:
+        guard(self.trainer.strategy)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = FORMAT

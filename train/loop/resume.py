@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from ...tokenizers.pickles import check_stored, reason
+from .shards import check_shards
+
 MODEL = "model"
 """Folder of the model in a run's folder."""
 LAST = "last"
@@ -35,13 +38,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], int]:
     Raises:
         ValueError: The file is not such a checkpoint, or one of a later version.
     """
-    file = Path(path) / "meta.pt" if Path(path).is_dir() else path  # beside the shards
+    shards = Path(path).is_dir()
+    file = Path(path) / "meta.pt" if shards else path  # beside the shards
+    if shards:
+        check_shards(Path(path))
     try:
+        check_stored(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         settings, step = checkpoint["hyper_parameters"], checkpoint["global_step"]
     except Exception as error:  # torch raises errors of many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a checkpoint of a training run: {reason}") from None
+        raise ValueError(f"{path} is not a checkpoint of a training run: {reason(error)}") from None
     if (found := checkpoint.get("format", 1)) not in (1, FORMAT):
         raise ValueError(f"{path} has format {found}, expected 1 or {FORMAT}: update earlyfusion")
     return settings, step

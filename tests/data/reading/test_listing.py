@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,50 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path):
     (folder / "twice").symlink_to(tmp_path / "real")
     (folder / "again").symlink_to(folder)
     assert read(folder) == ["once/1.png", "once/2.png", "twice/1.png", "twice/2.png"]
+
+
+def test_only_pictures_are_read_through_links_that_leave_the_folder(tmp_path: Path):
+    """A link in an archive of a stranger may lead to any file of the machine."""
+    secret = tmp_path / "secret"
+    secret.write_text("root:x:0:0")
+    make(tmp_path / "real", "1.png", "2.png")
+    for name in ("a.txt", "b.jsonl", "pics/1.txt", "metadata.csv", "c.csv.gz"):
+        about_pictures = name in ("pics/1.txt", "metadata.csv")
+        folder = make(tmp_path / f"with {Path(name).name}", "in/1.png" if about_pictures else "in/a.jsonl")
+        (folder / "linked").symlink_to("../real")
+        make(folder, "pics/1.png")
+        assert len(list_files(folder).pictures) == (4 if about_pictures else 0)
+        (folder / name).symlink_to(secret)
+        with pytest.raises(ValueError) as raised:
+            list_files(folder)
+        assert f"links to {name} leave" in str(raised.value) and "follow_links: true" in str(raised.value)
+        allowed: list[tuple[dict[str, Any], bool]] = [
+            ({"follow_links": True}, True),
+            ({"ignore": [Path(name).name]}, False),
+        ]
+        for options, read_it in allowed:
+            found = {Path(os.path.realpath(file)) for file in list_files(folder, **options).all_files()}
+            assert (secret in found) == read_it
+    away = make(tmp_path / "away", "a.jsonl")
+    (tmp_path / "link").symlink_to(away)
+    assert read(tmp_path / "link") == ["a.jsonl"]  # the user named the link
+    (away / "more").symlink_to(make(tmp_path / "others", "b.jsonl"))
+    with pytest.raises(ValueError, match="links to more/b.jsonl leave"):
+        list_files(tmp_path / "link")
+
+
+def test_links_into_the_cache_are_the_users(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("earlyfusion.data.reading.listing.HF_HUB_CACHE", str(tmp_path / "hub"))
+    make(tmp_path / "hub/datasets--a/blobs", "1f")
+    folder = make(tmp_path / "hub/datasets--a/snapshots/x")
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").symlink_to("../../blobs/1f")
+    assert read(folder) == ["a.jsonl"]
+
+
+def test_a_named_pipe_is_not_opened(tmp_path: Path):
+    os.mkfifo(make(tmp_path, "a.jsonl") / "b.jsonl")
+    assert ("b.jsonl", "not a file") in list_files(tmp_path).unread and read(tmp_path) == ["a.jsonl"]
 
 
 def test_names_that_are_not_utf8(tmp_path: Path):

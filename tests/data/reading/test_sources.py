@@ -101,6 +101,18 @@ def test_what_stops_the_storing_leaves_nothing_behind(tmp_path: Path, cache: Pat
         stored_rows(open_source(tmp_path / "rows.jsonl"), ["text"], lambda *_: None)
 
 
+def test_a_line_that_cannot_be_read_is_named_once(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{broken\n')
+    source = open_source(tmp_path)
+    for read in (
+        lambda: stored_rows(source, ["text"]),
+        lambda: [*streamed_rows(source, ["text"], Account())],
+    ):
+        with pytest.raises(ValueError, match="rows.jsonl:2 cannot be read: ") as caught:
+            read()
+        assert str(caught.value).count("rows.jsonl") == 1
+
+
 def test_files_that_rows_name_belong_to_the_data(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"image": "a.png", "text": "a"}\n{"image": "b.png", "text": "b"}\n')
     (tmp_path / "a.png").write_bytes(b"1")

@@ -1,12 +1,14 @@
 """Naming, with answers that are known."""
 
 import pytest
+import torch
 from PIL import Image
 
 from earlyfusion.data.render.openmoji import render_drawing
 from earlyfusion.data.render.split import NAME, demo_concepts, sentence
 from earlyfusion.eval.items import Item
-from earlyfusion.eval.tasks import naming
+from earlyfusion.eval.tasks import continuations
+from earlyfusion.eval.tasks.continuations import image_prompts
 from earlyfusion.eval.tasks.naming import (
     HELD_OUT,
     KNOWN,
@@ -17,6 +19,8 @@ from earlyfusion.eval.tasks.naming import (
     thing_of,
     token_f1,
 )
+from earlyfusion.fusion_lm.generate import Generated, generate
+from earlyfusion.fusion_lm.sampling import Sampling
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_the_nearest_picture() -> None:
 
 
 def test_right_names_are_counted_right(model, document_tokenizer, monkeypatch) -> None:
-    """Three known things and one held-out one; the model says two of them."""
+    """Three known things and one held-out one; the model, here a table of prompts, says two of them."""
     things, tokenizer = demo_concepts(), document_tokenizer
     items = [Item(render_drawing(t.drawings[0], SIDE), t.name, kind=KNOWN) for t in things.train[:3]]
     items.append(
@@ -80,7 +84,20 @@ def test_right_names_are_counted_right(model, document_tokenizer, monkeypatch) -
         sentence(NAME, things.held_out[0].name),
     ]
 
-    monkeypatch.setattr(naming, "texts_after", lambda *args, **options: answers)
+    prompts = image_prompts(tokenizer, [item.image for item in items])
+    said = {tuple(prompt.tolist()): answer for prompt, answer in zip(prompts, answers, strict=True)}
+    assert len(said) == 4, "the pictures must differ in their codes"
+
+    def generate(model, vocab, prompts, **options):
+        assert options["then"] == "text" and options["max_blocks"] == 0
+        results = []
+        for prompt in prompts:
+            ids = torch.tensor(tokenizer.text.encode(said[tuple(prompt.tolist())]))
+            new = torch.cat([vocab.to_tokens("text", ids), torch.tensor([vocab.eos])])
+            results.append(Generated(torch.cat([prompt, new]), len(prompt), "eos", 0.0))
+        return results
+
+    monkeypatch.setattr(continuations, "generate", generate)
     result = evaluate_naming(model, tokenizer, items, things.train)
     assert result["items"] == 4 and result["exact_match"] == 0.5
     assert result["by_kind"][KNOWN]["exact_match"] == pytest.approx(1 / 3)
@@ -89,3 +106,16 @@ def test_right_names_are_counted_right(model, document_tokenizer, monkeypatch) -
     assert result["by_kind"][HELD_OUT]["nearest"]["exact_match"] == 0.0
     with pytest.raises(ValueError, match="items is empty"):
         evaluate_naming(model, tokenizer, [], things.train)
+
+
+def test_a_name_is_what_the_model_writes_after_the_picture(model, document_tokenizer) -> None:
+    things, vocab = demo_concepts().train[:3], document_tokenizer.vocab
+    items = [Item(render_drawing(t.drawings[0], SIDE), t.name, kind=KNOWN) for t in things]
+    result = evaluate_naming(model, document_tokenizer, items, things, batch_size=2)
+    for item, row in zip(items, result["rows"], strict=True):
+        [prompt] = image_prompts(document_tokenizer, [item.image])
+        [written] = generate(
+            model, vocab, [prompt], max_new_tokens=48, then="text", max_blocks=0, sampling=Sampling(0)
+        )
+        assert row["named"] == thing_of(continuations.written_text(document_tokenizer, written))
+        assert row["nearest"] == item.text

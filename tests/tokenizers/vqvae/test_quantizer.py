@@ -316,6 +316,43 @@ def test_ibq_by_hand() -> None:
     assert gradient is not None and (gradient.abs().sum(1) > 0).all()  # every code learns, used or not
 
 
+def test_ibqs_gradients_by_hand() -> None:
+    """Where each term's gradient may go, written out: the paper's (5) and the straight-through estimator."""
+    torch.manual_seed(0)
+    module = IBQ(WIDTH, 5, commitment=0.3, entropy=0.0).double()
+    x = torch.randn(2, 3, WIDTH, dtype=torch.float64, requires_grad=True)
+    book, codes = module.codebook, module(x)[1]
+
+    def gradients(loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, (x, book))
+
+    # Hard codes forward; backward each code's vector as it is, and the softmax where the codes come from.
+    out = torch.randn(2, 3, WIDTH, dtype=torch.float64)
+    found = gradients((module(x)[0] * out).sum())
+    hard = F.one_hot(codes, 5).double()
+    soft = gradients(((x @ book.T).softmax(-1) * (out @ book.detach().T)).sum())
+    torch.testing.assert_close(found[0], soft[0])
+    torch.testing.assert_close(found[1], soft[1] + torch.einsum("bnk,bnd->kd", hard, out))
+
+    # The loss: both move for the first term, only the codes for the second, only the latents for the third.
+    n = x.numel()
+    error = (book[codes] - x).detach()
+    through = gradients((module(x)[0] * (2 * error / n)).sum())
+    wanted = through[0] - 2 * error / n - 0.3 * 2 * error / n
+    found = gradients(module(x)[2])
+    torch.testing.assert_close(found[0], wanted)
+    torch.testing.assert_close(found[1], through[1] + torch.einsum("bnk,bnd->kd", hard, 2 * error / n))
+
+
+def test_the_quantizers_commitment_is_the_librarys() -> None:
+    """Weight 1 on the mean squared distance to the code, for the latents alone."""
+    quantizer = build("vq", dead_code_threshold=0.0).train()
+    latents = draw(quantizer.config).requires_grad_()
+    output = quantizer(latents)
+    expected = F.mse_loss(latents, output.latents.detach())
+    torch.testing.assert_close(output.loss, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_distances_are_precise(dtype: torch.dtype) -> None:
     """Coarse latents still choose by float32 distances; float64 stays float64."""

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -307,6 +308,29 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(recognizer: Path):
         assert set(terms) == set(weights) and all(value > 0 for value in terms.values())
         expected = sum(weights[name] * float(value) for name, value in terms.items())
         assert float(module.loss.weighted(terms)) == pytest.approx(expected)
+
+
+def test_a_step_minimizes_the_terms_plus_the_commitment():
+    """The quantizer's loss counts once, in value and gradient, as soon as there is a codebook."""
+    config = dataclasses.replace(CONFIG, quantizer="simvq")  # its codebook changes by gradients alone
+    module = training(config=config, edge_weight=0.5, latent_noise=0.0)
+    module._trainer = SimpleNamespace(global_step=0)  # type: ignore[assignment]
+    values, weight = batch(), next(module.net.encoder.parameters())
+    for ready in (False, True):
+        module.codebook_ready = ready
+        if ready:
+            latents = module.net.latents(batch(64).images).movedim(1, -1).flatten(0, 2)
+            module.net.initialize_codebook(latents.detach())
+        output = module.net(values.images, quantize=ready)
+        expected = module.loss.weighted(module.loss.terms(output.images, *values))
+        if ready:
+            assert float(output.quantizer_loss.detach()) > 1e-3 * float(expected.detach())
+            expected = expected + output.quantizer_loss
+        (wanted,) = torch.autograd.grad(expected, weight)
+        loss = module.training_step(values, 0)
+        (found,) = torch.autograd.grad(loss, weight)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found, wanted)
 
 
 def test_the_recognizer_stays_as_it_is(tmp_path: Path, text_images: Path, recognizer: Path):

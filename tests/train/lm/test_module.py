@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.samples import Samples
 from earlyfusion.train.lm.settings import LMSettings
-from earlyfusion.train.lm.targets import targets_of, window_loss
+from earlyfusion.train.lm.targets import share_of_all, targets_of, weighted_mean, window_loss
 from earlyfusion.train.loop.fit import fit
 from earlyfusion.train.loop.optim import adamw
 
@@ -78,6 +79,60 @@ def test_the_loss_of_packed_windows_is_that_of_their_documents(prepared: Path):
         terms = window_loss(module.net, batch, module.vocab)
     assert int(terms.counts.sum()) == count
     assert float(terms.cross_entropy) == pytest.approx(total / count, rel=1e-5)
+
+
+class Alone:
+    """What a Lightning strategy does for a process that has as much as every other."""
+
+    @staticmethod
+    def reduce(value: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        return value
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_step_minimizes_the_cross_entropy_plus_the_weighted_z_loss(prepared: Path, ranks: int):
+    """Value and gradient, alone and as one of several ranks, with equal weights of the modalities."""
+    module = training(prepared, z_loss_weight=0.25)
+    module._trainer = SimpleNamespace(world_size=ranks, strategy=Alone())  # type: ignore[assignment]
+    module.net.eval()  # no dropout
+    data = TokenData(str(prepared), batch_size=3)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    terms = window_loss(module.net, batch, module.vocab)
+    expected = terms.cross_entropy + 0.25 * terms.z
+    assert float(terms.z.detach()) > 10  # its sign cannot hide in the tolerance
+    weight = module.net.lm_head.weight
+    (wanted,) = torch.autograd.grad(expected, weight)
+    loss = module.training_step(batch, 0)
+    (found,) = torch.autograd.grad(loss, weight)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(found, wanted)
+    assert module.last_loss is not None  # what Divergence checks has no z-loss
+    torch.testing.assert_close(module.last_loss, terms.cross_entropy.detach())
+
+
+@pytest.mark.parametrize("z_loss_weight", [0.0, 0.25])
+def test_the_shares_of_the_ranks_average_to_the_loss_of_all_targets(prepared: Path, z_loss_weight: float):
+    """Ranks with different numbers of targets, and modalities with different weights."""
+    module = training(prepared)
+    module.net.eval()
+    data = TokenData(str(prepared), batch_size=4)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    weights = torch.linspace(0.5, 2, len(module.vocab.names))
+    targets = targets_of(batch["tokens"], batch["documents"], module.vocab)
+    targets[0, : targets.shape[1] // 2] = -100  # so that the ranks differ
+
+    def terms(rows: slice) -> Any:
+        part = {name: value[rows] for name, value in batch.items()}
+        return window_loss(module.net, part, module.vocab, targets=targets[rows])
+
+    whole, parts = terms(slice(None)), [terms(slice(0, 1)), terms(slice(1, 4))]
+    counts = [torch.stack([(weights * p.counts).sum(), p.counts.sum().float()]) for p in parts]
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: {"mean": sum(counts) / 2}[reduce_op])
+    shares = [share_of_all(p, weights, z_loss_weight, strategy) for p in parts]
+    expected = weighted_mean(whole, weights) + z_loss_weight * whole.z
+    torch.testing.assert_close(sum(shares) / 2, expected)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, prepared: Path):

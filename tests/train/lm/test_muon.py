@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,14 +25,16 @@ def test_orthogonalize_keeps_the_singular_vectors_and_levels_the_values() -> Non
         assert torch.allclose(levelled, levelled.diag().diag(), atol=1e-4)
 
 
-def test_matrices_move_as_with_torch_muon() -> None:
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (48, 8), (16, 16)])
+def test_matrices_move_as_with_torch_muon(shape: tuple[int, int]) -> None:
+    """Wide, tall and square: the step of a tall matrix is longer by the root of rows / columns."""
     torch.manual_seed(0)
-    ours, theirs = nn.Parameter(torch.randn(12, 20)), nn.Parameter(torch.empty(12, 20))
+    ours, theirs = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.empty(shape))
     theirs.data.copy_(ours.data)
     optimizer = Muon([{"params": [ours], "muon": True, "lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}])
     reference = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, momentum=0.95, nesterov=True)
     for _ in range(4):
-        gradient = torch.randn(12, 20)
+        gradient = torch.randn(shape)
         ours.grad, theirs.grad = gradient.clone(), gradient.clone()
         optimizer.step()
         reference.step()
