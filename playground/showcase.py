@@ -93,6 +93,8 @@ class Showcase:
             return Hint(f"“{prompt}” draws it; a bare word is written in type.", (known[name],))
         if not asked and name not in self.never_seen:
             return None
+        if all(_LEAD.sub("", part, count=1) in known for part in name.split(" and ")):
+            return None  # several things, all known
         why = (
             "was kept out of its training"
             if name in self.never_seen

@@ -50,7 +50,7 @@ EXAMPLES: list[dict[str, Any]] = [
     {
         "label": "a carrot, then an apple",
         "prompt": [{"picture": "drawing.png"}, {"text": " This is a carrot. Here is a red apple:"}],
-        "settings": {**DRAWING, "seed": 1},
+        "settings": {**DRAWING, "max_new_tokens": 40, "seed": 1},  # one picture
     },
     {
         "label": "start from nothing",
