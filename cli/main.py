@@ -13,9 +13,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ..tokenizers.nearest import similar_path
 from . import (
     chameleon,
     codes,
+    configs,
     demo,
     info,
     playground,
@@ -36,6 +38,7 @@ COMMANDS = (
     training,
     codes,
     prepare,
+    configs,
     sample,
     playground,
     chameleon,
@@ -63,9 +66,9 @@ transformer writes both back."""
 
 EPILOG = """\
 examples:
+  earlyfusion sample "A red apple:"
+  earlyfusion playground
   earlyfusion demo --out runs/demo
-  earlyfusion sample --out runs/apple --then image "A red apple:"
-  earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
 
 `earlyfusion COMMAND --help` shows the options of a command. Errors print one line and
 exit with code 2; EARLYFUSION_DEBUG=1 adds the Python traceback."""
@@ -109,7 +112,8 @@ def build_parser() -> Parser:
 def explain(error: BaseException) -> str:
     """The error in one line; if an extra is missing, how to install it."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+        hint = similar_path(error.filename) if isinstance(error, FileNotFoundError) else ""
+        text = f"{error.filename}: {error.strerror}" + (f"; {hint}" if hint else "")
     else:
         text = str(error) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name:

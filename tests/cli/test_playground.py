@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from earlyfusion.cli.main import main
+from earlyfusion.cli.playground import check_free
 
 pytest.importorskip("gradio")
 
@@ -34,6 +35,8 @@ def test_it_serves_until_it_is_told_to_end(port: int, tmp_path: Path, monkeypatc
         assert f"http://127.0.0.1:{port}/" in line and "Ctrl+C" in line
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
             assert b"earlyfusion playground" in answer.read()
+        with pytest.raises(OSError, match=f"a playground is already at http://127.0.0.1:{port}/"):
+            check_free("127.0.0.1", port)
         assert len(list(tmp_path.glob("earlyfusion-playground-*"))) == 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

@@ -24,5 +24,5 @@ def test_all_that_follows_the_stage_is_for_lightning(given):
 def test_a_training_gives_its_exit_code(monkeypatch):
     called = []
     monkeypatch.setattr(cli, "run", lambda *args: called.append(args) or 3)
-    assert main(["lm", "validate", "--config", "x"]) == 3
-    assert called == [("lm", ["validate", "--config", "x"])]
+    assert main(["lm", "validate", "--x", "3"]) == 3
+    assert called == [("lm", ["validate", "--x", "3"])]
