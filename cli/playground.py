@@ -69,6 +69,7 @@ def run(args: Namespace) -> None:
     from ..fusion_lm.folder import Model, load_model
     from ..playground.app import build
     from ..playground.server import serve
+    from ..playground.showcase import showcase_of
     from ..tokenizers.hub import local_folder
     from .models import load_image_tokenizer
 
@@ -78,7 +79,7 @@ def run(args: Namespace) -> None:
     title = folder.name if folder == PRETRAINED else _title(args.model)
     about = {
         "model": title,
-        "parameters": f"{sum(p.numel() for p in lm.parameters()):,}",
+        "parameters": f"{sum(p.numel() for p in lm.parameters()) / 1e6:,.1f} million",
         "context": f"{lm.config.context_length:,} tokens",
         "vocabulary": f"{tokenizer.vocab.size:,}",
         "codebook": f"{image.codebook_size:,} codes",
@@ -87,7 +88,10 @@ def run(args: Namespace) -> None:
     others = {_title(name): load_image_tokenizer(name) for name in args.tokenizer}
     tokenizers = {title: image, **others}
     model = Model(for_generation(lm, "auto"), tokenizer)
-    serve(lambda: build(model, about, tokenizers, Path(args.runs)), args.host.strip("[]"), args.port)
+    show, name = showcase_of(folder), "" if folder == PRETRAINED else title
+    serve(
+        lambda: build(model, about, tokenizers, Path(args.runs), show, name), args.host.strip("[]"), args.port
+    )
 
 
 def check_free(host: str, port: int) -> None:

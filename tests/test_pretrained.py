@@ -23,7 +23,7 @@ def model() -> Model:
 
 def test_it_is_small_and_safe():
     files = [path for path in PRETRAINED.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".json", ".md", ".model", ".safetensors"}
+    assert {path.suffix for path in files} <= {".json", ".md", ".model", ".safetensors", ".webp"}
     assert max(path.stat().st_size for path in files) <= 15 * MB
     assert sum(path.stat().st_size for path in files) <= 25 * MB
 

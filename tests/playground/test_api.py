@@ -166,7 +166,8 @@ def test_only_what_the_page_needs_is_open(address: str):
 
 
 def test_nothing_but_the_stop_button_goes_past_the_queue(address: str):
-    functions = json.loads(status(address, "/config")[2])["dependencies"]
+    known = json.loads(status(address, "/config")[2])["dependencies"]
+    functions = [one for one in known if one["backend_fn"]]  # the others run in the browser
     stopping = []
     for function in functions:
         body = json.dumps({"fn_index": function["id"], "data": ["x" * 10_000], "session_hash": "s"}).encode()
