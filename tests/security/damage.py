@@ -90,7 +90,7 @@ def damage_bytes(data: bytes, rng: random.Random) -> bytes:
 
 
 def damage_json(value: Any, rng: random.Random) -> Any:
-    """A copy of ``value`` in which something is replaced, left out, added, copied from elsewhere or repeated."""
+    """A copy of ``value`` in which something is replaced, left out, added, copied or repeated."""
     value = json.loads(json.dumps(value))
     places: list[tuple[Any, Any]] = []
     values: list[Any] = []
