@@ -1,6 +1,5 @@
 """Small real things that many tests share: nothing is mocked, everything is made in well under a second."""
 
-import functools
 import importlib
 import multiprocessing
 import os
@@ -17,10 +16,10 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageColumn
-from docstring_parser import attrdoc
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+import earlyfusion.tests.docstrings  # noqa: F401
 from earlyfusion.cli.main import main
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
@@ -40,11 +39,6 @@ SENTENCES = (
     "One picture, then its name in type, then another picture.",
 )
 CODEBOOK_SIZE = 32
-
-# For each command line of a training, jsonargparse parses the sources of Lightning and of all settings.
-_read = attrdoc.AttributeDocstrings.get_attr_docs
-_docs = functools.cache(lambda component: _read(attrdoc.AttributeDocstrings(), component))
-attrdoc.AttributeDocstrings.get_attr_docs = lambda self, component: _docs(component)
 
 skip_without = pytest.importorskip
 
@@ -244,31 +238,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
 
 
-SERVER = (
-    "earlyfusion.cli.main",
-    "earlyfusion.data.prepare",
-    "earlyfusion.train.loop.cli",
-    "earlyfusion.train.callbacks.seed",
-    "earlyfusion.train.image.data",
-    "earlyfusion.train.image.module",
-    "earlyfusion.train.lm.module",
-    "earlyfusion.train.lm.telemetry",
-    "lightning.pytorch.strategies.model_parallel",
-    "torch.distributed.fsdp",
-    "torch.utils.tensorboard",
-)
-
-
 @pytest.fixture(scope="session")
 def start() -> Callable[..., BaseProcess]:
     """A function that starts code in a process of its own, with names that the code can use.
 
-    The processes, also those of `prepare`, are forked from a server that imported everything once: torch,
-    Lightning and `datasets` take seconds.
+    The processes, also those of `prepare`, are forked from a server that imported everything once: server.py.
     """
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
-        context.set_forkserver_preload(list(SERVER))
+        context.set_forkserver_preload(["earlyfusion.tests.server"])
         forkserver.ensure_running()
 
     def start(code: str, /, **names: Any) -> BaseProcess:
