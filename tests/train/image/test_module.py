@@ -43,7 +43,7 @@ class Watch(Callback):
 
 
 def training(
-    kind: type[ImageTokenizerTraining] = ImageTokenizerTraining, **changes: Any
+    kind: type[ImageTokenizerTraining] = ImageTokenizerTraining, /, **changes: Any
 ) -> ImageTokenizerTraining:
     torch.manual_seed(0)
     settings = {"lr": 2e-3, "max_steps": STEPS, "warmup_steps": 3, "autoencoder_steps": AUTOENCODER}
