@@ -9,6 +9,13 @@ from .terminal import add_command, integer
 OUT = "runs/demo"
 """Default folder of `make demo` and `earlyfusion demo`."""
 
+BUDGETS = {
+    "quick": ("4 minutes", "checks that everything works and learns next to nothing"),
+    "full": ("11 minutes", "or twice that on a slow machine"),
+    "long": ("2 hours", "the recipe of the packaged model"),
+}
+"""Budget -> how long it takes, and what it is for."""
+
 
 def add(commands: Any) -> None:
     parser = add_command(
@@ -23,18 +30,18 @@ samples and OUT/report.html, one self-contained file. Prints each command that i
 Interrupt it at any time; run the same command again to resume. Needs the extra `demo`.""",
         """\
   earlyfusion demo --out runs/demo
-  earlyfusion demo --out runs/quick --budget quick     # minutes: checks that everything works
-  earlyfusion sample --model runs/demo/model --out runs/apple --then image "A red apple:\"""",
+  earlyfusion demo --out runs/quick --budget quick
+  earlyfusion sample --model runs/demo/model "A red apple:\"""",
         run,
     )
     parser.add_argument("--out", metavar="DIR", default=OUT, help="folder of the run (default: %(default)s)")
     parser.add_argument("--seed", metavar="N", type=integer, default=0, help="random seed (default: 0)")
+    budgets = "; ".join(f"{name}, about {time}, {what}" for name, (time, what) in BUDGETS.items())
     parser.add_argument(
         "--budget",
-        choices=("quick", "full", "long"),
+        choices=tuple(BUDGETS),
         default="full",
-        help="training time on two CPU cores: quick, minutes, only checks that everything works; full, about "
-        "ten minutes; long, two hours, the recipe of the packaged model (default: %(default)s)",
+        help=f"how long it trains, on two CPU cores: {budgets} (default: %(default)s)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="move an earlier demo in OUT aside, and start from scratch"

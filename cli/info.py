@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..eval.report.page import numbers
+from ..tokenizers.hub import nearest, packaged
 from .terminal import add_command
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ VOCAB = "vocab.json"
 PREPARED = "prepare.json"
 CODES = "codes.json"
 LAST = "last.ckpt"
+METRICS = "metrics.csv"
+STAGES = "stages.json"
+FIGURES = ("loss", "text", "image", "psnr", "exact_match")
+"""What is said of a run's last logged figures."""
 NETWORK = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 """Prefixes of the names of an image tokenizer's weights, its codebooks left out."""
 
@@ -35,16 +40,20 @@ def add(commands: Any) -> None:
         "summarize a model, tokenizer, prepared folder or checkpoint",
         """\
 Summarize a folder that another command wrote, with the format of its files: a model, an
-image, text or document tokenizer, a recognizer, prepared windows, codes, a training run, or
-one of its checkpoints.""",
-        "  earlyfusion info runs/demo/model",
+image, text or document tokenizer, a recognizer, prepared windows, codes, a run of a training
+or of the demo with its last figures, or a checkpoint. Takes the names of packaged models, too.""",
+        """\
+  earlyfusion info openmoji-words
+  earlyfusion info runs/demo""",
         run,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="folder that another command wrote, or a .ckpt file")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="folder that another command wrote, a .ckpt file, or openmoji-words"
+    )
 
 
 def run(args: Namespace) -> None:
-    print("\n".join(describe(Path(args.folder))))
+    print("\n".join(describe(packaged(args.folder))))
 
 
 def describe(path: Path) -> list[str]:
@@ -64,7 +73,9 @@ def _described(path: Path) -> list[str]:
     from ..tokenizers.files import read_json
 
     if not path.exists():
-        raise FileNotFoundError(f"{path} not found: expected a model or tokenizer folder, or a checkpoint")
+        raise FileNotFoundError(
+            f"{path} not found: {nearest(path)}expected a model or tokenizer folder, or a checkpoint"
+        )
     if path.suffix == ".ckpt":
         return _lines(f"{path}: a checkpoint", _checkpoint(path))
     if not path.is_dir():
@@ -181,7 +192,35 @@ def _codes(folder: Path) -> Lines:
 
 
 def _training_run(folder: Path) -> Lines:
-    yield from _checkpoint(folder / LAST)
+    from ..eval.report.curves import read_metrics
+
+    if (folder / LAST).exists():
+        yield from _checkpoint(folder / LAST)
+    curves = read_metrics(folder)
+    for part in ("train", "validation"):
+        names = [
+            name for name in curves if name.startswith(f"{part}/") and name.removeprefix(part)[1:] in FIGURES
+        ]
+        if names:
+            step = max(curves[name][-1][0] for name in names)
+            told = ", ".join(f"{name.removeprefix(part)[1:]} {curves[name][-1][1]:.4g}" for name in names)
+            yield part, f"{told} (step {step})"
+    yield from _model_within(folder)
+
+
+def _demo(folder: Path) -> Lines:
+    from ..eval.report.figures import headline
+    from ..tokenizers.files import read_json
+
+    stages = read_json(folder / STAGES, "the record of a demo")
+    yield "stages", f"{', '.join(name for name, stage in stages.items() if stage.get('done'))} are done"
+    if (folder / "results.json").exists():
+        for card in headline(read_json(folder / "results.json", "the figures of a demo")):
+            yield "held out", f"{card.label}: {card.value} {card.note}"
+    yield from _model_within(folder)
+
+
+def _model_within(folder: Path) -> Lines:
     if (folder / "model" / CONFIG).exists():
         yield "model", f"{folder / 'model'}:"
         for line in describe(folder / "model")[1:]:
@@ -230,6 +269,8 @@ FILES: tuple[tuple[str, str, Callable[[Path], Lines]], ...] = (
     ("text.model", "a text tokenizer", _text),
     ("tokenizer.json", "a text tokenizer", _text),
     (LAST, "a training run", _training_run),
+    (METRICS, "a training run", _training_run),
+    (STAGES, "a run of the demo", _demo),
 )
 """For folders without a config.json: the file to recognize them by, their title, and what describes them."""
 

@@ -13,9 +13,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ..tokenizers.nearest import similar_path
 from . import (
     chameleon,
     codes,
+    configs,
     demo,
     info,
     playground,
@@ -36,6 +38,7 @@ COMMANDS = (
     training,
     codes,
     prepare,
+    configs,
     sample,
     playground,
     chameleon,
@@ -66,9 +69,9 @@ transformer writes both back."""
 
 EPILOG = """\
 examples:
+  earlyfusion sample "A red apple:"
+  earlyfusion playground
   earlyfusion demo --out runs/demo
-  earlyfusion sample --out runs/apple --then image "A red apple:"
-  earlyfusion eval reconstruction runs/demo/model --out reconstruction.json
 
 `earlyfusion COMMAND --help` shows the options of a command. Errors print one line and
 exit with code 2; EARLYFUSION_DEBUG=1 adds the Python traceback."""
@@ -115,7 +118,8 @@ def explain(error: BaseException) -> str:
     What cannot be printed is escaped: a file of a stranger that is quoted does not control the terminal.
     """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
+        hint = similar_path(error.filename) if isinstance(error, FileNotFoundError) else ""
+        text = f"{error.filename}: {error.strerror}" + (f"; {hint}" if hint else "")
     else:
         text = str(error) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name:

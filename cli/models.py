@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..tokenizers.hub import nearest, packaged
 from .terminal import best_device
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ def image_folder(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: No image tokenizer was found.
     """
-    folder = Path(folder)
+    folder = packaged(folder)
     for path in (folder / "tokenizer" / "image", folder / "image", folder):
         if (path / "config.json").exists():
             return path
-    raise FileNotFoundError(f"no image tokenizer in {folder}: expected a model or tokenizer folder")
+    inside = sorted(path.parent for path in folder.glob("*/config.json"))
+    hint = f"did you mean {inside[0]}? " if inside else "" if folder.exists() else nearest(folder)
+    raise FileNotFoundError(f"no image tokenizer in {folder}: {hint}expected a model or tokenizer folder")
 
 
 def load_image_tokenizer(folder: str | Path) -> "ImageTokenizer":

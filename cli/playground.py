@@ -1,6 +1,7 @@
 """``earlyfusion playground``: serves a page for the browser."""
 
 from argparse import Namespace
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +62,24 @@ Needs the extra: pip install 'earlyfusion[playground]'""",
 
 def run(args: Namespace) -> None:
     """Load the model and the tokenizers, and serve the page until Ctrl+C."""
+    if not args.port < 2**16:
+        raise ValueError(f"--port must be at most 65535, got {args.port}")
+    check_free(args.host.strip("[]"), args.port)  # at once: the imports take seconds
     from ..fusion_lm.cpu.packed_weights import for_generation
     from ..fusion_lm.folder import Model, load_model
     from ..playground.app import build
     from ..playground.server import serve
+    from ..playground.showcase import showcase_of
     from ..tokenizers.hub import local_folder
     from .models import load_image_tokenizer
 
-    if not args.port < 2**16:
-        raise ValueError(f"--port must be at most 65535, got {args.port}")
     folder = local_folder(args.model)
     lm, tokenizer = load_model(folder, best_device())
     image = tokenizer.image
     title = folder.name if folder == PRETRAINED else _title(args.model)
     about = {
         "model": title,
-        "parameters": f"{sum(p.numel() for p in lm.parameters()):,}",
+        "parameters": f"{sum(p.numel() for p in lm.parameters()) / 1e6:,.1f} million",
         "context": f"{lm.config.context_length:,} tokens",
         "vocabulary": f"{tokenizer.vocab.size:,}",
         "codebook": f"{image.codebook_size:,} codes",
@@ -85,7 +88,34 @@ def run(args: Namespace) -> None:
     others = {_title(name): load_image_tokenizer(name) for name in args.tokenizer}
     tokenizers = {title: image, **others}
     model = Model(for_generation(lm, "auto"), tokenizer)
-    serve(lambda: build(model, about, tokenizers, Path(args.runs)), args.host.strip("[]"), args.port)
+    show, name = showcase_of(folder), "" if folder == PRETRAINED else title
+    serve(
+        lambda: build(model, about, tokenizers, Path(args.runs), show, name), args.host.strip("[]"), args.port
+    )
+
+
+def check_free(host: str, port: int) -> None:
+    """Check that nothing listens there.
+
+    Raises:
+        OSError: A playground, or another program, does.
+    """
+    place = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host
+    there = HTTPConnection(place, port, timeout=1)
+    try:
+        there.connect()
+    except OSError:  # nothing is there, or the host is wrong, which serving reports
+        return
+    try:
+        there.request("GET", "/")
+        page = there.getresponse().read()
+    except (OSError, HTTPException):
+        page = b""
+    finally:
+        there.close()
+    address = f"http://[{place}]:{port}/" if ":" in place else f"http://{place}:{port}/"
+    what = f"a playground is already at {address}" if b"earlyfusion playground" in page else "it is taken"
+    raise OSError(f"cannot serve at {host}, port {port}: {what}; choose another --port, such as {port + 1}")
 
 
 def _title(name: str) -> str:

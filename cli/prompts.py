@@ -1,18 +1,19 @@
-"""Reads texts and images of a command line as a prompt, and shows documents on a terminal."""
+"""Reads the texts and images of a command line or a file as prompts, and says documents in words."""
 
-import base64
-import io
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..tokenizers.nearest import similar_path
+from .terminal_image import Show
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from ..eval.report.page.html import Part
+    from ..fusion_lm.stream import Event
     from ..tokenizers.documents import DocumentTokenizer, Mark
 
 IMAGE_SUFFIXES = tuple(
@@ -32,12 +33,36 @@ def read_segments(arguments: Sequence[str]) -> "list[str | Image]":
     """
     from ..tokenizers.pixels import load_image
 
+    for argument in arguments:
+        if is_image(argument) and not os.path.exists(argument):
+            raise FileNotFoundError(f"{argument} not found: {similar_path(argument)}expected an image")
     segments: list[str | Image] = [load_image(a) if is_image(a) else a for a in arguments]
     if segments and not any(segments):
         raise ValueError(
             "the prompt is empty: give a text or an image, or leave out all segments to start a new document"
         )
     return segments
+
+
+def read_prompts(file: str) -> "list[list[str | Image]]":
+    """Read a file of prompts, one a line: a text, or the path of an image. Empty lines are skipped.
+
+    Raises:
+        ValueError: There is none, or the file is not text in UTF-8.
+    """
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts {file} is not a text file in UTF-8: {error}") from None
+    if not any(map(str.strip, lines)):
+        raise ValueError(f"--prompts {file} has no prompt: write one in each line")
+    return [read_segments([line]) for line in lines if line.strip()]
+
+
+def are_joined(arguments: Sequence[str]) -> bool:
+    """Whether two texts stand side by side without a space between them, as if each were a prompt."""
+    pairs = zip(arguments, arguments[1:])
+    return any(a[-1:].strip() and b[:1].strip() and not (is_image(a) or is_image(b)) for a, b in pairs)
 
 
 def is_image(argument: str) -> bool:
@@ -92,24 +117,19 @@ def in_words(part: "Part") -> str:
     return f" [image {part.content.width} x {part.content.height}] "
 
 
-def inline_image(image: "Image") -> str:
-    """The control sequence that shows an image in the terminal; empty if the terminal cannot.
+def news(event: "Event", show: Show | None) -> str:
+    """What to print on a terminal for an event."""
+    from ..eval.report.page.html import Part
+    from ..fusion_lm.stream import SegmentDone, TextDelta
 
-    Uses the graphics protocol of kitty (kitty, Ghostty) or of iTerm2 (iTerm2, WezTerm, VS Code).
-    """
-    from PIL.Image import Resampling
+    if isinstance(event, TextDelta):
+        return in_words(Part(event.text))
+    return said(Part(event.value), show) if isinstance(event, SegmentDone) else ""
 
-    if not sys.stdout.isatty():
-        return ""
-    file = io.BytesIO()
-    scale = max(1, 128 // max(image.size))
-    image.resize((image.width * scale, image.height * scale), Resampling.NEAREST).save(file, "PNG")
-    data = base64.standard_b64encode(file.getvalue()).decode()
-    if "KITTY_WINDOW_ID" in os.environ or os.environ.get("TERM_PROGRAM") == "ghostty":
-        parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]
-        keys = ["a=T,f=100,", *[""] * (len(parts) - 1)]
-        more = [*[1] * (len(parts) - 1), 0]
-        return "".join(f"\x1b_G{k}m={m};{p}\x1b\\" for k, m, p in zip(keys, more, parts, strict=True))
-    if os.environ.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm", "vscode"):
-        return f"\x1b]1337;File=inline=1;size={len(file.getvalue())}:{data}\a"
-    return ""
+
+def said(part: "Part", show: Show | None) -> str:
+    """A part of a document in words, and if ``show`` is given, its picture below."""
+    from PIL.Image import Image
+
+    picture = f"\n{show(part.content)}" if show is not None and isinstance(part.content, Image) else ""
+    return in_words(part) + picture

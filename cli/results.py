@@ -10,13 +10,16 @@ from typing import Any
 from ..tokenizers.results import Result, claimed, noted
 from .terminal import Parser, Run, tell
 
-FREE = ("run", "parser", "version", "out", "overwrite", "push")
+FREE = ("run", "parser", "version", "out", "overwrite", "push", "preview")
 """Of the parsed arguments, those that a result does not depend on."""
 
 
-def add_out(parser: Parser, metavar: str = "DIR", what: str = "folder to write") -> None:
-    """The options of a command that ``writes``."""
-    parser.add_argument("--out", metavar=metavar, required=True, help=what)
+def add_out(
+    parser: Parser, metavar: str = "DIR", what: str = "folder to write", default: str | None = None
+) -> None:
+    """The options of a command that ``writes``; ``default`` says what it writes to without ``--out``."""
+    default = "" if default is None else f" (default: {default})"
+    parser.add_argument("--out", metavar=metavar, required=not default, help=f"{what}{default}")
     parser.add_argument(
         "--overwrite",
         action="store_true",

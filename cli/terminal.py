@@ -4,14 +4,15 @@ Imports only the standard library, so that help and errors are instant.
 """
 
 import argparse
-import difflib
 import math
 import os
 import sys
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
+
+from ..tokenizers.nearest import did_you_mean
 
 Run = Callable[[Namespace], int | None]
 """Runs a command with its parsed arguments and returns the exit code; None means 0."""
@@ -42,10 +43,33 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
-        known = f"{did_you_mean(value, action.choices)}expected one of: {', '.join(action.choices)}"
+        known = did_you_mean(value, action.choices).strip()
+        known = known or f"expected one of: {', '.join(action.choices)}"
         if isinstance(action, argparse._SubParsersAction):
             self.error(f"unknown command {value!r}; {known}")
         raise argparse.ArgumentError(action, f"invalid choice {value!r}; {known}")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
+        """Show the help if arguments are required and none is given; report unknown options first."""
+        given = list(sys.argv[1:] if args is None else args)
+        namespace = Namespace() if namespace is None else namespace
+        if "-" not in self.prefix_chars:  # all arguments are for another parser
+            return super().parse_known_args(given, namespace)
+        if not given and any(action.required for action in self._actions):
+            return Namespace(run=self.show_help, parser=self), []
+        if self.commands is None:
+            options = given[: given.index("--")] if "--" in given else given
+            names = [one.partition("=")[0] for one in options if one.startswith("--")]
+            if unknown := [name for name in names if name not in self._option_string_actions]:
+                self.unknown(unknown)
+        return super().parse_known_args(given, namespace)
+
+    def show_help(self, args: Namespace) -> int:
+        """Print the help to stderr, as for a mistake; returns the exit code."""
+        self.print_help(sys.stderr)
+        return 2
 
     def add_commands(self, dest: str) -> Any:
         """Return the object to add subcommands to.
@@ -53,11 +77,7 @@ class Parser(argparse.ArgumentParser):
         Without a subcommand the parser prints its help and exits with code 2.
         """
 
-        def show(args: Namespace) -> int:
-            self.print_help(sys.stderr)
-            return 2
-
-        self.set_defaults(run=show)
+        self.set_defaults(run=self.show_help)
         return self.add_subparsers(dest=dest, metavar="COMMAND", title="commands", prog=self.prog)
 
     @property
@@ -100,12 +120,6 @@ def _parser(commands: Any, name: str, summary: str, description: str, examples: 
     return cast(
         Parser, commands.add_parser(name, help=summary, description=description, epilog=epilog, **kwargs)
     )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``did you mean 'x'? `` with the most similar of ``known``; empty if none is similar."""
-    similar = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {similar[0]!r}? " if similar else ""
 
 
 def integer(text: str) -> int:

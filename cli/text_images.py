@@ -1,5 +1,6 @@
 """``earlyfusion text-images``: renders images of text to train on."""
 
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ any of these in that style.""",
 @writes(holds=("dataset_dict.json", "train", "validation"))
 def run(args: Namespace) -> None:
     from ..data.render.text_images import VALIDATION, TextImagesConfig, write_text_images
-    from ..tokenizers.progress import progress_bars
+    from ..tokenizers.progress import progress_bars, suggest
 
     fields = given(args, ("kinds", "count", "validation", "type_sizes", "multiple", "seed"))
     config = TextImagesConfig(size=args.size, **fields)
@@ -73,4 +74,6 @@ def run(args: Namespace) -> None:
         counts = write_text_images(args.out, config, progress)
     print(f"{args.out}: {', '.join(f'{count:,} {part}' for part, count in counts.items())} images")
     if VALIDATION in counts:
-        print(f"train with --data.train={args.out} --data.validation={Path(args.out) / VALIDATION}")
+        train, validation = (shlex.quote(str(path)) for path in (args.out, Path(args.out) / VALIDATION))
+        options = f"--data.train={train} --data.validation={validation}"
+        suggest(f"earlyfusion image-tokenizer fit --config image_tokenizer {options}")

@@ -1,5 +1,6 @@
 """``earlyfusion text-tokenizer fit``: texts -> a sentencepiece model."""
 
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ Writes OUT/text.model.""",
 @writes(inputs=("input",), holds=("text.model",))
 def run(args: Namespace) -> None:
     from ..data.reading.text_corpus import Counted, read_texts
+    from ..tokenizers.progress import suggest
     from ..tokenizers.text import FILE, TextTokenizer
 
     read: list[str] = []
@@ -85,3 +87,4 @@ def run(args: Namespace) -> None:
     if tokenizer.vocab_size < args.vocab_size:
         print(f"--vocab-size was {args.vocab_size:,}, but these texts yield no more pieces")
     print(f"written to {Path(args.out) / FILE}")
+    suggest(f"earlyfusion prepare --config prepare --text_tokenizer={shlex.quote(str(args.out))}")

@@ -9,6 +9,7 @@ from argparse import Namespace
 from typing import Any
 
 from ..train.loop.trainables import TRAINABLES
+from .configs import resolved
 from .terminal import add_command, add_group
 
 
@@ -22,12 +23,16 @@ def add(commands: Any) -> None:
             # No argument begins with NUL, so all of them, even --help, pass to Lightning.
             parser = add_command(group, stage, summary, "", "", run, add_help=False, prefix_chars="\0")
             parser.add_argument("arguments", nargs=argparse.REMAINDER)
+            parser.set_defaults(group=commands.choices[name])
 
 
 def run(args: Namespace) -> int:
+    if not args.arguments:
+        return args.group.show_help(args)
+    arguments = resolved(args.arguments)
     from ..train.loop.process import tune_malloc
 
     tune_malloc()  # before torch is imported
     from ..train.loop.cli import run as train
 
-    return train(args.command, [args.subcommand, *args.arguments])
+    return train(args.command, [args.subcommand, *arguments])

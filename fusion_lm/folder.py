@@ -7,7 +7,7 @@ import torch
 
 from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ..tokenizers.files import atomic_folder
-from ..tokenizers.hub import PRETRAINED, local_folder
+from ..tokenizers.hub import PRETRAINED, local_folder, nearest
 from ..tokenizers.weights import CONFIG
 from .choices import Weights
 from .cpu.packed_weights import for_generation
@@ -39,8 +39,8 @@ def load_model(
     """Read a model folder, in evaluation mode.
 
     Args:
-        folder: The folder, or the name of a model on the Hugging Face Hub (owner/name); by default, the small
-            model that comes with the package.
+        folder: The folder, the name of a model in the package (openmoji-words, the default) or on the Hugging
+            Face Hub (owner/name).
         device: Where to load it. On a CPU, weights in float16 become float32, which is faster there.
         weights: Layout of the transformer's weights for generation (``cpu/packed_weights.py``): faster, but
             such a model can only generate. None: as in the file.
@@ -54,8 +54,8 @@ def load_model(
             invalid.
     """
     folder = local_folder(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"model folder not found: {folder}; expected a folder with {CONFIG}")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(_missing(folder))
     lm = FusionLM.load(folder).to(device)
     if lm.embedding.weight.dtype == torch.float16 and torch.device(device).type == "cpu":
         lm = lm.float()  # float16 saves space in files, and is slow on CPUs
@@ -63,6 +63,20 @@ def load_model(
     _check(lm, tokenizer, str(folder))
     tokenizer.to(device)
     return Model(lm if weights is None else for_generation(lm, weights), tokenizer)
+
+
+def _missing(folder: Path) -> str:
+    """Why there is no model in ``folder``, and where one may be."""
+    if folder.is_dir():
+        inside = sorted(
+            path.parent for path in folder.glob(f"*/{CONFIG}") if (path.parent / TOKENIZER).is_dir()
+        )
+        hint = f"; did you mean {inside[0]}?" if inside else ""
+        return f"{folder} is not a model folder: {folder / CONFIG} not found{hint}"
+    return (
+        f"model folder {folder} not found: {nearest(folder)}give a folder (`earlyfusion demo` trains a "
+        "model), openmoji-words (the packaged model), or a name on the Hugging Face Hub (owner/name)"
+    )
 
 
 def _check(lm: FusionLM, tokenizer: DocumentTokenizer, name: str) -> None:

@@ -33,7 +33,7 @@ class Infilled(NamedTuple):
 def infill(
     model: Model,
     segments: Sequence[Segment],
-    box: tuple[float, float, float, float],
+    region: tuple[float, float, float, float] | Tensor,
     *,
     candidates: int = 8,
     **options: Any,
@@ -43,9 +43,10 @@ def infill(
     Args:
         model: The transformer and its tokenizers.
         segments: A document that ends with the image.
-        box: Left, top, right and bottom of the region, as fractions of the image's width and height. Every
-            code that it touches is redrawn, all others stay. The encoder is convolutional, so that codes next
-            to the region still contain a little of what was in it.
+        region: Left, top, right and bottom of a box, as fractions of the image's width and height, or a mask
+            (rows, columns) bool of any size, stretched over the image. Every code that it touches is redrawn,
+            all others stay. The encoder is convolutional, so that codes next to the region still contain a
+            little of what was in it.
         candidates: Number of drawings, made in one batch.
         options: ``sampling``, ``seed``, ``guidance`` and ``negative`` of ``prompts.Options``.
 
@@ -53,8 +54,8 @@ def infill(
         All drawings, the most likely first, without those for which the model's logits are not finite.
 
     Raises:
-        ValueError: The last segment is not an image, the box is invalid, the document does not fit, or the
-            logits of no drawing are finite.
+        ValueError: The last segment is not an image, the region is invalid or empty, the document does not
+            fit, or the logits of no drawing are finite.
     """
     lm, tokenizer = model
     vocab = tokenizer.vocab
@@ -62,21 +63,15 @@ def infill(
         found = type(segments[-1]).__name__ if segments else "an empty document"
         raise ValueError(f"the last segment must be the image to redraw, got {found}")
     check_number("candidates", candidates, 1, WHOLE, whole=True)
-    left, top, right, bottom = box
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise ValueError(
-            f"invalid region {left:g}, {top:g}, {right:g}, {bottom:g}: need 0 <= left < right <= 1 and "
-            "0 <= top < bottom <= 1"
-        )
+    _check_region(region)
     tokens = tokenizer.encode(segments, eos=False).tokens
     span = Cursor(vocab).take_all(tokens).spans[-1]
     layout = vocab.layout(span.name)
     if layout.axes != 2:
         raise ValueError(f"infilling needs a grid of codes, but the codes of {span.name} have 1 axis")
     rows, columns = span.shape
-    region = torch.zeros(rows, columns, dtype=torch.bool)
-    region[int(top * rows) : ceil(bottom * rows), int(left * columns) : ceil(right * columns)] = True
-    redrawn = layout.in_order(region).flatten().repeat_interleave(layout.slots)  # of each code
+    of_each = layout.in_order(_codes_of(region, rows, columns)).flatten()
+    redrawn = of_each.repeat_interleave(layout.slots)  # of each code
     codes_start = span.start + layout.head
     first = codes_start + int(redrawn.nonzero()[0])  # the first redrawn code; the prompt ends before it
     given = tokens[first:].clone()
@@ -109,3 +104,33 @@ def infill(
     codec = tokenizer.codecs[span.name]
     found = zip(pictures, grids, likelihoods[order].tolist(), strict=True)
     return [Infilled(codec.show(picture), codes, log_p) for picture, codes, log_p in found]
+
+
+def _check_region(region: tuple[float, float, float, float] | Tensor) -> None:
+    if isinstance(region, Tensor):
+        if region.ndim != 2 or region.dtype != torch.bool or not region.any():
+            raise ValueError(
+                f"invalid region: a mask of shape {tuple(region.shape)} with {int(region.sum())} marks, "
+                "expected (rows, columns) bool with at least one"
+            )
+        return
+    left, top, right, bottom = region
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(
+            f"invalid region {left:g}, {top:g}, {right:g}, {bottom:g}: need 0 <= left < right <= 1 and "
+            "0 <= top < bottom <= 1"
+        )
+
+
+def _codes_of(region: tuple[float, float, float, float] | Tensor, rows: int, columns: int) -> Tensor:
+    """The codes (rows, columns) bool that a region touches."""
+    codes = torch.zeros(rows, columns, dtype=torch.bool)
+    if isinstance(region, Tensor):
+        height, width = region.shape
+        for y, x in region.nonzero().tolist():  # whole numbers: -(-a // b) rounds up
+            down = slice(y * rows // height, -(-(y + 1) * rows // height))
+            codes[down, x * columns // width : -(-(x + 1) * columns // width)] = True
+    else:
+        left, top, right, bottom = region
+        codes[int(top * rows) : ceil(bottom * rows), int(left * columns) : ceil(right * columns)] = True
+    return codes

@@ -10,6 +10,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ class Finished:
     """As ``Generated.stop``, or "stopped" by ``stream``'s argument ``stopped``."""
     tokens: tuple[int, ...] = ()
     """All its new tokens, including the end of the document or turn."""
+    log_likelihood: float = -inf
+    """As ``Generated.log_likelihood``; -inf if it has no new token."""
 
 
 Event = TextDelta | SegmentBegin | SegmentProgress | SegmentDone | Finished
@@ -186,9 +189,10 @@ def stream(
             return
         tokens = torch.stack([step.tokens for step in unread]).tolist()
         stops = torch.stack([step.stop for step in unread]).tolist()
-        for step_tokens, step_stops in zip(tokens, stops, strict=True):
-            for row, token, stop in zip(rows, step_tokens, step_stops, strict=True):
-                yield from row.take(token, stop)
+        log_p = torch.stack([step.log_p for step in unread]).tolist()
+        for of_step in zip(tokens, stops, log_p, strict=True):
+            for row, token, stop, log in zip(rows, *of_step, strict=True):
+                yield from row.take(token, stop, log)
         unread.clear()
 
     for step in generate_steps(lm, tokenizer.vocab, encoded, **options):
@@ -234,9 +238,11 @@ class Row:
     """Code tokens of the current block."""
     written: list[int] = field(default_factory=list)
     """All new tokens."""
+    log_p: float = 0.0
+    """Their log p together."""
 
-    def take(self, token: int, stop: int) -> Iterator[Event]:
-        """Yield the events of a new token; ``stop`` is its ``Step.stop``."""
+    def take(self, token: int, stop: int, log_p: float = 0.0) -> Iterator[Event]:
+        """Yield the events of a new token; ``stop`` and ``log_p`` are as in its ``Step``."""
         if self.ended:
             return
         if stop == NOT_FINITE:  # its token is padding
@@ -244,6 +250,7 @@ class Row:
             return
         vocab = self.tokenizer.vocab
         self.written.append(token)
+        self.log_p += log_p
         mode, inside = self.cursor.take(token), self.cursor.inside
         if mode.kind == "free" and inside is not None:  # a block begins
             yield from self._text(whole=True)
@@ -268,7 +275,8 @@ class Row:
         if not self.ended:
             yield from self._text(whole=True)
             self.ended = True
-            yield Finished(self.number, stop, tuple(self.written))
+            mean = self.log_p / len(self.written) if self.written else -inf
+            yield Finished(self.number, stop, tuple(self.written), mean)
 
     def _text(self, whole: bool) -> Iterator[Event]:
         text = self.tokenizer.text.decode(self.ids) if self.ids else ""

@@ -9,6 +9,7 @@ Pictures are data URIs, in requests and in answers. Invalid requests raise a Val
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from reprlib import repr as short
@@ -20,6 +21,7 @@ from PIL import Image
 from ..eval.report.curves import METRICS, read_metrics
 from ..eval.report.page.html import data_uri
 from ..eval.report.tokens import Token, describe
+from ..fusion_lm.choices import BEST_BY
 from ..fusion_lm.folder import Model
 from ..fusion_lm.guidance import Guidance
 from ..fusion_lm.sampling import WHOLE, Sampling, check_number
@@ -27,8 +29,11 @@ from ..fusion_lm.scores import token_scores
 from ..tokenizers.documents import split
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import to_pil
-from .compose import SAMPLES, Ask, Written, compose
-from .limits import Refused, read_picture, read_segments
+from .compose import SAMPLES, TRIES, Ask, Written, compose
+from .edits import Candidate, candidates, fork, read_it, redraw
+from .fit import fit_all
+from .limits import Refused, read_mask, read_picture, read_segments, read_text
+from .showcase import Hint, Showcase
 
 if TYPE_CHECKING:
     from ..eval.tasks.comparison import Comparison
@@ -55,6 +60,9 @@ def ask_of(
     image_top_p: float = 1.0,
     image_min_p: float = 0.0,
     guidance: float = 1.0,
+    negative: str = "",
+    best_of: float = 1,
+    best_by: str = "forward",
     max_new_tokens: float = 0,
     max_positions: float = 0,
     seed: float = 0,
@@ -68,18 +76,23 @@ def ask_of(
         raise Refused(f"then is {short(then)}, expected the name of a modality, or any")
     if not isinstance(answer, bool):
         raise Refused(f"answer is {short(answer)}, expected true or false")
+    if best_by not in BEST_BY:
+        raise Refused(f"best_by is {short(best_by)}, expected one of {', '.join(BEST_BY)}")
+    if not isinstance(negative, str):
+        raise Refused(f"negative is {short(negative)}, expected a text")
+    read_text(negative)
     try:
         text = Sampling(temperature, _whole("top_k", top_k), top_p, min_p, repetition_penalty)
         limits = (_whole("max_new_tokens", max_new_tokens), _whole("max_positions", max_positions))
-        picked = _whole("samples", samples, 1, SAMPLES), _whole("seed", seed, -(2**63), 2**64 - 1)
-        guided = Guidance(guidance)
+        count, seed = _whole("samples", samples, 1, SAMPLES), _whole("seed", seed, -(2**63), 2**64 - 1)
+        tries, guided = _whole("best_of", best_of, 1, TRIES), Guidance(guidance)
     except ValueError as error:
         raise Refused(str(error)) from None
     try:
         image = Sampling(image_temperature, _whole("top_k", image_top_k), image_top_p, image_min_p)
     except ValueError as error:
         raise Refused(f"image_{error}") from None
-    return Ask(then, answer, picked[0], text, image, guided, *limits, picked[1])
+    return Ask(then, answer, count, text, image, guided, negative, tries, best_by, *limits, seed)
 
 
 def _whole(name: str, value: Any, low: int = 0, high: int = WHOLE) -> int:
@@ -103,11 +116,95 @@ def known(settings: Any) -> dict[str, Any]:
     return settings
 
 
-def composed(
-    model: Model, segments: Any, ask: Ask, stopped: Callable[[], bool] | None = None
+KINDS = ("compose", "read", "redraw", "fork")
+"""What the page asks for."""
+
+
+def kind_of(request: Any) -> str:
+    """The kind of a request of the page, one of ``KINDS``.
+
+    Raises:
+        Refused: It is something else.
+    """
+    kind = request.get("do", "compose") if isinstance(request, dict) else None
+    if kind not in KINDS:
+        raise Refused(f"invalid request, expected an object whose do is one of {', '.join(KINDS)}")
+    return kind
+
+
+def acted(
+    model: Model,
+    request: dict[str, Any],
+    ask: Ask,
+    show: Showcase,
+    fit: bool = False,
+    stopped: Callable[[], bool] | None = None,
 ) -> Iterator[list[Written]]:
-    """``compose.compose`` of segments from a visitor, see ``limits.read_segments``."""
-    return compose(model, read_segments(segments), ask, stopped)
+    """Do what the page asks for.
+
+    Args:
+        model: The model.
+        request: {"do": one of ``KINDS``, and "segments" for compose and read, "tokens", "block" and "mask"
+            for redraw, "tokens", "place" and "token" for fork}.
+        ask: The settings.
+        show: What the model's folder says.
+        fit: Fit the pictures of a prompt to what the model knows.
+        stopped: As for ``compose``.
+
+    Raises:
+        Refused: The request is invalid.
+        ValueError: Its tokens are not a document in the model's vocabulary.
+    """
+    kind = kind_of(request)
+    if kind in ("compose", "read"):
+        segments = read_segments(request.get("segments"))
+        if fit:
+            segments = fit_all(model, segments, show.fits)
+        if kind == "compose":
+            yield from compose(model, segments, ask, stopped)
+        else:
+            yield [read_it(model, segments, ask, show.views)]
+        return
+    tokens = read_tokens(model, request.get("tokens"))
+    if kind == "redraw":
+        yield redraw(
+            model, tokens, _whole("block", request.get("block")), read_mask(request.get("mask")), ask
+        )
+    else:
+        yield from fork(
+            model,
+            tokens,
+            _whole("place", request.get("place")),
+            _whole("token", request.get("token")),
+            ask,
+            stopped,
+        )
+
+
+def reading(ask: Ask) -> Ask:
+    """The settings that read like ``acted`` does, in one view."""
+    greedy = replace(ask.text, temperature=0.0)
+    return replace(ask, then="text", samples=1, best_of=1, best_by="forward", text=greedy, negative="")
+
+
+def hint_of(request: dict[str, Any], show: Showcase) -> Hint | None:
+    """Help with a prompt that is only a name, see ``Showcase.hint``."""
+    segments = request.get("segments")
+    if not isinstance(segments, list) or len(segments) != 1 or not isinstance(segments[0], dict):
+        return None
+    text = segments[0].get("text")
+    return show.hint(text) if isinstance(text, str) else None
+
+
+def rivals(model: Model, request: Any) -> list[Candidate]:
+    """The likeliest tokens at {"tokens": a document, "place": a place in it}.
+
+    Raises:
+        Refused: The request is invalid.
+        ValueError: The tokens are not a document in the model's vocabulary.
+    """
+    tokens, _ = document_of(model, {"given": 0, **request} if isinstance(request, dict) else request)
+    return candidates(model, tokens, _whole("place", request.get("place")))
 
 
 def read_tokens(model: Model, value: Any) -> torch.Tensor:
@@ -123,6 +220,18 @@ def read_tokens(model: Model, value: Any) -> torch.Tensor:
         if type(token) is not int or not 0 <= token < size:
             raise Refused(f"invalid token {short(token)}: expected a whole number in 0..{size - 1}")
     return torch.tensor(value, dtype=torch.int64)
+
+
+def document_of(model: Model, request: Any) -> tuple[torch.Tensor, int]:
+    """The tokens (T,) of {"tokens", "given"}, and how many of them were given.
+
+    Raises:
+        Refused: The request is invalid.
+    """
+    if not isinstance(request, dict):
+        raise Refused("invalid request, expected an object")
+    tokens = read_tokens(model, request.get("tokens"))
+    return tokens, _whole("given", request.get("given"), 0, len(tokens))
 
 
 def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:
@@ -194,6 +303,7 @@ def as_document(sample: Written) -> dict[str, Any]:
         "stop": sample.stop,
         "tokens": [] if sample.tokens is None else sample.tokens.tolist(),
         "prompt_length": sample.prompt_length,
+        "seed": sample.seed,
     }
 
 

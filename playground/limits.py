@@ -12,7 +12,9 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ..tokenizers.pixels import load_image
 
@@ -28,6 +30,8 @@ and characters of a number. They are checked before the JSON is read: Gradio wal
 SEGMENTS = 64
 TEXT = 20_000
 """Limit of all texts in a prompt together, in characters."""
+MASK_SIDE = 128
+"""Limit of the rows and columns of a mask."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Formats that Pillow may read; every browser shows them."""
 
@@ -85,11 +89,7 @@ def read_segments(value: Any) -> list[str | Image.Image]:
     for segment in value:
         text = segment.get("text") if isinstance(segment, dict) and len(segment) == 1 else None
         if isinstance(text, str):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise Refused("a text contains half a character (a lone surrogate): type it again") from None
-            if text:
+            if read_text(text):
                 segments.append(text)
         elif isinstance(segment, dict) and set(segment) == {"image"}:
             image = read_picture(segment["image"], room)
@@ -102,6 +102,37 @@ def read_segments(value: Any) -> list[str | Image.Image]:
     if (length := sum(len(segment) for segment in segments if isinstance(segment, str))) > TEXT:
         raise Refused(f"the text has {length:,} characters, more than {TEXT:,}: shorten it")
     return segments
+
+
+def read_text(value: Any) -> str:
+    """Check a text.
+
+    Raises:
+        Refused: It is not a text, too long, or broken.
+    """
+    if not isinstance(value, str) or len(value) > TEXT:
+        raise Refused(f"expected a text of at most {TEXT:,} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Refused("a text contains half a character (a lone surrogate): type it again") from None
+    return value
+
+
+def read_mask(value: Any) -> Tensor:
+    """Read the region of a picture to redraw: rows of 0 and 1, all of the same length.
+
+    Raises:
+        Refused: It is anything else, too large, or empty.
+    """
+    rows = value if isinstance(value, list) and 0 < len(value) <= MASK_SIDE else []
+    width = len(rows[0]) if rows and isinstance(rows[0], list) else 0
+    fits = 0 < width <= MASK_SIDE and all(isinstance(row, list) and len(row) == width for row in rows)
+    if not fits or not all(type(cell) is int and cell in (0, 1) for row in rows for cell in row):
+        raise Refused(f"invalid mask: expected 1 to {MASK_SIDE} rows of 1 to {MASK_SIDE} zeros and ones")
+    if not any(map(any, rows)):
+        raise Refused("the mask is empty: paint over the part to redraw")
+    return torch.tensor(rows, dtype=torch.bool)
 
 
 def read_picture(value: Any, room: int = PIXELS) -> Image.Image:

@@ -1,5 +1,4 @@
-// The controls that Gradio lacks: the prompt (text and pictures in any order), the picture to reconstruct, and
-// hovering over tokens and codes.
+// The boxes that Gradio lacks: the prompt (text and pictures in any order), and the picture to reconstruct.
 window.earlyfusion = (() => {
   const BYTES = 10 * 2 ** 20; // limits.PICTURE_BYTES
   const KINDS = /^image\/(png|jpeg|webp|gif|bmp)$/;
@@ -157,7 +156,7 @@ window.earlyfusion = (() => {
       const image = event.target.nodeName === "IMG" ? event.target : null;
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
         event.preventDefault();
-        document.querySelector("#generate").click();
+        window.earlyfusion.go(null);
       } else if (image && (event.key === "Delete" || event.key === "Backspace")) {
         event.preventDefault();
         image.remove();
@@ -183,7 +182,13 @@ window.earlyfusion = (() => {
     });
     root.querySelector("[data-clear]").addEventListener("click", () => { box.replaceChildren(); say(root, ""); box.focus(); });
     for (const button of root.querySelectorAll("[data-example]"))
-      button.addEventListener("click", () => { fill(box, JSON.parse(button.dataset.example)); say(root, ""); });
+      button.addEventListener("click", () => {
+        fill(box, JSON.parse(button.dataset.example));
+        say(root, "");
+        window.earlyfusion.go(null, JSON.parse(button.dataset.settings));
+      });
+    root.querySelector("[data-read]").addEventListener("click", () => window.earlyfusion.go({ do: "read", segments: segments(box) }));
+    fill(box, window.earlyfusion.kept.prompt || []);
   }
 
   function single(root) {
@@ -193,7 +198,11 @@ window.earlyfusion = (() => {
     const take = async (files) => {
       if (!files.length) return;
       const image = await picture(root, files[0]);
-      if (image) box.replaceChildren(image);
+      if (image) show(image);
+    };
+    const show = (image) => {
+      box.replaceChildren(image);
+      document.querySelector("#compared .ef")?.remove(); // of the picture before
     };
     box.addEventListener("paste", (event) => { event.preventDefault(); take([...event.clipboardData.files]); });
     box.addEventListener("dragover", (event) => { event.preventDefault(); box.classList.add("over"); });
@@ -202,106 +211,16 @@ window.earlyfusion = (() => {
     const input = root.querySelector("input[type=file]");
     input.addEventListener("change", async () => { await take([...input.files]); input.value = ""; });
     for (const button of root.querySelectorAll("[data-example]"))
-      button.addEventListener("click", () => { fill(box, JSON.parse(button.dataset.example)); say(root, ""); });
+      button.addEventListener("click", () => {
+        fill(box, JSON.parse(button.dataset.example));
+        show(box.firstChild);
+        say(root, "");
+        document.querySelector("#reconstruct").click();
+      });
   }
 
   // Gradio's arguments, the first replaced by the visitor's segments.
   const give = (selector, rest) => [segments(document.querySelector(selector)), ...rest.slice(1)];
 
-  // Each answer has a random ticket, which the Stop button sends.
-  let ticket = "";
-  function begin(rest) {
-    ticket = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    return [...give("#compose-prompt .prompt", rest).slice(0, 1), ticket, ...rest.slice(2)];
-  }
-
-  // Hovering: a token of the strip, or a cell of the codebook's map.
-  function frame(coded, row, column) {
-    const spot = coded.querySelector(".spot");
-    const rows = +coded.dataset.rows, columns = +coded.dataset.columns;
-    spot.style.display = "block";
-    spot.style.left = `${(100 * column) / columns}%`;
-    spot.style.top = `${(100 * row) / rows}%`;
-    spot.style.width = `${100 / columns}%`;
-    spot.style.height = `${100 / rows}%`;
-  }
-
-  const codesOf = (book) => (book.codes ??= JSON.parse(book.dataset.codes));
-
-  function show(cell) {
-    const page = cell.closest(".inspected");
-    for (const other of page.querySelectorAll(".tokens .here")) other.classList.remove("here");
-    cell.classList.add("here");
-    page.querySelector(".status").textContent = cell.title;
-    for (const coded of page.querySelectorAll(".coded")) coded.querySelector(".spot").style.display = "none";
-    if (cell.dataset.place) {
-      const [row, column] = cell.dataset.place.split(",").map(Number);
-      for (const coded of page.querySelectorAll(`.coded[data-block="${cell.dataset.block}"]`)) frame(coded, row, column);
-    }
-    const book = document.querySelector(".book");
-    const code = /code (\d+)(?: of slot 1)?,/.exec(cell.title); // the map shows the first slot
-    if (book && code && cell.classList.contains("image"))
-      codesOf(book).forEach((line, row) => {
-        const column = line.indexOf(+code[1]);
-        if (column >= 0) frame(book, row, column);
-      });
-  }
-
-  const tokenOf = (event) => event.target.closest && event.target.closest(".inspected .tokens i");
-  for (const kind of ["mouseover", "focusin", "click"])
-    document.addEventListener(kind, (event) => {
-      const cell = tokenOf(event);
-      if (cell) show(cell);
-    });
-  document.addEventListener("keydown", (event) => {
-    const cell = tokenOf(event);
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
-    if (!cell || !step) return;
-    event.preventDefault();
-    const all = [...cell.parentElement.children];
-    const next = all[Math.max(0, Math.min(all.length - 1, all.indexOf(cell) + step))];
-    cell.tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus();
-  });
-  // Hovering over an inspected picture selects its tokens; hovering over the map shows code numbers.
-  document.addEventListener("mousemove", (event) => {
-    const coded = event.target.closest && event.target.closest(".coded");
-    if (!coded) return;
-    const box = coded.getBoundingClientRect();
-    const row = Math.floor(((event.clientY - box.top) / box.height) * +coded.dataset.rows);
-    const column = Math.floor(((event.clientX - box.left) / box.width) * +coded.dataset.columns);
-    if (coded.classList.contains("book")) {
-      const code = (codesOf(coded)[row] || [])[column];
-      if (!(code >= 0)) return;
-      frame(coded, row, column);
-      coded.parentElement.querySelector(".status").textContent = `code ${code}`;
-    } else {
-      const cell = coded.closest(".inspected").querySelector(`[data-block="${coded.dataset.block}"][data-place="${row},${column}"]`);
-      if (cell) show(cell);
-    }
-  });
-  // The strip is one stop for the Tab key.
-  new MutationObserver(() => {
-    for (const strip of document.querySelectorAll(".inspected .tokens:not([data-keys])")) {
-      strip.dataset.keys = "yes";
-      [...strip.children].forEach((cell, i) => {
-        cell.tabIndex = i ? -1 : 0;
-        cell.setAttribute("role", "img");
-        cell.setAttribute("aria-label", cell.title);
-      });
-    }
-  }).observe(document, { childList: true, subtree: true });
-
-  // "Use as prompt": a finished sample fills the prompt box.
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest && event.target.closest("#answer [data-continue]");
-    if (!button) return;
-    const parts = [...button.closest("figure").querySelectorAll(".said, .drawn img")];
-    const box = document.querySelector("#compose-prompt .prompt");
-    fill(box, parts.map((part) => (part.nodeName === "IMG" ? { image: part.src } : { text: part.textContent })));
-    box.focus();
-  });
-
-  return { prompt, single, give, begin, segments, ticket: () => ticket };
+  return { prompt, single, give, segments, fill };
 })();

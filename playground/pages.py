@@ -1,8 +1,9 @@
-"""HTML of the playground, in the style of the demo's report (``eval.report.html``)."""
+"""HTML of the playground beyond answers, in the style of the demo's report (``eval.report.page.html``)."""
 
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -13,13 +14,14 @@ from ..eval.report.heat_map import heat_map, legend
 from ..eval.report.page import html
 from ..eval.report.page.charts import charts_grid
 from ..eval.report.page.numbers import figure
-from ..eval.report.samples import stop_in_words
 from ..eval.report.tokens import Token, grids, strip_cells
-from .compose import Written
+from .edits import Candidate
+from .showcase import THUMBNAIL, Showcase
 
 if TYPE_CHECKING:
     from ..eval.tasks.comparison import Comparison
 
+HERE = Path(__file__).parent
 SIDE = 200
 """Longer side of an enlarged picture in px, about."""
 
@@ -27,40 +29,6 @@ SIDE = 200
 def wrapped(*parts: str, kind: str = "") -> str:
     """A block of the page; the style applies inside the class ``ef``."""
     return f'<div class="ef {kind}">{"".join(parts)}</div>'
-
-
-def kept_pictures() -> Callable[[Image.Image], str]:
-    """``html.data_uri`` with a cache: each update shows most pictures again."""
-    kept: dict[int, tuple[Image.Image, str]] = {}  # keeps the picture alive, so that its id stays unique
-
-    def uri(image: Image.Image) -> str:
-        if id(image) not in kept:
-            kept[id(image)] = image, html.data_uri(image)
-        return kept[id(image)][1]
-
-    return uri
-
-
-def written(samples: Sequence[Written], done: bool, uri: Callable[[Image.Image], str] = html.data_uri) -> str:
-    """All samples side by side, finished or not."""
-    columns = []
-    for number, sample in enumerate(samples, start=1):
-        parts = [html.Part(segment, prompt=True) for segment in sample.prompt]
-        parts += [html.Part(segment) for segment in sample.segments]
-        if sample.drawing is not None:
-            parts.append(html.Part(sample.drawing))
-        state = stop_in_words(sample.stop or "stopped") if sample.stop or done else "writing …"
-        title = f"Sample {number}" if len(samples) > 1 else "Answer"
-        caption = f'<b>{title}</b>: <span class="state">{html.escape(state)}</span>'
-        if sample.stop is not None and not sample.turn:  # the prompt box has no turns
-            caption += ' <button type="button" data-continue>Use as prompt</button>'
-        columns.append(html.figure(html.document(parts, scale=2, uri=uri), caption))
-    busy = "false" if done else "true"
-    grid = html.sheet(columns, 260) if len(samples) > 1 else columns[0]
-    told = "Done" if done else ""
-    spoken = f'<p class="spoken" role="status">{told}</p>'
-    region = f'<div role="region" aria-label="Answer" aria-busy="{busy}">{grid}</div>'
-    return wrapped(region, spoken, kind="answer")
 
 
 def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_length: int) -> str:
@@ -90,7 +58,8 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
     key = (
         '<p class="note"><i class="key structure"></i> structure <i class="key text"></i> text '
         '<i class="key image"></i> image codes; prompt tokens are paler. The bar under a token shows its '
-        "probability. Hover over a token or use the arrow keys for details.</p>"
+        "probability. Hover over a token or use the arrow keys for details; click it or press Enter to see "
+        "what else could stand there.</p>"
     )
     colors = (
         f'<p class="note">Map colors, from low to high: <span class="bar">{bar}</span></p>' if figures else ""
@@ -207,7 +176,61 @@ def message(text: str, kind: str = "note") -> str:
     return wrapped(f'<p class="{kind}" role="{role}">{html.escape(text)}</p>')
 
 
-def head(title: str, facts: Mapping[str, str]) -> str:
-    """The title, and a line of facts (names and values)."""
-    shown = (f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in facts.items())
-    return wrapped(f"<h1>{html.escape(title)}</h1>", " · ".join(shown), kind="facts")
+def head(title: str, about: str, facts: Mapping[str, str]) -> str:
+    """The title, what the model is, and facts (names and values), of which the first two are in sight."""
+    shown = [f"{html.escape(name)} <b>{html.escape(value)}</b>" for name, value in facts.items()]
+    logo = (HERE / "logo.svg").read_text(encoding="utf-8")
+    more = html.details("details", f"<p>{' · '.join(shown[2:])}</p>") if shown[2:] else ""
+    said = f'<p class="about">{html.escape(about)}</p>' if about else ""
+    return wrapped(
+        f'<h1>{logo} {html.escape(title)}</h1>{said}<div class="line">{" · ".join(shown[:2])} {more}</div>',
+        kind="facts",
+    )
+
+
+def gallery(show: Showcase) -> str:
+    """Everything that the model can draw, as thumbnails or names to click."""
+    columns = 21
+    rows = -(-len(show.things) // columns)
+    cells = []
+    for number, (name, prompt) in enumerate(show.things.items()):
+        place = f"{-(number % columns) * THUMBNAIL}px {-(number // columns) * THUMBNAIL}px"
+        drawn = f'<i style="background-position:{place}"></i>' if show.thumbnails else ""
+        cells.append(
+            f'<button type="button" data-thing="{html.escape(name)}" data-prompt="{html.escape(prompt)}" '
+            f'title="{html.escape(name)}">{drawn}<span>{html.escape(name)}</span></button>'
+        )
+    size = f"{columns * THUMBNAIL}px {rows * THUMBNAIL}px"
+    style = f' style="--sheet:url({show.thumbnails});--size:{size}"' if show.thumbnails else ""
+    return wrapped(
+        f'<label class="find">It knows these {len(cells)} things: click one to draw it. '
+        f'<input type="search" data-find placeholder="find"></label>'
+        f'<div class="things"{style} tabindex="0" role="group" aria-label="Things it knows">',
+        *cells,
+        "</div>",
+        kind="gallery",
+    )
+
+
+def rivals(found: Sequence[Candidate], place: int) -> str:
+    """The likeliest tokens at a place, each with a button that continues the document from there."""
+    cells = []
+    for one in found:
+        name = html.escape(one.says.replace(" ", "␣") or "nothing")
+        drawn = html.picture(one.picture, 5, alt=one.says) if one.picture is not None else f"<b>{name}</b>"
+        share = f"{one.p:.1%}" if one.p >= 0.001 else f"{one.p:.0e}"
+        state = "chosen" if one.chosen else ""
+        button = ""
+        if one.legal and not one.chosen:
+            button = (
+                f'<button type="button" data-fork="{place},{one.token}" '
+                f'aria-label="Fork from here with {name}">Fork</button>'
+            )
+        cells.append(
+            f'<span class="rival {state}">{drawn}<small>{name}<br>{share}</small>{button or state}</span>'
+        )
+    return wrapped(
+        f"<p>Token {place}: the likeliest candidates. <b>Fork</b> continues the document with another.</p>"
+        f'<div class="rivals">{"".join(cells)}</div>',
+        kind="candidates",
+    )

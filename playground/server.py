@@ -18,6 +18,7 @@ from ..eval.report.page.html_style import DARK, LIGHT, PARTS
 from .limits import Gate
 
 HERE = Path(__file__).parent
+SCRIPTS = ("page.js", "session.js", "viewer.js", "inspect.js")
 
 
 def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = True) -> str:
@@ -60,6 +61,7 @@ def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = Tru
             show_error=False,  # errors that are not for visitors may name paths of this machine
             theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             head=_head(),
+            favicon_path=str(HERE / "logo.svg"),
             app_kwargs={"middleware": [Middleware(Gate, hosts=names)]},
         )
         if block:
@@ -110,6 +112,6 @@ def check_port(host: str, port: int) -> None:
 def _head() -> str:
     """The page's style and script; colors follow Gradio's light and dark themes."""
     own = (HERE / "page.css").read_text(encoding="utf-8")
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    script = "".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     scoped = f".ef {{ {LIGHT} {PARTS} }} .dark .ef {{ {DARK} }} {own}"
     return f"<style>{scoped}</style><script>{script}</script>"

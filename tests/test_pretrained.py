@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from earlyfusion.cli.main import main
 from earlyfusion.fusion_lm.folder import Model, load_model
@@ -22,7 +23,7 @@ def model() -> Model:
 
 def test_it_is_small_and_safe():
     files = [path for path in PRETRAINED.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".json", ".md", ".model", ".safetensors"}
+    assert {path.suffix for path in files} <= {".json", ".md", ".model", ".safetensors", ".webp"}
     assert max(path.stat().st_size for path in files) <= 15 * MB
     assert sum(path.stat().st_size for path in files) <= 25 * MB
 
@@ -31,6 +32,10 @@ def test_its_card_says_where_it_comes_from():
     for words in ("OpenMoji", "CC BY-SA 4.0", "earlyfusion demo --budget long", "seed", "Limits"):
         assert words in CARD, words
     assert re.search(r"commit `?[0-9a-f]{7}", CARD)
+    card = ModelCard(CARD)  # as the Hugging Face Hub reads it
+    known = {"license": "cc-by-sa-4.0", "library_name": "earlyfusion", "pipeline_tag": "any-to-any"}
+    assert card.data.to_dict().items() >= known.items() and "text-to-image" in card.data.to_dict()["tags"]
+    assert card.text.startswith("\n# openmoji-words")
 
 
 def test_it_reads_names_and_draws_as_well_as_it_did(model: Model):
@@ -72,6 +77,8 @@ def test_it_continues_a_document(model: Model):
 
 def test_sample_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["sample", "--out", "out", "--then", "image", "A red apple:"]) == 0
-    assert (tmp_path / "out" / "image-1.png").is_file()
-    assert "written to out/index.html" in capsys.readouterr().out
+    assert main(["sample", "--preview", "A red apple:"]) == 0
+    assert (tmp_path / "runs/samples/001/image-1.png").is_file()
+    told = capsys.readouterr().out
+    assert told.count("\n") > 24 and "image-1.png" in told  # drawn in half blocks
+    assert (tmp_path / "runs/samples/001/index.html").as_uri() in told

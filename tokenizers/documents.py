@@ -7,6 +7,7 @@ codes (see ``layout``). In a conversation, turns of the user and of the model al
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -88,7 +89,7 @@ def interleave(
     Raises:
         ValueError: A shape, id or code is not in the vocabulary, or a turn ends and ``vocab`` has no ``sep``.
     """
-    tokens = [torch.tensor([vocab.bos])] if bos else []
+    tokens = [_single(vocab.bos)] if bos else []
     for kind, values in parts:
         if kind == TEXT:
             tokens.append(vocab.to_tokens(TEXT, values.cpu()))
@@ -100,10 +101,16 @@ def interleave(
                 "separator: true"
             )
         else:
-            tokens.append(torch.tensor([vocab.sep]))
+            tokens.append(_single(vocab.sep))
     if eos:
-        tokens.append(torch.tensor([vocab.eos]))
+        tokens.append(_single(vocab.eos))
     return torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.int64)
+
+
+@lru_cache(maxsize=64)
+def _single(token: int) -> Tensor:
+    """(1,) int64, shared: to be joined with others. Making it takes longer than joining it."""
+    return torch.tensor([token], device="cpu")
 
 
 def split(tokens: Tensor, vocab: SharedVocab, *, partial: Partial = "error") -> list[Part]:

@@ -1,7 +1,8 @@
-"""Progress reports of long work, and the bars that show them on a terminal."""
+"""Progress reports of long work, the bars that show them on a terminal, and what to run next."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 Progress = Callable[[str, int, int | None], None]
 """Called as (description, items done, items in total or None if unknown)."""
@@ -33,6 +34,30 @@ def progress_bars() -> Iterator[Progress]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield report
+
+
+_AFTER: ContextVar[float | None] = ContextVar("seconds after this", default=None)
+
+
+def suggest(command: str) -> None:
+    """Print the command to run next, unless the running one is ``part_of_more``."""
+    if _AFTER.get() is None:
+        print(f"next: {command}")
+
+
+@contextmanager
+def part_of_more(after: float) -> Iterator[None]:
+    """The commands that run in this context belong to a larger one, which needs ``after`` more seconds."""
+    before = _AFTER.set(after)
+    try:
+        yield
+    finally:
+        _AFTER.reset(before)
+
+
+def seconds_after() -> float | None:
+    """What ``part_of_more`` was given; None outside of it."""
+    return _AFTER.get()
 
 
 def named(progress: Progress, name: str) -> Progress:

@@ -3,7 +3,7 @@
 The rule, for every command that writes: if ``--out`` holds what the same command made of the same files, the
 command says so, or resumes. If it holds anything else that the command would replace, the command refuses,
 unless ``--overwrite`` is given: that renames the earlier result to NAME.before-1 (or -2, ...). Nothing is
-deleted.
+deleted. Without ``--out``, a command writes to a new folder (``numbered``).
 """
 
 import json
@@ -104,6 +104,31 @@ def claimed(result: Result, overwrite: bool = False) -> Iterator[bool]:
             if not path.exists():
                 aside.rename(path)
         raise
+
+
+@contextmanager
+def numbered(parent: Path) -> Iterator[Path]:
+    """Yield a new folder, ``parent``/NNN with the next number; if nothing is written to it, it is removed."""
+    new = [one for one in (parent, *parent.parents) if not one.exists()]
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(one.name) for one in parent.iterdir() if one.name.isdecimal()), default=0)
+    while (folder := parent / f"{number:03}").exists() or not _made(folder):
+        number += 1
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # something was written
+            for one in (folder, *new):
+                one.rmdir()
+
+
+def _made(folder: Path) -> bool:
+    """Whether this process made ``folder``, and no other one at the same time."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def noted(result: Result) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as save_tensors
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .files import atomic_folder, read_json, write_bytes, write_json
 from .tensor_files import Spec, TensorFiles
@@ -66,7 +67,7 @@ def load_network(
             {name: Spec(shape, torch.float32) for name, shape in shapes(config).items()}, found, path
         )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoValues():
             network = network_class(config)
         _check_tensors({n: Spec(tuple(t.shape), t.dtype) for n, t in _tensors(network).items()}, found, path)
         if not unfilled:
@@ -78,6 +79,16 @@ def load_network(
     state = {new: files[old].clone() for new, old in names.items()}
     network.load_state_dict(state, strict=False, assign=unfilled)
     return network
+
+
+class _NoValues(TorchFunctionMode):
+    """Skips functions that change only values, for the meta device: there they do nothing, but import torch's
+    compiler, which takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__ or func is nn.functional.normalize:
+            return (args or tuple(kwargs.values()))[0]
+        return func(*args, **(kwargs or {}))
 
 
 def read_config(

@@ -42,8 +42,8 @@ def verdict(results: Mapping[str, Any]) -> list[str]:
     full, packaged = (f"{100 * shares['words']:.0f}%" for shares in REFERENCES.values())
     return [
         "This run checks that everything works, and it does.",
-        f"The trainings took {trained}, which is not enough to read or write: expect zeros below.",
-        f"The full demo (`earlyfusion demo`, about 10 minutes on two CPU cores) reads {full} of held-out "
+        f"Its trainings are too short to learn to read or write ({trained} here): expect zeros below.",
+        f"The full demo (`earlyfusion demo`, about 11 minutes on two CPU cores) reads {full} of held-out "
         f"words, the packaged model {packaged}: try it with `earlyfusion playground`.",
     ]
 

@@ -57,6 +57,7 @@ def report(results: Mapping[str, Any], gallery: Mapping[str, Any], curves: Curve
         "earlyfusion: a run from scratch",
         "<h1>Pixels and words, one token stream</h1>",
         f'<p class="lead">{html.escape(_lead(results))}</p>',
+        *([sections.note(when)] if (when := _when(results)) else []),
         *top,
         _cards(results),
         *(html.section(title, body, id=id) for id, title, body in found),
@@ -73,6 +74,12 @@ def _lead(results: Mapping[str, Any]) -> str:
         f"their shared vocabulary of {made.get('vocab_size', 0):,} tokens, all trained from scratch in "
         f"{duration(results.get('seconds'))} on {results.get('machine', {}).get('cpu', 'this machine')}."
     )
+
+
+def _when(results: Mapping[str, Any]) -> str:
+    """Budget, seed, date and commit."""
+    named = {"budget": "budget {}", "seed": "seed {}", "date": "{}", "commit": "commit {}"}
+    return " · ".join(form.format(results[k]) for k, form in named.items() if results.get(k) is not None)
 
 
 def _banner(results: Mapping[str, Any]) -> str:
@@ -92,20 +99,30 @@ def _moved(results: Mapping[str, Any], curves: Curves, sheets: Mapping[str, Any]
 
 
 def _hero(gallery: Mapping[str, Any]) -> str:
-    """The first drawings and the first held-out texts that the model wrote, large."""
+    """The first drawings, held-out texts and document that the model made, large."""
     drawn = [one for one in gallery.get("drawings", []) if one["picture"] is not None][:DRAWN]
     written = [one for one in gallery.get("writings", []) if one["picture"] is not None][:WRITTEN]
     figures = [html.figure(html.picture(one["picture"], 3), html.escape(one["prompt"])) for one in drawn]
     if written:
         images = [(one["text"], one["picture"]) for one in written]
         figures.append(html.figure(html.beside(images, 3, stacked=True)))
+    mixed = [
+        html.document([sections.part(p) for p in one["parts"]]) for one in gallery.get("documents", [])[:1]
+    ]
     if not figures:
         return ""
+    made = [
+        (drawn, f"its first {len(drawn)} drawings, from their names"),
+        (
+            written,
+            f"the first {len(written)} texts that it wrote and that no training text or image contains",
+        ),
+        (mixed, "its first document of text and pictures, with dashes around what was given"),
+    ]
     told = sections.note(
-        f"Made by the model: its first {len(drawn)} drawings, from their names, and the first {len(written)} "
-        "texts that it wrote and that no training text or image contains. Nobody picked them."
+        f"Made by the model: {'; '.join(t for some, t in made if some)}. Nobody picked them."
     )
-    return f'<div class="hero">{"".join(figures)}</div>{told}'
+    return f'<div class="hero">{"".join(figures)}</div>{"".join(mixed)}{told}'
 
 
 def _cards(results: Mapping[str, Any]) -> str:

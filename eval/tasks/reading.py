@@ -75,10 +75,54 @@ def evaluate_reading(
     if max_new_tokens is None:
         longest = max(len(tokenizer.text.encode(_text(item))) for item, *_ in usable)
         max_new_tokens = max(32, 2 * longest)
-    seen, readings = [], []  # prompts of each view, and all readings
+    images, prompts = [image for _, image, _ in usable], [prompt for *_, prompt in usable]
+    found = readings(
+        model,
+        tokenizer,
+        images,
+        prompts,
+        views=views,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        progress=progress,
+    )
+    rows = [
+        {
+            "text": _text(item),
+            "read": read,
+            "correct": _text(item) == read,
+            "kind": item.kind,
+            "name": item.name,
+        }
+        for (item, *_), read in zip(usable, found, strict=True)
+    ]
+    return {"kind": "reading", "views": views, **row_scores(rows, "read"), "rows": rows, "skipped": skipped}
+
+
+def readings(
+    model: FusionLM,
+    tokenizer: DocumentTokenizer,
+    images: Sequence[Tensor],
+    prompts: Sequence[Tensor],
+    *,
+    views: int,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[str]:
+    """What the model reads in each image.
+
+    Args:
+        images: Pixels (3, H, W).
+        prompts: Their ``image_prompts``.
+        views: As the other arguments, see ``evaluate_reading``.
+    """
+    seen, found = [], []  # prompts of each view, and all readings
     for view in range(views):
-        moved = [shifted(image, view) for _, image, _ in usable]
-        seen.append(image_prompts(tokenizer, moved) if view else [prompt for *_, prompt in usable])
+        moved = [shifted(image, view) for image in images]
+        seen.append(image_prompts(tokenizer, moved) if view else [*prompts])
         for number in range(1 + SAMPLED if views > 1 else 1):
             what = f"reading, view {view + 1}, {number + 1} of {1 + SAMPLED}" if views > 1 else "reading"
             texts = texts_after(
@@ -88,22 +132,19 @@ def evaluate_reading(
                 max_new_tokens=max_new_tokens,
                 sampling=Sampling() if number else GREEDY,
                 batch_size=batch_size,
-                seed=seed + len(usable) * (view * SAMPLED + number),
+                seed=seed + len(images) * (view * SAMPLED + number),
                 what=what,
                 progress=progress,
             )
-            readings.append(texts)
-    rows = []
-    for number, (item, *_) in enumerate(usable):
-        found = list(dict.fromkeys(texts[number] for texts in readings))
-        prompts = [some[number] for some in seen]
-        text, read = _text(item), found[0] if len(found) == 1 else _best(model, tokenizer, prompts, found)
-        rows.append(
-            {"text": text, "read": read, "correct": text == read, "kind": item.kind, "name": item.name}
-        )
+            found.append(texts)
+    best = []
+    for number in range(len(images)):
+        texts = list(dict.fromkeys(some[number] for some in found))
+        of_image = [some[number] for some in seen]
+        best.append(texts[0] if len(texts) == 1 else _best(model, tokenizer, of_image, texts))
         if views > 1:
-            progress("comparing the readings", len(rows), len(usable))
-    return {"kind": "reading", "views": views, **row_scores(rows, "read"), "rows": rows, "skipped": skipped}
+            progress("comparing the readings", number + 1, len(images))
+    return best
 
 
 def shifted(pixels: Tensor, view: int) -> Tensor:

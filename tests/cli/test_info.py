@@ -16,6 +16,7 @@ from earlyfusion.cli.info import KINDS, describe
 from earlyfusion.cli.main import main
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import KIND as MODEL
+from earlyfusion.tokenizers.hub import PRETRAINED
 from earlyfusion.tokenizers.image import KIND as IMAGE
 from earlyfusion.train.image.recognizer import KIND as RECOGNIZER
 
@@ -82,10 +83,25 @@ def test_info_tells_the_step_and_format_of_a_checkpoint(model_folder, tmp_path):
     shutil.copytree(model_folder, run / "model")
     text = "\n".join(describe(run))
     assert "a training run" in text and "7 of 9" in text and f"{CONTEXT} tokens" in text
+    (run / "metrics.csv").write_text("step,train/loss,train/lr,validation/loss\n3,2.5,0.1,\n7,1.25,0.1,1.5\n")
+    text = "\n".join(describe(run))
+    assert "loss 1.25 (step 7)" in text and "loss 1.5 (step 7)" in text and "0.1" not in text
+    (run / "last.ckpt").unlink()
+    assert "a training run" in describe(run)[0] and "loss 1.25" in "\n".join(describe(run))
     shards = tmp_path / "sharded.ckpt"
     shards.mkdir()
     checkpoint(shards / "meta.pt")
     assert "7 of 9" in "\n".join(describe(shards))
+
+
+def test_info_tells_of_a_demo(model_folder, tmp_path):
+    (tmp_path / "stages.json").write_text(json.dumps({"corpus": {"done": True}, "report": {"seconds": 1}}))
+    results = {"drawing": {"named": 3, "items": 4}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    shutil.copytree(model_folder, tmp_path / "model")
+    text = "\n".join(describe(tmp_path))
+    assert "corpus" in text and "report" not in text and "3 of 4" in text and f"{CONTEXT} tokens" in text
+    assert describe(PRETRAINED)[1:] and main(["info", PRETRAINED.name]) == 0
 
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path):

@@ -45,16 +45,32 @@ print(time.process_time())
         assert word in done.stdout
 
 
-@pytest.mark.parametrize("argv", [[], ["lm"], ["eval"], ["image-tokenizer"], ["export"]])
-def test_no_command_prints_help_and_is_a_mistake(argv, capsys):
-    assert main(argv) == 2
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "lm",
+        "eval",
+        "image-tokenizer",
+        "export",
+        "info",
+        "eval reading",
+        "text-images",
+        "lm fit",
+        "prepare",
+    ],
+)
+def test_a_bare_command_prints_its_help_and_is_a_mistake(line, capsys):
+    assert main(line.split()) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and "commands:" in printed.err
+    assert printed.out == "" and f"usage: earlyfusion {line.removesuffix(' fit')}".strip() in printed.err
+    assert any(word in printed.err for word in ("commands:", "options:"))
 
 
 def test_an_unknown_command_lists_the_commands_and_the_nearest(fails):
     line = fails("smaple")
-    assert "'smaple'" in line and "'sample'?" in line
+    assert "'smaple'" in line and "'sample'?" in line and "text-images" not in line
+    line = fails("sing")
     for command in build_parser().commands.choices:
         assert command in line
 
@@ -65,25 +81,28 @@ def test_an_unknown_command_lists_the_commands_and_the_nearest(fails):
         ("demo --budget huge", "'huge'"),
         ("demo --buget quick", "'--budget'"),
         ("lm fti", "'fti'"),
-        ("image-tokenizer encod", "fit, validate, predict, encode, decode, import"),
+        ("image-tokenizer encod", "'encode'"),
+        ("image-tokenizer sing", "fit, validate, predict, encode, decode, import"),
         ("image-tokenizer encode x --out y", "--model"),
         ("image-tokenizer decode x --model m --out y --tile 0", "--tile"),
-        ("image-tokenizer import", "CHECKPOINT"),
+        ("image-tokenizer import --ema", "CHECKPOINT"),
         ("recognizer predict", "fit, validate"),
-        ("text-images", "--out"),
+        ("text-images --count 3", "--out"),
         ("text-images --out x --size 3", "'3'"),
         ("eval reconstruction m --out x --suite poems", "'poems'"),
         ("eval reconstruction m --out x --per-kind 0", "--per-kind"),
         ("eval reding x", "'reding'"),
         ("eval reading model", "--out"),
-        ("sample A", "--out"),
         ("sample A --out x B", "'B': give all SEGMENTs together"),
         ("sample A --out x --n 0", "--n"),
         ("sample A --out x --infill 1,2", "'1,2'"),
         ("sample A --out x --temprature 1", "'--temperature'"),
         ("sample A --out x --the image", "--the"),
         ("text-tokenizer fit --input x --out y", "--vocab-size"),
-        ("info", "FOLDER"),
+        ("sample --temprature 0.5", "'--temperature'"),
+        ("eval reading --ot x", "'--out'"),
+        ("configs lm x", "'x'"),
+        ("prepare --docments x", "'--documents'"),
         ("--verison", "'--version'"),
     ],
 )

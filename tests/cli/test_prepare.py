@@ -72,7 +72,7 @@ def test_mistakes_on_the_command_line(fails, file: Path, tmp_path: Path):
     assert "--engine" in fails("prepare", "--config", file, "--engine", "cloud")
     assert "context_length" in fails("prepare", "--config", file, "--context_length", "3")
     assert "nowhere.yaml" in fails("prepare", "--config", tmp_path / "nowhere.yaml")
-    assert "documents" in fails("prepare")
+    assert "documents" in fails("prepare", "--jobs", "2")
 
 
 def test_help_shows_every_option_and_imports_nothing_heavy(capsys):

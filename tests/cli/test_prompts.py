@@ -1,13 +1,11 @@
 """Texts and images of a command line."""
 
-import base64
-import io
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from earlyfusion.cli.prompts import inline_image, is_image
+from earlyfusion.cli.prompts import are_joined, is_image, read_prompts, read_segments
 
 
 def test_segments_that_are_images(photo, tmp_path, monkeypatch):
@@ -24,25 +22,27 @@ def test_segments_that_are_images(photo, tmp_path, monkeypatch):
     assert not is_image("nul\0") and not is_image("")
 
 
-@pytest.mark.parametrize(
-    ("environment", "begins", "ends"),
-    [
-        ({"KITTY_WINDOW_ID": "1"}, "\x1b_Ga=T,f=100,m=1;", "\x1b\\"),
-        ({"TERM_PROGRAM": "iTerm.app"}, "\x1b]1337;File=inline=1;size=", "\a"),
-        ({"TERM_PROGRAM": "xterm"}, "", ""),
-    ],
-)
-def test_images_in_terminals(monkeypatch, environment, begins, ends):
-    noise = Image.effect_noise((128, 128), 90).convert("RGB")
-    for name in ("KITTY_WINDOW_ID", "TERM_PROGRAM"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert inline_image(noise) == ""  # no terminal
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    shown = inline_image(noise)
-    assert shown.startswith(begins) and shown.endswith(ends) and bool(shown) is bool(begins)
-    if "KITTY_WINDOW_ID" in environment:
-        data = "".join(part.split(";", 1)[1] for part in shown.split("\x1b\\")[:-1])
-        with Image.open(io.BytesIO(base64.b64decode(data))) as again:
-            assert again.tobytes() == noise.tobytes()
+def test_a_missing_image_is_told_with_the_nearest(photo_file, monkeypatch):
+    monkeypatch.chdir(photo_file.parent)
+    with pytest.raises(FileNotFoundError, match=r"foto.png.*photo\.png\?"):
+        read_segments(["What is this?", "foto.png"])
+
+
+def test_texts_that_look_like_several_prompts():
+    assert are_joined(["A red apple:", "A green pear:"])
+    assert not are_joined(["A red apple:", " A green pear:"]) and not are_joined(["A red apple:"])
+    assert not are_joined(["A red apple:", "photo.png", "is red"]) and not are_joined(["", ""])
+
+
+def test_a_file_of_prompts(photo_file, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"\ufeffA red apple:\n\n{photo_file}\n  The\n", encoding="utf-8")
+    apple, [photo], the = read_prompts(str(file))
+    assert apple == ["A red apple:"] and the == ["  The"]
+    assert isinstance(photo, Image.Image) and photo.size == (48, 32)
+    file.write_text("\n \n")
+    with pytest.raises(ValueError, match="prompts.txt"):
+        read_prompts(str(file))
+    file.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ValueError, match="prompts.txt"):
+        read_prompts(str(file))

@@ -81,6 +81,26 @@ def test_sample_prints_a_document_as_it_comes(model_folder, tmp_path, capsys, mo
     assert "you interrupted it" in (tmp_path / "part" / "index.html").read_text()
 
 
+def test_sample_takes_prompts_from_a_file_and_finds_a_folder(
+    model_folder, tmp_path, monkeypatch, capsys, fails
+):
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("A red\n\nThe cat\n")
+    argv = ["sample", "--model", str(model_folder), "--max-new-tokens", "12"]
+    assert main([*argv, "--prompts", "prompts.txt", "--n", "2"]) == 0
+    result = json.loads(Path("runs/samples/001/sample.json").read_text())
+    texts = [one["segments"][0]["text"] for one in result["samples"]]
+    assert texts == ["A red", "A red", "The cat", "The cat"] and result["prompts"] == "prompts.txt"
+    told = capsys.readouterr()
+    assert "4: The cat" in told.out and Path("runs/samples/001/index.html").resolve().as_uri() in told.out
+    assert main([*argv, "A red", "The cat"]) == 0
+    assert Path("runs/samples/002/sample.json").exists() and "--prompts" in capsys.readouterr().err
+    assert "'A'" in fails(*argv, "--prompts", "prompts.txt", "A")
+    assert "--infill" in fails(*argv, "--prompts", "prompts.txt", "--infill", "0,0,1,1")
+    assert "prompts.txt" in fails(*argv, "--prompts", "promts.txt")
+    assert sorted(path.name for path in Path("runs/samples").iterdir()) == ["001", "002"]
+
+
 def test_sample_refuses_a_negative_prompt_without_guidance(fails, model_folder):
     line = fails("sample", "--model", model_folder, "--out", "out", "--negative", "blue", "A")
     assert "--negative" in line and "--guidance" in line

@@ -260,7 +260,7 @@ def test_wrong_commands_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for words in (
         "demo --budget huge",
-        "sample A",
+        "sample A --ot x",
         "info a b",
         "lm train",
         "eval reading model --out x --nonsense",

@@ -42,6 +42,20 @@ def test_codes_outside_of_the_region_stay(model: Model) -> None:
     assert len({tuple(d.codes[touched].flatten().tolist()) for d in drawings}) > 1
 
 
+def test_a_mask_redraws_what_it_touches(model: Model) -> None:
+    before = codes_of(model, PICTURE)
+    rows, columns = before.shape[:2]
+    mask = torch.zeros(rows, columns, dtype=torch.bool)
+    mask[0, 1] = mask[-1, -1] = True
+    (drawing,) = infill(model, [PICTURE], mask, candidates=1, seed=3)
+    assert torch.equal(drawing.codes[~mask], before[~mask])
+    fine = mask.repeat_interleave(3, 0).repeat_interleave(5, 1)
+    (again,) = infill(model, [PICTURE], fine, candidates=1, seed=3)
+    assert torch.equal(again.codes, drawing.codes)
+    with pytest.raises(ValueError, match=r"\(2, 2\).* 0 marks"):
+        infill(model, [PICTURE], torch.zeros(2, 2, dtype=torch.bool))
+
+
 def test_the_likelihood_is_that_of_the_region_and_of_the_codes_after_it(model: Model) -> None:
     """Against one forward pass over each drawing; the best one comes first."""
     drawings = infill(model, ["ab", PICTURE], BOX, candidates=5, seed=7)

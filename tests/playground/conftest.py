@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from earlyfusion.fusion_lm.folder import Model, load_model
+from earlyfusion.tokenizers.hub import PRETRAINED
 
 EXAMPLES = Path(__file__).parents[2] / "playground" / "examples"
 
@@ -39,12 +40,13 @@ def address(model: Model, runs: Path) -> Iterator[str]:
     pytest.importorskip("gradio")
     from earlyfusion.playground.app import build
     from earlyfusion.playground.server import serve
+    from earlyfusion.playground.showcase import showcase_of
 
     tokenizers = {"openmoji-words": model.tokenizer.image, "the same": model.tokenizer.image}
     pages = []
 
     def make() -> Any:
-        pages.append(build(model, {"model": "openmoji-words"}, tokenizers, runs))
+        pages.append(build(model, {"model": "openmoji-words"}, tokenizers, runs, showcase_of(PRETRAINED)))
         return pages[0]
 
     with socket.socket() as free:

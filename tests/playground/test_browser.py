@@ -33,9 +33,9 @@ DONE = '#answer [aria-busy="false"]'
 CONTROLS = (
     "#compose-prompt .prompt[data-ready]",
     "#generate",
-    "#stop",
     "#then input",
     "#samples input[type=range]",
+    "#answer .ef",
 )
 """Gradio loads each kind of control separately, in any order."""
 
@@ -83,14 +83,14 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slows answers down, so that a busy browser sees every stage."""
     from earlyfusion.playground import api
 
-    composed = api.composed
+    acted = api.acted
 
     def slow(*arguments: Any) -> Iterator[Any]:
-        for shown in composed(*arguments):
+        for shown in acted(*arguments):
             time.sleep(0.02)
             yield shown
 
-    monkeypatch.setattr(api, "composed", slow)
+    monkeypatch.setattr(api, "acted", slow)
 
 
 def shot(page: Any, name: str) -> None:
@@ -102,6 +102,24 @@ def generate(page: Any) -> None:
     page.evaluate("document.querySelector('#answer [aria-busy]')?.remove()")  # the answer before
     page.click("#generate")
     page.wait_for_selector(DONE)
+
+
+def ask(page: Any, text: str) -> None:
+    """Type a prompt, and wait for its answer."""
+    page.fill("#compose-prompt .prompt", text)
+    generate(page)
+
+
+def press(page: Any, example: str) -> None:
+    """Press an example's button, and wait for its answer."""
+    page.evaluate("document.querySelector('#answer [aria-busy]')?.remove()")
+    page.click(f"#compose-prompt [data-example]:has-text('{example}')")
+    page.wait_for_selector(DONE)
+
+
+def inspect(page: Any) -> None:
+    page.click("#answer [data-do=inspect]")
+    page.wait_for_selector(".inspected .tokens[data-keys]")
 
 
 def watch_answer(page: Any) -> None:
@@ -139,6 +157,7 @@ def test_an_uploaded_picture_gets_a_mixed_answer_that_streams_in(visit: Open, sl
     assert image["image"].startswith("data:image/png;base64,")
     assert text["text"] == " This is a carrot. Here is a red apple:"
     watch_answer(page)
+    page.click("#preset label:has-text('Bold')")  # one try
     page.click("#then label:has-text('a picture')")
     page.fill("#samples input[type=number]", "4")
     page.keyboard.press("Tab")
@@ -152,29 +171,26 @@ def test_an_uploaded_picture_gets_a_mixed_answer_that_streams_in(visit: Open, sl
     shot(page, "compose")
 
 
-def test_several_samples_are_shown_side_by_side_and_the_picture_is_named(visit: Open):
+def test_several_samples_are_shown_side_by_side_each_with_its_seed(visit: Open):
     page = visit()
-    page.click("#compose-prompt button:has-text('what is this?')")
     page.fill("#samples input[type=number]", "3")
     page.keyboard.press("Tab")
-    page.click("#then label:has-text('text')")
-    generate(page)
-    assert page.locator("#answer figure").count() == 3
-    assert "carrot" in page.inner_text("#answer")
+    ask(page, "A red apple:")
+    answers = page.locator("#answer .sheet > figure:not(.try)")
+    expect(answers).to_have_count(3)
+    seed = int(page.input_value("#seed input"))
+    said = page.locator("#answer .state").all_inner_texts()
+    seeds = [int(one.rpartition(" ")[2]) for one in said]
+    assert all(seed + 4 * n <= found < seed + 4 * n + 4 for n, found in enumerate(seeds))  # four tries each
     shot(page, "samples")
-    page.click("role=tab[name=Inspect]")
-    page.wait_for_selector("#which label:has-text('Sample 3')")
-    page.click("#which label:has-text('Sample 3')")
-    expect(page.get_by_role("radio", name="Sample 3")).to_be_checked()
+    answers.nth(2).locator("[data-do=inspect]").click()
     page.wait_for_selector(".inspected .tokens[data-keys]")
 
 
 def test_tokens_are_inspected_with_mouse_and_keys(visit: Open):
     page = visit()
-    page.click("#compose-prompt button:has-text('A red apple:')")
-    generate(page)
-    page.click("role=tab[name=Inspect]")
-    page.wait_for_selector(".inspected .tokens[data-keys]")
+    ask(page, "A red apple:")
+    inspect(page)
     strip = page.locator(".inspected .tokens i")
     assert strip.first.inner_text() == "bos" and strip.count() > 50
     assert page.locator(".inspected .coded").count() == 3  # the picture, entropy, probability
@@ -277,9 +293,8 @@ def test_control_tokens_and_markup_that_are_typed_stay_text(visit: Open):
     page.keyboard.type(typed)
     assert prompt_of(page) == [{"text": typed}]
     generate(page)
-    assert page.inner_text("#answer .said.given") == typed
-    page.click("role=tab[name=Inspect]")
-    page.wait_for_selector(".inspected .tokens[data-keys]")
+    assert page.locator("#answer .said.given").first.inner_text() == typed
+    inspect(page)
     kinds = page.evaluate(
         "[...document.querySelectorAll('.inspected .tokens .given')].map(c => c.classList[0])"
     )
@@ -327,59 +342,58 @@ def test_lines_are_kept_as_they_are_typed(visit: Open):
 
 def test_two_visitors_at_once_get_their_own_answers(visit: Open):
     first, second = visit(), visit()
-    first.click("#compose-prompt button:has-text('A red apple:')")
-    second.click("#compose-prompt button:has-text('what is this?')")
-    second.click("#then label:has-text('text')")
+    first.fill("#compose-prompt .prompt", "A red apple:")
+    second.click("#compose-prompt [data-example]:has-text('name this')")
     first.click("#generate")
-    second.click("#generate")
     first.wait_for_selector(DONE)
     second.wait_for_selector(DONE)
     assert "A red apple:" in first.inner_text("#answer") and "carrot" in second.inner_text("#answer")
     assert "carrot" not in first.inner_text("#answer")
-    first.click("role=tab[name=Inspect]")
-    first.wait_for_selector(".inspected .tokens[data-keys]")
+    inspect(first)
     cells = first.evaluate("[...document.querySelectorAll('.inspected .tokens i')].map(c => c.innerText)")
     assert cells[1:8] == ["A", "␣", "r", "e", "d", "␣", "a"]
 
 
 def test_an_answer_is_taken_as_the_next_prompt(visit: Open):
     page = visit()
-    page.click("#compose-prompt button:has-text('A red apple:')")
-    generate(page)
-    page.click("#answer [data-continue]")
+    ask(page, "A red apple:")
+    page.click("#answer [data-do=continue]")
     wait_for_prompt(page, "text", "image")
     text, image = prompt_of(page)
     assert text == {"text": "A red apple:"} and image["image"].startswith("data:image/png;base64,")
     generate(page)
-    assert page.locator("#answer .drawn.given").count() == 1
+    assert page.locator("#answer figure:not(.try) > .document .drawn.given").count() == 1
 
 
 def test_generation_stops_when_asked(visit: Open, slowly: None):
     page = visit()
-    page.click("#compose-prompt button:has-text('start from nothing')")
+    expect(page.locator("#stop")).to_be_hidden()
     page.fill("#samples input[type=number]", "4")
     page.keyboard.press("Tab")
     page.click("#generate")
-    page.wait_for_selector('#answer [aria-busy="true"]')
+    page.wait_for_selector("#answer figure >> text=writing")
     page.click("#stop")
     page.wait_for_selector(DONE)
     assert "writing" not in page.inner_text("#answer") and "stopped" in page.inner_text("#answer")
-    page.click("role=tab[name=Inspect]")  # what is there can be looked at
-    page.wait_for_selector(".inspected .tokens[data-keys]")
-    expect(page.locator("#which input")).to_have_count(4)
+    expect(page.locator("#stop")).to_be_hidden()
+    inspect(page)  # what is there can be looked at
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it(visit: Open, scheme: str):
     page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, is_mobile=True, has_touch=True)
-    page.tap("#compose-prompt button:has-text('A red apple:')")
-    page.tap("#generate")
+    page.tap("#compose-prompt [data-example]:has-text('draw a tiger')")
     page.wait_for_selector(DONE)
+    expect(page.locator("#answer .drawn.made").first).to_be_in_viewport()  # it scrolled there
+    tops = [
+        page.locator(part).bounding_box()["y"] for part in ("#generate", "#answer", "#settings", "#gallery")
+    ]
+    assert tops == sorted(tops)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     shot(page, f"phone-{scheme}")
     ink = "rgb(231, 234, 240)" if scheme == "dark" else "rgb(29, 35, 48)"
     expect(page.locator("#compose-prompt .prompt")).to_have_css("color", ink)
-    page.tap("role=tab[name=Inspect]")
+    page.tap("#answer [data-do=inspect]")
     page.wait_for_selector(".inspected .tokens[data-keys]")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -387,7 +401,7 @@ def test_a_phone_shows_all_of_it(visit: Open, scheme: str):
 def test_screen_readers_find_names_for_every_control(visit: Open):
     page = visit()
     expect(page.get_by_role("textbox", name="Text and pictures in any order")).to_have_count(1)
-    for role, name in (("button", "Generate"), ("button", "Stop"), ("tab", "Inspect"), ("slider", "Samples")):
+    for role, name in (("button", "Generate"), ("tab", "Inspect"), ("slider", "Samples")):
         expect(page.get_by_role(role, name=name).first).to_be_visible()
     nameless = page.evaluate(
         """() => { const named = e => e.innerText || e.ariaLabel || e.title || e.labels?.length;
@@ -395,8 +409,7 @@ def test_screen_readers_find_names_for_every_control(visit: Open):
           .filter(e => e.checkVisibility() && !named(e)).map(e => e.outerHTML); }"""
     )
     assert nameless == []
-    page.click("#compose-prompt button:has-text('A red apple:')")
-    page.focus("#compose-prompt .prompt")
+    page.fill("#compose-prompt .prompt", "A red apple:")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(DONE)
     expect(page.get_by_role("region", name="Answer")).to_have_count(1)

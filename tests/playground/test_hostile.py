@@ -65,7 +65,7 @@ VALUES: list[Any] = [
 ]
 SETTINGS = (
     "then answer samples temperature top_k top_p min_p repetition_penalty image_temperature image_top_k "
-    "image_top_p image_min_p guidance max_new_tokens max_positions seed"
+    "image_top_p image_min_p guidance negative best_of best_by max_new_tokens max_positions seed"
 ).split()
 ODD = [
     None,
@@ -104,11 +104,13 @@ def assert_says_nothing(body: bytes, runs: Path) -> None:
     assert "Traceback" not in text and "root:" not in text and not re.search(r"\.py\b.*line \d", text)
 
 
-@pytest.mark.parametrize("name", ["compose", "inspect", "reconstruct", "curves"])
+@pytest.mark.parametrize("name", ["compose", "read", "redraw", "inspect", "reconstruct", "curves"])
 def test_any_value_to_any_endpoint(address: str, runs: Path, name: str) -> None:
     for value in VALUES:
         for more in ([], [value]) if name in ("compose", "reconstruct") else ([],):
             data = [value, *more]
+            if name == "redraw":
+                data = [[1], value, value] if value in ([1] * 5000, []) else [value, 0, [[1]]]
             start = time.perf_counter()
             said = answer_of(address, name, data)
             assert time.perf_counter() - start < 20, (name, str(value)[:80])
@@ -159,6 +161,7 @@ def test_any_setting_of_a_prompt(address: str, runs: Path) -> None:
                 line = str(error)
             else:
                 right = {"then": ["1"], "answer": [True], "guidance": [1.5, 1e-41]}
+                right |= {"negative": [], "best_by": []}
                 right |= dict.fromkeys(("min_p", "image_min_p"), [1e-41])
                 assert value in right.get(name, [1.5]), (name, value)
                 continue

@@ -7,7 +7,7 @@ from PIL import Image
 
 from earlyfusion.eval.tasks.comparison import Comparison
 from earlyfusion.eval.tasks.reconstruction import Reconstruction
-from earlyfusion.playground import pages
+from earlyfusion.playground import answers, pages
 from earlyfusion.playground.compose import Written
 
 EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
@@ -18,9 +18,9 @@ def harmless(page: str) -> bool:
 
 
 def test_texts_of_visitors_models_and_files_are_escaped():
-    assert harmless(pages.written([Written([EVIL], [EVIL])], done=True))
+    assert harmless(answers.written([Written([EVIL], [EVIL])], done=True))
     assert harmless(pages.message(EVIL, "refused"))
-    assert harmless(pages.head(EVIL, {EVIL: EVIL}))
+    assert harmless(pages.head(EVIL, EVIL, {EVIL: EVIL}))
     assert harmless(pages.run(EVIL, {}))
     white = Image.new("RGB", (8, 8), "white")
     figures = {"psnr": None, "ssim": 1.0, "l1": 0.0, "bits_per_pixel": 0.1, "tokens": 1, "seconds": 0.1}
@@ -32,10 +32,10 @@ def test_texts_of_visitors_models_and_files_are_escaped():
 
 def test_a_sample_tells_whether_it_is_still_written():
     unfinished = Written(["a"], ["b"], drawing=Image.new("RGB", (16, 8)))
-    page = pages.written([unfinished, Written(["a"], stop="eos")], done=False)
+    page = answers.written([unfinished, Written(["a"], stop="eos")], done=False)
     assert 'aria-busy="true"' in page and "writing …" in page and "ended the document" in page
     assert page.count("<img") == 1 and "Sample 2" in page
-    assert "stopped" in pages.written([unfinished], done=True)
+    assert "stopped" in answers.written([unfinished], done=True)
 
 
 def test_what_was_lost_and_what_came_is_marked():

@@ -6,7 +6,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from earlyfusion.tokenizers.hub import local_folder, push
+from earlyfusion.tokenizers.hub import PRETRAINED, local_folder, nearest, push
 from earlyfusion.tokenizers.results import MADE
 
 
@@ -31,6 +31,10 @@ def test_a_folder_is_taken_before_the_hub(cache: Path, tmp_path: Path, monkeypat
     assert local_folder("somebody/model") == Path("somebody/model")
     assert local_folder("nowhere") == Path("nowhere")  # not a Hub name: the reader reports it
     assert local_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert local_folder("openmoji-words") == PRETRAINED
+    assert "openmoji-words" in nearest("opnmoji-word") and "somebody" in nearest("sombody")
+    Path("openmoji-words").mkdir()
+    assert local_folder("openmoji-words") == Path("openmoji-words")
 
 
 def test_a_name_that_the_hub_does_not_give(cache: Path):

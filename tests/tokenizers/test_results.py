@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from earlyfusion.tokenizers.results import ANYTHING, MADE, Result, claimed, noted
+from earlyfusion.tokenizers.results import ANYTHING, MADE, Result, claimed, noted, numbered
 
 
 def make(result: Result, text: str = "made", overwrite: bool = False) -> bool:
@@ -118,3 +118,18 @@ def test_what_resumes_is_noted_before_it_is_done(tmp_path: Path):
     with pytest.raises(ValueError, match="mine"), claimed(changed(result, out=tmp_path / "mine")):
         pass
     assert not (tmp_path / "mine" / MADE).exists()
+
+
+def test_new_folders_are_numbered(tmp_path: Path):
+    parent = tmp_path / "runs" / "samples"
+    with pytest.raises(ValueError, match="nothing"), numbered(parent):
+        raise ValueError("nothing is written")
+    assert not parent.parent.exists()
+    for number in ("001", "002"):
+        with numbered(parent) as folder:
+            assert folder == parent / number
+            (folder / "a.txt").write_text("made")
+    (parent / "007").mkdir()
+    (parent / "mine").mkdir()
+    with numbered(parent) as first, numbered(parent) as second:
+        assert (first.name, second.name) == ("008", "009")

@@ -11,10 +11,16 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
-from vector_quantize_pytorch.vector_quantize_pytorch import kmeans, rotate_to
 
 from ..image_config import ImageTokenizerConfig
+
+_allow_in_graph = torch.compiler.allow_in_graph
+try:  # einx, which the quantizers import, would import torch's compiler, which takes seconds
+    torch.compiler.allow_in_graph = lambda function: function
+    from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
+    from vector_quantize_pytorch.vector_quantize_pytorch import kmeans, rotate_to
+finally:
+    torch.compiler.allow_in_graph = _allow_in_graph
 
 
 class Quantized(NamedTuple):

@@ -7,11 +7,14 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
+from ...tokenizers.progress import seconds_after
+
 
 class StepBar(ProgressBar):
     """One bar over all steps of the training, with the time left and the latest figures.
 
-    If the output is not a terminal, it prints a line every half minute.
+    If the output is not a terminal, it prints a line every half minute. As a part of a longer command
+    (``part_of_more``) it also says when that will be done.
     """
 
     LINE_SECONDS = 30
@@ -66,14 +69,16 @@ class StepBar(ProgressBar):
         figures = {n: v for n, v in trainer.progress_bar_metrics.items() if isinstance(v, int | float)}
         text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         if not self._bar.disable:
-            self._bar.update(self._task, completed=trainer.global_step, figures=text)
+            left = self._bar.tasks[self._task].time_remaining
+            self._bar.update(self._task, completed=trainer.global_step, figures=f"{text}{_in_total(left)}")
         elif (now := time.monotonic()) - self._last_line >= self.LINE_SECONDS:
             self._last_line = now
             done = trainer.global_step - self._first
             left = (now - self._began) / max(1, done) * (trainer.max_steps - trainer.global_step)
             position = f"{trainer.global_step}/{trainer.max_steps}"
             self._bar.console.out(
-                f"{self.title} {position}, {timedelta(seconds=round(left))} left  {text}", highlight=False
+                f"{self.title} {position}, {timedelta(seconds=round(left))} left  {text}{_in_total(left)}",
+                highlight=False,
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -88,3 +93,11 @@ class StepBar(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _in_total(left: float | None) -> str:
+    """When the command that this training is a part of will be done."""
+    after = seconds_after()
+    if left is None or not after:
+        return ""
+    return f"  ({timedelta(seconds=round(left + after))} left in total)"

@@ -33,12 +33,17 @@ from rich.table import Table
 from ...eval.report.figures import REFERENCES, headline, verdict
 from ...eval.report.page.numbers import duration, rough_duration
 from ...tokenizers.files import read_json, write_json
+from ...tokenizers.progress import part_of_more, suggest
 from ...tokenizers.results import move_aside
 from .budget import CONFIGS, plan
 from .machine import facts, peak_memory, versions
 from .stages import Command, Run, Stage, Work, stages
 
 PLAN, STAGES = "plan.json", "stages.json"
+CAUTION = 20.0
+"""Seconds that are taken to go as planned, so that a short first stage does not decide about hours."""
+SLOW = 1.25
+"""A pace that is called slower than planned."""
 Execute = Callable[[Command], Any]
 """Runs ``earlyfusion`` with these words; raises errors."""
 
@@ -104,10 +109,13 @@ def run(folder: Path, seed: int, budget: str | Path, execute: Execute) -> None:
         if record.is_done(stage):
             console.print(f"[dim]{title}: done before[/dim]")
             continue
-        console.print(f"[bold]{title}[/bold]  {_outlook(todo, number, expected, record)}")
+        here, after, pace = outlook(todo, number, expected, record)
+        slow = f" (slower than planned: {pace:.1f} times so far)" if pace >= SLOW else ""
+        later = f", then {rough_duration(after)} more" if after else ""
+        console.print(f"[bold]{title}[/bold]  about {rough_duration(here)}{later}{slow}")
         started = time.perf_counter()
         try:
-            kept = [_step(step, this, execute, console) for step in stage.steps]
+            kept = [_step(step, this, execute, console, after) for step in stage.steps]
         except KeyboardInterrupt:
             record.add(stage, time.perf_counter() - started)
             console.print(f"stopped in [bold]{stage.name}[/bold]; to resume, run the same command again:")
@@ -125,13 +133,16 @@ def set_aside(folder: Path) -> None:
         print(f"the earlier demo in {folder} is now {move_aside(folder)}")
 
 
-def _step(step: Command | Work, this: Run, execute: Execute, console: Console) -> dict[str, Any]:
+def _step(
+    step: Command | Work, this: Run, execute: Execute, console: Console, after: float
+) -> dict[str, Any]:
     """Print and run one step; returns its entries for stages.json."""
     if callable(step):
         console.print(f"  # {step.__doc__}", style="dim", markup=False, soft_wrap=True)
         return step(this)
     console.print(f"  earlyfusion {shlex.join(step)}", style="dim", markup=False, soft_wrap=True)
-    execute(step)
+    with part_of_more(after):
+        execute(step)
     return {}
 
 
@@ -170,16 +181,26 @@ def _difference(before: Any, now: Any, name: str = "") -> str:
     return "" if before == now else f"{name.rstrip('.')} {before}, not {now}"
 
 
-def _outlook(todo: Sequence[Stage], number: int, expected: Mapping[str, float], record: Record) -> str:
-    """The expected time of this stage and of the remaining ones, scaled by the stages so far."""
-    done = [stage for stage in todo[:number] if expected.get(stage.name) and stage.name in record.stages]
-    planned = sum(expected[stage.name] for stage in done)
-    factor = sum(record.stages[stage.name]["seconds"] for stage in done) / planned if planned >= 60 else 1.0
-    left = [
-        max(0.0, factor * expected.get(stage.name, 0) - record.stages.get(stage.name, {}).get("seconds", 0))
-        for stage in todo[number:]
-    ]
-    return f"about {rough_duration(left[0])}; {rough_duration(sum(left))} left in total"
+def outlook(
+    todo: Sequence[Stage], number: int, expected: Mapping[str, float], record: Record
+) -> tuple[float, float, float]:
+    """The expected seconds of a stage and of all after it, from the plan and the pace of the stages so far.
+
+    Args:
+        todo: All stages.
+        number: The stage that begins.
+        expected: The plan: seconds of each stage.
+        record: What the stages before it took, and an earlier part of this one.
+
+    Returns:
+        Seconds left in this stage, seconds after it, and the pace: how many times longer than planned.
+    """
+    done = [stage.name for stage in todo[:number] if stage.name in record.stages]
+    took = sum(record.stages[name]["seconds"] for name in done)
+    pace = (took + CAUTION) / (sum(expected.get(name, 0) for name in done) + CAUTION)
+    here, *after = (pace * expected.get(stage.name, 0) for stage in todo[number:])
+    spent = record.stages.get(todo[number].name, {}).get("seconds", 0)
+    return max(0.0, here - spent), sum(after), pace
 
 
 def _summary(folder: Path) -> None:
@@ -199,3 +220,5 @@ def _summary(folder: Path) -> None:
     console.print(f"{duration(results['seconds'])}, peak memory {memory:.1f} GiB", soft_wrap=True)
     console.print(f"model:  {folder / 'model'}", soft_wrap=True)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    console.print(f"open {(folder / 'report.html').resolve().as_uri()}", soft_wrap=True, markup=False)
+    suggest(f"earlyfusion playground {shlex.quote(str(folder / 'model'))}")

@@ -6,6 +6,7 @@ Every field of a config file is an option too: those of the settings are ``--mod
 
 import argparse
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import jsonargparse
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from ...eval.report.curves import read_metrics
+from ...tokenizers.nearest import did_you_mean, similar_path
+from ...tokenizers.progress import suggest
 from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining
 from .resume import CHECKPOINT, LAST, MODEL, read_checkpoint, recover
@@ -22,13 +26,11 @@ from .start import LAST_OR_NEW, check_predictions, make_room, move_predictions, 
 from .trainables import TRAINABLES, Link, Trainable, load
 from .trainer import DEFAULTS, for_evaluation, for_fit, interruptible, quiet
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 MISSING = r"\1 is missing: give --config FILE, or --\1=..."
 MESSAGES = {
     r'Parser key "([\w.]+)": .* Got value: None': MISSING,
     r"the following arguments are required: (?:fit|validate|predict)\.([\w.]+).*": MISSING,
     r"Parser key \"([\w.]+)\": Expected an? <class '(\w+)'>\. Got value: (.*)": r"\1: expected \2, got \3",
-    r'Parser key "config": File does not exist: (.+)': rf"config \1 not found; sample configs: {CONFIGS}",
 }
 """Messages of jsonargparse -> what to print instead."""
 
@@ -126,7 +128,15 @@ class _Cli(LightningCLI):
             parser.link_arguments(sources, link.target, compute_fn=compute)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)  # Lightning's would warn that sys.argv is not empty
+        try:
+            self.config = parser.parse_args(args)  # Lightning's would warn that sys.argv is not empty
+        except argparse.ArgumentError as error:
+            unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", str(error), re.I)
+            if unknown is None or _today(load(self.trainable.settings), str(error)) != str(error):
+                raise  # to say what replaced it
+            hint = f"unknown option {unknown[1]}; {did_you_mean(unknown[1], _options(parser))}".rstrip("; ")
+            command = f"earlyfusion {self.trainable.name} {next(iter(self.stages))}"
+            raise ValueError(f"{hint} (see `{command} --help`)") from None
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would silently prefer the checkpoint's settings to the command line's."""
@@ -141,7 +151,8 @@ class _Cli(LightningCLI):
         for name in ("train", "validation"):  # here, before a logger writes its first file
             source = config.data.get(name)
             if source is not None and not Path(source).exists():
-                raise FileNotFoundError(f"{source} not found: expected a data set (data.{name})")
+                hint = similar_path(source)
+                raise FileNotFoundError(f"{source} not found: {hint}expected a data set (data.{name})")
         if self.trainable.prepare is not None:
             load(self.trainable.prepare)(config)
         self.overwrite = config.pop("overwrite", False)  # not for the config.yaml of the run
@@ -209,7 +220,9 @@ class _Cli(LightningCLI):
     def after_fit(self) -> None:
         folder = Path(self.trainer.default_root_dir) / MODEL
         if self.trainer.is_global_zero and folder.is_dir():
-            print(f"trained to step {self.trainer.global_step}; model: {folder}")
+            print(f"trained to step {self.trainer.global_step}{_last_figures(folder.parent)}")
+            print(f"model: {folder}")
+            suggest(self.trainable.then.format(model=shlex.quote(str(folder))))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         options = {**self._get(self.config_init, "trainer"), **kwargs}
@@ -226,6 +239,25 @@ class _Cli(LightningCLI):
 def _asked(argv: Sequence[str], stages: Mapping[str, str]) -> dict[str, str]:
     """The stage that ``argv`` begins with, or else all stages."""
     return {stage: what for stage, what in stages.items() if stage in argv[:1]} or dict(stages)
+
+
+def _last_figures(run: Path) -> str:
+    """The last losses that a run logged, such as ": train loss 1.23, validation loss 1.31"."""
+    curves = read_metrics(run)
+    told = [
+        f"{part} {name} {curves[f'{part}/{name}'][-1][1]:.4g}"
+        for part in ("train", "validation")
+        for name in ("loss", "psnr")
+        if f"{part}/{name}" in curves
+    ]
+    return f": {', '.join(told)}" if told else ""
+
+
+def _options(parser: Any) -> list[str]:
+    """The options of a parser and of its stages."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    stages = parser._subcommands_action.choices.values() if parser._subcommands_action else ()
+    return names + [name for stage in stages for name in _options(stage)]
 
 
 def _plain(message: str) -> str:

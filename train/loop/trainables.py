@@ -39,6 +39,8 @@ class Trainable:
     """Stages of the command (fit, validate, predict), and what each does."""
     examples: str
     """Command lines for the help."""
+    then: str
+    """The command to try after a fit; ``{model}`` is the folder that it wrote."""
     module: str
     """The LightningModule, a ``LoggedTraining``."""
     settings: str
@@ -68,7 +70,8 @@ IMAGE_TOKENIZER = Trainable(
     summary="train or run the image tokenizer (VQ-VAE)",
     description="""\
 Train the image tokenizer (a VQ-VAE), or run a trained one over images. Every field of a
-config file is also an option of fit, validate and predict; sample configs: train/configs/.""",
+config file is also an option of fit, validate and predict; `earlyfusion configs` lists sample
+configs.""",
     stages={
         "fit": "train; writes checkpoints, logs, pictures and the tokenizer folder",
         "validate": "reconstruct the validation images and print the errors",
@@ -78,6 +81,7 @@ config file is also an option of fit, validate and predict; sample configs: trai
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --data.train=my/images
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --model.config.codebook_size=4096
   earlyfusion image-tokenizer fit --config image_tokenizer.yaml --ckpt_path=last   # resume""",
+    then="earlyfusion eval reconstruction {model} --out reconstruction.json",
     module="train.image.module:ImageTokenizerTraining",
     settings="train.image.settings:ImageTokenizerSettings",
     data="train.image.data:ImageData",
@@ -99,7 +103,7 @@ RECOGNIZER = Trainable(
     description="""\
 Train the recognizer whose features measure how similar two images of text are (the text-aware
 loss of the image tokenizer), on the images of `earlyfusion text-images`. Every field of a
-config file is also an option; sample config: train/configs/recognizer.yaml.""",
+config file is also an option; `earlyfusion configs recognizer` prints a sample config.""",
     stages={
         "fit": "train; writes checkpoints, logs and the recognizer folder",
         "validate": "read the validation texts and print the errors",
@@ -107,6 +111,7 @@ config file is also an option; sample config: train/configs/recognizer.yaml.""",
     examples="""\
   earlyfusion text-images --out runs/text-images
   earlyfusion recognizer fit --config recognizer.yaml --data.train=runs/text-images""",
+    then="earlyfusion image-tokenizer fit --config image_tokenizer_small --model.recognizer={model}",
     module="train.image.recognizer_training:RecognizerTraining",
     settings="train.image.recognizer_training:RecognizerSettings",
     data="train.image.data:TextBoxData",
@@ -117,7 +122,7 @@ LM = Trainable(
     summary="train or validate the transformer",
     description="""\
 Train the transformer on the windows of `earlyfusion prepare`, or validate a trained one. Every
-field of a config file is also an option; sample configs: train/configs/.""",
+field of a config file is also an option; `earlyfusion configs` lists sample configs.""",
     stages={
         "fit": "train; writes checkpoints, logs, samples and the model folder",
         "validate": "print the losses on the validation windows, by modality",
@@ -127,6 +132,7 @@ field of a config file is also an option; sample configs: train/configs/.""",
   earlyfusion lm fit --config lm.yaml --data.path=runs/tokens
   earlyfusion lm fit --config lm.yaml --trainer.max_steps=20000
   earlyfusion lm fit --config lm.yaml --ckpt_path=last                             # resume""",
+    then="earlyfusion sample --model {model}",
     module="train.lm.module:FusionLMTraining",
     settings="train.lm.settings:LMSettings",
     data="train.lm.data:TokenData",

@@ -57,6 +57,34 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 ALL = ["make a", "make b", "finish b", "make c"]
 
 
+def test_times_left_follow_the_pace_of_the_stages_so_far(tmp_path: Path):
+    todo = [Stage(name, (), ()) for name in "abc"]
+    plan = {"a": 10.0, "b": 100.0, "c": 200.0}
+    record = demo.Record(tmp_path / "stages.json")
+    assert demo.outlook(todo, 0, plan, record) == (10, 300, 1)
+    record.stages = {"a": {"seconds": 2 * 10 + demo.CAUTION}, "b": {"seconds": 50}}
+    assert demo.outlook(todo, 1, plan, record) == (150, 400, 2)
+    record.stages["b"]["seconds"] = 1000
+    assert demo.outlook(todo, 1, plan, record) == (0, 400, 2)
+    here, after, pace = demo.outlook(todo, 2, plan, record)
+    assert pace > 5 and after == 0 and here == pace * 200
+
+
+def test_a_slow_machine_is_told(fake: Fake, capsys):
+    plan = fake.folder / "stages.json"
+    fake.stops.add("b")
+    with pytest.raises(KeyboardInterrupt):
+        fake.run()
+    noted = json.loads(plan.read_text())
+    noted["corpus"]["seconds"] = 1000
+    plan.write_text(json.dumps(noted))
+    fake.stops.clear()
+    capsys.readouterr()
+    fake.run()
+    told = [line for line in capsys.readouterr().err.splitlines() if "/3]" in line]
+    assert "slower than planned" not in told[0] and "slower than planned" in told[1] + told[2]
+
+
 def test_a_finished_run_is_left_alone(fake: Fake):
     assert fake.run() == ALL
     before = (fake.folder / "stages.json").read_text()
@@ -164,6 +192,8 @@ def test_a_run_leaves_everything_it_promises(finished: Path):
     assert results["writing"]["reader"] == "rapidocr" and set(results["writing"]["ceiling"]) == {"rapidocr"}
     assert {"t_acc", "t_ned", "cer"} <= set(results["reconstruction"][WORDS]["ocr"]["reconstruction"])
     assert results["reconstruction"][WORDS]["images"] == 6 and results["reading"][WORDS]["items"] == 15
+    pictures = json.loads((finished / "evaluation/reconstruction-pictures.json").read_text())
+    assert pictures["images"] == 30 and "ocr_of_original" not in pictures  # drawings are not read
     assert results["drawing"]["items"] == 3 and results["peak_memory_bytes"] > 2**27
     assert results["models"]["codebook_size"] == 64 and results["models"]["lm_parameters"] > 10_000
     assert '"rows"' not in json.dumps(results)

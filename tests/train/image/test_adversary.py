@@ -2,8 +2,6 @@
 
 import io
 import math
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -237,11 +235,9 @@ def test_the_discriminator_has_the_papers_field_of_view_and_takes_any_size(layer
 
 RANK = """
 import os
-import sys
 import torch
 from earlyfusion.train.image.adversary import Adversary, AdversaryConfig
 
-rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 saved = torch.load(f"{folder}/data.pt", weights_only=True)
@@ -255,13 +251,14 @@ os._exit(0)  # the threads of gloo may abort a process that ends in order
 """
 
 
-def test_ranks_learn_the_same_as_one_process_with_both_batches(tmp_path: Path):
+def test_ranks_learn_the_same_as_one_process_with_both_batches(tmp_path: Path, start):
     images = pictures(8)
     data = {"config": asdict(CONFIG), "images": images, "fakes": blurred(images)}
     torch.save(data, tmp_path / "data.pt")
-    command = [sys.executable, "-c", RANK]
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=tmp_path) for rank in (0, 1)]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    ranks = [start(RANK, rank=rank, folder=tmp_path) for rank in (0, 1)]
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     weights = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert equal(*weights)
     alone = Adversary(CONFIG)

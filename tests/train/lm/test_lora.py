@@ -173,6 +173,9 @@ def test_the_command(prepared: Path, base: Path, tmp_path: Path, capsys: pytest.
         "--telemetry.every=0",
     ]
     assert main(["lm", "fit", *options]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert any(str(run / "model") in line for line in told)
+    assert told[-1] == f"next: earlyfusion sample --model {run / 'model'}"
     assert load_model(run / "model").lm.config == load_model(base).lm.config
     assert main(["lm", "validate", *options, f"--ckpt_path={run / 'last.ckpt'}"]) == 0
     assert "validation/loss" in capsys.readouterr().out
