@@ -34,7 +34,7 @@ from earlyfusion.train.loop.shards import guard
 from .damage import damage_folder
 
 MEMORY, SECONDS = 2 * 2**30, 20
-CASES = 12
+CASES = 8
 """Of each kind, if ``FUZZ_SECONDS`` is not set."""
 FUZZ_SECONDS = float(os.environ.get("FUZZ_SECONDS", 0))
 """For each kind."""

@@ -4,6 +4,7 @@ import io
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from earlyfusion.train.image import adversary
 from earlyfusion.train.image.adversary import (
     Adversary,
     AdversaryConfig,
@@ -266,6 +268,22 @@ def test_ranks_learn_the_same_as_one_process_with_both_batches(tmp_path: Path, s
         alone.discriminator_step(images, blurred(images), step)
     for name, value in alone.network.state_dict().items():
         torch.testing.assert_close(weights[0][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_the_ranks_are_averaged(monkeypatch: pytest.MonkeyPatch):
+    """Adam hides their size, so the weights do not show it."""
+    group = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_world_size=lambda: 2,
+        all_reduce=lambda flat: flat.mul_(2),  # the other rank has the same
+    )
+    monkeypatch.setattr(adversary, "dist", group)
+    one = Adversary(CONFIG)
+    for parameter in one.network.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    one._average_gradients()
+    assert all(torch.equal(p.grad, torch.full_like(p, 3.0)) for p in one.network.parameters())
 
 
 @pytest.mark.parametrize(
