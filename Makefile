@@ -9,6 +9,9 @@ ARGS =
 # How many bugs `make mutants` tries (empty: all), and the seconds after which it begins no other.
 COUNT =
 SECONDS = 1500
+# Seconds that `make fuzz` takes for each of its seven kinds, and the case that it repeats (none: new ones).
+FUZZ_SECONDS = 60
+FUZZ =
 # Processes of the tests, one thread each.
 JOBS = 2
 VENV = .venv
@@ -23,7 +26,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-compile -c constraints.txt
 
 .DEFAULT_GOAL = help
-.PHONY: help install demo test quick-demo lint format docs pytest mutants clean
+.PHONY: help install demo test quick-demo lint format docs pytest mutants fuzz clean
 
 help:
 	@echo 'make demo [BUDGET=quick|full] [OUT=runs/demo] [SEED=0]   train everything, write OUT/report.html'
@@ -32,6 +35,7 @@ help:
 	@echo 'make quick-demo                                          the quick demo from end to end; nothing is kept'
 	@echo 'make pytest [ARGS="-k words"]                            tests alone, with these arguments'
 	@echo 'make mutants [COUNT=5] [SECONDS=1500]                    put small bugs into a copy: do the tests find them?'
+	@echo 'make fuzz [FUZZ_SECONDS=60] [FUZZ=model:7]               damage folders and requests at random'
 	@echo 'make lint                                                ruff and pyright alone'
 	@echo 'make docs                                                the site of docs/, build/docs/index.html'
 	@echo 'make format                                              let ruff rewrite the files'
@@ -62,6 +66,11 @@ pytest: $(VENV)/.installed-dev
 # Every bug of tests/mutants/mutants.toml; resumes, since runs/mutants.jsonl has a line for each that has run.
 mutants: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run.py --seconds $(SECONDS) $(if $(COUNT),--count $(COUNT))
+
+# Damaged folders and requests, new ones each time, a few minutes of each kind; FUZZ=KIND:SEED repeats one.
+fuzz: $(VENV)/.installed-dev
+	FUZZ="$(FUZZ)" FUZZ_SECONDS=$(FUZZ_SECONDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -q \
+		tests/security/test_fuzz.py tests/playground/test_hostile.py -k damaged
 
 # The root is the package `earlyfusion`, whatever the checkout is called: pyright finds it through .types.
 lint: $(VENV)/.installed-dev
