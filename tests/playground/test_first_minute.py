@@ -37,7 +37,7 @@ EXPECTED: dict[str, list[str]] = {
         "",
     ],
 }
-"""What each example's answer says: texts in quotes, and what the model reads in its pictures ("": anything)."""
+"""What each example says: texts in quotes, and what the model reads in its pictures ("": anything)."""
 
 
 @pytest.fixture(scope="module")
