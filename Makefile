@@ -9,6 +9,9 @@ ARGS =
 # How many bugs `make mutants` tries (empty: all), and the seconds after which it begins no other.
 COUNT =
 SECONDS = 1500
+# Seconds that `make fuzz` takes for each of its seven kinds, and the case that it repeats (none: new ones).
+FUZZ_SECONDS = 60
+FUZZ =
 # Processes of the tests, one thread each.
 JOBS = 2
 VENV = .venv
@@ -18,11 +21,12 @@ TORCH_INDEX ?=
 PYTHON ?=
 
 BIN = $(VENV)/bin
-# Without build isolation the few source packages are built by the pinned setuptools too.
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt
+# Without build isolation the few source packages are built by the pinned setuptools too. Compiling all 20,000
+# files takes two minutes of a core; Python compiles those that are used when it imports them.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-compile -c constraints.txt
 
 .DEFAULT_GOAL = help
-.PHONY: help install demo test quick-demo lint format docs pytest slow mutants clean
+.PHONY: help install demo test quick-demo lint format docs pytest mutants fuzz clean
 
 help:
 	@echo 'make demo [BUDGET=quick|full] [OUT=runs/demo] [SEED=0]   train everything, write OUT/report.html'
@@ -30,8 +34,8 @@ help:
 	@echo 'make install                                             only make .venv with what the demo needs'
 	@echo 'make quick-demo                                          the quick demo from end to end; nothing is kept'
 	@echo 'make pytest [ARGS="-k words"]                            tests alone, with these arguments'
-	@echo 'make slow                                                the slow tests that `make test` leaves out'
 	@echo 'make mutants [COUNT=5] [SECONDS=1500]                    put small bugs into a copy: do the tests find them?'
+	@echo 'make fuzz [FUZZ_SECONDS=60] [FUZZ=model:7]               damage folders and requests at random'
 	@echo 'make lint                                                ruff and pyright alone'
 	@echo 'make docs                                                the site of docs/, build/docs/index.html'
 	@echo 'make format                                              let ruff rewrite the files'
@@ -55,16 +59,18 @@ quick-demo: $(VENV)/.installed-demo
 	test -s runs/quick-demo/report.html
 	rm -rf runs/quick-demo
 
+# A file stays on one process, with its fixtures; the files come as tests/conftest.py sorts them.
 pytest: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
-
-# Tests of half a minute and more, on several processes above all: tests/conftest.py lists them.
-slow: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Every bug of tests/mutants/mutants.toml; resumes, since runs/mutants.jsonl has a line for each that has run.
 mutants: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/run.py --seconds $(SECONDS) $(if $(COUNT),--count $(COUNT))
+
+# Damaged folders and requests, new ones each time, a few minutes of each kind; FUZZ=KIND:SEED repeats one.
+fuzz: $(VENV)/.installed-dev
+	FUZZ="$(FUZZ)" FUZZ_SECONDS=$(FUZZ_SECONDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -q \
+		tests/security/test_fuzz.py tests/playground/test_hostile.py -k damaged
 
 # The root is the package `earlyfusion`, whatever the checkout is called: pyright finds it through .types.
 lint: $(VENV)/.installed-dev

@@ -60,6 +60,9 @@ EXTRAS = {
 }
 """Extra -> modules that only it installs; the error for a missing module names the extra."""
 
+LONGEST = 1500
+"""Characters of an error."""
+
 DESCRIPTION = """\
 Pixels and words become one token stream, one transformer learns it, and the same
 transformer writes both back."""
@@ -110,7 +113,10 @@ def build_parser() -> Parser:
 
 
 def explain(error: BaseException) -> str:
-    """The error in one line; if an extra is missing, how to install it."""
+    """The error in one line of at most ``LONGEST`` characters; if an extra is missing, how to install it.
+
+    What cannot be printed is escaped: a file of a stranger that is quoted does not control the terminal.
+    """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         hint = similar_path(error.filename) if isinstance(error, FileNotFoundError) else ""
         text = f"{error.filename}: {error.strerror}" + (f"; {hint}" if hint else "")
@@ -121,7 +127,10 @@ def explain(error: BaseException) -> str:
         for extra, modules in EXTRAS.items():
             if module in modules or (extra == "demo" and module.startswith("font_")):
                 text = f"the package {module} is missing: pip install 'earlyfusion[{extra}]'"
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    line = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 + 5 :]}"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def _format_warning(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> str:

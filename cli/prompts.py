@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..tokenizers.nearest import similar_path
 from .terminal_image import Show
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def read_segments(arguments: Sequence[str]) -> "list[str | Image]":
     """
     from ..tokenizers.pixels import load_image
 
+    for argument in arguments:
+        if is_image(argument) and not os.path.exists(argument):
+            raise FileNotFoundError(f"{argument} not found: {similar_path(argument)}expected an image")
     segments: list[str | Image] = [load_image(a) if is_image(a) else a for a in arguments]
     if segments and not any(segments):
         raise ValueError(

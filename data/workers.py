@@ -1,12 +1,14 @@
 """Many shards at once: in this process, in several of this machine, or on a Ray cluster."""
 
 import logging
+import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from typing import Any, Literal, NamedTuple
 
 from .splits import Shard
@@ -59,21 +61,20 @@ def make_all(
 _make: Make | None = None
 
 
-def _start(setup: Setup, parent: int, threads: int) -> None:
+def _start(setup: Setup, threads: int) -> None:
     global _make
     import torch
 
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _make = setup()
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """End this process when its parent was killed."""
-    import time
-
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
@@ -82,13 +83,21 @@ def _run(shard: Shard) -> int:
     return _make(shard)
 
 
+def _context() -> BaseContext:
+    """How processes start. A fork of this one would share the threads that torch has begun."""
+    if sys.platform != "linux":  # macOS: libraries that are imported may not survive a fork
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{__package__}.prepare"])  # imported once for all of them
+    return context
+
+
 def _pool(setup: Setup, shards: Iterable[Shard], jobs: int) -> Iterator[Done]:
     import torch
 
     threads = max(1, torch.get_num_threads() // jobs)
-    context = get_context("spawn")  # a fork would share the threads that torch has begun
     waiting: dict[Future[int], Shard] = {}
-    with ProcessPoolExecutor(jobs, context, _start, (setup, os.getpid(), threads)) as pool:
+    with ProcessPoolExecutor(jobs, _context(), _start, (setup, threads)) as pool:
         try:
             for shard in shards:
                 waiting[pool.submit(_run, shard)] = shard

@@ -1,10 +1,14 @@
 """Small real things that many tests share: nothing is mocked, everything is made in well under a second."""
 
 import importlib
+import multiprocessing
 import os
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from datasets import Image as ImageColumn
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+import earlyfusion.tests.docstrings  # noqa: F401
 from earlyfusion.cli.main import main
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
@@ -233,6 +238,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
 
 
+@pytest.fixture(scope="session")
+def start() -> Callable[..., BaseProcess]:
+    """A function that starts code in a process of its own, with names that the code can use.
+
+    The processes, also those of `prepare`, are forked from a server that imported everything once: server.py.
+    """
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(["earlyfusion.tests.server"])
+        forkserver.ensure_running()
+
+    def start(code: str, /, **names: Any) -> BaseProcess:
+        process = context.Process(target=exec, args=(code, names))
+        process.start()
+        return process
+
+    return start
+
+
 @pytest.fixture
 def fails(capsys):
     """A function that runs a command line, checks that it gives exit code 2 and one line, and returns it."""
@@ -357,23 +381,30 @@ def shades() -> list[Any]:
     ]
 
 
-SLOW = (
+LONGEST = (
     "train/loop/test_ranks.py",
-    "test_a_worker_that_is_killed_loses_nothing[ray]",
-    "test_sigkill_and_again",
-    "test_processes_make_the_same_shards",
-    "test_strips_of_any_shape_are_reconstructed",
-    "test_compiling_changes_neither_the_loss_nor_the_names",
-    "test_flex_attention_is_the_same_attention[all heads]",
-    "test_ranks_with_sharded_weights_have_the_figures_of_one_process",
-    "test_two_cells_from_command_to_figures",
-    "test_lines_are_found_and_read_by_several_threads_at_once",
+    "playground/test_browser.py",
+    "train/image/test_module.py",
+    "train/demo/test_run.py",
+    "data/test_shards.py",
+    "train/test_configs.py",
+    "docs/test_commands.py",
+    "cli/evaluation/test_group.py",
+    "playground/test_api.py",
+    "train/lm/test_telemetry.py",
+    "fusion_lm/test_decoding.py",
+    "fusion_lm/chameleon/test_weights.py",
+    "cli/test_bad_input.py",
+    "train/image/test_ema.py",
+    "test_packaging.py",
+    "benchmarks/test_reliability.py",
 )
-"""Tests that ``make test`` leaves out and ``make slow`` runs: about ten minutes of one core together."""
+"""The files that take longest. They come first: at the end of a run no process waits long for another."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if any(name in item.nodeid for name in SLOW):
-            item.add_marker("slow")
+    def place(item: pytest.Item) -> int:
+        return next((n for n, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+
+    items.sort(key=place)

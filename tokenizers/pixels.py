@@ -14,7 +14,6 @@ from PIL import ExifTags, Image, ImageFile
 from torch import Tensor
 
 from .image_config import Policy, Preprocessing
-from .nearest import similar_path
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of the files in a folder that are read as images."""
@@ -57,7 +56,7 @@ def load_image(image: str | Path | Image.Image, page: int = 0, close: bool = Fal
             return _read(image, "the image", close)
         path = Path(image)
         if not path.exists():
-            raise FileNotFoundError(f"{path} not found: {similar_path(path)}expected an image")
+            raise FileNotFoundError(f"{path} not found: expected an image")
         if not path.is_file():
             raise ValueError(f"{path} is not a file: expected an image")
         try:

@@ -32,18 +32,23 @@ LOAD_AT_START = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 """Load average of the last minute when the script started: what others do."""
 
 
-def write_figures(path: str | Path, figures: dict[str, Any]) -> None:
+def write_figures(path: str | Path, figures: dict[str, Any], timed: bool = True) -> None:
     """Write figures with their machine, load average, threads and commit.
 
     Figures of an idle machine stay if these are from a busy one, or from another machine: set
     ``EARLYFUSION_OVERWRITE=1`` to overwrite them anyway, and change the pages that state them.
+
+    Args:
+        path: The JSON file.
+        figures: What was measured.
+        timed: Whether the load matters; false for counts and qualities, which may be overwritten.
 
     Raises:
         ValueError: The file has figures of an idle machine, or of another one.
     """
     path, now = Path(path), {**facts(), **figures}
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if os.environ.get(FORCE) != "1":
+    if timed and os.environ.get(FORCE) != "1":
         if now["load"] >= BUSY and old and old.get("load", 0.0) < BUSY:
             raise ValueError(
                 f"{path} has figures of an idle machine, and this one had a load of {now['load']:.1f} when "

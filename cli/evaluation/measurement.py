@@ -49,12 +49,12 @@ def add_heights(parser: Parser, more: str = "") -> None:
     )
 
 
-def add_readers(parser: Parser) -> None:
+def add_readers(parser: Parser, more: str = "") -> None:
     parser.add_argument(
         "--readers",
         metavar="NAMES",
         type=names,
-        help="comma-separated OCR engines: rapidocr, tesseract (default: all installed)",
+        help=f"comma-separated OCR engines: rapidocr, tesseract (default: all installed){more}",
     )
 
 

@@ -100,7 +100,7 @@ A TIFF of several pages counts as several images.""",
         help="images of each kind in ocr (a quarter as many pages) and words64; pictures in openmoji, at "
         "most 30 (default: %(default)s)",
     )
-    add_readers(parser)
+    add_readers(parser, "; none: only pixels are measured")
     parser.add_argument(
         "--no-ceilings",
         dest="ceilings",
@@ -140,7 +140,8 @@ def run(args: Namespace) -> None:
     tokenizer = load_image_tokenizer(args.model)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, best_device())
     items, source = _items(args)
-    with_text = args.images is not None or any(item.text or item.boxes for item in items)
+    asked = args.readers != ["none"]
+    with_text = asked and (args.images is not None or any(item.text or item.boxes for item in items))
     judges = readers(args.readers) if with_text else []
     if not judges and with_text:
         tell(f"text is not measured: {INSTALL}")
@@ -155,7 +156,9 @@ def run(args: Namespace) -> None:
             progress=progress,
         )
     result = {**measured.figures, **source}
-    result["not_measured"] |= missing() if with_text else {"text": WITHOUT_TEXT}
+    result["not_measured"] |= (
+        missing() if with_text else {"text": WITHOUT_TEXT if asked else "--readers none"}
+    )
     if args.sheet is not None:
         from ...eval.report.reconstruction_sheet import write_sheet
 

@@ -20,6 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from ...tokenizers.pickles import check_stored
+from ...tokenizers.safetensors_header import check_header
+
 WITHOUT_LPIPS = "no weights were given (--lpips-weights: torchvision's AlexNet or VGG16)"
 WITHOUT_FID = "no weights were given (--fid-weights: Inception as TorchScript, or torch-fidelity's)"
 INCEPTION_FEATURES = 2048
@@ -189,7 +192,9 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"AlexNet's or VGG16's weights for LPIPS not found: {path}")
     try:
         if path.suffix == ".safetensors":
+            check_header(path)
             return load_file(path)
+        check_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises all kinds of errors
         line = (str(error) or type(error).__name__).splitlines()[0]

@@ -2,6 +2,7 @@
 """Speed scripts: figures are printed and stored, and both sides compute the same. Speed is not tested."""
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -149,9 +150,19 @@ def test_figures_of_an_idle_machine_stay(script, tmp_path: Path, monkeypatch: py
         write(0.25, 7)
 
 
-def test_speed_scripts_write_with_their_conditions(script) -> None:
-    folder = Path(script("speed/machine.py").__file__).parent
-    for path in folder.glob("*.py"):
+def test_counts_and_qualities_may_be_overwritten(script, tmp_path: Path, monkeypatch) -> None:
+    machine, file = script("speed/machine.py"), tmp_path / "figures.json"
+    monkeypatch.delenv(machine.FORCE, raising=False)
+    for load in (0.25, 7.5):
+        monkeypatch.setattr(machine, "LOAD_AT_START", load)
+        machine.write_figures(file, {"value": load}, timed=False)
+    assert json.loads(file.read_text())["load"] == 7.5
+
+
+def test_scripts_write_with_their_conditions(script) -> None:
+    folder = Path(script("speed/machine.py").__file__).parents[1]
+    for path in folder.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        if path.name != "machine.py" and "--out" in text:
-            assert "write_figures(" in text, path.name
+        assert not re.search(r"write_(json|text)\(args\.(out|json)|args\.(out|json)\.write", text), path
+        if path.parent.name == "speed" and path.name != "machine.py" and "--out" in text:
+            assert "write_figures(" in text, path

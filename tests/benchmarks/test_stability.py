@@ -2,8 +2,7 @@
 
 import csv
 import math
-import subprocess
-import sys
+import multiprocessing
 import time
 from pathlib import Path
 from types import ModuleType
@@ -51,9 +50,9 @@ def data(text_tokenizer, image_tokenizer, vocab, tmp_path_factory) -> Path:
     return folder
 
 
-def command(data: Path, out: Path, *options: str) -> list[str]:
-    study = [sys.executable, str(FOLDER / "study.py"), "run", "--data", str(data), "--steps", "4"]
-    return [*study, "--jobs", "1", "--out", str(out), "--csv", str(out / "cells.csv"), *options]
+def arguments(data: Path, out: Path, *options: str) -> list[str]:
+    run = ["run", "--data", str(data), "--steps", "4"]
+    return [*run, "--jobs", "1", "--out", str(out), "--csv", str(out / "cells.csv"), *options]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -61,10 +60,15 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_two_cells_from_command_to_figures(data: Path, tmp_path: Path, modules, capsys) -> None:
+def test_two_cells_from_command_to_figures(
+    data: Path, tmp_path: Path, modules, capsys, start, monkeypatch
+) -> None:
+    """The worker comes from the server of the tests, where everything is imported."""
+    forked = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
     only = r"(plain, no image targets|default, mixed), lr 0.001, seed 0"
-    made = subprocess.run(command(data, tmp_path, "--only", only), capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
+    cells = arguments(data, tmp_path, "--only", only)
+    modules["study"].main(cells)
     rows = {row["recipe"]: row for row in read(tmp_path / "cells.csv")}
     assert set(rows) == {"plain", "default"}
     for row in rows.values():
@@ -73,31 +77,30 @@ def test_two_cells_from_command_to_figures(data: Path, tmp_path: Path, modules, 
     assert rows["plain"]["loss"] == rows["plain"]["text"]  # image targets do not count there
     assert rows["default"]["loss"] != rows["default"]["text"]
 
-    arguments = command(data, tmp_path, "--only", only)[2:]
-    modules["study"].main(arguments)
+    capsys.readouterr()
+    modules["study"].main(cells)
     assert "0 cells" in capsys.readouterr().out  # nothing is left
     with pytest.raises(SystemExit, match="steps.*4.*5"):
-        modules["study"].main([*arguments, "--steps", "5"])
+        modules["study"].main([*cells, "--steps", "5"])
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads Linux's /proc")
-def test_workers_end_with_a_killed_command(data: Path, tmp_path: Path) -> None:
-    run = subprocess.Popen(
-        command(data, tmp_path, "--steps", "100000"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def test_workers_end_with_a_killed_command(data: Path, tmp_path: Path, start) -> None:
+    code = "import sys; sys.path.insert(0, folder); import study; study.main(arguments)"
+    run = start(code, folder=str(FOLDER), arguments=arguments(data, tmp_path, "--steps", "100000"))
     listed = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     children: list[int] = []
     deadline = time.monotonic() + 120
-    while len(children) < 2 and time.monotonic() < deadline:  # a worker, and Python's resource tracker
+    while not children and time.monotonic() < deadline:
         time.sleep(0.1)
         children = [int(pid) for pid in listed.read_text().split()]
     while not any(len(list(Path(f"/proc/{pid}/task").iterdir())) > 1 for pid in children):  # it is at work
         time.sleep(0.1)
     run.kill()
-    run.wait(timeout=60)
+    run.join(60)
     while any(map(alive, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert len(children) == 2 and not any(map(alive, children))
+    assert len(children) == 1 and not any(map(alive, children))
 
 
 def alive(pid: int) -> bool:

@@ -102,6 +102,7 @@ def test_an_unknown_command_lists_the_commands_and_the_nearest(fails):
         ("sample --temprature 0.5", "'--temperature'"),
         ("eval reading --ot x", "'--out'"),
         ("configs lm x", "'x'"),
+        ("prepare --docments x", "'--documents'"),
         ("--verison", "'--version'"),
     ],
 )

@@ -1,10 +1,7 @@
 """The command: it says where the page is, ends in order, and tells mistakes in a line."""
 
-import functools
-import signal
 import socket
-import subprocess
-import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -23,27 +20,42 @@ def port() -> int:
         return free.getsockname()[1]
 
 
-def test_it_serves_until_it_is_told_to_end(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    command = [sys.executable, "-m", "earlyfusion.cli.main", "playground", "--port", str(port)]
-    # As in the background of a shell, where Ctrl+C is for others.
-    ignored = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=ignored)
-    assert process.stdout is not None
+SERVE = """
+import os
+import signal
+import sys
+import tempfile
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell, where Ctrl+C is for others
+tempfile.tempdir = str(folder)
+os.dup2(os.open(folder / "printed", os.O_WRONLY | os.O_CREAT), 1)
+from earlyfusion.cli.main import main
+
+sys.exit(main(["playground", "--port", str(port)]))
+"""
+
+
+def test_it_serves_until_it_is_told_to_end(port: int, tmp_path: Path, start):
+    process = start(SERVE, port=port, folder=tmp_path)
+    printed = tmp_path / "printed"
     try:
-        line = process.stdout.readline()
+        while not printed.exists() or "\n" not in printed.read_text():
+            assert process.is_alive()
+            time.sleep(0.1)
+        line = printed.read_text()
         assert f"http://127.0.0.1:{port}/" in line and "Ctrl+C" in line
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
             assert b"earlyfusion playground" in answer.read()
         with pytest.raises(OSError, match=f"a playground is already at http://127.0.0.1:{port}/"):
             check_free("127.0.0.1", port)
         assert len(list(tmp_path.glob("earlyfusion-playground-*"))) == 1
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        process.terminate()
+        process.join(20)
+        assert process.exitcode == 0
         assert list(tmp_path.glob("earlyfusion-playground-*")) == []
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from earlyfusion.cli.prompts import are_joined, is_image, read_prompts
+from earlyfusion.cli.prompts import are_joined, is_image, read_prompts, read_segments
 
 
 def test_segments_that_are_images(photo, tmp_path, monkeypatch):
@@ -20,6 +20,12 @@ def test_segments_that_are_images(photo, tmp_path, monkeypatch):
         and not is_image("x" * 5000)
     )
     assert not is_image("nul\0") and not is_image("")
+
+
+def test_a_missing_image_is_told_with_the_nearest(photo_file, monkeypatch):
+    monkeypatch.chdir(photo_file.parent)
+    with pytest.raises(FileNotFoundError, match=r"foto.png.*photo\.png\?"):
+        read_segments(["What is this?", "foto.png"])
 
 
 def test_texts_that_look_like_several_prompts():

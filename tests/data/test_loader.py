@@ -31,6 +31,13 @@ def test_each_epoch_has_every_sample_once_in_another_order():
     assert list(batches()) == first  # the seed decides
 
 
+def test_batches_of_the_groups_are_mixed():
+    groups = [np.arange(40), np.arange(40, 80)]
+    orders = [[b[0] >= 40 for b in shuffled_batches(groups, [2, 2], 0, epoch)] for epoch in range(2)]
+    assert all(sum(order) == 20 and 1 < sum(order[:20]) < 19 for order in orders)
+    assert orders[0] != orders[1]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("stop", [1, 4, 6, 8])
 def test_a_stopped_run_goes_on_with_the_next_samples(stop: int, workers: int):

@@ -25,6 +25,12 @@ def test_packing_keeps_every_document_whole(length: int):
     assert sum(map(len, documents)) / (len(windows) * length) > 0.9
 
 
+def test_small_documents_fill_the_windows():
+    for size in (1, 2, 3):
+        documents = [Document(np.ones(size, np.int32))] * 24
+        assert len(list(pack(documents, 12, 0, np.random.default_rng(0)))) == 2 * size
+
+
 def test_windows_come_in_no_order_of_length():
     rng = np.random.default_rng(0)
     documents = [Document(np.ones(n % 40 + 1, np.int32)) for n in range(2000)]

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PilImage
 
+from earlyfusion.cli.main import main
 from earlyfusion.data import prepare as prepare_module
 from earlyfusion.data.prepare import SHARDS, prepare
 from earlyfusion.data.prepare_config import PrepareConfig
@@ -108,58 +109,77 @@ def test_a_run_that_was_stopped_goes_on(
 
 @pytest.mark.parametrize("jobs", [2, 3])
 def test_processes_make_the_same_shards(
-    tmp_path: Path, documents: Path, tokenizer_folders, whole: dict[str, str], jobs: int
+    tmp_path: Path, documents: Path, tokenizer_folders, whole: dict[str, str], jobs: int, start
 ):
     prepare(config(documents, tokenizer_folders, tmp_path / "out"), silent, jobs=jobs)
     assert files(tmp_path / "out") == whole
 
 
-def kill_a_worker(out: Path, name: bytes, killed: list[int]) -> None:
-    """Wait for the first shard, then kill a process of that name that descends from this one."""
+def kill_a_worker(out: Path, find: Callable[[], list[int]], killed: list[int]) -> None:
+    """Wait for the first shard, then kill one of the processes that are found."""
     began = time.monotonic()
     while not list(out.glob(".shards/*/*.json")) and time.monotonic() < began + ENDLESS:
         time.sleep(0.001)
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if name in (folder / "cmdline").read_bytes() and not killed:
-                os.kill(int(folder.name), signal.SIGKILL)
-                killed.append(int(folder.name))
-        except OSError:  # it ended meanwhile
-            continue
+    for process in find()[:1]:
+        os.kill(process, signal.SIGKILL)
+        killed.append(process)
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_a_worker_that_is_killed_loses_nothing(
-    tmp_path: Path, documents: Path, tokenizer_folders, engine: Any, monkeypatch
-):
-    """Ray starts another one; without it the command says what happened, and goes on when run again."""
-    settings = {"validation_share": 0.0, "shard_rows": 1 if engine == "local" else 6}
+def test_a_worker_that_is_killed_is_told(tmp_path: Path, documents: Path, tokenizer_folders, start):
+    """The command says what happened, and goes on when run again."""
+    settings = {"validation_share": 0.0, "shard_rows": 1}
     prepare(config(documents, tokenizer_folders, tmp_path / "whole", **settings), silent)
-    if engine == "ray":
-        ray = pytest.importorskip("ray")
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    others = {process.pid for process in multiprocessing.active_children()}
+
+    def workers() -> list[int]:
+        found = [process.pid for process in multiprocessing.active_children()]
+        return [pid for pid in found if pid is not None and pid not in others]
+
     killed: list[int] = []
-    name = b"MapWorker" if engine == "ray" else b"multiprocessing.spawn"
-    thread = threading.Thread(target=kill_a_worker, args=(tmp_path / "out", name, killed))
+    thread = threading.Thread(target=kill_a_worker, args=(tmp_path / "out", workers, killed))
     thread.start()
     again = config(documents, tokenizer_folders, tmp_path / "out", **settings)
-    try:
-        if engine == "local":
-            with pytest.raises(ValueError, match="process died"):
-                prepare(again, silent, jobs=2)
-            assert 1 <= len(list((tmp_path / "out").glob(".shards/*/*.json"))) < 90
-        prepare(again, silent, jobs=2, engine=engine)
-    finally:
-        thread.join()
-        if engine == "ray":
-            ray.shutdown()
-    assert killed
+    with pytest.raises(ValueError, match="process died"):
+        prepare(again, silent, jobs=2)
+    thread.join()
+    assert len(killed) == 1
+    assert 1 <= len(list((tmp_path / "out").glob(".shards/*/*.json"))) < 90
+    prepare(again, silent)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_sigkill_and_again(tmp_path: Path, documents: Path, tokenizer_folders, whole: dict[str, str]):
-    """A real process, killed once its first shard is there; its own workers end with it."""
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+def test_ray_replaces_a_worker_that_is_killed(tmp_path: Path, documents: Path, tokenizer_folders):
+    """A local worker's death is an error; Ray's is none."""
+    ray = pytest.importorskip("ray")
+    settings = {"validation_share": 0.0, "shard_rows": 30}
+    prepare(config(documents, tokenizer_folders, tmp_path / "whole", **settings), silent)
+
+    def workers() -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"MapWorker" in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:  # it ended meanwhile
+                continue
+        return found
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    killed: list[int] = []
+    thread = threading.Thread(target=kill_a_worker, args=(tmp_path / "out", workers, killed))
+    thread.start()
+    try:
+        prepare(config(documents, tokenizer_folders, tmp_path / "out", **settings), silent, engine="ray")
+    finally:
+        thread.join()
+        ray.shutdown()
+    assert len(killed) == 1
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_sigkill_and_again(tmp_path: Path, documents: Path, tokenizer_folders, whole: dict[str, str], start):
+    """The command is killed once its first shard is there; its own workers end with it."""
     settings = {
         "documents": str(documents),
         "out": str(tmp_path / "out"),
@@ -171,22 +191,20 @@ def test_sigkill_and_again(tmp_path: Path, documents: Path, tokenizer_folders, w
         "shard_rows": 16,
     }
     (tmp_path / "prepare.yaml").write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "earlyfusion.cli.main", "prepare"]
-    command += ["--config", str(tmp_path / "prepare.yaml")]
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen([*command, "--jobs", "2"], env=environment, stderr=subprocess.DEVNULL)
+    command = ["prepare", "--config", str(tmp_path / "prepare.yaml")]
+    code = "from earlyfusion.cli.main import main; main([*command, '--jobs', '2'])"
+    run = start(code, command=command)
     began = time.monotonic()
     while not list((tmp_path / "out").glob(".shards/*/*.json")) and time.monotonic() < began + ENDLESS:
         time.sleep(0.005)
     run.kill()
-    run.wait()
+    run.join()
     assert not (tmp_path / "out/prepare.json").exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
+    assert main(command) == 0
     assert files(tmp_path / "out") == whole
 
 
-def test_streaming_reads_every_row_once(tmp_path: Path, tokenizer_folders, photo: PilImage.Image):
+def test_streaming_reads_every_row_once(tmp_path: Path, tokenizer_folders, photo: PilImage.Image, start):
     folder = tmp_path / "parquet"
     folder.mkdir()
     features = Features(image=Image(), text=Value("string"))

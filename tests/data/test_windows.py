@@ -45,3 +45,9 @@ def test_a_mixture_goes_through_every_window_in_turn(draws: list[int]):
     assert max(counts.values()) - min(counts.values()) <= 1  # 28 epochs of n draws are 4 n passes
     assert len({tuple(epoch) for epoch in epochs}) == 28
     assert (mixed(lengths, draws, 3, 5) == mixed(lengths, draws, 3, 5)).all()
+
+
+def test_each_pass_of_a_source_has_its_own_order():
+    halves = [frozenset(mixed([20], [10], 3, epoch).flatten()) for epoch in range(8)]
+    assert all(first | second == set(range(20)) for first, second in zip(halves[::2], halves[1::2]))
+    assert len(set(halves)) == 8

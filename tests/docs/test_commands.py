@@ -146,6 +146,8 @@ def furnish(words: list[str], model: Path, photo: Image.Image) -> list[str]:
                 save(photo, Path(segment))
     if args.command == "eval":
         words = [*words, "--limit", "2"]
+        if getattr(args, "suite", None) == "ocr":
+            words += ["--per-kind", "1"]  # all are rendered
         if getattr(args, "images", None):
             make_imagefolder(Path(args.images), photo)
         if getattr(args, "words", None):

@@ -370,6 +370,16 @@ def test_greedy_is_the_most_likely_legal_token(model: FusionLM) -> None:
         assert result.tokens.tolist() == tokens
 
 
+def test_a_turn_ends_in_conversations_alone() -> None:
+    vocab = SharedVocab.build(text=(6, (0,)), codebook_size=3, max_grid=4, separator=True)
+    assert vocab.sep is not None
+    model, text = Scripted(vocab, 20, wants(vocab.sep, size=vocab.size)), tokens_of(vocab, 2)
+    talk = torch.cat([text, torch.tensor([vocab.sep]), text[1:]])
+    for prompt, ends in ((text, False), (talk, True)):
+        result = only(generate(model, vocab, [prompt], max_new_tokens=4, sampling=GREEDY))
+        assert (vocab.sep in result.tokens[len(prompt) :]) == ends
+
+
 def test_seeds_reproduce(model: FusionLM) -> None:
     def sampled(seed: int) -> list[list[int]]:
         torch.rand(seed + 1)  # the global generator has no part in it

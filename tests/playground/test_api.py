@@ -139,7 +139,7 @@ def test_what_looks_like_a_file_of_gradio_is_not_fetched(
 
 
 def test_strips_of_any_shape_are_reconstructed(client: Any):
-    for size in ((1, 2000), (2000, 1), (10, 2000), (3000, 20)):
+    for size in ((1, 2000), (3000, 20)):
         file = io.BytesIO()
         Image.new("L", size, 200).save(file, "PNG")
         strip = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import time
 import urllib.request
@@ -15,7 +16,8 @@ from earlyfusion.fusion_lm.folder import Model
 from earlyfusion.playground.api import ask_of, curves, read_tokens
 from earlyfusion.playground.limits import DEPTH, DIGITS, ITEMS, Refused, why_too_much
 
-from .test_api import status
+from ..security.damage import damage_bytes, damage_json
+from .test_api import status, uri
 
 NESTED: Any = []
 for _ in range(20):
@@ -115,6 +117,39 @@ def test_any_value_to_any_endpoint(address: str, runs: Path, name: str) -> None:
             assert_says_nothing(said, runs)
             empty_prompt = name == "compose" and value == []
             assert b"event: error" in said or b'"detail"' in said or empty_prompt, (data, said[:300])
+
+
+def test_damaged_requests(address: str, runs: Path) -> None:
+    """``make fuzz`` sends new ones for minutes; ``FUZZ=page:SEED`` repeats one."""
+    fuzz, one = float(os.environ.get("FUZZ_SECONDS", 0)), os.environ.get("FUZZ", "")
+    sound: dict[str, list[Any]] = {
+        "compose": [[{"text": "A"}, {"image": uri("word.png")}], {"then": "any", "max_new_tokens": 3}],
+        "inspect": [[0, 9, 10, 11, 1]],
+        "reconstruct": [["the same"], uri("word.png")],
+        "curves": ["one/lm"],
+    }
+    seed = int(one.partition(":")[2]) if one.startswith("page:") else int(time.time()) if fuzz else 0
+    first, end = seed, time.monotonic() + fuzz
+    while seed == first or not one and (time.monotonic() < end if fuzz else seed < 16):
+        rng = random.Random(f"page {seed}")
+        name = rng.choice(list(sound))
+        body = json.dumps({"data": damage_json(sound[name], rng)}).encode()
+        if rng.random() < 0.3:
+            body = damage_bytes(body, rng)
+        start = time.process_time()
+        headers = {"Content-Type": "application/json"}
+        code, _, said = status(address, f"/gradio_api/call/{name}", method="POST", data=body, headers=headers)
+        if code == 200:
+            event = json.loads(said)["event_id"]
+            with urllib.request.urlopen(f"{address}gradio_api/call/{name}/{event}", timeout=100) as answer:
+                said = answer.read()
+        assert 200 <= code < 600 and time.process_time() - start < 20, f"FUZZ=page:{seed}"
+        try:
+            assert_says_nothing(said, runs)
+        except AssertionError as error:
+            raise AssertionError(f"FUZZ=page:{seed}") from error
+        seed += 1
+    print(f"page: seeds {first} to {seed - 1}")
 
 
 def test_any_setting_of_a_prompt(address: str, runs: Path) -> None:

@@ -171,7 +171,7 @@ def test_tensors_stay_inside_their_numbers(tmp_path: Path):
 def test_cut_files_end_in_one_line(tmp_path: Path):
     torch.save({"a": torch.ones(9), "b": Callback()}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     data = (tmp_path / "a.pt").read_bytes()
-    for end in (0, 5, 40, len(data) // 2, len(data) - 30):
+    for end in range(len(data)):
         (tmp_path / "cut.pt").write_bytes(data[:end])
         with pytest.raises(ValueError, match=r"cut\.pt") as caught:
             read_pickled(tmp_path / "cut.pt")

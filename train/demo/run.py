@@ -33,7 +33,7 @@ from rich.table import Table
 from ...eval.report.figures import REFERENCES, headline, verdict
 from ...eval.report.page.numbers import duration, rough_duration
 from ...tokenizers.files import read_json, write_json
-from ...tokenizers.progress import part_of_more
+from ...tokenizers.progress import part_of_more, suggest
 from ...tokenizers.results import move_aside
 from .budget import CONFIGS, plan
 from .machine import facts, peak_memory, versions
@@ -220,3 +220,5 @@ def _summary(folder: Path) -> None:
     console.print(f"{duration(results['seconds'])}, peak memory {memory:.1f} GiB", soft_wrap=True)
     console.print(f"model:  {folder / 'model'}", soft_wrap=True)
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    console.print(f"open {(folder / 'report.html').resolve().as_uri()}", soft_wrap=True, markup=False)
+    suggest(f"earlyfusion playground {shlex.quote(str(folder / 'model'))}")

@@ -31,7 +31,6 @@ MESSAGES = {
     r'Parser key "([\w.]+)": .* Got value: None': MISSING,
     r"the following arguments are required: (?:fit|validate|predict)\.([\w.]+).*": MISSING,
     r"Parser key \"([\w.]+)\": Expected an? <class '(\w+)'>\. Got value: (.*)": r"\1: expected \2, got \3",
-    r'Parser key "config": File does not exist: (.+)': r"config \1 not found",
 }
 """Messages of jsonargparse -> what to print instead."""
 
@@ -132,10 +131,12 @@ class _Cli(LightningCLI):
         try:
             self.config = parser.parse_args(args)  # Lightning's would warn that sys.argv is not empty
         except argparse.ArgumentError as error:
-            if (unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", str(error), re.I)) is None:
-                raise
-            hint = did_you_mean(unknown[1], _options(parser))
-            raise ValueError(f"unknown option {unknown[1]}; {hint}".rstrip("; ")) from None
+            unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", str(error), re.I)
+            if unknown is None or _today(load(self.trainable.settings), str(error)) != str(error):
+                raise  # to say what replaced it
+            hint = f"unknown option {unknown[1]}; {did_you_mean(unknown[1], _options(parser))}".rstrip("; ")
+            command = f"earlyfusion {self.trainable.name} {next(iter(self.stages))}"
+            raise ValueError(f"{hint} (see `{command} --help`)") from None
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would silently prefer the checkpoint's settings to the command line's."""

@@ -179,6 +179,8 @@ def guard(strategy: Any) -> None:
         except CheckpointException as error:  # not an Exception; it has an error of each rank
             first = next(iter(error.failures.values()))
             raise ValueError(f"{path} does not fit this training: {reason(first[0])}") from None
+        except Exception as error:  # torch raises errors of many kinds
+            raise ValueError(f"{path} cannot be read: {reason(error)}") from error
 
     load_checkpoint.checked = True
     strategy.load_checkpoint = load_checkpoint

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from earlyfusion.benchmarks.speed.machine import write_figures
 from earlyfusion.data.render.fonts import held_out_fonts
 from earlyfusion.data.render.openmoji import concepts, render_drawing
 from earlyfusion.eval.suites import word_suite
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
                 total += codes[0].numel()
             found[kind] = {"images": len(pairs), "codes": total, "agreement": round(same / total, 5)}
         print(folder, json.dumps(found))
-    args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(args.json, figures, timed=False)
 
 
 if __name__ == "__main__":

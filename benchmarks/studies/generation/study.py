@@ -13,7 +13,6 @@ sampling, so that the codes are the same as one by one; the study measures how m
 """
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from earlyfusion.benchmarks.speed.machine import write_figures
 from earlyfusion.data.render.openmoji import render_drawing
 from earlyfusion.data.render.split import DRAW, demo_concepts, demo_words, sentence
 from earlyfusion.eval.tasks.continuations import draw_codes
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
             row = jacobi(model, prompts, grid, sampling, window)
             figures["jacobi"][f"{what}, window {window}"] = row
             print(f"{what}, window {window}: {row}", flush=True)
-    args.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_figures(args.out, figures, timed=False)
 
 
 def share_nearest(names: Sequence[str], pictures: Sequence[Image.Image | None]) -> float:

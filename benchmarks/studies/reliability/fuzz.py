@@ -28,12 +28,12 @@ import torch
 from datasets import Dataset, Features, Value
 from PIL import Image, ImageDraw
 
+from earlyfusion.benchmarks.speed.machine import write_figures
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.reading.cells import Unusable
 from earlyfusion.data.reading.rows import documents_of
 from earlyfusion.tokenizers.documents import DocumentTokenizer
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 
@@ -307,7 +307,7 @@ def main() -> None:
         }
     print(json.dumps(result, indent=2, ensure_ascii=False))
     if args.out:
-        write_json(args.out, result)
+        write_figures(args.out, result, timed=False)
     if lost := sum(result[name]["of_these_lost"] for name in ("images", "lines")):  # type: ignore[index]
         raise SystemExit(f"{lost} good documents were lost")
 

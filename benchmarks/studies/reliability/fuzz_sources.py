@@ -25,7 +25,6 @@ import random
 import shutil
 import tarfile
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -38,13 +37,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from earlyfusion.benchmarks.speed.machine import write_figures
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.reading.cells import RawImage, Unusable, open_image
 from earlyfusion.data.reading.rows import documents_of
 from earlyfusion.data.reading.sources import streamed_rows
 from earlyfusion.data.splits import columns_of, folder_of, readings_of
 from earlyfusion.tokenizers.documents import Mark
-from earlyfusion.tokenizers.files import write_json
 
 Document = tuple[str, ...]
 """Texts, and for each picture "[color]", which no other picture has."""
@@ -439,7 +438,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first source (default: %(default)s)")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    began = time.perf_counter()
     ends: Counter[str] = Counter()
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
@@ -453,11 +451,10 @@ def main() -> None:
         "sources": args.sources,
         "ends": dict(sorted(ends.items())),
         "failures": failures,
-        "seconds": round(time.perf_counter() - began, 1),
     }
     print(json.dumps(result, indent=2, ensure_ascii=False))
     if args.out:
-        write_json(args.out, result)
+        write_figures(args.out, result, timed=False)
     if failures:
         raise SystemExit(f"{len(failures)} sources failed")
 

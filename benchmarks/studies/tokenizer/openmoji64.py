@@ -15,7 +15,6 @@ import json
 import math
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -25,11 +24,12 @@ from typing import Any
 
 import yaml
 
+from earlyfusion.benchmarks.speed.machine import write_figures
 from earlyfusion.data.render.openmoji import Concept, ConceptSplit, concepts, render_drawing, split_concepts
 from earlyfusion.data.render.split import demo_concepts
 from earlyfusion.eval.items import Item
 from earlyfusion.eval.suites import openmoji_suite
-from earlyfusion.tokenizers.files import atomic_folder, write_json
+from earlyfusion.tokenizers.files import atomic_folder
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Console().print(table(figures))
     print(json.dumps({name: figures[name] for name in ("psnr_of_each", "training_pictures")}))
-    write_json(args.json, {**figures, "training": about, "commit": commit()})
+    write_figures(args.json, {**figures, "training": about}, timed=False)
     write_sheet(args.sheet, samples, [], args.shown)
     print(f"written to {args.json} and {args.sheet}")
     return 0
@@ -215,15 +215,6 @@ def parser() -> argparse.ArgumentParser:
         "--sheet", metavar="FILE", type=Path, default=ROOT / "docs/openmoji64.png", help="sheet to write"
     )
     return made
-
-
-def commit() -> str:
-    """The current commit; "unknown" outside a checkout."""
-    command = ("git", "-C", str(HERE), "rev-parse", "--short", "HEAD")
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

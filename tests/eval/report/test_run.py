@@ -168,7 +168,14 @@ def test_the_contents_list_the_sections(gallery, results, curves):
     assert links == re.findall(r'<section id="([^"]+)"', rest) and len(links) == 7
     places = [
         page.find(text)
-        for text in ("20:00 UTC · commit abc1234", 'class="hero"', 'class="cards"', "<section", "<table")
+        for text in (
+            "20:00 UTC · commit abc1234",
+            'class="hero"',
+            'class="document"',
+            'class="cards"',
+            "<section",
+            "<table",
+        )
     ]
     assert places == sorted(places) and places[0] > 0
 

@@ -42,12 +42,20 @@ def train(prepared: Path, run: Path, *callbacks: Callback) -> Path:
     return fit(module, data, run, progress=False, tensorboard=False, callbacks=callbacks, **options)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
+    """A run that is not stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(prepared, run)
+    return run
+
+
 @pytest.mark.parametrize(
-    ("number", "expected"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    ("number", "expected", "step"),
+    [(signal.SIGTERM, SystemExit, 8), (signal.SIGINT, KeyboardInterrupt, 5)],  # at 8 there is a validation
 )
-@pytest.mark.parametrize("step", [5, 8])  # at 8 there is a validation
 def test_the_step_is_finished_and_saved(
-    prepared: Path, tmp_path: Path, number: int, expected: type, step: int, capsys
+    prepared: Path, tmp_path: Path, whole: Path, number: int, expected: type, step: int, capsys
 ):
     before = signal.getsignal(number)
     with pytest.raises(expected) as stop:
@@ -58,11 +66,10 @@ def test_the_step_is_finished_and_saved(
     assert f"{signal.Signals(number).name} after step {step}" in capsys.readouterr().err
     assert read_checkpoint(tmp_path / "run/last.ckpt")[1] == step
     train(prepared, tmp_path / "run")
-    train(prepared, tmp_path / "whole")
     for name in ("train/loss", "train/lr", "validation/loss", f"train/epochs/{prepared}"):
-        curves = [read_metrics(tmp_path / run)[name] for run in ("run", "whole")]
+        curves = [read_metrics(run)[name] for run in (tmp_path / "run", whole)]
         assert curves[0] == curves[1] and len(curves[0]) == (3 if name.startswith("validation") else 12)
-    ends = [torch.load(tmp_path / f"{run}/last.ckpt", weights_only=True) for run in ("run", "whole")]
+    ends = [torch.load(run / "last.ckpt", weights_only=True) for run in (tmp_path / "run", whole)]
     for key, value in ends[0]["state_dict"].items():
         assert torch.equal(value, ends[1]["state_dict"][key])
     assert ends[0]["optimizer_states"][0]["state"].keys() == ends[1]["optimizer_states"][0]["state"].keys()

@@ -192,6 +192,8 @@ def test_a_run_leaves_everything_it_promises(finished: Path):
     assert results["writing"]["reader"] == "rapidocr" and set(results["writing"]["ceiling"]) == {"rapidocr"}
     assert {"t_acc", "t_ned", "cer"} <= set(results["reconstruction"][WORDS]["ocr"]["reconstruction"])
     assert results["reconstruction"][WORDS]["images"] == 6 and results["reading"][WORDS]["items"] == 15
+    pictures = json.loads((finished / "evaluation/reconstruction-pictures.json").read_text())
+    assert pictures["images"] == 30 and "ocr_of_original" not in pictures  # drawings are not read
     assert results["drawing"]["items"] == 3 and results["peak_memory_bytes"] > 2**27
     assert results["models"]["codebook_size"] == 64 and results["models"]["lm_parameters"] > 10_000
     assert '"rows"' not in json.dumps(results)

@@ -2,10 +2,9 @@
 
 import io
 import math
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from earlyfusion.train.image import adversary
 from earlyfusion.train.image.adversary import (
     Adversary,
     AdversaryConfig,
@@ -237,11 +237,9 @@ def test_the_discriminator_has_the_papers_field_of_view_and_takes_any_size(layer
 
 RANK = """
 import os
-import sys
 import torch
 from earlyfusion.train.image.adversary import Adversary, AdversaryConfig
 
-rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 saved = torch.load(f"{folder}/data.pt", weights_only=True)
@@ -255,13 +253,14 @@ os._exit(0)  # the threads of gloo may abort a process that ends in order
 """
 
 
-def test_ranks_learn_the_same_as_one_process_with_both_batches(tmp_path: Path):
+def test_ranks_learn_the_same_as_one_process_with_both_batches(tmp_path: Path, start):
     images = pictures(8)
     data = {"config": asdict(CONFIG), "images": images, "fakes": blurred(images)}
     torch.save(data, tmp_path / "data.pt")
-    command = [sys.executable, "-c", RANK]
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=tmp_path) for rank in (0, 1)]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    ranks = [start(RANK, rank=rank, folder=tmp_path) for rank in (0, 1)]
+    for rank in ranks:
+        rank.join(120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     weights = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert equal(*weights)
     alone = Adversary(CONFIG)
@@ -269,6 +268,22 @@ def test_ranks_learn_the_same_as_one_process_with_both_batches(tmp_path: Path):
         alone.discriminator_step(images, blurred(images), step)
     for name, value in alone.network.state_dict().items():
         torch.testing.assert_close(weights[0][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_the_ranks_are_averaged(monkeypatch: pytest.MonkeyPatch):
+    """Adam hides their size, so the weights do not show it."""
+    group = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_world_size=lambda: 2,
+        all_reduce=lambda flat: flat.mul_(2),  # the other rank has the same
+    )
+    monkeypatch.setattr(adversary, "dist", group)
+    one = Adversary(CONFIG)
+    for parameter in one.network.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    one._average_gradients()
+    assert all(torch.equal(p.grad, torch.full_like(p, 3.0)) for p in one.network.parameters())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Averaged weights: the formula, who sees them, and a run that is stopped and goes on."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def train(images: Path, run: Path, *callbacks: Callback, max_steps: int = STEPS)
     return module
 
 
+@pytest.fixture(scope="module")
+def straight(
+    tmp_path_factory: pytest.TempPathFactory, image_folder: Path
+) -> tuple[Path, Watch, list[Tensor]]:
+    """A whole run with an average: its folder, which tests leave as it is, its steps and its last weights."""
+    run, watch = tmp_path_factory.mktemp("straight") / "run", Watch()
+    module = train(image_folder, run, WeightEMA(0.8, START), watch)
+    return run, watch, weights(module.net)
+
+
 def plain_average(raw: dict[int, list[Tensor]], start: int, end: int, decay: float) -> list[Tensor]:
     """The definition, in double precision."""
     mean = [w.double() for w in raw[start + 1]]
@@ -122,10 +133,11 @@ def test_bfloat16_weights_are_averaged_in_float32():
     assert training.net.weight.dtype == torch.bfloat16
 
 
-def test_validation_and_the_end_see_the_average_and_training_goes_on_raw(tmp_path: Path, image_folder: Path):
-    plain, watch = Watch(), Watch()
+def test_validation_and_the_end_see_the_average_and_training_goes_on_raw(
+    tmp_path: Path, image_folder: Path, straight
+):
+    plain, (_, watch, end) = Watch(), straight
     train(image_folder, tmp_path / "plain", plain)
-    module = train(image_folder, tmp_path / "ema", WeightEMA(0.8, START), watch)
     assert all(equal(watch.raw[step], plain.raw[step]) for step in range(1, STEPS + 1))
     for step in (3, 6):  # no average yet
         assert equal(watch.validated[step], watch.raw[step])
@@ -134,34 +146,36 @@ def test_validation_and_the_end_see_the_average_and_training_goes_on_raw(tmp_pat
         for seen, wanted, raw in zip(watch.validated[step], expected, watch.raw[step]):
             torch.testing.assert_close(seen.double(), wanted, rtol=1e-5, atol=1e-6)
             assert not torch.equal(seen, raw)
-    assert equal(weights(module.net), watch.validated[STEPS])
+    assert equal(end, watch.validated[STEPS])
 
 
-def test_a_checkpoint_loads_as_the_average(tmp_path: Path, image_folder: Path):
-    module = train(image_folder, tmp_path, WeightEMA(0.8, START))
-    loaded = ImageTokenizerTraining.load_from_checkpoint(tmp_path / "last.ckpt").net.state_dict()
-    folder = ImageTokenizer.load(tmp_path / "model").state_dict()
-    for name, value in module.net.state_dict().items():
-        assert torch.equal(value, loaded[name]), name
-        assert torch.equal(value, folder[name]), name
+def test_a_checkpoint_loads_as_the_average(straight):
+    run, _, end = straight
+    loaded = ImageTokenizerTraining.load_from_checkpoint(run / "last.ckpt").net
+    folder = ImageTokenizer.load(run / "model")
+    assert equal(weights(loaded), end)
+    assert loaded.state_dict().keys() == folder.state_dict().keys()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, folder.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("stop", [5, 11])  # before and after averaging begins
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, image_folder: Path, stop: int):
-    straight, first, second = Watch(), Watch(stop), Watch()
-    module = train(image_folder, tmp_path / "straight", WeightEMA(0.8, START), straight)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+    tmp_path: Path, image_folder: Path, stop: int, straight
+):
+    first, second, (_, whole, end) = Watch(stop), Watch(), straight
     with pytest.raises(KeyboardInterrupt):
         train(image_folder, tmp_path / "stopped", WeightEMA(0.8, START), first)
     again = train(image_folder, tmp_path / "stopped", WeightEMA(0.8, START), second)
     seen = first.raw | second.raw
-    assert all(equal(seen[step], straight.raw[step]) for step in range(1, STEPS + 1))
-    assert all(equal(second.validated[step], straight.validated[step]) for step in second.validated)
-    assert equal(weights(again.net), weights(module.net))
+    assert all(equal(seen[step], whole.raw[step]) for step in range(1, STEPS + 1))
+    assert all(equal(second.validated[step], whole.validated[step]) for step in second.validated)
+    assert equal(weights(again.net), end)
 
 
-def test_a_finished_run_goes_on_from_its_raw_weights(tmp_path: Path, image_folder: Path):
-    first, second = Watch(), Watch()
-    train(image_folder, tmp_path, WeightEMA(0.8, START), first)
+def test_a_finished_run_goes_on_from_its_raw_weights(tmp_path: Path, image_folder: Path, straight):
+    second, (run, first, _) = Watch(), straight
+    shutil.copytree(run, tmp_path, dirs_exist_ok=True)
     module = train(image_folder, tmp_path, WeightEMA(0.8, START), second, max_steps=STEPS + 3)
     assert (min(second.raw), max(second.raw)) == (STEPS + 1, STEPS + 3)
     assert equal(second.began, first.raw[STEPS])

@@ -2,9 +2,10 @@
 
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -41,11 +42,13 @@ class Watch(Callback):
             raise KeyboardInterrupt
 
 
-def training(**changes: Any) -> ImageTokenizerTraining:
+def training(
+    kind: type[ImageTokenizerTraining] = ImageTokenizerTraining, /, **changes: Any
+) -> ImageTokenizerTraining:
     torch.manual_seed(0)
     settings = {"lr": 2e-3, "max_steps": STEPS, "warmup_steps": 3, "autoencoder_steps": AUTOENCODER}
     settings |= {"config": CONFIG, "kmeans_latents": 256, "text_weight": 0.0}
-    return ImageTokenizerTraining(ImageTokenizerSettings(**{**settings, **changes}))
+    return kind(ImageTokenizerSettings(**{**settings, **changes}))
 
 
 def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **options: Any) -> Path:
@@ -53,6 +56,27 @@ def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **o
     options = {"log_every": 4, "validate_every": 8, "checkpoint_steps": 5, **options}
     module = module or training()
     return fit(module, data, run, callbacks=callbacks, progress=False, tensorboard=False, **options)
+
+
+class Straight(NamedTuple):
+    run: Path
+    steps: list[tuple]
+    made: list[int]
+    """The steps at which a codebook was made."""
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Straight:
+    """A run of ``training()`` from its beginning to its end. Tests leave its folder as it is."""
+    run, watch, made = tmp_path_factory.mktemp("straight") / "run", Watch(), []
+
+    class Counting(ImageTokenizerTraining):
+        def _initialize_codebook(self) -> None:
+            made.append(self.global_step)
+            super()._initialize_codebook()
+
+    train(image_folder, run, watch, module=training(Counting))
+    return Straight(run, watch.steps, made)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +89,9 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, image_folder: Path):
-    straight = Watch()
-    train(image_folder, tmp_path / "straight", straight)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+    tmp_path: Path, image_folder: Path, straight: Straight
+):
     seen: dict[int, tuple] = {}
     for stop in (7, 14, None):  # before and after the codebook is made
         watch = Watch(stop)
@@ -78,8 +102,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, ima
         assert watch.steps[0][0] == {7: 1, 14: 6, None: 11}[stop]
         seen |= {step[0]: step for step in watch.steps}
     assert [seen[n] for n in range(1, STEPS + 1)] == straight.steps
-    assert read_metrics(tmp_path / "stopped") == read_metrics(tmp_path / "straight")
-    weights = [ImageTokenizer.load(tmp_path / n / "model").state_dict() for n in ("straight", "stopped")]
+    assert read_metrics(tmp_path / "stopped") == read_metrics(straight.run)
+    same_weights(straight.run, tmp_path / "stopped")
+
+
+def same_weights(one: Path, other: Path) -> None:
+    weights = [ImageTokenizer.load(run / "model").state_dict() for run in (one, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -99,8 +127,7 @@ def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_image
     assert begun == stop // 5 * 5 + 1
     assert first.steps[: begun - 1] + second.steps == straight.steps
     assert read_metrics(tmp_path / "stopped") == read_metrics(tmp_path / "straight")
-    weights = [ImageTokenizer.load(tmp_path / n / "model").state_dict() for n in ("straight", "stopped")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    same_weights(tmp_path / "straight", tmp_path / "stopped")
     discriminators = [module.adversary.network.state_dict() for module in (modules[0], modules[2])]
     assert all(torch.equal(tensor, discriminators[1][name]) for name, tensor in discriminators[0].items())
     untrained = training(**settings).adversary.network.state_dict()
@@ -119,9 +146,8 @@ def test_a_run_with_every_term_goes_on_too(stop: int, tmp_path: Path, text_image
 
 
 def test_without_an_adversary_a_discriminator_in_the_checkpoint_is_left_out(
-    tmp_path: Path, image_folder: Path
+    tmp_path: Path, image_folder: Path, straight: Straight
 ):
-    train(image_folder, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
         train(image_folder, tmp_path / "stopped", Watch(12))
     file = tmp_path / "stopped/last.ckpt"
@@ -132,29 +158,29 @@ def test_without_an_adversary_a_discriminator_in_the_checkpoint_is_left_out(
     module = training()
     train(image_folder, tmp_path / "stopped", module=module)
     assert not hasattr(module.adversary, "network")
-    weights = [ImageTokenizer.load(tmp_path / n / "model").state_dict() for n in ("straight", "stopped")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    same_weights(straight.run, tmp_path / "stopped")
     assert "adversary" not in torch.load(file, weights_only=True)
 
 
-def test_what_a_run_writes(tmp_path: Path, image_folder: Path):
-    folder = train(image_folder, tmp_path)
-    assert folder == tmp_path / "model"
-    assert ImageTokenizer.load(folder).config == CONFIG
-    curves = read_metrics(tmp_path)
+def test_what_a_run_writes(straight: Straight):
+    assert ImageTokenizer.load(straight.run / "model").config == CONFIG
+    assert straight.made == [AUTOENCODER]  # once, after the autoencoder
+    curves = read_metrics(straight.run)
     assert [step for step, _ in curves["train/loss"]] == [3, 7, 11, 15, 19, 23]
     assert [step for step, _ in curves["train/codebook_usage"]] == [11, 15, 19, 23]
     assert [step for step, _ in curves["validation/psnr"]] == [7, 15, 23]
     assert len(curves["validation/codebook_perplexity"]) == 2  # none as long as there is no codebook
     assert curves["train/l1"][-1][1] < curves["train/l1"][0][1]
-    with (tmp_path / "metrics.csv").open() as file:
+    with (straight.run / "metrics.csv").open() as file:
         assert next(csv.reader(file))[0] == "step"
 
 
-def test_a_finished_run_returns_at_once_and_another_setting_is_refused(tmp_path: Path, image_folder: Path):
-    train(image_folder, tmp_path)
+def test_a_finished_run_returns_at_once_and_another_setting_is_refused(
+    tmp_path: Path, image_folder: Path, straight: Straight
+):
+    shutil.copytree(straight.run, tmp_path, dirs_exist_ok=True)
     watch = Watch()
-    train(image_folder, tmp_path, watch)
+    assert train(image_folder, tmp_path, watch) == tmp_path / "model"
     assert watch.steps == []
     with pytest.raises(ValueError, match=r"lr=0\.002.*0\.5"):
         train(image_folder, tmp_path, module=training(lr=0.5))
@@ -177,39 +203,19 @@ def test_before_the_decay_more_steps_may_be_asked_for(tmp_path: Path, image_fold
     assert (watch.steps[0][0], watch.steps[-1][0]) == (6, 30)
 
 
-def test_checkpoints_hold_plain_values(tmp_path: Path, image_folder: Path):
-    train(image_folder, tmp_path)
-    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+def test_checkpoints_hold_plain_values(straight: Straight):
+    checkpoint = torch.load(straight.run / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == STEPS and checkpoint["format"] == 2
     assert checkpoint["hyper_parameters"]["config"]["codebook_size"] == 16
-    loaded = ImageTokenizerTraining.load_from_checkpoint(tmp_path / "last.ckpt")
+    loaded = ImageTokenizerTraining.load_from_checkpoint(straight.run / "last.ckpt")
     assert loaded.config == CONFIG
     assert loaded.codebook_ready
-    expected = ImageTokenizer.load(tmp_path / "model").state_dict()
+    expected = ImageTokenizer.load(straight.run / "model").state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded.net.state_dict().items())
 
 
-def test_the_codebook_is_made_once_after_the_autoencoder(tmp_path: Path, image_folder: Path):
-    made: list[int] = []
-
-    class Counting(ImageTokenizerTraining):
-        def _initialize_codebook(self) -> None:
-            made.append(self.global_step)
-            super()._initialize_codebook()
-
-    options = {
-        "max_steps": STEPS,
-        "autoencoder_steps": AUTOENCODER,
-        "kmeans_latents": 256,
-        "text_weight": 0.0,
-    }
-    module = Counting(ImageTokenizerSettings(config=CONFIG, **options))
-    train(image_folder, tmp_path, module=module)
-    assert made == [AUTOENCODER]
-
-
-def test_a_run_may_begin_with_given_weights(tmp_path: Path, image_folder: Path):
-    folder = train(image_folder, tmp_path / "first")
+def test_a_run_may_begin_with_given_weights(tmp_path: Path, image_folder: Path, straight: Straight):
+    folder = straight.run / "model"
     module = training(init_from=str(folder), autoencoder_steps=0)
     before = module.net.codebook.clone()
     assert torch.equal(before, ImageTokenizer.load(folder).codebook)
@@ -388,10 +394,11 @@ def test_too_few_images_for_the_codebook_are_noticed_before_the_training(tmp_pat
 @pytest.mark.parametrize("quantizer", ["cosine", "simvq"])
 def test_a_decoder_alone_is_trained_for_codes_that_stay(tmp_path: Path, image_folder: Path, quantizer: str):
     config = dataclasses.replace(CONFIG, quantizer=quantizer)
-    first = train(image_folder, tmp_path / "first", module=training(config=config))
+    steps = {"max_steps": 12}
+    first = train(image_folder, tmp_path / "first", module=training(config=config, **steps))
     wider = dataclasses.replace(config, decoder_channels=(16, 24), decoder_res_blocks=2)
     for name, new in (("as it was", config), ("wider", wider)):
-        again = training(config=new, init_from=str(first), trained_part="decoder")
+        again = training(config=new, init_from=str(first), trained_part="decoder", **steps)
         before = {k: v.clone() for k, v in again.net.state_dict().items()}
         second = train(image_folder, tmp_path / name, module=again)
         old, made = ImageTokenizer.load(first), ImageTokenizer.load(second)

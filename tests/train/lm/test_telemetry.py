@@ -2,8 +2,6 @@
 
 import copy
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -265,8 +263,6 @@ def test_a_compiled_network_is_not_compiled_again(prepared: Path, tmp_path: Path
 
 RANK = """
 import os
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -281,7 +277,6 @@ from earlyfusion.train.lm.targets import targets_of
 from earlyfusion.train.loop.optim import clip
 from earlyfusion.train.lm.telemetry import Telemetry
 
-rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 saved = torch.load(folder / "data.pt", weights_only=True)
@@ -322,7 +317,9 @@ os._exit(0)  # the threads of gloo may abort a process that ends in order
 """
 
 
-def test_ranks_with_sharded_weights_have_the_figures_of_one_process(network, windows, tmp_path: Path, vocab):
+def test_ranks_with_sharded_weights_have_the_figures_of_one_process(
+    network, windows, tmp_path: Path, vocab, start
+):
     net = network(vocab, dropout=0.0)
     config = {name: getattr(net.config, name) for name in net.config.__dataclass_fields__}
     tokens, documents = windows(vocab, rows=4)
@@ -330,8 +327,10 @@ def test_ranks_with_sharded_weights_have_the_figures_of_one_process(network, win
     data = {"config": config, "weights": net.state_dict(), "tokens": tokens, "documents": documents}
     vocab.save(tmp_path)
     torch.save(data, tmp_path / "data.pt")
-    processes = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in (0, 1)]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    processes = [start(RANK, rank=rank, folder=tmp_path) for rank in (0, 1)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert ranks[0]["figures"] == ranks[1]["figures"]
     for rank in ranks:  # the weights of each step reach the next forward

@@ -1,10 +1,8 @@
-"""Several processes (gloo, on the CPU): the loss curve of one, each window once, and going on with more or
+"""Several processes (gloo, on the CPU): the loss curve of one, each window once, and resuming with more or
 fewer."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from safetensors.torch import load_file
 
 from earlyfusion.eval.report.curves import read_metrics
 
-SCRIPT = """
+RANK = """
 import json
 import os
 import sys
@@ -22,50 +20,38 @@ import warnings
 from pathlib import Path
 
 warnings.filterwarnings("ignore")
+os.environ |= environment
+sys.path.insert(0, str(folder))
 import torch
 
 torch.set_num_threads(1)
 from earlyfusion.train.loop import cli as lightning_cli
-from earlyfusion.data import windows as token_data
+from earlyfusion.train.lm import data as lm_data
 
-folder = Path(sys.argv[1])
-load = token_data.windows_of
+load = lm_data.windows_of
 
 
 def seen(sources, samples):
-    with (folder / f"seen-{os.environ['NAME']}-{os.environ.get('RANK', 0)}.txt").open("a") as file:
+    with (folder / f"seen-{name}-{os.environ.get('RANK', 0)}.txt").open("a") as file:
         file.write(json.dumps(samples.tolist()) + "\\n")
     return load(sources, samples)
 
 
-token_data.windows_of = seen
-for number, run in enumerate(json.loads(Path(sys.argv[2]).read_text())):
-    children = []
-    for rank in range(run["ranks"]):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        os.environ["NAME"] = run["name"]
-        if run["ranks"] > 1 or "ModelParallel" in str(run["argv"]):
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(int(sys.argv[3]) + number)}
-            os.environ |= {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "RANK": str(rank)}
-            os.environ |= {"WORLD_SIZE": str(run["ranks"]), "LOCAL_WORLD_SIZE": str(run["ranks"])}
-            os.environ["LOCAL_RANK"] = str(rank)
-        code = 1
-        try:
-            code = lightning_cli.run(run.get("kind", "lm"), run["argv"])
-        except SystemExit as stop:
-            code = stop.code
-        except BaseException:
-            import traceback
+lm_data.windows_of = seen
+log = os.open(folder / f"log-{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.dup2(log, 1)
+os.dup2(log, 2)
+code = 1
+try:
+    code = lightning_cli.run(kind, argv)
+except SystemExit as stop:
+    code = stop.code
+except BaseException:
+    import traceback
 
-            traceback.print_exc()
-        finally:
-            os._exit(code)  # the threads of gloo may abort a process that ends in order
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    if codes != [run.get("code", 0)] * run["ranks"]:
-        sys.exit(f"{run['name']}: the ranks ended with {codes}")
+    traceback.print_exc()
+finally:
+    os._exit(code)  # the threads of gloo may abort a process that ends in order
 """
 CALLBACKS = """
 import hashlib
@@ -95,6 +81,10 @@ class Digest(Callback):
 """
 
 
+NUMBERS = {"ddp": (4, 1, 2), "fsdp": (2, 4, 1)}
+"""Strategy -> the numbers of processes that one run had in turn."""
+STOPS = (5, 9)
+"""The steps after which it was stopped."""
 FSDP = [
     "--trainer.strategy=ModelParallelStrategy",
     "--trainer.strategy.tensor_parallel_size=1",
@@ -129,16 +119,27 @@ def argv(
     ]
 
 
-def launch(folder: Path, runs: list[dict[str, Any]]) -> None:
-    """Do the runs, each in as many processes as it says, one after the other; torch is imported once."""
-    (folder / "runs.json").write_text(json.dumps(runs))
+def launch(start: Any, folder: Path, runs: list[dict[str, Any]]) -> None:
+    """Do the runs, each in as many processes as it says, one after the other."""
     (folder / "earlyfusion_test.py").write_text(CALLBACKS)
-    path = f"{folder}:{os.environ.get('PYTHONPATH', '')}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
-    port = str(20000 + os.getpid() % 20000)
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(folder / "runs.json"), port]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for number, run in enumerate(runs):
+        environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        if run["ranks"] > 1 or "ModelParallel" in str(run["argv"]):
+            environment |= {
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(20000 + os.getpid() % 20000 + number),
+            }
+            environment |= {"TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0"}
+            environment |= {"WORLD_SIZE": str(run["ranks"]), "LOCAL_WORLD_SIZE": str(run["ranks"])}
+        shared = {"folder": folder, "kind": "lm", **run}
+        ranks = [
+            start(RANK, **shared, environment={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(run["ranks"])
+        ]
+        for rank in ranks:
+            rank.join(120)
+        log = (folder / f"log-{run['name']}.txt").read_text()
+        assert [rank.exitcode for rank in ranks] == [run.get("code", 0)] * run["ranks"], log[-3000:]
 
 
 def curve(run: Path, name: str = "train/loss") -> list[float]:
@@ -155,8 +156,8 @@ def consumed(folder: Path, name: str, ranks: int) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
-    """One process, two and four, DDP and FSDP; and runs that go on with other numbers."""
+def runs(start: Any, tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
+    """Runs on one process, on several, with DDP and with FSDP, and on other numbers than they began with."""
     folder = tmp_path_factory.mktemp("ranks")
     plan: list[dict[str, Any]] = []
 
@@ -166,51 +167,63 @@ def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
         plan.append({"name": name, "ranks": ranks, "argv": line, "code": code})
 
     run("one", 1)
-    for ranks in (2, 4):
-        run(f"ddp-{ranks}", ranks)
-        run(f"fsdp-{ranks}", ranks, sharded=True)
+    # Stopped on some processes by the signal that a cluster sends, and resumed on others.
+    for kind, numbers in NUMBERS.items():
+        for number, ranks in enumerate(numbers):
+            last = number == len(numbers) - 1
+            stop = [f"--trainer.callbacks.step={STOPS[number]}"] if not last else []
+            stop = ["--trainer.callbacks+=earlyfusion_test.StopAt", *stop] if stop else []
+            more = [*stop, "--ckpt_path=last-or-new"]
+            run(f"{kind}-{number}", ranks, *more, out=kind, sharded=kind == "fsdp", code=0 if last else 143)
     # Weights that are made a part at a time, drawn and of a model.
     parts = "--model.build_in_shards=true"
     begun = [parts, f"--model.init_from={folder / 'one' / 'model'}"]
-    for name, more in (("parts", [parts]), ("begun", begun)):
+    for name, more, ranks in (("parts", [parts], 4), ("begun", begun, 2)):
         run(f"{name}-1", 1, *more)
-        run(f"{name}-2", 2, *more, sharded=True)
-    run("parts-4", 4, parts, sharded=True)
-    # Stopped by the signal that a cluster sends, on 2 ranks, then on 4 and on 1, and to the end on 2.
-    for kind, sharded in (("ddp", False), ("fsdp", True)):
-        out = f"{kind}-moves"
-        for number, (ranks, last) in enumerate([(2, 6), (4, 9), (1, 11)]):
-            stop = ["--trainer.callbacks+=earlyfusion_test.StopAt", f"--trainer.callbacks.step={last}"]
-            resume = ["--ckpt_path=last"] if number else []
-            run(f"{out}-{number}", ranks, *stop, *resume, out=out, sharded=sharded, code=143)
-        run(f"{out}-3", 2, "--ckpt_path=last", out=out, sharded=sharded)
+        run(f"{name}-{ranks}", ranks, *more, sharded=True)
     # Once more in the same folder: refused by all ranks, or moved aside by one of them.
     run("again-1", 2, "--trainer.max_steps=2", out="again")
     run("again-2", 2, "--trainer.max_steps=2", out="again", code=1)
     run("again-3", 2, "--trainer.max_steps=2", "--overwrite", out="again")
-    run("again-4", 2, "--trainer.max_steps=2", "--ckpt_path=last-or-new", out="again")
-    launch(folder, plan)
+    launch(start, folder, plan)
     return folder
 
 
-@pytest.mark.parametrize("name", ["ddp-2", "ddp-4", "fsdp-2", "fsdp-4"])
-def test_the_loss_curve_is_that_of_one_process(runs: Path, name: str):
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_the_number_of_processes_changes_nothing(runs: Path, kind: str):
     assert len(curve(runs / "one")) == 14
-    assert curve(runs / name) == pytest.approx(curve(runs / "one"), rel=1e-4)
-    expected = curve(runs / "one", "validation/loss")
-    assert curve(runs / name, "validation/loss") == pytest.approx(expected, rel=1e-4)
-    alone, several = (load_file(runs / run / "model/model.safetensors") for run in ("one", name))
+    for name in ("train/loss", "validation/loss"):
+        expected = curve(runs / "one", name)
+        assert curve(runs / kind, name) == pytest.approx(expected, rel=1e-4)
+    parts = [consumed(runs, f"{kind}-{n}", ranks) for n, ranks in enumerate(NUMBERS[kind])]
+    assert sum(parts, []) == consumed(runs, "one", 1)
+    assert (runs / kind / "last.ckpt").is_dir() == (kind == "fsdp")
+    assert not list(runs.glob(f"{kind}.before*"))  # last-or-new resumes
+    same_weights(runs / "one", runs / kind)
+
+
+def same_weights(one: Path, other: Path) -> None:
+    alone, several = (load_file(run / "model/model.safetensors") for run in (one, other))
     assert alone.keys() == several.keys()
     for key, value in alone.items():
         torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "ranks"), [("parts", 2), ("parts", 4), ("begun", 2)])
+def test_each_window_once_an_epoch(runs: Path):
+    stream = sum(consumed(runs, "one", 1), [])
+    count = max(stream) + 1
+    assert len(stream) > 2 * count  # so epochs have ended
+    for epoch in range(len(stream) // count):
+        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+@pytest.mark.parametrize(("kind", "ranks"), [("parts", 4), ("begun", 2)])
 def test_weights_that_are_made_in_parts_are_the_same_on_all_numbers_of_processes(
     runs: Path, kind: str, ranks: int
 ):
     alone = curve(runs / f"{kind}-1")
     assert curve(runs / f"{kind}-{ranks}") == pytest.approx(alone, rel=1e-4)
+    same_weights(runs / f"{kind}-1", runs / f"{kind}-{ranks}")
     if kind == "begun":  # from where the first run ended
         assert alone[0] == pytest.approx(curve(runs / "one")[-1], rel=0.2)
         assert alone[0] < curve(runs / "one")[0] - 1
@@ -218,34 +231,12 @@ def test_weights_that_are_made_in_parts_are_the_same_on_all_numbers_of_processes
         assert alone[0] == pytest.approx(curve(runs / "one")[0], rel=0.02)  # as large as they should be
 
 
-@pytest.mark.parametrize("name", ["ddp-2", "fsdp-4"])
-def test_each_window_once_an_epoch(runs: Path, name: str):
-    windows = consumed(runs, "one", 1)
-    assert consumed(runs, name, int(name[-1])) == windows
-    stream = sum(windows, [])
-    count = max(stream) + 1
-    assert len(stream) > 2 * count  # so epochs have ended
-    for epoch in range(len(stream) // count):
-        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
-
-
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_a_run_goes_on_with_other_numbers_of_processes(runs: Path, kind: str):
-    assert curve(runs / f"{kind}-moves") == pytest.approx(curve(runs / "one"), rel=1e-4)
-    parts = [consumed(runs, f"{kind}-moves-{n}", ranks) for n, ranks in enumerate((2, 4, 1, 2))]
-    assert sum(parts, []) == consumed(runs, "one", 1)
-    assert (runs / f"{kind}-moves/last.ckpt").is_dir() == (kind == "fsdp")
-    alone, several = (load_file(runs / run / "model/model.safetensors") for run in ("one", f"{kind}-moves"))
-    for key, value in alone.items():
-        torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
-
-
 def test_a_run_is_moved_aside_once(runs: Path):
     assert len(curve(runs / "again")) == len(curve(runs / "again.before-1")) == 2
     assert not (runs / "again.before-2").exists()
 
 
-def test_the_image_tokenizer_trains_on_two_processes(tmp_path: Path, image_folder: Path):
+def test_the_image_tokenizer_trains_on_two_processes(start: Any, tmp_path: Path, image_folder: Path):
     """Both ranks come to the same weights and the same codebook."""
     network = {"stem": 4, "channels": "[8,16]", "res_blocks": 1, "codebook_size": 16, "codebook_dim": 4}
     line = [
@@ -268,7 +259,7 @@ def test_the_image_tokenizer_trains_on_two_processes(tmp_path: Path, image_folde
         "--trainer.enable_progress_bar=false",
         "--trainer.callbacks+=earlyfusion_test.Digest",
     ]
-    launch(tmp_path, [{"name": "images", "kind": "image-tokenizer", "ranks": 2, "argv": line}])
+    launch(start, tmp_path, [{"name": "images", "kind": "image-tokenizer", "ranks": 2, "argv": line}])
     assert len(curve(tmp_path / "images")) == 10
     assert len(curve(tmp_path / "images", "validation/psnr")) == 2
     digests = {(tmp_path / f"images/digest-{rank}").read_text() for rank in range(2)}
