@@ -11,7 +11,7 @@ from pathlib import Path
 import gradio as gr
 from gradio import processing_utils
 from gradio.state_holder import SessionState
-from gradio.themes import Default
+from gradio.themes import Base, Default
 from starlette.middleware import Middleware
 
 from ..eval.report.page.html_style import DARK, LIGHT, PARTS
@@ -109,7 +109,7 @@ def check_port(host: str, port: int) -> None:
         ) from None
 
 
-def _theme() -> Default:
+def _theme() -> Base:
     """Gradio's own, with the page's blue, which is dark enough under white letters."""
     theme = Default(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
