@@ -24,7 +24,7 @@ Object.assign(window.earlyfusion, (() => {
       for (const coded of page.querySelectorAll(`.coded[data-block="${cell.dataset.block}"]`)) frame(coded, row, column);
     }
     const book = document.querySelector(".book");
-    const code = /code (\d+)(?: of slot 1)?,/.exec(cell.title); // the map shows the first slot
+    const code = /code (\d+)(?: of slot 1)? \(/.exec(cell.title); // the map shows the first slot
     if (book && code && cell.classList.contains("image"))
       codesOf(book).forEach((line, row) => {
         const column = line.indexOf(+code[1]);

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from ..eval.report.codebook_map import CodebookMap
@@ -35,7 +36,9 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
     """The token strip of a document, and its pictures with maps of entropy and probability per code."""
     cells = strip_cells(tokens, prompt_length)
     figures = []
-    entropies, shares = grids(tokens, "entropy"), grids(tokens, "p")
+    entropies = grids(tokens, "entropy")
+    surprises = [-np.log(np.clip(grid, 1e-9, 1)) for grid in grids(tokens, "p")]
+    most = max((float(np.nanmax(grid)) for grid in surprises if not np.isnan(grid).all()), default=1.0) or 1.0
     high = max((float(x.entropy) for x in tokens if x.kind == "image" and x.entropy is not None), default=1.0)
     blocks = dict.fromkeys(token.block for token in tokens if token.kind == "image")
     for number, (block, picture) in enumerate(zip(blocks, pictures)):
@@ -43,7 +46,7 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
         maps = [
             ("decoded from codes", picture),
             (f"entropy, 0 to {high:.1f} nats", heat_map(picture, entropies[number], 0, high)),
-            ("probability, 0 to 1", heat_map(picture, shares[number], 0, 1)),
+            (f"surprise (−log p), 0 to {most:.1f} nats", heat_map(picture, surprises[number], 0, most)),
         ]
         scale = max(1, SIDE // max(picture.size))
         shown = "".join(
@@ -65,7 +68,7 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
         f'<p class="note">Map colors, from low to high: <span class="bar">{bar}</span></p>' if figures else ""
     )
     status = '<p class="status" role="status" aria-live="polite">&nbsp;</p>'
-    strip = html.token_strip(cells).replace(
+    strip = html.token_strip(cells, pictures if [*blocks] == [*range(len(blocks))] else ()).replace(
         '<div class="tokens"', '<div class="tokens" role="group" aria-label="Tokens of the document"', 1
     )
     shown = f'<div class="pictures">{"".join(figures)}</div>'

@@ -14,7 +14,7 @@ NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 def as_command(prompt: Sequence[str | Image.Image], ask: Ask, model: str = "") -> str:
     """The prompt and settings as ``earlyfusion sample``; ``model`` "" is the packaged one."""
-    words = ["earlyfusion", "sample", "--out", "runs/playground"]
+    words = ["earlyfusion", "sample"]
     words += ["--model", model] if model else []
     words += ["--answer"] if ask.answer else []
     words += ["--then", ask.then, "--n", str(ask.samples), "--seed", str(ask.seed)]

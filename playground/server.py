@@ -11,7 +11,7 @@ from pathlib import Path
 import gradio as gr
 from gradio import processing_utils
 from gradio.state_holder import SessionState
-from gradio.themes import Default
+from gradio.themes import Base, Default
 from starlette.middleware import Middleware
 
 from ..eval.report.page.html_style import DARK, LIGHT, PARTS
@@ -59,7 +59,7 @@ def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = Tru
             mcp_server=False,
             state_session_capacity=1000,
             show_error=False,  # errors that are not for visitors may name paths of this machine
-            theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            theme=_theme(),
             head=_head(),
             favicon_path=str(HERE / "logo.svg"),
             app_kwargs={"middleware": [Middleware(Gate, hosts=names)]},
@@ -107,6 +107,20 @@ def check_port(host: str, port: int) -> None:
         raise OSError(
             f"cannot serve at {host}, port {port} ({error.strerror}): choose another --host or --port"
         ) from None
+
+
+def _theme() -> Base:
+    """Gradio's own, with the page's blue, which is dark enough under white letters."""
+    theme = Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    blue, hover = "*primary_600", "*primary_700"
+    return theme.set(
+        button_primary_background_fill=blue,
+        button_primary_background_fill_dark=blue,
+        button_primary_background_fill_hover=hover,
+        button_primary_background_fill_hover_dark=hover,
+    )
 
 
 def _head() -> str:

@@ -11,6 +11,7 @@ Object.assign(window.earlyfusion, (() => {
   }
   let facts = { names: [], presets: {}, start: {}, draw: {}, things: {} };
   let root = null, wanted = null, ticket = "";
+  let example = null; // the last one, until something else is asked: its prompt, and the settings before and after
   const box = () => document.querySelector("#compose-prompt .prompt");
   const reply = () => document.querySelector("#answer");
 
@@ -52,8 +53,17 @@ Object.assign(window.earlyfusion, (() => {
   // The settings of the next answer, which the page then shows.
   function settle(fresh, values) {
     const over = { ...(wanted && wanted.settings) };
+    const prompt = JSON.stringify(segments(box()));
+    // Without the settings of the last example, but with what the visitor has set since.
+    const own = example ? values.map((value, i) => (value === example.after[i] ? example.before[i] : value)) : values;
+    if (wanted && wanted.settings) example = { prompt, before: own };
+    else if (example && !(wanted && wanted.request) && prompt !== example.prompt) {
+      values = own;
+      example = null;
+    }
     if (fresh && !(wanted && wanted.settings && "seed" in wanted.settings)) over.seed = Math.floor(1e6 * Math.random());
     kept.settings = merged(values, over);
+    if (example && prompt === example.prompt) example.after = kept.settings;
     return kept.settings;
   }
 

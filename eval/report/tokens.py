@@ -77,11 +77,14 @@ def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[TokenCe
     cells = []
     for number, token in enumerate(tokens):
         detail = f"{number}: {token.kind} {token.token}, {token.says!r}" if token.kind == "text" else ""
+        if token.block is not None:
+            detail = f"{number}: {token.says} (token {token.token})"
         detail = detail or f"{number}: {token.kind} {token.token}, {token.says}"
         if token.place is not None:
             names = ("row", "column") if len(token.place) == 2 else ("position",)
             where = ", ".join(f"{name} {n + 1}" for name, n in zip(names, token.place))
-            detail += f", {token.kind} {(token.block or 0) + 1}, {where}"
+            kind = {"image": "picture"}.get(token.kind, token.kind)
+            detail += f" · {kind} {(token.block or 0) + 1}, {where}"
         if token.p is not None and token.entropy is not None:
             detail += f"; probability {_share(token.p)}, entropy {token.entropy:.2f} nats"
         given = number < prompt_length

@@ -3,7 +3,8 @@
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from earlyfusion.fusion_lm.folder import Model, load_model
 from earlyfusion.tokenizers.hub import PRETRAINED
+
+from .browsing import CHROMIUM, CONTROLS, NO_CHROMIUM, PATIENCE
 
 EXAMPLES = Path(__file__).parents[2] / "playground" / "examples"
 
@@ -55,3 +58,59 @@ def address(model: Model, runs: Path) -> Iterator[str]:
     yield serve(make, "127.0.0.1", port, block=False)
     pages[0].close()
     shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip(NO_CHROMIUM)
+    sync_api.expect.set_options(timeout=PATIENCE)
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Opens the page as a new visitor; afterwards checks for errors and for requests to other machines."""
+    contexts, troubles = [], []
+
+    def opened(**options: Any) -> Any:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+
+        def left(request: Any) -> None:
+            if not request.url.startswith((address, "data:", "blob:")):
+                troubles.append(request.url)
+
+        page.on("request", left)
+        page.goto(address)
+        for control in CONTROLS:
+            page.wait_for_selector(control)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slows answers down, so that a busy browser sees every stage."""
+    from earlyfusion.playground import api
+
+    acted = api.acted
+
+    def slow(*arguments: Any) -> Iterator[Any]:
+        for shown in acted(*arguments):
+            time.sleep(0.02)
+            yield shown
+
+    monkeypatch.setattr(api, "acted", slow)

@@ -5,146 +5,19 @@ only what arrives together with content that they have waited for.
 """
 
 import base64
-import os
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .browsing import DONE, ask, generate, inspect, prompt_of, shot, wait_for_prompt, watch_answer
+
 EXAMPLES = Path(__file__).parents[2] / "playground" / "examples"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-SHOTS = os.environ.get("SCREENSHOTS")
-"""A folder for screenshots of the page."""
-PATIENCE = 60_000
-"""Timeout in milliseconds, generous for busy machines."""
-
 sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM, reason="no chromium (Debian: apt install chromium, else name one in CHROMIUM)"
-)
-
 expect = sync_api.expect
 Open = Callable[..., Any]
-DONE = '#answer [aria-busy="false"]'
-CONTROLS = (
-    "#compose-prompt .prompt[data-ready]",
-    "#generate",
-    "#then input",
-    "#samples input[type=range]",
-    "#answer .ef",
-)
-"""Gradio loads each kind of control separately, in any order."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    expect.set_options(timeout=PATIENCE)
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def visit(browser: Any, address: str) -> Iterator[Open]:
-    """Opens the page as a new visitor; afterwards checks for errors and for requests to other machines."""
-    contexts, troubles = [], []
-
-    def opened(**options: Any) -> Any:
-        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
-
-        def left(request: Any) -> None:
-            if not request.url.startswith((address, "data:", "blob:")):
-                troubles.append(request.url)
-
-        page.on("request", left)
-        page.goto(address)
-        for control in CONTROLS:
-            page.wait_for_selector(control)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert troubles == []
-
-
-@pytest.fixture
-def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slows answers down, so that a busy browser sees every stage."""
-    from earlyfusion.playground import api
-
-    acted = api.acted
-
-    def slow(*arguments: Any) -> Iterator[Any]:
-        for shown in acted(*arguments):
-            time.sleep(0.02)
-            yield shown
-
-    monkeypatch.setattr(api, "acted", slow)
-
-
-def shot(page: Any, name: str) -> None:
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
-
-
-def generate(page: Any) -> None:
-    page.evaluate("document.querySelector('#answer [aria-busy]')?.remove()")  # the answer before
-    page.click("#generate")
-    page.wait_for_selector(DONE)
-
-
-def ask(page: Any, text: str) -> None:
-    """Type a prompt, and wait for its answer."""
-    page.fill("#compose-prompt .prompt", text)
-    generate(page)
-
-
-def press(page: Any, example: str) -> None:
-    """Press an example's button, and wait for its answer."""
-    page.evaluate("document.querySelector('#answer [aria-busy]')?.remove()")
-    page.click(f"#compose-prompt [data-example]:has-text('{example}')")
-    page.wait_for_selector(DONE)
-
-
-def inspect(page: Any) -> None:
-    page.click("#answer [data-do=inspect]")
-    page.wait_for_selector(".inspected .tokens[data-keys]")
-
-
-def watch_answer(page: Any) -> None:
-    """Record the answer at every change."""
-    page.evaluate(
-        """() => { window.seen = [];
-        const look = () => { const a = document.querySelector('#answer');
-          window.seen.push([a.innerText, a.querySelectorAll('.made').length]); };
-        new MutationObserver(look).observe(document.querySelector('#answer'), {childList: true, subtree: true,
-          characterData: true}); }"""
-    )
-
-
-PROMPT = "earlyfusion.segments(document.querySelector('#compose-prompt .prompt'))"
-
-
-def prompt_of(page: Any) -> list[dict[str, str]]:
-    return page.evaluate(PROMPT)
-
-
-def wait_for_prompt(page: Any, *kinds: str) -> None:
-    """Wait until the prompt holds segments of these kinds in this order."""
-    page.wait_for_function(
-        f"kinds => {PROMPT}.map(s => Object.keys(s)[0]).join() === kinds", arg=",".join(kinds)
-    )
 
 
 def test_an_uploaded_picture_gets_a_mixed_answer_that_streams_in(visit: Open, slowly: None):

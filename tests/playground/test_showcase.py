@@ -215,10 +215,12 @@ def test_an_answer_is_made_again_by_its_command_and_its_python(
     *_, [shown] = compose(model, ["A tiger's:"], BEST)
     words = shlex.split(as_command(["A tiger's:"], BEST))
     monkeypatch.chdir(tmp_path)
-    assert words[0] == "earlyfusion" and main(words[1:]) in (0, None)
-    record = json.loads(Path("runs/playground/sample.json").read_text())
-    file = record["segments"][-1]["file"]
-    assert Image.open(Path("runs/playground") / file).tobytes() == shown.segments[0].tobytes()
+    assert words[:2] == ["earlyfusion", "sample"] and main(["sample", "--out", "made", *words[2:]]) in (
+        0,
+        None,
+    )
+    record = json.loads(Path("made/sample.json").read_text())
+    assert Image.open(Path("made") / record["segments"][-1]["file"]).tobytes() == shown.segments[0].tobytes()
     space: dict[str, Any] = {}
     exec(as_python(["A tiger's:"], BEST), space)
     assert space["documents"][0][0].tobytes() == shown.segments[0].tobytes()

@@ -2,7 +2,7 @@
 # ruff: noqa: E501
 
 LIGHT = """--ink: #1d2330; --soft: #5d6678; --page: #f6f7f9; --card: #ffffff; --line: #dfe3ea; --text: #2563eb;
-  --image: #d9620f; --other: #8b3fd1; --structure: #7a8496; --all: #10a37f; --ok: #0a7d4f; --no: #c02b3c; --made: #2563eb17; --on: #ffffff;"""
+  --image: #d9620f; --other: #8b3fd1; --structure: #667085; --all: #10a37f; --ok: #0a7d4f; --no: #c02b3c; --made: #2563eb17; --on: #ffffff;"""
 DARK = """--ink: #e7eaf0; --soft: #9aa4b5; --page: #12151b; --card: #1b2029; --line: #303846; --text: #6ea3ff;
   --image: #ff9a4d; --other: #c08cff; --structure: #8b96a8; --all: #3ecfa6; --ok: #45d19a; --no: #ff7b89; --made: #6ea3ff26; --on: #10131a;"""
 """Colors, as CSS variables."""

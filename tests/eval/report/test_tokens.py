@@ -65,7 +65,7 @@ def test_scores_come_into_the_strip_and_the_grids(document_tokenizer: DocumentTo
     assert np.isnan(grids(describe(document_tokenizer, tokens), "p")[0]).all()
     cells = strip_cells(found, prompt_length=2)
     assert [cell.given for cell in cells[:3]] == [True, True, False]
-    where = f"image {int(tokens[5])}, code 2, image 1, row 1, column 2"
+    where = f"code 2 (token {int(tokens[5])}) · picture 1, row 1, column 2"
     assert cells[5].detail == f"5: {where}; probability 60.7%, entropy 5.00 nats"
     strip = token_strip(cells)
     assert strip.count("<i ") == len(tokens) and 'data-place="1,1"' in strip and "--p:0.607" in strip
