@@ -117,7 +117,7 @@ def known(settings: Any) -> dict[str, Any]:
 
 
 KINDS = ("compose", "read", "redraw", "fork")
-"""What the page asks for."""
+"""Kinds of requests."""
 
 
 def kind_of(request: Any) -> str:
@@ -140,7 +140,7 @@ def acted(
     fit: bool = False,
     stopped: Callable[[], bool] | None = None,
 ) -> Iterator[list[Written]]:
-    """Do what the page asks for.
+    """Carry out a request of the page.
 
     Args:
         model: The model.

@@ -20,13 +20,13 @@ from .limits import Refused
 TOP = 8
 """Candidates of a token that are shown."""
 TILE = 3
-"""A code's thumbnail is the middle of so many copies side by side, decoded."""
+"""A code's thumbnail is the middle of N x N copies, decoded."""
 READING = 64
 """Maximum number of tokens of a reading."""
 
 
 class Candidate(NamedTuple):
-    """A token that could stand at a place."""
+    """A possible token at a place."""
 
     token: int
     says: str
@@ -35,9 +35,9 @@ class Candidate(NamedTuple):
     picture: Image.Image | None
     """A code, decoded among copies of itself."""
     chosen: bool
-    """It stands there."""
+    """It is the document's own."""
     legal: bool
-    """The document can go on with it."""
+    """The document may continue with it."""
 
 
 def read_it(model: Model, segments: Sequence[str | Image.Image], ask: Ask, views: int) -> Written:
@@ -92,7 +92,7 @@ def redraw(model: Model, tokens: Tensor, block: int, mask: Tensor, ask: Ask) -> 
         ask: ``samples`` of ``samples * best_of`` drawings are kept, the likeliest first.
 
     Raises:
-        Refused: There is no such picture, or that would be too much work.
+        Refused: The picture is not found, or it would be too much work.
         ValueError: The tokens are not a document in the model's vocabulary.
     """
     lm, tokenizer = model
@@ -131,7 +131,7 @@ def redraw(model: Model, tokens: Tensor, block: int, mask: Tensor, ask: Ask) -> 
 
 @torch.inference_mode()
 def candidates(model: Model, tokens: Tensor, place: int) -> list[Candidate]:
-    """The likeliest tokens at a place of a document (T,), and the one that stands there.
+    """The likeliest tokens at a place of a document (T,), and the document's own.
 
     Raises:
         Refused: The place is not in the document, or is its first.
@@ -184,7 +184,7 @@ def fork(
     """Continue a document (T,) from ``place`` on, with ``token`` there.
 
     Raises:
-        Refused: The place is not in the document, or the token cannot stand there.
+        Refused: The place is not in the document, or the token is not allowed at it.
     """
     if not 0 < place < len(tokens):
         raise Refused(f"token {place} cannot be chosen: expected 1 to {len(tokens) - 1}")
