@@ -1,4 +1,4 @@
-"""Makes the README's moving picture of the playground: three examples, run in a browser.
+"""Makes the README's moving picture of the playground: two examples, run in a browser.
 
 .venv/bin/python docs/compose_gif.py --out docs/playground.gif
 """
@@ -23,7 +23,7 @@ from earlyfusion.tokenizers.hub import PRETRAINED
 SIZE, WIDTH, COLORS = {"width": 1180, "height": 640}, 760, 64
 EVERY, STILL, MOST = 120, 1800, 14
 """Milliseconds of a frame while something is written and of a finished answer, and frames of an answer."""
-CLICKS = ("[data-example]:has-text('draw a tiger')", "[data-example]:has-text('start from nothing')")
+CLICKS = ("[data-example]:has-text('draw a tiger')", "[data-example]:has-text('then an apple')")
 
 
 def main() -> None:
