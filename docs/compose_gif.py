@@ -20,7 +20,7 @@ from earlyfusion.playground.server import serve
 from earlyfusion.playground.showcase import showcase_of
 from earlyfusion.tokenizers.hub import PRETRAINED
 
-SIZE, WIDTH, COLORS = {"width": 1180, "height": 640}, 760, 64
+SIZE, WIDTH, COLORS = {"width": 1180, "height": 640}, 760, 192
 EVERY, STILL, MOST = 120, 1800, 14
 """Milliseconds of a frame while something is written and of a finished answer, and frames of an answer."""
 CLICKS = ("[data-example]:has-text('draw a tiger')", "[data-example]:has-text('then an apple')")
@@ -59,7 +59,11 @@ def main() -> None:
             page.wait_for_timeout(300)
             frames.append((taken(page), STILL))
         browser.close()
-    palette = frames[-1][0].quantize(COLORS, dither=Image.Dither.NONE)
+    still = [frame for frame, time in frames if time >= STILL // 2]
+    together = Image.new("RGB", (WIDTH, sum(frame.height for frame in still)))
+    for number, frame in enumerate(still):
+        together.paste(frame, (0, number * frame.height))
+    palette = together.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     pictures = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame, _ in frames]
     times = [time for _, time in frames]
     pictures[0].save(
