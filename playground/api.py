@@ -117,7 +117,7 @@ def known(settings: Any) -> dict[str, Any]:
 
 
 KINDS = ("compose", "read", "redraw", "fork")
-"""Kinds of requests."""
+"""Kinds of requests of the page."""
 
 
 def kind_of(request: Any) -> str:
@@ -140,7 +140,7 @@ def acted(
     fit: bool = False,
     stopped: Callable[[], bool] | None = None,
 ) -> Iterator[list[Written]]:
-    """Carry out a request of the page.
+    """Do what a request of the page says.
 
     Args:
         model: The model.

@@ -20,13 +20,13 @@ from .limits import Refused
 TOP = 8
 """Candidates of a token that are shown."""
 TILE = 3
-"""A code's thumbnail is the middle of N x N copies, decoded."""
+"""A code's thumbnail is the middle of N x N copies of it, decoded."""
 READING = 64
 """Maximum number of tokens of a reading."""
 
 
 class Candidate(NamedTuple):
-    """A possible token at a place."""
+    """A token that the model could have chosen at a place."""
 
     token: int
     says: str
@@ -35,9 +35,9 @@ class Candidate(NamedTuple):
     picture: Image.Image | None
     """A code, decoded among copies of itself."""
     chosen: bool
-    """It is the document's own."""
+    """It is the document's."""
     legal: bool
-    """The document may continue with it."""
+    """The document can continue with it."""
 
 
 def read_it(model: Model, segments: Sequence[str | Image.Image], ask: Ask, views: int) -> Written:
@@ -92,7 +92,7 @@ def redraw(model: Model, tokens: Tensor, block: int, mask: Tensor, ask: Ask) -> 
         ask: ``samples`` of ``samples * best_of`` drawings are kept, the likeliest first.
 
     Raises:
-        Refused: The picture is not found, or it would be too much work.
+        Refused: The picture is not found, or that would be too much work.
         ValueError: The tokens are not a document in the model's vocabulary.
     """
     lm, tokenizer = model
@@ -184,7 +184,7 @@ def fork(
     """Continue a document (T,) from ``place`` on, with ``token`` there.
 
     Raises:
-        Refused: The place is not in the document, or the token is not allowed at it.
+        Refused: The place is not in the document, or the token cannot follow what is before it.
     """
     if not 0 < place < len(tokens):
         raise Refused(f"token {place} cannot be chosen: expected 1 to {len(tokens) - 1}")

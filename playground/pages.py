@@ -62,7 +62,7 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
         '<p class="note"><i class="key structure"></i> structure <i class="key text"></i> text '
         '<i class="key image"></i> image codes; prompt tokens are paler. The bar under a token shows its '
         "probability. Hover over a token or use the arrow keys for details; click it or press Enter to see "
-        "the other candidates.</p>"
+        "what else the model could have written.</p>"
     )
     colors = (
         f'<p class="note">Map colors, from low to high: <span class="bar">{bar}</span></p>' if figures else ""

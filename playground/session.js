@@ -7,7 +7,7 @@ Object.assign(window.earlyfusion, (() => {
   try {
     Object.assign(kept, JSON.parse(sessionStorage.getItem(KEY)));
   } catch {
-    // a storage that is closed or broken: begin with nothing
+    // a storage that is closed or broken: start from scratch
   }
   let facts = { names: [], presets: {}, start: {}, draw: {}, things: {} };
   let root = null, wanted = null, ticket = "";
@@ -35,7 +35,7 @@ Object.assign(window.earlyfusion, (() => {
     return document.querySelector(selector);
   }
 
-  // Send a request, null: the prompt; settings: an example's, which replace all others.
+  // Send a request, null: what the prompt says; settings: an example's, which replace all others.
   async function go(request, settings) {
     for (let wait = 0; wait < 200 && reply().querySelector('[aria-busy="true"]'); wait++) {
       if (!wait) document.querySelector("#stop").click();

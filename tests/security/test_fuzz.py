@@ -209,7 +209,7 @@ def takes_memory() -> None:
     [
         (takes_memory, "memory"),
         (lambda: os.system("true"), "os.system"),
-        (lambda: Path("/nowhere").touch(), "writes"),
+        (lambda: open("/nowhere/file", "w"), "writes"),
         (lambda: 1 // 0, "ZeroDivisionError"),
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "exit code -9"),
         (lambda: command("info", "nowhere"), ""),

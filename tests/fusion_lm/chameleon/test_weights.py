@@ -29,8 +29,8 @@ CONFIGS = {
 IMAGE_IDS = range(8, 12)
 """Transformers overwrites the logits of these."""
 configs = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-LARGE = FusionLMConfig(8192, 64, 12, 768, 12, 12, 2048)
-"""97.5 million parameters."""
+LARGE = FusionLMConfig(8192, 64, 6, 768, 12, 12, 2048)
+"""55 million parameters."""
 
 
 def vocabulary() -> dict[str, int]:
@@ -70,7 +70,7 @@ def ours_of(theirs: Any, config: FusionLMConfig) -> FusionLM:
     return ours.eval()
 
 
-@pytest.mark.parametrize("config", [*CONFIGS.values(), LARGE], ids=[*CONFIGS, "97 M"])
+@pytest.mark.parametrize("config", [*CONFIGS.values(), LARGE], ids=[*CONFIGS, "55 M"])
 @torch.no_grad()
 def test_logits_and_hidden_states_are_those_of_transformers(config: FusionLMConfig) -> None:
     theirs = theirs_of(config)

@@ -42,13 +42,15 @@ class Watch(Callback):
             raise KeyboardInterrupt
 
 
-def training(
-    kind: type[ImageTokenizerTraining] = ImageTokenizerTraining, /, **changes: Any
-) -> ImageTokenizerTraining:
-    torch.manual_seed(0)
+def settings_of(**changes: Any) -> ImageTokenizerSettings:
     settings = {"lr": 2e-3, "max_steps": STEPS, "warmup_steps": 3, "autoencoder_steps": AUTOENCODER}
     settings |= {"config": CONFIG, "kmeans_latents": 256, "text_weight": 0.0}
-    return kind(ImageTokenizerSettings(**{**settings, **changes}))
+    return ImageTokenizerSettings(**{**settings, **changes})
+
+
+def training(**changes: Any) -> ImageTokenizerTraining:
+    torch.manual_seed(0)
+    return ImageTokenizerTraining(settings_of(**changes))
 
 
 def train(images: Path, run: Path, *callbacks: Callback, module: Any = None, **options: Any) -> Path:
@@ -75,7 +77,8 @@ def straight(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> St
             made.append(self.global_step)
             super()._initialize_codebook()
 
-    train(image_folder, run, watch, module=training(Counting))
+    torch.manual_seed(0)
+    train(image_folder, run, watch, module=Counting(settings_of()))
     return Straight(run, watch.steps, made)
 
 
