@@ -20,7 +20,8 @@ from earlyfusion.playground.server import serve
 from earlyfusion.playground.showcase import showcase_of
 from earlyfusion.tokenizers.hub import PRETRAINED
 
-SIZE, WIDTH, COLORS = {"width": 1180, "height": 640}, 760, 192
+SIZE: Any = {"width": 1180, "height": 640}
+WIDTH, COLORS = 760, 192
 EVERY, STILL, MOST = 120, 1800, 14
 """Milliseconds of a frame while something is written and of a finished answer, and frames of an answer."""
 CLICKS = ("[data-example]:has-text('draw a tiger')", "[data-example]:has-text('then an apple')")
