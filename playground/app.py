@@ -34,8 +34,13 @@ def build(
         runs: Folder of trainings to watch.
         show: What the model's folder says about it.
         name: The model, as for ``earlyfusion sample --model``; "" is the packaged one.
+
+    Raises:
+        ValueError: Settings of ``show`` are out of range.
     """
     show = show or Showcase()
+    for settings in (show.draw, *show.presets.values(), *(one.settings for one in show.examples)):
+        api.ask_of(**api.known(settings))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # parts of Gradio read this, parts the argument below
     every = dict(tokenizers)
     working: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "model"}

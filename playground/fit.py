@@ -23,6 +23,8 @@ RIGHT = 3
 """Least margin on the right of a word in px."""
 WORD = 1.6
 """Ink in one color that is so much wider than high is a word; other ink is a drawing."""
+WIDEST = 1024
+"""Px of a fitted word: longer lines are left as they are."""
 COLORFUL = 0.15
 """Part of the ink that is in other colors than most of it, from which on it is a drawing."""
 READING = 24
@@ -53,7 +55,8 @@ def fits(picture: Image.Image, known: Mapping[str, Any]) -> list[Image.Image]:
     other = np.abs(colors - np.median(colors, axis=0)).max(axis=-1) > 2 * FAINT
     if right - left >= WORD * (bottom - top) and other.mean() < COLORFUL:
         black = Image.fromarray((255 * (1 - away / away.max())).astype(np.uint8)).crop(box)
-        return [_word(black, *one) for one in words]
+        width, height = black.size
+        return [_word(black, *one) for one in words if width * one[3] <= WIDEST * height]
     white = Image.fromarray(np.clip(pixels + (255 - ground), 0, 255).astype(np.uint8)).crop(box)
     return [_drawing(white, *one) for one in drawings]
 

@@ -6,18 +6,35 @@ in their order, from left to right and from top to bottom.
 
 import base64
 import difflib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..tokenizers.fields import LONGEST, check_value
+from ..tokenizers.files import read_json
+
 PICTURES = Path(__file__).parent / "examples"
 """The pictures that examples may name."""
 FILE, THUMBNAILS, THUMBNAIL = "showcase.json", "showcase.webp", 48
 Settings = dict[str, Any]
 """Arguments of ``api.ask_of``."""
+LARGEST = 2**22
+"""Bytes of each of the two files; the page holds both."""
+BOUNDS = {
+    "guidance": (1, 100),
+    "most_guidance": (1, 100),
+    "views": (1, 8),
+    "words": (1, 512),
+    "drawings": (1, 512),
+}
+EXAMPLES, SEGMENTS = 16, 16
+"""Most examples, and segments in the prompt of one."""
+WAYS = 16
+"""Most ways to fit a word, and a drawing; the model reads each."""
+FITS = {"words": 4, "drawings": 2}
+"""Numbers of a way, see ``fit.fits``."""
 Segments = list[dict[str, str]]
 
 NOTHING = [{"label": "start from nothing", "prompt": [], "settings": {}}]
@@ -27,7 +44,7 @@ PRESETS = {
     "bold": {"temperature": 1, "image_temperature": 1},
 }
 _LEAD = re.compile(r"(an?|the|some|my)\s+", re.IGNORECASE)
-LONGEST = 40
+NAME = 40
 """Maximum length of a prompt that is taken for a name."""
 
 
@@ -82,7 +99,7 @@ class Showcase:
         """Help with a prompt that looks like the name of one thing."""
         text = text.strip()
         name = _LEAD.sub("", text, count=1).rstrip(":. ").lower()
-        if not self.things or not 0 < len(name) <= LONGEST:
+        if not self.things or not 0 < len(name) <= NAME:
             return None
         known = {thing.lower(): thing for thing in self.things}
         asked = text.endswith(":") or _LEAD.match(text) is not None
@@ -121,24 +138,62 @@ def showcase_of(folder: str | Path) -> Showcase:
     if not file.is_file():
         return Showcase()
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file, "what a model shows", LARGEST)
         known = {one.name for one in fields(Showcase)} - {"thumbnails"}
         if unknown := [name for name in values if name not in known]:
             raise ValueError(f"unknown field {unknown[0]!r}, expected any of: {', '.join(sorted(known))}")
+        _check(values)
         if "examples" in values:
             values["examples"] = tuple(_examples(values["examples"]))
         if "never_seen" in values:
             values["never_seen"] = tuple(values["never_seen"])
         picture = file.with_name(THUMBNAILS)
-        return Showcase(**values, thumbnails=uri(picture) if picture.is_file() else "")
-    except (ValueError, TypeError, KeyError, OSError) as error:
+        shown = picture.is_file() and picture.stat().st_size <= LARGEST
+        return Showcase(**values, thumbnails=uri(picture) if shown else "")
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise ValueError(f"{file}: {error}") from None
 
 
+def _check(values: Mapping[str, Any]) -> None:
+    """Check the types and the bounds of all fields: the file may be a stranger's."""
+    kinds = {"about": str, "good_at": str, "preset": str, "both": bool, "turns": bool | None}
+    kinds |= {"guidance": float, "most_guidance": float, "views": int}
+    for name, kind in kinds.items():
+        if name in values:
+            check_value(name, values[name], kind, BOUNDS)
+    _items("never_seen", values.get("never_seen", []))
+    for name in ("things", "draw", "presets", "fits"):
+        if not isinstance(values.get(name, {}), dict):
+            raise ValueError(f"{name} is a {type(values[name]).__name__}, expected an object")
+    for name in (*_items("things", list(values.get("things", {}).values())), *values.get("never_seen", [])):
+        check_value("a name, or its prompt,", name, str, {})
+    presets = values.get("presets", PRESETS)
+    if values.get("preset", "balanced") not in presets:
+        raise ValueError(
+            f"preset is {values.get('preset', 'balanced')!r}, expected one of {', '.join(presets)}"
+        )
+    for kind, ways in values.get("fits", {}).items():
+        if kind not in FITS:
+            raise ValueError(f"fits has {kind!r}, expected {' and '.join(FITS)}")
+        for way in _items(f"fits.{kind}", ways, WAYS):
+            if len(_items(f"a way of fits.{kind}", way)) != FITS[kind]:
+                raise ValueError(f"a way of fits.{kind} is {way}, expected {FITS[kind]} numbers")
+            for number in way:
+                check_value(kind, number, int, BOUNDS)
+
+
+def _items(name: str, value: Any, most: int = LONGEST) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise ValueError(f"{name} is not a list of at most {most:,} items")
+    return value
+
+
 def _examples(values: list[dict[str, Any]]) -> Iterator[Example]:
-    for value in values:
+    for value in _items("examples", values, EXAMPLES):
+        check_value("label", value["label"], str, {})
         prompt = []
-        for segment in value["prompt"]:
+        for segment in _items("prompt", value["prompt"], SEGMENTS):
+            check_value("a segment", segment.get("picture") or segment.get("text"), str, {})
             if name := segment.get("picture"):
                 prompt.append({"image": uri(PICTURES / Path(name).name)})
             else:

@@ -15,6 +15,7 @@ from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.fusion_lm.stream import sample
 from earlyfusion.playground import api, edits
+from earlyfusion.playground.app import build
 from earlyfusion.playground.compose import ROWS, Ask, compose
 from earlyfusion.playground.fit import best_fit, fits
 from earlyfusion.playground.limits import MASK_SIDE, Refused, read_mask
@@ -67,10 +68,30 @@ def test_a_damaged_showcase_is_refused(tmp_path: Path):
         '{"abuot": "x"}',
         '{"examples": [{"label": "x"}]}',
         '{"examples": [{"prompt": [{"picture": "../../README.md"}], "label": ""}]}',
+        '{"examples": [{"prompt": [{"text": 1}], "label": ""}]}',
+        json.dumps({"examples": [{"prompt": [{"picture": "word.png"}] * 100_000, "label": ""}]}),
+        json.dumps({"things": {str(number): "x" for number in range(5000)}}),
+        '{"things": {"a": 1}}',
+        '{"things": "abc"}',
+        '{"about": ["x"]}',
+        '{"guidance": "2"}',
+        '{"guidance": NaN}',
+        '{"views": 1000}',
+        '{"preset": "none"}',
+        '{"fits": {"words": [[24, 4, 1, 1e9]]}}',
+        json.dumps({"fits": {"drawings": [[48, 48]] * 1000}}),
+        json.dumps({"about": "x" * 5_000_000}),
     ):
         (tmp_path / FILE).write_text(text)
         with pytest.raises(ValueError, match=FILE):
             showcase_of(tmp_path)
+
+
+def test_settings_of_a_showcase_are_those_of_the_page(model: Model):
+    with pytest.raises(ValueError, match="tempratur"):
+        build(model, {}, {}, Path("runs"), Showcase(draw={"tempratur": 1}))
+    with pytest.raises(ValueError, match="temperature.*1e999|temperature.*inf"):
+        build(model, {}, {}, Path("runs"), Showcase(presets={"balanced": {"temperature": float("inf")}}))
 
 
 @pytest.mark.parametrize("word", ["anchor", "winter"])
@@ -92,6 +113,9 @@ def test_a_drawing_from_elsewhere_is_cut_out(model: Model, show: Showcase):
     assert edits.read_it(model, [best_fit(model, ground, show.fits)], Ask(), 1).segments == ["A carrot."]
     for empty in (Image.new("RGB", (300, 200), "pink"), Image.new("RGB", (1, 1))):
         assert fits(empty, show.fits) == []
+    line = Image.new("RGB", (4000, 60), "white")
+    ImageDraw.Draw(line).line((10, 30, 3990, 30), fill="black", width=3)
+    assert fits(line, show.fits) == []  # it would become a picture of 20,000 px
 
 
 def test_the_best_of_several_tries_is_the_same_as_in_python(model: Model):
