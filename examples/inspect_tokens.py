@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from earlyfusion import load_model
-from earlyfusion.eval.report import html
 from earlyfusion.eval.report.heat_map import heat_map
+from earlyfusion.eval.report.page import html
 from earlyfusion.eval.report.tokens import describe, grids, strip_cells
 from earlyfusion.fusion_lm.scores import token_scores
 from earlyfusion.tokenizers.pixels import load_image

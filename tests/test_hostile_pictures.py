@@ -204,6 +204,7 @@ OPENED = {
     "data/render/openmoji.py": "what cairo drew",
     "eval/metrics/ceilings.py": "what Pillow wrote",
     "playground/limits.py": "with formats",
+    "playground/recipes.py": "in the text of a program",
     "tokenizers/pixels.py": "open_pixels",
     "train/demo/corpus_files.py": "what the corpus drew",
 }

@@ -199,7 +199,7 @@ def wrong(kind: str, seed: int, sound: Path, place: Path) -> str:
 
 def takes_memory() -> None:
     try:
-        bytearray(MEMORY + 2**20)
+        bytearray(MEMORY + 2**30)
     except MemoryError:
         raise RuntimeError("memory") from None
 
