@@ -110,6 +110,6 @@ $(VENV)/.installed-demo: $(VENV)/.installed-base pyproject.toml
 	$(INSTALL) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-demo
+$(VENV)/.installed-dev: $(VENV)/.installed-base pyproject.toml
 	$(INSTALL) -e '.[demo,dev]'
-	@touch $@
+	@touch $(VENV)/.installed-demo $@
