@@ -12,8 +12,8 @@ SECONDS = 1500
 # Seconds that `make fuzz` takes for each of its seven kinds, and the case that it repeats (none: new ones).
 FUZZ_SECONDS = 60
 FUZZ =
-# Processes of the tests, one thread each.
-JOBS = 2
+# Processes of the tests, one thread each: three for two cores, since some wait for others.
+JOBS = 3
 VENV = .venv
 # Another wheel index for torch alone, say a CPU build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
