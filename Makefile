@@ -12,8 +12,8 @@ SECONDS = 1500
 # Seconds that `make fuzz` takes for each of its seven kinds, and the case that it repeats (none: new ones).
 FUZZ_SECONDS = 60
 FUZZ =
-# Processes of the tests, one thread each: three for two cores, since some wait for others.
-JOBS = 3
+# Processes of the tests, one thread each.
+JOBS = 2
 VENV = .venv
 # Another wheel index for torch alone, say a CPU build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
@@ -26,7 +26,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-compile -c constraints.txt
 
 .DEFAULT_GOAL = help
-.PHONY: help install demo test quick-demo lint format docs pytest mutants fuzz clean
+.PHONY: help install demo test quick-demo lint format docs pytest slow mutants fuzz clean
 
 help:
 	@echo 'make demo [BUDGET=quick|full] [OUT=runs/demo] [SEED=0]   train everything, write OUT/report.html'
@@ -34,6 +34,7 @@ help:
 	@echo 'make install                                             only make .venv with what the demo needs'
 	@echo 'make quick-demo                                          the quick demo from end to end; nothing is kept'
 	@echo 'make pytest [ARGS="-k words"]                            tests alone, with these arguments'
+	@echo 'make slow                                                the slow tests that `make test` leaves out'
 	@echo 'make mutants [COUNT=5] [SECONDS=1500]                    put small bugs into a copy: do the tests find them?'
 	@echo 'make fuzz [FUZZ_SECONDS=60] [FUZZ=model:7]               damage folders and requests at random'
 	@echo 'make lint                                                ruff and pyright alone'
@@ -61,7 +62,11 @@ quick-demo: $(VENV)/.installed-demo
 
 # A file stays on one process, with its fixtures; the files come as tests/conftest.py sorts them.
 pytest: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+
+# Trainings on up to four processes, a Ray cluster, and the runner of mutants: three minutes.
+slow: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
 
 # Every bug of tests/mutants/mutants.toml; resumes, since runs/mutants.jsonl has a line for each that has run.
 mutants: $(VENV)/.installed-dev

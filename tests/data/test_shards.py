@@ -148,6 +148,7 @@ def test_a_worker_that_is_killed_is_told(tmp_path: Path, documents: Path, tokeni
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
 def test_ray_replaces_a_worker_that_is_killed(tmp_path: Path, documents: Path, tokenizer_folders):
     """A local worker's death is an error; Ray's is none."""

@@ -44,6 +44,7 @@ def test_every_bug_fits_the_tree(script: ModuleType) -> None:
     assert odd == []
 
 
+@pytest.mark.slow
 def test_bugs_are_killed_or_survive(script: ModuleType, tmp_path: Path, capsys) -> None:
     """A package of two functions, of which one is tested."""
     tree = tmp_path / "earlyfusion"

@@ -189,6 +189,7 @@ def runs(start: Any, tmp_path_factory: pytest.TempPathFactory, prepared: Path) -
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_the_number_of_processes_changes_nothing(runs: Path, kind: str):
     assert len(curve(runs / "one")) == 14
@@ -209,6 +210,7 @@ def same_weights(one: Path, other: Path) -> None:
         torch.testing.assert_close(several[key], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_window_once_an_epoch(runs: Path):
     stream = sum(consumed(runs, "one", 1), [])
     count = max(stream) + 1
@@ -217,6 +219,7 @@ def test_each_window_once_an_epoch(runs: Path):
         assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parts", "begun"])
 def test_weights_that_are_made_in_parts_are_the_same_on_all_numbers_of_processes(runs: Path, kind: str):
     alone = curve(runs / f"{kind}-1")
@@ -229,6 +232,7 @@ def test_weights_that_are_made_in_parts_are_the_same_on_all_numbers_of_processes
         assert alone[0] == pytest.approx(curve(runs / "one")[0], rel=0.02)  # as large as they should be
 
 
+@pytest.mark.slow
 def test_a_run_is_moved_aside_once(runs: Path):
     assert len(curve(runs / "again")) == len(curve(runs / "again.before-1")) == 2
     assert not (runs / "again.before-2").exists()
