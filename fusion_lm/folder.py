@@ -66,7 +66,7 @@ def load_model(
 
 
 def _missing(folder: Path) -> str:
-    """Why there is no model in ``folder``, and where one may be."""
+    """Why ``folder`` has no model, and where one may be."""
     if folder.is_dir():
         inside = sorted(
             path.parent for path in folder.glob(f"*/{CONFIG}") if (path.parent / TOKENIZER).is_dir()

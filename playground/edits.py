@@ -44,7 +44,7 @@ def read_it(model: Model, segments: Sequence[str | Image.Image], ask: Ask, views
     """Read the last picture of ``segments`` in several views (see ``eval.tasks.reading``).
 
     Raises:
-        Refused: There is no picture, or no room for what it says.
+        Refused: The prompt has no picture, or no room for its text.
     """
     from ..eval.tasks.continuations import image_prompts  # their metrics take seconds to import
     from ..eval.tasks.reading import readings
@@ -82,7 +82,7 @@ def read_it(model: Model, segments: Sequence[str | Image.Image], ask: Ask, views
 
 
 def redraw(model: Model, tokens: Tensor, block: int, mask: Tensor, ask: Ask) -> list[Written]:
-    """Redraw a part of a picture of a document (T,); what comes after the picture is dropped.
+    """Redraw a part of a picture of a document (T,); the segments after the picture are dropped.
 
     Args:
         model: The model.

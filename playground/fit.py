@@ -32,7 +32,7 @@ READING = 24
 
 
 def fits(picture: Image.Image, known: Mapping[str, Any]) -> list[Image.Image]:
-    """The picture in every way that a model knows; [] if it knows its size, or there is no ink.
+    """The picture in every way that a model knows; [] if it knows its size, or it is blank.
 
     Args:
         picture: RGB.
