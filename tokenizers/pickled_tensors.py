@@ -176,9 +176,14 @@ def _read_legacy(path: Path) -> tuple[Any, Read]:
         keys = InertUnpickler(file).load()
         widths = {storage.key: storage.dtype.itemsize for storage in found}
         for key in keys:
-            size = int.from_bytes(file.read(8), "little")
+            length = file.read(8)
+            if len(length) < 8:
+                raise ValueError("it is cut short")
+            size = int.from_bytes(length, "little")
             places[str(key)] = file.tell(), size * widths[str(key)]
             file.seek(size * widths[str(key)], io.SEEK_CUR)
+        if file.tell() > path.stat().st_size:
+            raise ValueError("it is cut short")
 
     return value, lambda storage: _mapped(path, *places[storage.key])
 

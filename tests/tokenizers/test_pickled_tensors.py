@@ -169,7 +169,8 @@ def test_tensors_stay_inside_their_numbers(tmp_path: Path):
 
 
 def test_cut_files_end_in_one_line(tmp_path: Path):
-    torch.save({"a": torch.ones(9), "b": Callback()}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    # torch sorts the storages of a file by their addresses; none is read of these, so any may be the last.
+    torch.save({"a": 1, "b": Callback()}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     data = (tmp_path / "a.pt").read_bytes()
     for end in range(len(data)):
         (tmp_path / "cut.pt").write_bytes(data[:end])
