@@ -15,9 +15,10 @@ from ..eval.report.heat_map import heat_map, legend
 from ..eval.report.page import html
 from ..eval.report.page.charts import charts_grid
 from ..eval.report.page.numbers import figure
+from ..eval.report.showcase import COLUMNS, THUMBNAIL
 from ..eval.report.tokens import Token, grids, strip_cells
 from .edits import Candidate
-from .showcase import THUMBNAIL, Showcase
+from .showcase import Showcase
 
 if TYPE_CHECKING:
     from ..eval.tasks.comparison import Comparison
@@ -193,17 +194,16 @@ def head(title: str, about: str, facts: Mapping[str, str]) -> str:
 
 def gallery(show: Showcase) -> str:
     """Everything that the model can draw, as thumbnails or names to click."""
-    columns = 21
-    rows = -(-len(show.things) // columns)
+    rows = -(-len(show.things) // COLUMNS)
     cells = []
     for number, (name, prompt) in enumerate(show.things.items()):
-        place = f"{-(number % columns) * THUMBNAIL}px {-(number // columns) * THUMBNAIL}px"
+        place = f"{-(number % COLUMNS) * THUMBNAIL}px {-(number // COLUMNS) * THUMBNAIL}px"
         drawn = f'<i style="background-position:{place}"></i>' if show.thumbnails else ""
         cells.append(
             f'<button type="button" data-thing="{html.escape(name)}" data-prompt="{html.escape(prompt)}" '
             f'title="{html.escape(name)}">{drawn}<span>{html.escape(name)}</span></button>'
         )
-    size = f"{columns * THUMBNAIL}px {rows * THUMBNAIL}px"
+    size = f"{COLUMNS * THUMBNAIL}px {rows * THUMBNAIL}px"
     style = f' style="--sheet:url({show.thumbnails});--size:{size}"' if show.thumbnails else ""
     return wrapped(
         f'<label class="find">It knows these {len(cells)} things: click one to draw it. '

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..eval.report.showcase import FILE, THUMBNAILS
 from ..tokenizers.fields import LONGEST, check_value
 from ..tokenizers.files import read_json
 
 PICTURES = Path(__file__).parent / "examples"
 """The pictures that examples may name."""
-FILE, THUMBNAILS, THUMBNAIL = "showcase.json", "showcase.webp", 48
 Settings = dict[str, Any]
 """Arguments of ``api.ask_of``."""
 LARGEST = 2**22

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from earlyfusion.cli.main import main
+from earlyfusion.eval.report.showcase import FILE
 from earlyfusion.fusion_lm.folder import Model
 from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.sampling import Sampling
@@ -20,7 +21,7 @@ from earlyfusion.playground.compose import ROWS, Ask, compose
 from earlyfusion.playground.fit import best_fit, fits
 from earlyfusion.playground.limits import MASK_SIDE, Refused, read_mask
 from earlyfusion.playground.recipes import as_command, as_python
-from earlyfusion.playground.showcase import FILE, PICTURES, Showcase, showcase_of
+from earlyfusion.playground.showcase import PICTURES, Showcase, showcase_of
 from earlyfusion.tokenizers.hub import PRETRAINED
 
 BEST = Ask(then="image", image=Sampling(0.5), guidance=Guidance(1.5), best_of=3, best_by="both", seed=4)

@@ -22,7 +22,7 @@ from ...fusion_lm.sampling import Sampling
 from ...tokenizers.documents import DocumentTokenizer, Segment
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import to_pil
-from ...tokenizers.progress import Progress
+from ...tokenizers.progress import Progress, silent
 from .corpus_files import LARGE, NEW_FONTS, PICTURES, WORDS
 
 SHOWN = 24
@@ -31,6 +31,10 @@ DRAWINGS = 16
 """Drawings that the report shows."""
 SAMPLING = Sampling(temperature=0.4)
 """Of texts and images that are sampled."""
+BATCH = 128
+"""Thumbnails that are drawn at a time."""
+FRAME = 8
+"""Tokens of an image beside its codes, at most."""
 
 
 def evaluation_gallery(
@@ -124,6 +128,21 @@ def sample_gallery(
     return {"drawings": drawn[:DRAWINGS], "documents": documents, "tokens": strip}, drawn
 
 
+def thumbnails(
+    model: Model, prompts: Sequence[str], size: int, seed: int, progress: Progress
+) -> list[Image.Image | None]:
+    """Draw a picture of ``size`` px for each prompt, none picked; None: the model began a larger one."""
+    drawn: list[Image.Image | None] = []
+    vocab, factor = model.tokenizer.vocab, model.tokenizer.image.factor
+    most = (size // factor) ** 2 * vocab["image"].slots + FRAME
+    for start in range(0, len(prompts), BATCH):
+        some = [[prompt] for prompt in prompts[start : start + BATCH]]
+        results = _continue(model, seed + start, some, "image", silent, "", single=True, most=most)
+        drawn += [_picture(model.tokenizer, result) for result in results]
+        progress("thumbnails", len(drawn), len(prompts))
+    return drawn
+
+
 def _continue(
     model: Model,
     seed: int,
@@ -132,14 +151,15 @@ def _continue(
     progress: Progress,
     what: str,
     single: bool = False,
+    most: int | None = None,
 ) -> list[Generated]:
-    """Continue documents until they end (or ``single``: until their first image)."""
+    """Continue documents until they end (or ``single``: until their first image), by ``most`` tokens."""
     lm, tokenizer = model
     return generate(
         lm,
         tokenizer.vocab,
         tokenizer.encode_many(prompts, eos=False),
-        max_new_tokens=lm.config.context_length,
+        max_new_tokens=most or lm.config.context_length,
         sampling=SAMPLING,
         then=then,
         max_blocks=1 if single else None,
@@ -179,6 +199,12 @@ def _document(tokenizer: DocumentTokenizer, prompt: Sequence[Segment], result: G
     return {"parts": parts, "stop": result.stop}
 
 
+def _picture(tokenizer: DocumentTokenizer, result: Generated) -> Image.Image | None:
+    """The first picture of a continuation."""
+    segments = tokenizer.decode(result.tokens[result.prompt_length :], partial="drop")
+    return next((to_pil(segment) for segment in segments if isinstance(segment, Tensor)), None)
+
+
 def _nearest(
     tokenizer: DocumentTokenizer,
     asked: Sequence[Concept],
@@ -189,10 +215,7 @@ def _nearest(
     """Each drawing beside the training picture with the smallest mean squared difference of pixels."""
     known = [(concept.name, render_drawing(stem, size)) for concept in things for stem in concept.drawings]
     blank = Image.new("RGB", (size, size), "white")
-    drawn = []
-    for result in results:
-        segments = tokenizer.decode(result.tokens[result.prompt_length :], partial="drop")
-        drawn.append(next((to_pil(segment) for segment in segments if isinstance(segment, Tensor)), None))
+    drawn = [_picture(tokenizer, result) for result in results]
     order = nearest_of([picture or blank for picture in drawn], [image for _, image in known], size)
     drawings = []
     for concept, picture, index in zip(asked, drawn, order[:, 0].tolist(), strict=True):

