@@ -9,8 +9,6 @@ Pictures are data URIs, in requests and in answers. Invalid requests raise a Val
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
@@ -21,18 +19,16 @@ from PIL import Image
 from ..eval.report.curves import METRICS, read_metrics
 from ..eval.report.page.html import data_uri
 from ..eval.report.tokens import Token, describe
-from ..fusion_lm.choices import BEST_BY
 from ..fusion_lm.folder import Model
-from ..fusion_lm.guidance import Guidance
-from ..fusion_lm.sampling import WHOLE, Sampling, check_number
 from ..fusion_lm.scores import token_scores
 from ..tokenizers.documents import split
 from ..tokenizers.image import ImageTokenizer
-from ..tokenizers.pixels import to_pil
-from .compose import SAMPLES, TRIES, Ask, Written, compose
+from ..tokenizers.pixels import load_image, to_pil
+from .compose import Ask, Written, compose
 from .edits import Candidate, candidates, fork, read_it, redraw
 from .fit import fit_all
-from .limits import Refused, read_mask, read_picture, read_segments, read_text
+from .limits import Refused, read_mask, read_picture, read_segments
+from .settings import NAME, whole
 from .showcase import Hint, Showcase
 
 if TYPE_CHECKING:
@@ -40,80 +36,10 @@ if TYPE_CHECKING:
 
 RUNS = 200
 """Maximum number of runs listed."""
-NAME = 200
-"""Maximum characters of a name that a visitor sends."""
+SHEETS, SHEET_BYTES = ("samples", "reconstructions"), 2**23
+"""Folders of a run with pictures, and the most bytes of one that is shown."""
 COMPARED_SIDE = 2048
 """Longest side in px; larger pictures are scaled down before they are reconstructed."""
-
-
-def ask_of(
-    then: str = "any",
-    answer: bool = False,
-    samples: float = 1,
-    temperature: float = 0.7,
-    top_k: float = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    image_temperature: float = 0.7,
-    image_top_k: float = 0,
-    image_top_p: float = 1.0,
-    image_min_p: float = 0.0,
-    guidance: float = 1.0,
-    negative: str = "",
-    best_of: float = 1,
-    best_by: str = "forward",
-    max_new_tokens: float = 0,
-    max_positions: float = 0,
-    seed: float = 0,
-) -> Ask:
-    """Settings from the page or from a program.
-
-    Raises:
-        Refused: A setting is out of range.
-    """
-    if not isinstance(then, str) or len(then) > NAME:
-        raise Refused(f"then is {short(then)}, expected the name of a modality, or any")
-    if not isinstance(answer, bool):
-        raise Refused(f"answer is {short(answer)}, expected true or false")
-    if best_by not in BEST_BY:
-        raise Refused(f"best_by is {short(best_by)}, expected one of {', '.join(BEST_BY)}")
-    if not isinstance(negative, str):
-        raise Refused(f"negative is {short(negative)}, expected a text")
-    read_text(negative)
-    try:
-        text = Sampling(temperature, _whole("top_k", top_k), top_p, min_p, repetition_penalty)
-        limits = (_whole("max_new_tokens", max_new_tokens), _whole("max_positions", max_positions))
-        count, seed = _whole("samples", samples, 1, SAMPLES), _whole("seed", seed, -(2**63), 2**64 - 1)
-        tries, guided = _whole("best_of", best_of, 1, TRIES), Guidance(guidance)
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    try:
-        image = Sampling(image_temperature, _whole("top_k", image_top_k), image_top_p, image_min_p)
-    except ValueError as error:
-        raise Refused(f"image_{error}") from None
-    return Ask(then, answer, count, text, image, guided, negative, tries, best_by, *limits, seed)
-
-
-def _whole(name: str, value: Any, low: int = 0, high: int = WHOLE) -> int:
-    """A whole number, which the page sends as 3 or 3.0."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    check_number(name, value, low, high, whole=True)
-    return int(value)
-
-
-def known(settings: Any) -> dict[str, Any]:
-    """Check that a program's settings are arguments of ``ask_of``.
-
-    Raises:
-        Refused: ``settings`` is not an object, or a name is unknown.
-    """
-    names = list(signature(ask_of).parameters)
-    if not isinstance(settings, dict) or not set(settings) <= set(names):
-        expected = f"expected an object with any of: {', '.join(names)}"
-        raise Refused(f"invalid settings {short(settings)}, {expected}")
-    return settings
 
 
 KINDS = ("compose", "read", "redraw", "fork")
@@ -167,24 +93,16 @@ def acted(
         return
     tokens = read_tokens(model, request.get("tokens"))
     if kind == "redraw":
-        yield redraw(
-            model, tokens, _whole("block", request.get("block")), read_mask(request.get("mask")), ask
-        )
+        yield redraw(model, tokens, whole("block", request.get("block")), read_mask(request.get("mask")), ask)
     else:
         yield from fork(
             model,
             tokens,
-            _whole("place", request.get("place")),
-            _whole("token", request.get("token")),
+            whole("place", request.get("place")),
+            whole("token", request.get("token")),
             ask,
             stopped,
         )
-
-
-def reading(ask: Ask) -> Ask:
-    """The settings that read like ``acted`` does, in one view."""
-    greedy = replace(ask.text, temperature=0.0)
-    return replace(ask, then="text", samples=1, best_of=1, best_by="forward", text=greedy, negative="")
 
 
 def hint_of(request: dict[str, Any], show: Showcase) -> Hint | None:
@@ -204,7 +122,7 @@ def rivals(model: Model, request: Any) -> list[Candidate]:
         ValueError: The tokens are not a document in the model's vocabulary.
     """
     tokens, _ = document_of(model, {"given": 0, **request} if isinstance(request, dict) else request)
-    return candidates(model, tokens, _whole("place", request.get("place")))
+    return candidates(model, tokens, whole("place", request.get("place")))
 
 
 def read_tokens(model: Model, value: Any) -> torch.Tensor:
@@ -231,7 +149,7 @@ def document_of(model: Model, request: Any) -> tuple[torch.Tensor, int]:
     if not isinstance(request, dict):
         raise Refused("invalid request, expected an object")
     tokens = read_tokens(model, request.get("tokens"))
-    return tokens, _whole("given", request.get("given"), 0, len(tokens))
+    return tokens, whole("given", request.get("given"), 0, len(tokens))
 
 
 def inspect(model: Model, tokens: torch.Tensor) -> tuple[list[Token], list[Image.Image]]:
@@ -284,16 +202,42 @@ def curves(root: Path, name: str) -> dict[str, list[tuple[int, float]]]:
     Raises:
         Refused: The run does not exist.
     """
-    missing = Refused(f"run {short(name)} not found")  # without the place: it is the server's
+    try:
+        return read_metrics(_run(root, name))
+    except OSError:
+        raise _missing(name) from None
+
+
+def sheets(root: Path, name: str) -> list[tuple[str, Image.Image]]:
+    """The last sheet of each kind that a run drew (see ``train.callbacks.pictures``), with its title.
+
+    Raises:
+        Refused: The run does not exist.
+    """
+    found, folder = [], _run(root, name)
+    for kind in SHEETS:
+        for path in sorted(folder.glob(f"{kind}/step-*.png"))[-1:]:
+            if path.resolve().is_relative_to(root.resolve()) and path.stat().st_size <= SHEET_BYTES:
+                step = int(path.stem.rpartition("-")[2]) if path.stem[-1].isdigit() else 0
+                found.append((f"{kind} after {step:,} steps", load_image(path)))
+    return found
+
+
+def _run(root: Path, name: str) -> Path:
+    """The folder of a run."""
     if not isinstance(name, str) or len(name) > NAME or not name.isprintable():
-        raise missing
+        raise _missing(name)
     try:
         file = (root / name / METRICS).resolve()
-        if not file.is_relative_to(root.resolve()) or not file.is_file():
-            raise missing
-        return read_metrics(file.parent)
+        if file.is_relative_to(root.resolve()) and file.is_file():
+            return file.parent
     except OSError:
-        raise missing from None
+        pass
+    raise _missing(name)
+
+
+def _missing(name: Any) -> Refused:
+    return Refused(f"run {short(name)} not found")  # without the place: it is the server's
 
 
 def as_document(sample: Written) -> dict[str, Any]:

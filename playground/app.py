@@ -11,6 +11,7 @@ from gradio.events import api as serve_api
 from ..fusion_lm.folder import Model
 from ..tokenizers.image import ImageTokenizer
 from . import api, compose_tab, pages, tabs
+from .settings import ask_of, known
 from .showcase import Showcase
 
 AT_ONCE, WAITING = 2, 16
@@ -40,7 +41,7 @@ def build(
     """
     show = show or Showcase()
     for settings in (show.draw, *show.presets.values(), *(one.settings for one in show.examples)):
-        api.ask_of(**api.known(settings))
+        ask_of(**known(settings))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # parts of Gradio read this, parts the argument below
     every = dict(tokenizers)
     working: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "model"}
@@ -73,7 +74,7 @@ def _for_programs(
 
     def act(request: dict, settings: dict | None) -> list:
         try:
-            *_, documents = api.acted(model, request, api.ask_of(**api.known(settings or {})), show)
+            *_, documents = api.acted(model, request, ask_of(**known(settings or {})), show)
         except (ValueError, TypeError) as error:
             raise line(error) from None
         return [api.as_document(sample) for sample in documents]

@@ -4,7 +4,6 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from inspect import signature
 from typing import Any
 
 import gradio as gr
@@ -15,6 +14,7 @@ from ..fusion_lm.folder import Model
 from . import answers, api, pages
 from .compose import SAMPLES, TRIES, Written
 from .limits import TEXT
+from .settings import ask_of, defaults, reading
 from .showcase import Example, Showcase
 
 EVERY = 0.08
@@ -68,9 +68,9 @@ def _label(example: Example) -> str:
 
 
 def controls(model: Model, show: Showcase) -> dict[str, Any]:
-    """The settings, by their names in ``api.ask_of``, in its order."""
+    """The settings, by their names in ``settings.ask_of``, in its order."""
     context = model.lm.config.context_length
-    start: dict[str, Any] = {**defaults(), **show.presets.get(show.preset, {})}
+    start = begun(show)
     made: dict[str, Any] = {}
 
     def slider(name: str, low: float, high: float, step: float, label: str) -> None:
@@ -117,9 +117,9 @@ def controls(model: Model, show: Showcase) -> dict[str, Any]:
     return made
 
 
-def defaults() -> dict[str, Any]:
-    """The settings of ``api.ask_of`` that are used if nothing is said."""
-    return {name: one.default for name, one in signature(api.ask_of).parameters.items()}
+def begun(show: Showcase) -> dict[str, Any]:
+    """The settings that the page begins with."""
+    return {**defaults(), **show.presets.get(show.preset, {})}
 
 
 def compose(page: gr.Blocks, model: Model, name: str, show: Showcase, working: dict[str, Any]) -> None:
@@ -174,12 +174,12 @@ def compose(page: gr.Blocks, model: Model, name: str, show: Showcase, working: d
         more: dict[str, Any] = {}
         try:
             *asked, fit = values
-            ask = api.ask_of(*asked)
+            ask = ask_of(*asked)
             kind, word = api.kind_of(request), api.hint_of(request, show)
             yield answers.busy(WAITING.get(kind, "Starting …"))
             more = {"model": name, "hint": word}
             if kind in ("compose", "read"):
-                more["ask"] = api.reading(ask) if kind == "read" else ask
+                more["ask"] = reading(ask) if kind == "read" else ask
             for shown in api.acted(model, request, ask, show, bool(fit), lambda: ticket in stopped):
                 if time.perf_counter() - last >= EVERY:
                     yield answers.written(shown, False, picture, hint=word)
@@ -233,7 +233,7 @@ def compose(page: gr.Blocks, model: Model, name: str, show: Showcase, working: d
 
 def _facts(model: Model, show: Showcase) -> dict[str, Any]:
     """What the script needs to know."""
-    start = {**defaults(), **show.presets.get(show.preset, {})}
+    start = begun(show)
     del start["seed"]
     return {
         "names": [*defaults(), "fit"],

@@ -219,6 +219,12 @@ window.earlyfusion = (() => {
       });
   }
 
+  // The line between a picture and its reconstruction.
+  document.addEventListener("input", (event) => {
+    const versus = event.target.closest && event.target.closest(".versus");
+    if (versus) versus.style.setProperty("--at", `${event.target.value}%`);
+  });
+
   // Gradio's arguments, the first replaced by the visitor's segments.
   const give = (selector, rest) => [segments(document.querySelector(selector)), ...rest.slice(1)];
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..eval.metrics.ceilings import squared_error
 from ..eval.report.codebook_map import CodebookMap
 from ..eval.report.curves import Run, charts_of
 from ..eval.report.heat_map import heat_map, legend
@@ -99,7 +101,7 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
 
 
 def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
-    """Original, reconstruction and error of each tokenizer, its figures, and what OCR reads in both."""
+    """Each tokenizer's figures, reconstruction, error, and JPEG at equal bits, and what OCR reads in it."""
     from ..eval.report.reconstruction_sheet import difference  # slow import, as in api.reconstruct
 
     parts = []
@@ -123,9 +125,12 @@ def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
         )
         wide = sample.original.width > 2 * sample.original.height
         scale = max(1, SIDE * (2 if wide else 1) // max(sample.original.size))
+        size = sample.original.width * sample.original.height
+        loss = squared_error(one.jpeg.image, sample.original)
+        quality = f", PSNR {10 * math.log10(255**2 / loss):.1f} dB" if loss else ""
+        spent = f"{one.jpeg.bits / size:.3f} bits per pixel{quality}"
         images = [
-            ("original", sample.original),
-            ("reconstruction", sample.reconstruction),
+            (f"JPEG, {spent}" if one.jpeg.fits else "no JPEG has so few bits", one.jpeg.image),
             ("error x 2", difference(sample)),
         ]
         lines = "".join(f"<tr><td>{_kept(b, a)}</td><td>{_came(b, a)}</td></tr>" for b, a in readings)
@@ -135,9 +140,25 @@ def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
             if readings
             else ""
         )
-        parts.append(f"<h3>{html.escape(one.name)}</h3>{html.beside(images, scale, stacked=wide)}{table}")
+        beside = html.beside(images, scale, stacked=wide)
+        shown = f'<div class="pictures">{_versus(sample.original, sample.reconstruction)}{beside}</div>'
+        parts.append(f"<h3>{html.escape(one.name)}</h3>{shown}{table}")
     notes = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return wrapped(html.table(header, rows), notes, *parts, kind="compared")
+
+
+def _versus(before: Image.Image, after: Image.Image) -> str:
+    """Two pictures of a size, one over the other, with a slider between them, which a script moves."""
+    scale = max(1, 2 * SIDE // max(before.size))
+    over, under = (
+        html.picture(one, scale, name) for one, name in ((before, "original"), (after, "reconstruction"))
+    )
+    return (
+        f'<span class="labelled"><span class="versus" style="--at:50%">{under}{over}'
+        '<input type="range" value="50" step="0.5" '
+        'aria-label="Original to the left of this, reconstruction to the right"></span>'
+        "<small>original | reconstruction: drag the line</small></span>"
+    )
 
 
 def _kept(before: str, after: str) -> str:
@@ -161,16 +182,20 @@ def _came(before: str, after: str) -> str:
     return shown or "<i>nothing</i>"
 
 
-def run(name: str, curves: Run) -> str:
-    """The curves of a run so far."""
+def run(name: str, curves: Run, sheets: Sequence[tuple[str, Image.Image]] = ()) -> str:
+    """The curves of a run so far, and the pictures that it drew last, each with a title."""
     if not curves:
         return wrapped(f"<p>{html.escape(name)} has not logged anything yet.</p>")
     step = max(points[-1][0] for points in curves.values() if points)
-    facts = [f"step {step:,.0f}"]
+    facts = [f"{step + 1:,.0f} steps so far"]  # the first is 0
     if speed := curves.get("train/tokens_per_second"):
         facts.append(f"{speed[-1][1]:,.0f} tokens/s")
+    drawn = "".join(html.figure(html.picture(sheet, 1, title), html.escape(title)) for title, sheet in sheets)
     return wrapped(
-        f"<p><b>{html.escape(name)}</b>: {', '.join(facts)}</p>", charts_grid(charts_of(curves)), kind="run"
+        f"<p><b>{html.escape(name)}</b>: {', '.join(facts)}</p>",
+        charts_grid(charts_of(curves)),
+        f'<div class="pictures">{drawn}</div>' if drawn else "",
+        kind="run",
     )
 
 

@@ -19,7 +19,7 @@ from ..tokenizers.files import read_json
 PICTURES = Path(__file__).parent / "examples"
 """The pictures that examples may name."""
 Settings = dict[str, Any]
-"""Arguments of ``api.ask_of``."""
+"""Arguments of ``settings.ask_of``."""
 LARGEST = 2**22
 """Bytes of each of the two files; the page holds both."""
 BOUNDS = {

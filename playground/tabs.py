@@ -99,7 +99,7 @@ def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) 
 
 def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
     names = gr.Dropdown([], label="Training run", elem_id="run")
-    shown = html_block(pages.message("Choose a training run."), elem_id="curves")
+    shown = html_block("", elem_id="curves")
     timer = gr.Timer(LIVE, active=False)
 
     def listed(name: str | None) -> Any:
@@ -111,7 +111,7 @@ def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
         if not name:
             return pages.message("No training run has logged anything yet.")
         try:
-            return pages.run(name, api.curves(root, name))
+            return pages.run(name, api.curves(root, name), api.sheets(root, name))
         except ValueError as error:
             return pages.message(str(error), "refused")
 

@@ -12,6 +12,7 @@ from ...data.render.typeset import TextRegion
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.pixels import fit
 from ..items import Item
+from ..metrics.ceilings import Ceiling, jpeg
 from ..metrics.ocr import RapidReader
 from ..metrics.passages import one_line
 from .reconstruction import Reconstruction, measure
@@ -20,6 +21,8 @@ LINES = 60
 """Maximum number of lines to read."""
 ONE_LINE = 64
 """A picture of at most this height (px) counts as one line if no line is detected."""
+LETTERS = 3
+"""With fewer letters and digits in all, the lines are taken for parts of a drawing."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Comparison:
     """"psnr" (dB), "ssim", "l1", "bits_per_pixel", "tokens", and "seconds" to encode, decode and read."""
     result: Reconstruction
     """Original as fitted to the tokenizer, reconstruction, and each line as read in both."""
+    jpeg: Ceiling
+    """The nearest JPEG with at most as many bits as the codes."""
 
 
 def compare(
@@ -56,7 +61,9 @@ def compare(
         figures = {key: measured.figures[key] for key in ("psnr", "ssim", "l1", "bits_per_pixel")}
         figures["tokens"] = round(measured.figures["tokens_per_image"])
         figures["seconds"] = time.perf_counter() - began
-        found.append(Comparison(name, figures, measured.results[0]))
+        result = measured.results[0]
+        bits = round(figures["bits_per_pixel"] * result.original.width * result.original.height)
+        found.append(Comparison(name, figures, result, jpeg(result.original, bits)))
     return found
 
 
@@ -70,9 +77,11 @@ def page_reader() -> RapidReader | None:
 
 
 def _lines(image: Image.Image, reader: RapidReader) -> list[TextRegion]:
-    """The lines of text that the reader detects, and its reading of each."""
+    """The lines of text that the reader detects, and its reading of each; [] for a picture without text."""
     boxes = reader.find(image)[:LINES]
     if not boxes and image.height <= ONE_LINE:
         boxes = [(0, 0, image.width, image.height)]
-    texts = map(one_line, reader.read([image.crop(box) for box in boxes]))
+    texts = [one_line(text) for text in reader.read([image.crop(box) for box in boxes])]
+    if sum(letter.isalnum() for text in texts for letter in text) < LETTERS:
+        return []
     return [TextRegion(text, *map(float, box)) for text, box in zip(texts, boxes) if text]

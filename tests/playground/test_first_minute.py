@@ -29,15 +29,9 @@ EXPECTED: dict[str, list[str]] = {
     "read this": ["'social'"],
     "write “house” in type": ["house"],
     "a carrot, then an apple": ["A red apple."],
-    "start from nothing": [
-        "",
-        "' This is a sauropod. Its name in type:'",
-        "sauropod",
-        "' Here is a mango:'",
-        "",
-    ],
+    "start from nothing": ["'A baby chick:'", "A baby chick."],
 }
-"""What each example says: texts in quotes, and what the model reads in its pictures ("": anything)."""
+"""What each example says: texts in quotes, and what the model reads in its pictures."""
 
 
 @pytest.fixture(scope="module")

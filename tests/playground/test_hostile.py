@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from earlyfusion.fusion_lm.folder import Model
-from earlyfusion.playground.api import ask_of, curves, read_tokens
+from earlyfusion.playground.api import curves, read_tokens
 from earlyfusion.playground.limits import DEPTH, DIGITS, ITEMS, Refused, why_too_much
+from earlyfusion.playground.settings import ask_of
 
 from ..security.damage import damage_bytes, damage_json
 from .test_api import status, uri

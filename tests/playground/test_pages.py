@@ -5,12 +5,19 @@ from html import unescape
 
 from PIL import Image
 
+from earlyfusion.eval.metrics.ceilings import Ceiling
 from earlyfusion.eval.tasks.comparison import Comparison
 from earlyfusion.eval.tasks.reconstruction import Reconstruction
 from earlyfusion.playground import answers, pages
 from earlyfusion.playground.compose import Written
 
 EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
+
+
+def comparison(name: str, figures: dict, readings: list) -> Comparison:
+    white = Image.new("RGB", (8, 8), "white")
+    result = Reconstruction(name, None, white, white, None, {}, readings)
+    return Comparison(name, figures, result, Ceiling(Image.new("RGB", (8, 8), "gray"), 12, True))
 
 
 def harmless(page: str) -> bool:
@@ -22,12 +29,10 @@ def test_texts_of_visitors_models_and_files_are_escaped():
     assert harmless(pages.message(EVIL, "refused"))
     assert harmless(pages.head(EVIL, EVIL, {EVIL: EVIL}))
     assert harmless(pages.run(EVIL, {}))
-    white = Image.new("RGB", (8, 8), "white")
+    assert harmless(pages.run(EVIL, {"train/loss": [(0, 1.0)]}, [(EVIL, Image.new("RGB", (8, 8)))]))
     figures = {"psnr": None, "ssim": 1.0, "l1": 0.0, "bits_per_pixel": 0.1, "tokens": 1, "seconds": 0.1}
     read = [(EVIL, {"rapidocr": (EVIL, EVIL[1:])})]
-    assert harmless(
-        pages.compared([Comparison(EVIL, figures, Reconstruction(EVIL, None, white, white, None, {}, read))])
-    )
+    assert harmless(pages.compared([comparison(EVIL, figures, read)]))
 
 
 def test_a_sample_tells_whether_it_is_still_written():
@@ -39,19 +44,20 @@ def test_a_sample_tells_whether_it_is_still_written():
 
 
 def test_what_was_lost_and_what_came_is_marked():
-    white = Image.new("RGB", (8, 8), "white")
     figures = {"psnr": 20.0, "ssim": 0.5, "l1": 0.1, "bits_per_pixel": 0.188, "tokens": 1, "seconds": 0.1}
     read = [("winter", {"rapidocr": ("winter", "vinte")}), ("ok", {"rapidocr": ("ok", "ok")})]
-    page = pages.compared([Comparison("a", figures, Reconstruction("a", None, white, white, None, {}, read))])
+    page = pages.compared([comparison("a", figures, read)])
     assert "<del>w</del>inte<del>r</del>" in page and "<ins>v</ins>inte" in page
     assert re.search(r"<td>1 of 2</td>", page) and "0.188" in page
+    assert "JPEG, 0.188 bits per pixel, PSNR 6.1 dB" in page  # 127 of 255
+    assert "What OCR reads" in page and "What OCR reads" not in pages.compared([comparison("a", figures, [])])
 
 
 def test_curves_of_both_kinds_of_training_are_drawn():
     steps = [(0, 2.0), (1, 1.0)]
     lm = {"train/z": steps, "train/loss": steps, "train/image": steps, "telemetry/output_norm/image": steps}
     page = pages.run("lm", lm)
-    assert "step 1" in page and "loss by modality" in page and "Output norm" in page
+    assert "2 steps so far" in page and "loss by modality" in page and "Output norm" in page
     images = {"train/psnr": steps, "train/codebook_usage": steps, "train/codebook_perplexity": steps}
     page = pages.run("images", images)
     assert "codebook usage" in page and "PSNR" in page and "Transformer" not in page

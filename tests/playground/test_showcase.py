@@ -21,6 +21,7 @@ from earlyfusion.playground.compose import ROWS, Ask, compose
 from earlyfusion.playground.fit import best_fit, fits
 from earlyfusion.playground.limits import MASK_SIDE, Refused, read_mask
 from earlyfusion.playground.recipes import as_command, as_python
+from earlyfusion.playground.settings import ask_of
 from earlyfusion.playground.showcase import PICTURES, Showcase, showcase_of
 from earlyfusion.tokenizers.hub import PRETRAINED
 
@@ -146,7 +147,7 @@ def test_the_best_of_several_tries_is_the_same_as_in_python(model: Model):
 )
 def test_tries_and_negative_prompts_are_bounded(settings: dict[str, Any]):
     with pytest.raises(Refused) as raised:
-        api.ask_of(**settings)
+        ask_of(**settings)
     assert len(str(raised.value)) < 200
 
 

@@ -126,7 +126,11 @@ def showcase(
                 "prompt": [{"text": word}],
                 "settings": {**READ, "then": "image", "image_temperature": 0, "guidance": 1},
             },
-            {"label": "start from nothing", "prompt": [], "settings": {}},
+            {
+                "label": "start from nothing",
+                "prompt": [],
+                "settings": {**presets(guidance)["likeliest"], "then": "text"},
+            },
         ],
         "things": known,
         "never_seen": never_seen(),

@@ -39,18 +39,7 @@ EXAMPLES: list[dict[str, Any]] = [
         "prompt": [{"picture": "drawing.png"}, {"text": " This is a carrot. Here is a red apple:"}],
         "settings": {**DRAWING, "max_new_tokens": 40, "seed": 1},  # one picture
     },
-    {
-        "label": "start from nothing",
-        "prompt": [],
-        "settings": {
-            "temperature": 0.7,
-            "image_temperature": 0.4,
-            "guidance": 1.5,
-            "best_of": 2,
-            "best_by": "forward",
-            "seed": 28,
-        },
-    },
+    {"label": "start from nothing", "prompt": [], "settings": {**STYLES["likeliest"], "then": "text"}},
 ]
 
 

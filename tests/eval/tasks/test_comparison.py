@@ -9,6 +9,7 @@ from earlyfusion.eval.items import Item
 from earlyfusion.eval.suites import ocr_suite
 from earlyfusion.eval.tasks.comparison import compare, page_reader
 from earlyfusion.eval.tasks.reconstruction import measure
+from earlyfusion.playground.showcase import PICTURES
 from earlyfusion.tokenizers.image import ImageTokenizer
 
 
@@ -22,6 +23,7 @@ def test_figures_are_those_of_the_measurement(image_tokenizer: ImageTokenizer, p
         }
         assert one.figures["bits_per_pixel"] == 5 / 64 and one.figures["tokens"] == 4 * 6
         assert one.result.readings == [] and one.result.original.size == photo.size
+        assert one.jpeg.bits <= 4 * 6 * 5 and one.jpeg.image.size == photo.size
 
 
 def test_the_lines_of_a_page_are_found_and_read_before_and_after(image_tokenizer: ImageTokenizer):
@@ -59,5 +61,9 @@ def test_a_picture_without_text_has_no_lines(image_tokenizer: ImageTokenizer):
         pytest.skip("the extra ocr is not installed")
     blank = Image.new("RGB", (256, 256), "white")
     assert reader.find(blank) == []
-    [one] = compare(blank, {"a": image_tokenizer}, reader)
-    assert one.result.readings == []
+    carrot = Image.open(PICTURES / "drawing.png").convert("RGB")  # OCR takes its leaves for a letter
+    for picture in (blank, carrot):
+        [one] = compare(picture, {"a": image_tokenizer}, reader)
+        assert one.result.readings == []
+    [one] = compare(Image.open(PICTURES / "word.png").convert("RGB"), {"a": image_tokenizer}, reader)
+    assert [read["rapidocr"][0] for _, read in one.result.readings] == ["social"]

