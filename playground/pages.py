@@ -149,7 +149,7 @@ def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
 
 def _versus(before: Image.Image, after: Image.Image) -> str:
     """Two pictures of a size, one over the other, with a slider between them, which a script moves."""
-    scale = max(1, 2 * SIDE // max(before.size))
+    scale = max(1, (4 if before.width > 2 * before.height else 2) * SIDE // max(before.size))
     over, under = (
         html.picture(one, scale, name) for one, name in ((before, "original"), (after, "reconstruction"))
     )

@@ -56,7 +56,8 @@ Object.assign(window.earlyfusion, (() => {
     const prompt = JSON.stringify(segments(box()));
     // Without the settings of the last example, but with what the visitor has set since.
     const own = example ? values.map((value, i) => (value === example.after[i] ? example.before[i] : value)) : values;
-    if (wanted && wanted.settings) example = { prompt, before: own };
+    if (wanted && wanted.settings) example = { prompt, before: [...own] };
+    else if (example && prompt === example.prompt) values.forEach((value, i) => { if (value !== example.after[i]) example.before[i] = value; });
     else if (example && !(wanted && wanted.request) && prompt !== example.prompt) {
       values = own;
       example = null;

@@ -22,6 +22,25 @@ CONTROLS = (
 """Gradio loads each kind of control separately, in any order."""
 
 
+def opened(browser: Any, address: str, troubles: list[str], **options: Any) -> Any:
+    """The page in a window of its own; errors, and requests to other machines, go to ``troubles``."""
+    page = browser.new_context(**({"viewport": {"width": 1400, "height": 1000}} | options)).new_page()
+    page.set_default_timeout(PATIENCE)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+    page.on("response", lambda answer: troubles.append(answer.url) if answer.status >= 400 else None)
+
+    def left(request: Any) -> None:
+        if not request.url.startswith((address, "data:", "blob:")):
+            troubles.append(request.url)
+
+    page.on("request", left)
+    page.goto(address)
+    for control in CONTROLS:
+        page.wait_for_selector(control)
+    return page
+
+
 def shot(page: Any, name: str) -> None:
     if SHOTS:
         page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
@@ -46,8 +65,13 @@ def press(page: Any, example: str) -> None:
     page.wait_for_selector(DONE)
 
 
+def style(page: Any, name: str) -> None:
+    page.click(f"#preset label:has-text('{name}')")
+
+
 def inspect(page: Any) -> None:
-    page.click("#answer [data-do=inspect]")
+    page.evaluate("document.querySelector('.inspected')?.remove()")  # the document before
+    page.locator("#answer [data-do=inspect]").last.click()
     page.wait_for_selector(".inspected .tokens[data-keys]")
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from earlyfusion.fusion_lm.folder import Model, load_model
 from earlyfusion.tokenizers.hub import PRETRAINED
 
-from .browsing import CHROMIUM, CONTROLS, NO_CHROMIUM, PATIENCE
+from .browsing import CHROMIUM, NO_CHROMIUM, PATIENCE, opened
 
 EXAMPLES = Path(__file__).parents[2] / "playground" / "examples"
 
@@ -25,15 +26,19 @@ def model() -> Model:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the curves of one training; a second training beside it must not be shown."""
+    """A folder with the curves of one training; nothing of a second one beside it must be shown."""
     root = tmp_path_factory.mktemp("trainings")
     lines = ["step,train/loss,train/z,train/text,train/image,telemetry/output_norm,telemetry/attention_logit"]
     lines += [
         f"{step},{5 - step / 50},0,{4 - step / 60},{6 - step / 70},{step},{step / 9}" for step in range(99)
     ]
-    for folder in ("runs/one/lm", "private"):
-        (root / folder).mkdir(parents=True)
+    for folder, kind in (("runs/one/lm", "samples"), ("private", "reconstructions")):
+        (root / folder / kind).mkdir(parents=True)
         (root / folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    for step, color in ((50, "red"), (99, "blue")):
+        Image.new("RGB", (40, 20), color).save(root / "runs/one/lm/samples" / f"step-{step:06}.png")
+    Image.new("RGB", (40, 20)).save(root / "private/reconstructions" / "step-000001.png")
+    (root / "runs/one/lm/reconstructions").symlink_to(root / "private/reconstructions")
     return root / "runs"
 
 
@@ -72,32 +77,29 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
+@pytest.fixture(scope="module")
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """One page for all tests of a file, in their order; at the end there were no errors."""
+    troubles: list[str] = []
+    page = opened(browser, address, troubles, permissions=["clipboard-read", "clipboard-write"])
+    page.wait_for_selector("#gallery .things")
+    yield page
+    page.context.close()
+    assert troubles == []
+
+
 @pytest.fixture
 def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
-    """Opens the page as a new visitor; afterwards checks for errors and for requests to other machines."""
-    contexts, troubles = [], []
+    """Opens the page as another visitor."""
+    pages, troubles = [], []
 
-    def opened(**options: Any) -> Any:
-        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
+    def visit(**options: Any) -> Any:
+        pages.append(opened(browser, address, troubles, **options))
+        return pages[-1]
 
-        def left(request: Any) -> None:
-            if not request.url.startswith((address, "data:", "blob:")):
-                troubles.append(request.url)
-
-        page.on("request", left)
-        page.goto(address)
-        for control in CONTROLS:
-            page.wait_for_selector(control)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
+    yield visit
+    for page in pages:
+        page.context.close()
     assert troubles == []
 
 

@@ -7,7 +7,6 @@ import base64
 import io
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from earlyfusion.fusion_lm.folder import Model
 from earlyfusion.playground import edits
 from earlyfusion.playground.compose import Ask
 
-from .browsing import CONTROLS, DONE, PATIENCE, ask, generate, inspect, press, prompt_of, shot
+from .browsing import CONTROLS, DONE, ask, generate, inspect, press, prompt_of, shot, style
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -29,29 +28,9 @@ EXPECTED: dict[str, list[str]] = {
     "read this": ["'social'"],
     "write “house” in type": ["house"],
     "a carrot, then an apple": ["A red apple."],
-    "start from nothing": ["'A baby chick:'", "A baby chick."],
+    "start from nothing": ["'A baby chick:'", ""],
 }
-"""What each example says: texts in quotes, and what the model reads in its pictures."""
-
-
-@pytest.fixture(scope="module")
-def page(browser: Any, address: str) -> Iterator[Any]:
-    """A page at 1400 px; at the end there were no errors."""
-    context = browser.new_context(
-        viewport={"width": 1400, "height": 1000}, permissions=["clipboard-read", "clipboard-write"]
-    )
-    troubles: list[str] = []
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("console", lambda line: troubles.append(line.text) if line.type == "error" else None)
-    page.on("response", lambda answer: troubles.append(answer.url) if answer.status >= 400 else None)
-    page.goto(address)
-    for control in (*CONTROLS, "#gallery .things"):
-        page.wait_for_selector(control)
-    yield page
-    context.close()
-    assert troubles == []
+"""What each example says: texts in quotes, and what the model reads in its pictures ("": anything)."""
 
 
 def picture(uri: str) -> Image.Image:
@@ -76,21 +55,17 @@ def test_each_example_runs_on_a_click_and_is_right(page: Any, model: Model, exam
         if drawn.count():
             image = picture(drawn.get_attribute("src"))
             views = 1 if image.height == 48 else 3
-            said += (
-                edits.read_it(model, [image], Ask(), views).segments if EXPECTED[example][len(said)] else [""]
-            )
+            read = EXPECTED[example][len(said)] and edits.read_it(model, [image], Ask(), views).segments[0]
+            said.append(read)
         else:
             said.append(repr(made.inner_text()))
     assert said == EXPECTED[example]
     shot(page, f"example-{example[:6]}")
 
 
-def test_every_example_is_in_the_list(page: Any):
+def test_the_page_says_what_the_model_knows_and_shows_it(page: Any):
     labels = page.locator("#compose-prompt [data-example]").all_inner_texts()
     assert [label.strip() for label in labels] == list(EXPECTED)
-
-
-def test_the_page_says_what_the_model_knows_and_shows_it(page: Any):
     assert "246" in page.inner_text(".about")
     expect(page.locator(".things button:visible")).to_have_count(246)
     page.fill("[data-find]", "cat")
@@ -114,6 +89,7 @@ def test_an_unknown_name_gets_a_known_one_to_click(page: Any):
 
 
 def test_each_answer_is_a_new_one_unless_the_seed_is_kept(page: Any):
+    style(page, "Bold")  # one try
     generate(page)
     first = seed_of(page)
     generate(page)
@@ -125,6 +101,7 @@ def test_each_answer_is_a_new_one_unless_the_seed_is_kept(page: Any):
     generate(page)
     assert seed_of(page) == first and page.locator(f"{LAST} img").first.get_attribute("src") == drawn
     page.check("#fresh input")
+    style(page, "Balanced")
 
 
 def test_a_style_and_an_example_leave_the_settings_of_others(page: Any):
@@ -135,7 +112,7 @@ def test_a_style_and_an_example_leave_the_settings_of_others(page: Any):
         ]
 
     page.click("#settings > button")
-    page.click("#preset label:has-text('Bold')")
+    style(page, "Bold")
     expect(page.locator("#set-image_temperature input[type=number]")).to_have_value("0.9")
     bold = settings()
     press(page, "name this")
@@ -143,12 +120,22 @@ def test_a_style_and_an_example_leave_the_settings_of_others(page: Any):
     ask(page, "A lion:")  # another prompt: the example's settings go
     assert settings() == bold
     expect(page.get_by_role("radio", name="model decides")).to_be_checked()
-    page.click("#preset label:has-text('Balanced')")
+    style(page, "Balanced")
     page.click("#settings > button")
 
 
-def test_a_picture_is_enlarged_stored_and_redrawn_in_part(page: Any):
+def test_an_answer_is_copied_enlarged_stored_and_redrawn_in_part(page: Any):
     ask(page, "A tiger:")
+    for button, words in (
+        ("text", "A tiger:"),
+        ("command", "earlyfusion sample"),
+        ("Python", "load_model()"),
+    ):
+        page.click(f"#answer .tools button:has-text('Copy {'' if button == 'text' else 'as '}{button}')")
+        page.wait_for_function(
+            "words => navigator.clipboard.readText().then(text => text.includes(words))",
+            arg=words,
+        )
     before = page.locator(f"{LAST} .made img").first.get_attribute("src")
     page.click(f"{LAST} .made img")
     page.wait_for_selector("dialog.viewer[open]")
@@ -204,25 +191,11 @@ def test_an_uploaded_word_is_fitted_shown_and_read(page: Any, tmp_path: Path):
 
 
 def test_an_empty_answer_explains_itself(page: Any):
-    page.click("#preset label:has-text('Likeliest')")
+    style(page, "Likeliest")
     ask(page, "A tiger.")
     assert page.locator("#answer .made").count() == 0
     assert "What comes next" in page.inner_text("#answer .nothing")
-    page.click("#preset label:has-text('Balanced')")
-
-
-def test_text_command_and_python_are_copied(page: Any):
-    ask(page, "A tiger:")
-    for button, words in (
-        ("text", "A tiger:"),
-        ("command", "earlyfusion sample"),
-        ("Python", "load_model()"),
-    ):
-        page.click(f"#answer .tools button:has-text('Copy {'' if button == 'text' else 'as '}{button}')")
-        page.wait_for_function(
-            "words => navigator.clipboard.readText().then(text => text.includes(words))",
-            arg=words,
-        )
+    style(page, "Balanced")
 
 
 def test_two_answers_are_pinned_and_a_reload_keeps_the_session(page: Any):
@@ -252,8 +225,8 @@ def test_no_fault_of_accessibility(page: Any):
     """At both widths, light and dark; and nothing scrolls sideways."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
-    def check(name: str) -> None:
-        for width, scheme in ((1400, "light"), (1400, "dark"), (390, "dark"), (390, "light")):
+    def check(name: str, *views: tuple[int, str]) -> None:
+        for width, scheme in views:
             page.set_viewport_size({"width": width, "height": 1000})
             page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
             shot(page, f"{name}-{width}-{scheme}")
@@ -267,12 +240,16 @@ def test_no_fault_of_accessibility(page: Any):
                     fault["id"],
                     where,
                 )
+        page.set_viewport_size({"width": 1400, "height": 1000})
 
     page.add_style_tag(content="* { transition: none !important }")  # or colors change while axe looks
     ask(page, "A dog:")
-    check("compose")
-    page.set_viewport_size({"width": 1400, "height": 1000})
+    check("compose", (1400, "light"), (390, "dark"))
     inspect(page)
     page.locator(".inspected .tokens i.image").first.click()
     page.wait_for_selector(".rival")
-    check("inspect")
+    check("inspect", (1400, "dark"), (390, "light"))
+    page.click("role=tab[name=Reconstruct]")
+    page.click("#reconstruct-picture [data-example]:has-text('a drawing')")
+    page.wait_for_selector("#compared .versus")
+    check("reconstruct", (390, "dark"))

@@ -96,15 +96,13 @@ def test_settings_of_a_showcase_are_those_of_the_page(model: Model):
         build(model, {}, {}, Path("runs"), Showcase(presets={"balanced": {"temperature": float("inf")}}))
 
 
-@pytest.mark.parametrize("word", ["anchor", "winter"])
-def test_a_word_that_another_program_rendered_is_fitted_and_read(model: Model, show: Showcase, word: str):
-    """In colors, on a ground, off the center, at another size: none of these is read as it is."""
-    font = ImageFont.truetype("DejaVuSans.ttf", 40) if word != "winter" else ImageFont.load_default(36)
+def test_a_word_that_another_program_rendered_is_fitted_and_read(model: Model, show: Showcase):
+    """In colors, on a ground, off the center, at another size: not read as it is. See the browser, too."""
     picture = Image.new("RGB", (320, 90), (214, 230, 245))
-    ImageDraw.Draw(picture).text((30, 12), word, fill=(60, 20, 60), font=font)
+    ImageDraw.Draw(picture).text((30, 12), "winter", fill=(60, 20, 60), font=ImageFont.load_default(36))
     fitted = best_fit(model, picture, show.fits)
     assert fitted.height in (16, 24)
-    assert edits.read_it(model, [fitted], Ask(), show.views).segments == [word]
+    assert edits.read_it(model, [fitted], Ask(), show.views).segments == ["winter"]
 
 
 def test_a_drawing_from_elsewhere_is_cut_out(model: Model, show: Showcase):
