@@ -2,7 +2,7 @@
 
     python tests/mutants/run.py                    all of mutants.toml, resuming runs/mutants.jsonl
     python tests/mutants/run.py --only grammar     those with a word in their name or area
-    python tests/mutants/run.py --count 5          five, which the commit chooses
+    python tests/mutants/run.py --count 5          five without slow tests, which the commit chooses
     python tests/mutants/run.py --seconds 600      none begins after ten minutes; the same command resumes
 
 A mutant is killed if one of its tests fails, and that test passes without the bug. Every mutant leaves a line
@@ -11,6 +11,7 @@ Linux or macOS.
 """
 
 import argparse
+import ast
 import hashlib
 import importlib
 import json
@@ -25,6 +26,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +62,26 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in rows}
 
 
+def has_slow_tests(mutant: Mutant) -> bool:
+    """Whether one of its tests is marked as slow."""
+    for test in mutant["tests"]:
+        name, _, function = test.partition("::")
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and (not function or node.name == function):
+                if any(ast.unparse(mark).endswith("mark.slow") for mark in node.decorator_list):
+                    return True
+    return False
+
+
 def choose(mutants: list[Mutant], only: str | None, count: int | None) -> list[Mutant]:
-    """Those with ``only`` in their name or area, or ``count`` of them, chosen by the commit."""
+    """Those with ``only`` in their name or area, or ``count`` of them without slow tests, chosen by the commit."""
     if only:
         mutants = [m for m in mutants if only in m["name"] or only in m["area"]]
     if count is None:
         return mutants
     head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return random.Random(head.stdout).sample(mutants, min(count, len(mutants)))
+    shuffled = random.Random(head.stdout).sample(mutants, len(mutants))
+    return list(islice((mutant for mutant in shuffled if not has_slow_tests(mutant)), count))
 
 
 def copy_tree(folder: Path) -> Path:
@@ -176,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", help="a word in the name or the area")
-    parser.add_argument("--count", type=int, help="how many, chosen by the commit")
+    parser.add_argument("--count", type=int, help="how many, chosen by the commit; none with slow tests")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="when no more may begin")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)

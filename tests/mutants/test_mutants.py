@@ -79,3 +79,13 @@ def test_the_commit_chooses_some(script: ModuleType) -> None:
     some = script.choose(mutants, None, 5)
     assert len(some) == 5 and some == script.choose(mutants, None, 5)
     assert {mutant["area"] for mutant in script.choose(mutants, "grammar", None)} >= {"grammar"}
+    slow = [
+        {**mutants[0], "tests": [test]}
+        for test in (
+            "tests/train/loop/test_ranks.py",
+            "tests/train/loop/test_ranks.py::test_each_window_once_an_epoch",
+        )
+    ]
+    assert (
+        script.choose(slow, None, None) == slow and script.choose([*slow, mutants[0]], None, 5) == mutants[:1]
+    )
