@@ -2,9 +2,9 @@
 
     python benchmarks/studies/packaged_model/seeds.py --threads 1
 
-The seed chooses sizes and places of the pictures to name; fonts, sizes, heights and the random strings of what
-is read and written; and the random numbers of drawings. The held-out words are the same with all seeds, so
-what is written of them greedily does not depend on the seed. Each measurement is stored as soon as it is
+The seed chooses sizes and places of the pictures to name; fonts, sizes, heights and the random strings of
+what is read and written; and the random numbers of drawings. The held-out words are the same with all seeds,
+so what is written of them greedily does not depend on the seed. Each measurement is stored as soon as it is
 finished, and the same command resumes.
 """
 
