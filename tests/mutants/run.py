@@ -74,7 +74,7 @@ def has_slow_tests(mutant: Mutant) -> bool:
 
 
 def choose(mutants: list[Mutant], only: str | None, count: int | None) -> list[Mutant]:
-    """Those with ``only`` in their name or area; of these ``count`` without slow tests, chosen by the commit."""
+    """Those with ``only`` in their name or area; if ``count`` is given, so many without slow tests."""
     if only:
         mutants = [m for m in mutants if only in m["name"] or only in m["area"]]
     if count is None:
