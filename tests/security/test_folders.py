@@ -303,6 +303,7 @@ def test_a_prepared_folder_is_refused(
 @pytest.mark.parametrize("change", [
     content("train/state.json", b'{"_data_files": [{"filename": "../../../../etc/passwd"}]}'),
     content("train/dataset_info.json", b"[" * 10**5), content("train/state.json", b"\xff"),
+    pipe("train/data-00000-of-00001.arrow"),
     content("tokenizer/vocab.json", b"{}"),
 ])  # fmt: skip
 def test_training_on_it_is_refused(
