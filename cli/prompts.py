@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..tokenizers.nearest import similar_path
+from ..storage.nearest import similar_path
 from .terminal_image import Show
 
 if TYPE_CHECKING:

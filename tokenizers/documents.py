@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from ..storage.files import atomic_folder
 from .batches import equal_batches
 from .bpe import BpeTokenizer, load_text
-from .files import atomic_folder
 from .layout import parse, write
 from .modality import CODECS, TEXT, Codec
 from .text import TextTokenizer

@@ -19,7 +19,7 @@ from datasets import Dataset, IterableDataset
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
 
-from ...tokenizers.files import read_json, write_json
+from ...storage.files import read_json, write_json
 from ...tokenizers.pixels import image_endings
 from .content import PICTURES
 from .listing import Listing, list_files

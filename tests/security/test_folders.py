@@ -22,7 +22,7 @@ from earlyfusion.cli.main import main
 from earlyfusion.fusion_lm.config import BOUNDS, FusionLMConfig, shapes
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM
-from earlyfusion.tokenizers.fields import check_fields
+from earlyfusion.storage.fields import check_fields
 from earlyfusion.tokenizers.image_config import BOUNDS as IMAGE_BOUNDS
 from earlyfusion.tokenizers.image_config import ImageTokenizerConfig
 from earlyfusion.train.loop.fit import read_checkpoint

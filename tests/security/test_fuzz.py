@@ -26,7 +26,7 @@ import torch.distributed.checkpoint as dcp
 from PIL import Image
 
 from earlyfusion.cli.main import main
-from earlyfusion.tokenizers.tensor_files import TensorFiles
+from earlyfusion.storage.tensor_files import TensorFiles
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.loop.resume import read_checkpoint
 from earlyfusion.train.loop.shards import guard

@@ -28,8 +28,8 @@ from earlyfusion.eval.tasks.reading import evaluate_reading
 from earlyfusion.eval.tasks.writing import evaluate_writing
 from earlyfusion.fusion_lm.cpu.packed_weights import for_generation
 from earlyfusion.fusion_lm.folder import Model, load_model
-from earlyfusion.tokenizers.files import read_json
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.files import read_json
+from earlyfusion.storage.hub import PRETRAINED
 
 HEIGHTS = (16, 24)
 """Heights of the images of words in px."""
