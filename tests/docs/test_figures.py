@@ -176,6 +176,7 @@ def test_the_results_have_the_spread_over_seeds() -> None:
     for words, part in (
         ("reading, training fonts", "reading, training fonts"),
         ("reading, held-out fonts", "reading, held-out fonts"),
+        ("the same in three views (250 texts)", "reading in three views, held-out fonts"),
         ("writing, greedily, read by rapidocr", "writing, greedily"),
         ("writing, guided, the best of eight (250 texts), read by rapidocr", "writing, best of eight"),
     ):

@@ -75,7 +75,6 @@ PARTS: dict[str, Callable[[Model, int, int | None], Scores]] = {
     "writing, greedily": writing,
     "writing, best of eight": lambda *of: writing(*of, **BEST),
     "reading in three views, held-out fonts": lambda *of: reading(*of, held_out=True, views=VIEWS),
-    "reading in three views, training fonts": lambda *of: reading(*of, views=VIEWS),
 }
 
 
