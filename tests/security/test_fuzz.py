@@ -83,15 +83,20 @@ def open_checkpoint(path: Path) -> None:
     read_checkpoint(path)
 
     def load(path: Path, weights_only: bool) -> None:
+        asked.append(weights_only)
         if path.is_file():
-            torch.load(path, weights_only=weights_only)
+            torch.load(path, weights_only=True)
         else:
             state = {"state_dict": {"w": torch.zeros(4, 3), "b": torch.zeros(2, dtype=torch.bfloat16)}}
             dcp.load(state, checkpoint_id=path)  # pyright: ignore[reportPrivateImportUsage]
 
+    asked: list[bool] = []
     strategy = SimpleNamespace(load_checkpoint=load)
     guard(strategy)
-    strategy.load_checkpoint(path)
+    try:
+        strategy.load_checkpoint(path, weights_only=False)
+    finally:
+        assert all(asked)  # the guard lets nobody ask for less
 
 
 def open_tensors(folder: Path) -> None:
