@@ -25,6 +25,9 @@ BIN = $(VENV)/bin
 # files takes two minutes of a core; Python compiles those that are used when it imports them.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-compile -c constraints.txt
 
+# Then the first import must be allowed to keep it: without it, each process of the tests compiles for 20 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL = help
 .PHONY: help install demo test quick-demo lint format docs pytest slow mutants fuzz clean
 

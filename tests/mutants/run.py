@@ -160,8 +160,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def run_all(mutants: list[Mutant], results: Path, seconds: float) -> Iterator[tuple[Mutant, dict[str, Any]]]:
-    """Run what has not run yet, a line for each, until ``seconds`` have passed; yields all that have run."""
-    end = time.monotonic() + seconds
+    """Run what has not run yet, until ``seconds`` after the first, a line for each; yields all that ran."""
     known = read_results(results)
     keys = {mutant["name"]: key(mutant) for mutant in mutants}  # of the files that are copied now
     missing = [mutant for mutant in mutants if keys[mutant["name"]] not in known]
@@ -174,6 +173,7 @@ def run_all(mutants: list[Mutant], results: Path, seconds: float) -> Iterator[tu
     with tempfile.TemporaryDirectory(prefix="earlyfusion-mutants-") as folder:
         tree, log = copy_tree(Path(folder)), Path(folder) / "log"
         results.parent.mkdir(parents=True, exist_ok=True)
+        end = time.monotonic() + seconds
         for mutant in missing:
             if time.monotonic() > end:
                 return
@@ -186,7 +186,7 @@ def run_all(mutants: list[Mutant], results: Path, seconds: float) -> Iterator[tu
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 1 if a bug survives that is not named as equivalent, or its tests fail without it."""
+    """Exit code 1 if a bug survives that is not equivalent, its tests fail without it, or none ran."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", help="a word in the name or the area")
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{state:10} {row['seconds']:6.1f} s  {mutant['area']}: {mutant['name']}", flush=True)
     counts = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     print(f"{sum(states.values())} of {len(mutants)} mutants ran: {counts}")
-    return 1 if states.get("survived") or states.get("broken") else 0
+    return 1 if states.get("survived") or states.get("broken") or not states else 0
 
 
 if __name__ == "__main__":

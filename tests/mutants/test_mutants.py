@@ -74,6 +74,10 @@ def test_bugs_are_killed_or_survive(script: ModuleType, tmp_path: Path, capsys) 
         state("a", "b", good)
 
 
+def test_nothing_that_ran_is_a_failure(script: ModuleType, tmp_path: Path) -> None:
+    assert script.main(["--only", "no such area", "--results", str(tmp_path / "rows")]) == 1
+
+
 def test_the_commit_chooses_some(script: ModuleType) -> None:
     mutants = script.read_mutants()
     some = script.choose(mutants, None, 5)
