@@ -67,7 +67,7 @@ quick-demo: $(VENV)/.installed-demo
 pytest: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
-# Trainings on up to four processes, a Ray cluster, and the runner of mutants: three minutes.
+# Trainings on up to four processes, a Ray cluster, and the runner of mutants: one to three minutes.
 slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
 
