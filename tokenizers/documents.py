@@ -209,12 +209,10 @@ class DocumentTokenizer:
         """The image tokenizer.
 
         Raises:
-            AttributeError: The model does not have images.
+            ValueError: The model does not have images.
         """
         if "image" not in self.codecs:
-            raise AttributeError(
-                f"this tokenizer does not have images, only {', '.join(self.vocab.names[1:])}"
-            )
+            raise ValueError(f"this tokenizer does not have images, only {', '.join(self.vocab.names[1:])}")
         return self.codecs["image"]
 
     def encode(
