@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from earlyfusion.fusion_lm.folder import Model, load_model
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 
 from .browsing import CHROMIUM, NO_CHROMIUM, PATIENCE, opened
 
