@@ -1,6 +1,6 @@
 """The path of a GPU, on machines without one (``stand_in.py``).
 
-Every tensor is on the device, the results are those of the CPU, and the host waits only where ``WAITS`` says why.
+Every tensor is on the device, the results are those of the CPU, and the host waits where ``WAITS`` says.
 """
 
 from collections import Counter
