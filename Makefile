@@ -25,6 +25,9 @@ BIN = $(VENV)/bin
 # files takes two minutes of a core; Python compiles those that are used when it imports them.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-compile -c constraints.txt
 
+# Then the first import must be allowed to keep it: without it, each process of the tests compiles for 20 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL = help
 .PHONY: help install demo test quick-demo lint format docs pytest slow mutants fuzz bench clean
 
@@ -65,7 +68,7 @@ quick-demo: $(VENV)/.installed-demo
 pytest: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
-# Trainings on up to four processes, a Ray cluster, and the runner of mutants: three minutes.
+# Trainings on up to four processes, a Ray cluster, and the runner of mutants: one to three minutes.
 slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
 

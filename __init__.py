@@ -6,8 +6,8 @@
     [document] = sample(model, [["A red apple:"]], then="image", stop_after="image")
 
 Importing the package imports nothing heavy: each name below loads its module when it is first used. Folders
-follow the stream: ``tokenizers``, ``encoders``, ``fusion_lm``, ``data``, ``train``, ``eval``, ``cli``,
-``playground``.
+follow the stream: ``storage``, ``tokenizers``, ``encoders``, ``fusion_lm``, ``data``, ``eval``, ``train``,
+``playground``, ``cli``.
 """
 
 from importlib import import_module

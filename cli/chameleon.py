@@ -86,7 +86,7 @@ a special token; here it is plain text.""",
 
 
 def run(args: Namespace) -> None:
-    from ..tokenizers.files import check_folder
+    from ..storage.files import check_folder
 
     check_folder(args.out)
     {"import": _import, "export": _export}[args.command](args)
@@ -95,7 +95,7 @@ def run(args: Namespace) -> None:
 @writes(inputs=("folder", "vqgan"), holds=("config.json", "model.safetensors", "tokenizer"))
 def _import(args: Namespace) -> None:
     from ..fusion_lm.chameleon.importer import read_source, write_model
-    from ..tokenizers.hub import local_folder
+    from ..storage.hub import local_folder
     from ..tokenizers.progress import progress_bars
 
     with progress_bars() as progress:
@@ -108,7 +108,7 @@ def _import(args: Namespace) -> None:
 
 
 def _export(args: Namespace) -> None:
-    from ..tokenizers.hub import push
+    from ..storage.hub import push
 
     _write_export(args)
     if args.push is not None:
@@ -118,7 +118,7 @@ def _export(args: Namespace) -> None:
 @writes(inputs=("model",), holds=("*.json", "*.safetensors"))
 def _write_export(args: Namespace) -> None:
     from ..fusion_lm.chameleon.exporter import export
-    from ..tokenizers.hub import local_folder
+    from ..storage.hub import local_folder
     from ..tokenizers.progress import progress_bars
 
     with progress_bars() as progress:

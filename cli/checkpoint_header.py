@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ..tokenizers.pickles import InertUnpickler, check_stored
+from ..storage.pickles import InertUnpickler, check_stored
 
 
 def read_header(path: Path) -> dict[str, Any]:

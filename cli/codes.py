@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..tokenizers.results import ANYTHING, MADE
+from ..storage.results import ANYTHING, MADE
 from .results import add_out, writes
 from .terminal import Parser, add_command, add_group, positive_integer, tell
 

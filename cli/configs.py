@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..tokenizers.nearest import did_you_mean, similar_path
+from ..storage.nearest import did_you_mean, similar_path
 from .terminal import add_command
 
 FOLDER = Path(__file__).parents[1] / "train" / "configs"

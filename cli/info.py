@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..eval.report.page import numbers
-from ..tokenizers.hub import nearest, packaged
+from ..storage.hub import nearest, packaged
 from .terminal import add_command
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def describe(path: Path) -> list[str]:
 
 
 def _described(path: Path) -> list[str]:
-    from ..tokenizers.files import read_json
+    from ..storage.files import read_json
 
     if not path.exists():
         raise FileNotFoundError(
@@ -115,7 +115,7 @@ def _model(folder: Path, config: dict[str, Any]) -> Lines:
 
 
 def _documents(folder: Path) -> Lines:
-    from ..tokenizers.files import read_json
+    from ..storage.files import read_json
     from ..tokenizers.vocab import SharedVocab
 
     vocab = SharedVocab.load(folder)
@@ -170,7 +170,7 @@ def _recognizer(folder: Path, config: dict[str, Any]) -> Lines:
 
 
 def _prepared(folder: Path) -> Lines:
-    from ..tokenizers.files import read_json
+    from ..storage.files import read_json
 
     record = read_json(folder / PREPARED, "a record of prepare")
     yield "format", str(record.get("format", 1))
@@ -183,7 +183,7 @@ def _prepared(folder: Path) -> Lines:
 
 
 def _codes(folder: Path) -> Lines:
-    from ..tokenizers.files import read_json
+    from ..storage.files import read_json
 
     index = read_json(folder / CODES, "the index of a folder of codes")
     yield "format", str(index.get("format"))
@@ -210,7 +210,7 @@ def _training_run(folder: Path) -> Lines:
 
 def _demo(folder: Path) -> Lines:
     from ..eval.report.figures import headline
-    from ..tokenizers.files import read_json
+    from ..storage.files import read_json
 
     stages = read_json(folder / STAGES, "the record of a demo")
     yield "stages", f"{', '.join(name for name, stage in stages.items() if stage.get('done'))} are done"
@@ -288,7 +288,7 @@ def _header(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Name -> shape and type of the tensors in a folder's weights."""
     from safetensors import SafetensorError, safe_open
 
-    from ..tokenizers.safetensors_header import check_header
+    from ..storage.safetensors_header import check_header
 
     path = folder / WEIGHTS
     if not path.exists():

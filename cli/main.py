@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ..tokenizers.nearest import similar_path
+from ..storage.nearest import similar_path
 from . import (
     chameleon,
     codes,

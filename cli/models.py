@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..tokenizers.hub import nearest, packaged
+from ..storage.hub import nearest, packaged
 from .terminal import best_device
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from ..tokenizers.hub import PRETRAINED
+from ..storage.hub import PRETRAINED
 from .terminal import add_command, best_device, positive_integer
 
 
@@ -70,7 +70,7 @@ def run(args: Namespace) -> None:
     from ..playground.app import build
     from ..playground.server import serve
     from ..playground.showcase import showcase_of
-    from ..tokenizers.hub import local_folder
+    from ..storage.hub import local_folder
     from .models import load_image_tokenizer
 
     folder = local_folder(args.model)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from ..tokenizers.nearest import did_you_mean
+from ..storage.nearest import did_you_mean
 from .configs import resolved
 from .terminal import UsageError, add_command
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..tokenizers.nearest import similar_path
+from ..storage.nearest import similar_path
 from .terminal_image import Show
 
 if TYPE_CHECKING:
@@ -92,13 +92,13 @@ def prompt_as_seen(
     from ..tokenizers.documents import split
 
     grids = iter(p.values.shape for p in split(tokens, tokenizer.vocab) if p.kind == "image")
-    factor = tokenizer.image.factor
     segments: list[Part] = []
     for segment in prompt:
         if isinstance(segment, str):
             segments.append(Part(segment, prompt=True))
         elif isinstance(segment, Image.Image):
             rows, columns = next(grids)[:2]  # the third axis holds a position's codes
+            factor = tokenizer.image.factor
             size = columns * factor, rows * factor
             segments.append(Part(segment.resize(size, Image.Resampling.LANCZOS), prompt=True))
     return segments

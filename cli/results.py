@@ -1,4 +1,4 @@
-"""``--out`` and ``--overwrite``: how the commands follow the rule of ``tokenizers/results.py``."""
+"""``--out`` and ``--overwrite``: how the commands follow the rule of ``storage/results.py``."""
 
 import os
 from argparse import Namespace
@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from ..tokenizers.results import Result, claimed, noted
+from ..storage.results import Result, claimed, noted
 from .terminal import Parser, Run, tell
 
 FREE = ("run", "parser", "version", "out", "overwrite", "push", "preview")

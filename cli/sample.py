@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..fusion_lm.choices import BEST_BY, WEIGHTS
-from ..tokenizers.hub import PRETRAINED
-from ..tokenizers.results import numbered
+from ..storage.hub import PRETRAINED
+from ..storage.results import numbered
 from .prompts import are_joined, in_words, news, prompt_as_seen, read_prompts, read_segments, said
 from .results import add_out, writes
 from .sampling import MODALITIES, add_best_of, add_sampling, recorded, sampling_of
@@ -156,9 +156,9 @@ def _sample(args: Namespace) -> None:
     from ..fusion_lm.folder import load_model
     from ..fusion_lm.guidance import Guidance
     from ..fusion_lm.sampling import Sampling
+    from ..storage.files import check_folder
+    from ..storage.hub import local_folder
     from ..tokenizers.documents import END_OF_TURN
-    from ..tokenizers.files import check_folder
-    from ..tokenizers.hub import local_folder
 
     asked = {name: sampling_of(args, name) for name in MODALITIES}
     sampling = {name: Sampling(**fields) for name, fields in asked.items()}
@@ -282,7 +282,7 @@ def _written(
 
 def _tell_files(folder: Path) -> None:
     """Say where the new pictures and the page are."""
-    from ..tokenizers.files import read_json
+    from ..storage.files import read_json
 
     result = read_json(folder / "sample.json", "samples")
     documents = result.get("samples", [result])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from ..tokenizers.nearest import did_you_mean
+from ..storage.nearest import did_you_mean
 
 Run = Callable[[Namespace], int | None]
 """Runs a command with its parsed arguments and returns the exit code; None means 0."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tokenizers.files import read_json, write_bytes, write_json
+from ..storage.files import read_json, write_bytes, write_json
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.pixels import IMAGE_SUFFIXES, fit, load_image, to_pil, to_tensor
 from ..tokenizers.progress import Progress

@@ -20,8 +20,7 @@ from typing import Any
 
 from datasets import DatasetInfo
 
-from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
-from ..tokenizers.files import (
+from ..storage.files import (
     atomic_folder,
     check_folder,
     clear_temporary,
@@ -30,9 +29,10 @@ from ..tokenizers.files import (
     write_json,
     write_text,
 )
+from ..storage.results import move_aside
+from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ..tokenizers.image import ImageTokenizer
 from ..tokenizers.progress import Progress, progress_bars
-from ..tokenizers.results import move_aside
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocab import SharedVocab
 from .prepare_config import PrepareConfig

@@ -17,8 +17,8 @@ from datasets import Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 
+from ..storage.files import write_json
 from ..tokenizers.documents import DocumentTokenizer, Part, Segment
-from ..tokenizers.files import write_json
 from ..tokenizers.pixels import tiles
 from .packing import Document, pack
 from .pieces import (

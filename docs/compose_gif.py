@@ -18,7 +18,7 @@ from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.playground.app import build
 from earlyfusion.playground.server import serve
 from earlyfusion.playground.showcase import showcase_of
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 
 SIZE: Any = {"width": 1180, "height": 640}
 WIDTH, COLORS = 760, 192

@@ -18,7 +18,7 @@ from earlyfusion import Sampling, load_model, sample
 from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.eval.report.page.canvas import picture_sheet
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 from earlyfusion.tokenizers.pixels import contain, load_image
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..tokenizers.fields import Bounds, check_fields
+from ..storage.fields import Bounds, check_fields
 
 BOUNDS: Bounds = {
     "vocab_size": (0, 2**24),

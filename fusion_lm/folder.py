@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 
+from ..storage.files import atomic_folder
+from ..storage.hub import PRETRAINED, local_folder, nearest
+from ..storage.weights import CONFIG
 from ..tokenizers.documents import TOKENIZER, DocumentTokenizer
-from ..tokenizers.files import atomic_folder
-from ..tokenizers.hub import PRETRAINED, local_folder, nearest
-from ..tokenizers.weights import CONFIG
 from .choices import Weights
 from .cpu.packed_weights import for_generation
 from .model import FusionLM

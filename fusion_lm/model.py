@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..storage.weights import load_network, read_config, save_network
 from ..tokenizers.modality import ModalityTable
-from ..tokenizers.weights import load_network, read_config, save_network
 from .cache import KVCache
 from .config import FusionLMConfig, shapes, upgrade
 from .cpu.attention import first_keys

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..tokenizers.fields import LONGEST, check_value
-from ..tokenizers.files import read_json
+from ..storage.fields import LONGEST, check_value
+from ..storage.files import read_json
 
 PICTURES = Path(__file__).parent / "examples"
 """The pictures that examples may name."""

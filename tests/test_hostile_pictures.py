@@ -212,7 +212,7 @@ OPENED = {
 
 def test_files_are_opened_in_one_place() -> None:
     root = Path(pixels.__file__).parents[1]
-    folders = ("cli", "data", "eval", "fusion_lm", "playground", "tokenizers", "train")
+    folders = ("cli", "data", "eval", "fusion_lm", "playground", "storage", "tokenizers", "train")
     files = [file for folder in folders for file in (root / folder).rglob("*.py")]
     found = {str(f.relative_to(root)) for f in files if re.search(r"Image\.open\(", f.read_text("utf-8"))}
     assert found == set(OPENED)

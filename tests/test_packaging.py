@@ -24,6 +24,7 @@ PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
 ROOT_FILES = (Path("__init__.py"), Path("_moved.py"), Path("py.typed"))
 NOT_PACKAGES = ("tests", "benchmarks", "docs", "examples")
 ORDER = (
+    {"storage"},
     {"tokenizers"},
     {"encoders"},
     {"fusion_lm", "data"},
@@ -127,7 +128,7 @@ def test_imports_inside_the_package_are_relative():
 
 def test_the_core_does_without_lightning():
     for path in code():
-        if path.parts[0] in ("tokenizers", "encoders", "fusion_lm"):
+        if path.parts[0] in ("storage", "tokenizers", "encoders", "fusion_lm"):
             assert not [module for _, module in imports(path) if "lightning" in module], path
 
 
@@ -276,7 +277,7 @@ def test_the_wheel_brings_a_model(site, tmp_path):
     output = run_there(
         site,
         """
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 from earlyfusion.cli.main import main
 code = main(["sample", "A red apple:", "--preview"])
 assert not {"torch._dynamo", "lightning", "datasets"} & set(sys.modules)  # which take longer than sampling

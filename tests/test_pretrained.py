@@ -10,7 +10,7 @@ from earlyfusion.cli.main import main
 from earlyfusion.fusion_lm.folder import Model, load_model
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.fusion_lm.stream import sample
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 
 CARD = (PRETRAINED / "README.md").read_text(encoding="utf-8")
 MB = 10**6

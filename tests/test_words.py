@@ -10,7 +10,9 @@ import earlyfusion
 
 SUFFIXES = (".py", ".yaml", ".md", ".js", ".html")
 ROOT = Path(earlyfusion.__file__).parent
-PRODUCT = ("cli", "data", "encoders", "eval", "fusion_lm", "playground", "tokenizers", "train", "docs")
+PRODUCT = (
+    "cli", "data", "docs", "encoders", "eval", "fusion_lm", "playground", "storage", "tokenizers", "train",
+)  # fmt: skip
 PATTERNS = ("*.py", "README.md", *(f"{name}/**/*" for name in PRODUCT))
 FILES = sorted(file for pattern in PATTERNS for file in ROOT.glob(pattern) if file.suffix in SUFFIXES)
 PHRASES = {  # -> what to write instead

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from .files import read_json, write_text
+from ..storage.files import read_json, write_text
 from .text import SPACE, TextTokenizer, check_unicode
 
 FILE = "tokenizer.json"

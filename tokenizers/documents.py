@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from ..storage.files import atomic_folder
 from .batches import equal_batches
 from .bpe import BpeTokenizer, load_text
-from .files import atomic_folder
 from .layout import parse, write
 from .modality import CODECS, TEXT, Codec
 from .text import TextTokenizer
@@ -209,12 +209,10 @@ class DocumentTokenizer:
         """The image tokenizer.
 
         Raises:
-            AttributeError: The model does not have images.
+            ValueError: The model does not have images.
         """
         if "image" not in self.codecs:
-            raise AttributeError(
-                f"this tokenizer does not have images, only {', '.join(self.vocab.names[1:])}"
-            )
+            raise ValueError(f"this tokenizer does not have images, only {', '.join(self.vocab.names[1:])}")
         return self.codecs["image"]
 
     def encode(

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ..storage.weights import load_network, read_config, save_network
 from .image_config import ImageTokenizerConfig, upgrade
 from .layout import Layout, Shape
 from .pixels import Policy, contain, cover, fit, load_image, to_pil, to_tensor
 from .vqvae import unshuffle
 from .vqvae.cpu import Conv
 from .vqvae.quantizer import Quantizer
-from .weights import load_network, read_config, save_network
 
 __all__ = ["KIND", "ImageTokenizer", "ImageTokenizerConfig", "ImageTokenizerOutput"]
 

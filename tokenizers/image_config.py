@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .fields import Bounds, check_fields
+from ..storage.fields import Bounds, check_fields
 
 Architecture = Literal["unshuffle", "vqgan"]
 Norm = Literal["group", "layer"]

@@ -18,7 +18,7 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
-from .fields import Bounds, check_value
+from ..storage.fields import Bounds, check_value
 
 if TYPE_CHECKING:
     from torch import Tensor

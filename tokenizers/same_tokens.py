@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..storage.files import fingerprint
 from .documents import DocumentTokenizer
-from .files import fingerprint
 from .vocab import SharedVocab
 
 

@@ -12,7 +12,7 @@ from typing import Self
 
 import sentencepiece
 
-from .files import write_bytes
+from ..storage.files import write_bytes
 
 SPACE = "\u2581"  # how sentencepiece spells a space inside its pieces
 FILE = "text.model"

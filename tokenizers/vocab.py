@@ -15,8 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from .fields import check_value
-from .files import read_json, write_json
+from ..storage.fields import check_value
+from ..storage.files import read_json, write_json
 from .layout import Layout, Numbers, Scan
 from .modality import STRUCTURE, TEXT, Modality, ModalityTable, Range
 

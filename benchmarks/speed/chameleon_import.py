@@ -24,7 +24,7 @@ from machine import write_figures
 from earlyfusion.fusion_lm.chameleon.vocab import code_name
 from earlyfusion.fusion_lm.chameleon.weights import config_to_transformers, parts
 from earlyfusion.fusion_lm.model import FusionLMConfig
-from earlyfusion.tokenizers.files import write_json
+from earlyfusion.storage.files import write_json
 
 HERE = Path(__file__).parent
 SEVEN_B = FusionLMConfig(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from earlyfusion.tokenizers.files import write_json
+from earlyfusion.storage.files import write_json
 
 ROOT = Path(__file__).parents[2]
 

@@ -41,7 +41,7 @@ from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.fusion_lm.folder import load_model
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.settings import LMSettings

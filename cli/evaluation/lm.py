@@ -52,7 +52,7 @@ def run(args: Namespace) -> None:
     from ...eval.report.page.tables import lm_tables
     from ...eval.tasks.everything import evaluate_lm
     from ...fusion_lm.folder import load_model
-    from ...tokenizers.files import write_text
+    from ...storage.files import write_text
     from ...tokenizers.progress import progress_bars
 
     model, tokenizer = load_model(args.model, best_device())

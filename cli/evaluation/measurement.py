@@ -90,7 +90,7 @@ def finish(args: Namespace, result: dict[str, Any], *tables: "Table") -> None:
     """Write the JSON and print the tables."""
     from rich.console import Console
 
-    from ...tokenizers.files import write_json
+    from ...storage.files import write_json
 
     write_json(args.out, {**result, "model": str(args.model)})
     console = Console()

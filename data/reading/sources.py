@@ -19,7 +19,7 @@ from datasets import Dataset, IterableDataset
 from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
 
-from ...tokenizers.files import write_json
+from ...storage.files import read_json, write_json
 from ...tokenizers.pixels import image_endings
 from .content import PICTURES
 from .listing import Listing, list_files
@@ -178,12 +178,26 @@ def load_saved(path: str | Path, part: str = "train") -> Dataset:
         raise FileNotFoundError(f"{path} not found: a folder written by save_to_disk is expected there")
     if not _is_saved(Path(path)):
         raise ValueError(f"{path} is not a folder that save_to_disk wrote")
-    found = _loaded(str(path), part, lambda: datasets.load_from_disk(str(path)))
+
+    def load() -> Any:
+        _check_regular(Path(path))
+        return datasets.load_from_disk(str(path))
+
+    found = _loaded(str(path), part, load)
     try:
         found.data.validate(full=True)  # damaged offsets would point outside the file, and end the process
     except pa.ArrowException as error:
         raise ValueError(f"{path} cannot be read as a data set: {reason(error)}") from None
     return found
+
+
+def _check_regular(folder: Path) -> None:
+    """Raise an error if a file of a saved data set is a pipe or a device, on which reading would wait."""
+    for state in [*folder.glob("state.json"), *folder.glob("*/state.json")]:
+        named = [state.parent / file["filename"] for file in read_json(state, "the state")["_data_files"]]
+        for file in [*state.parent.iterdir(), *named]:
+            if not file.is_file() and not file.is_dir():
+                raise ValueError(f"{file.name} is missing or not a regular file")
 
 
 def image_columns(columns: Sequence[str], wanted: str | None, name: str) -> list[str]:

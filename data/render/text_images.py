@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value, disable_progress_bars
 
-from ...tokenizers.files import atomic_folder, write_json
+from ...storage.files import atomic_folder, write_json
 from ...tokenizers.progress import Progress
 from .fonts import Font, train_faces
 from .lexicon import Lexicon, split_lexicon, train_lexicon

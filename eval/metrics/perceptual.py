@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from ...tokenizers.pickles import check_stored
-from ...tokenizers.safetensors_header import check_header
+from ...storage.pickles import check_stored
+from ...storage.safetensors_header import check_header
 
 WITHOUT_LPIPS = "no weights were given (--lpips-weights: torchvision's AlexNet or VGG16)"
 WITHOUT_FID = "no weights were given (--fid-weights: Inception as TorchScript, or torch-fidelity's)"

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...tokenizers.files import atomic_folder, read_json, write_json
+from ...storage.files import atomic_folder, read_json, write_json
 from ...tokenizers.pixels import load_image
 
 FILE = "gallery.json"

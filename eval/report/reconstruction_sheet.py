@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from ...tokenizers.files import write_bytes, write_text
+from ...storage.files import write_bytes, write_text
 from ...tokenizers.pixels import fit
 from ..tasks.reconstruction import Reading, Reconstruction
 from .glossary import how_to_read

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...tokenizers.files import atomic_folder, write_bytes, write_json, write_text
+from ...storage.files import atomic_folder, write_bytes, write_json, write_text
 from .page import html
 from .page.html import Part
 

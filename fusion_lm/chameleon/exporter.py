@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...storage.files import atomic_folder, write_json, write_text
+from ...storage.tensor_files import Spec, TensorFiles, write_tensors
+from ...storage.weights import CONFIG, WEIGHTS
 from ...tokenizers.bpe import BpeTokenizer, bpe_of
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
-from ...tokenizers.files import atomic_folder, write_json, write_text
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
 from ...tokenizers.progress import Progress
 from ...tokenizers.same_tokens import text_tokens
-from ...tokenizers.tensor_files import Spec, TensorFiles, write_tensors
-from ...tokenizers.weights import CONFIG, WEIGHTS
 from ..model import FusionLM, FusionLMConfig
 from .importer import DECODER
 from .vocab import BEGIN_IMAGE, BOS, END_IMAGE, EOS, PAD, PLACEHOLDER, SEPARATOR, code_name

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...storage.files import atomic_folder, read_json, write_json
+from ...storage.tensor_files import Spec, TensorFiles, check_finite, write_tensors
+from ...storage.weights import CONFIG, FORMAT, WEIGHTS
 from ...tokenizers.bpe import BpeTokenizer
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
-from ...tokenizers.files import atomic_folder, read_json, write_json
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.image_config import Preprocessing
 from ...tokenizers.progress import Progress
-from ...tokenizers.tensor_files import Spec, TensorFiles, check_finite, write_tensors
 from ...tokenizers.vqvae.taming import from_state, load_taming
-from ...tokenizers.weights import CONFIG, FORMAT, WEIGHTS
 from ..model import KIND, FusionLMConfig
 from .meta import meta_tensor, read_meta
 from .vocab import chameleon_vocab

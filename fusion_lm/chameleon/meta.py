@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...tokenizers.tensor_files import Spec, TensorFiles
+from ...storage.tensor_files import Spec, TensorFiles
 from ..model import FusionLMConfig
 from .weights import QK_EPS, parts
 

@@ -7,7 +7,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...tokenizers.tensor_files import Spec, TensorFiles
+from ...storage.tensor_files import Spec, TensorFiles
 from ..model import FusionLMConfig
 
 QK_EPS = 1e-5

@@ -14,8 +14,8 @@ from datasets import Dataset, Features, List, Value
 
 from earlyfusion.data.packing import Document, pack
 from earlyfusion.fusion_lm.model import FusionLMConfig
+from earlyfusion.storage.files import write_json
 from earlyfusion.tokenizers.documents import DocumentTokenizer, Part, interleave, split
-from earlyfusion.tokenizers.files import write_json
 from earlyfusion.train.lm.settings import LMSettings
 
 FOLDER = Path(__file__).parents[2] / "benchmarks/studies/stability"

@@ -16,7 +16,7 @@ from earlyfusion.cli.info import KINDS, describe
 from earlyfusion.cli.main import main
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import KIND as MODEL
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 from earlyfusion.tokenizers.image import KIND as IMAGE
 from earlyfusion.train.image.recognizer import KIND as RECOGNIZER
 

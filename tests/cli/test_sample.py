@@ -219,3 +219,18 @@ def test_the_flags_of_sampling_are_those_of_every_modality():
             if modality == "text" or field.name not in TEXT_ONLY:
                 flag = flags[prefix + field.name]
                 assert flag.default is None and re.search(rf"default: {field.default:g}\b", flag.help or "")
+
+
+def test_a_model_of_text_alone_writes_text(model_folder, photo_file, tmp_path, capsys):
+    model = tmp_path / "text"
+    shutil.copytree(model_folder, model)
+    path = model / "tokenizer" / "vocab.json"
+    vocab = json.loads(path.read_text(encoding="utf-8"))
+    vocab["modalities"] = [one for one in vocab["modalities"] if one["name"] != "image"]
+    path.write_text(json.dumps(vocab), encoding="utf-8")
+    result = sample(model, tmp_path / "out", "--max-new-tokens=8", "A")
+    assert [s["type"] for s in result["segments"]][:1] == ["text"]
+    capsys.readouterr()
+    for command in (["sample", str(photo_file), "--out", str(tmp_path / "no"), "--model"], ["playground"]):
+        assert main([*command, str(model)]) == 2
+        assert "image" in (said := capsys.readouterr().err).lower() and said.count("\n") == 1

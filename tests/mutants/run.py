@@ -2,7 +2,7 @@
 
     python tests/mutants/run.py                    all of mutants.toml, resuming runs/mutants.jsonl
     python tests/mutants/run.py --only grammar     those with a word in their name or area
-    python tests/mutants/run.py --count 5          five, which the commit chooses
+    python tests/mutants/run.py --count 5          five without slow tests, which the commit chooses
     python tests/mutants/run.py --seconds 600      none begins after ten minutes; the same command resumes
 
 A mutant is killed if one of its tests fails, and that test passes without the bug. Every mutant leaves a line
@@ -11,6 +11,7 @@ Linux or macOS.
 """
 
 import argparse
+import ast
 import hashlib
 import importlib
 import json
@@ -25,6 +26,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +62,26 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     return {row["key"]: row for row in rows}
 
 
+def has_slow_tests(mutant: Mutant) -> bool:
+    """Whether one of its tests is marked as slow."""
+    for test in mutant["tests"]:
+        name, _, function = test.partition("::")
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and (not function or node.name == function):
+                if any(ast.unparse(mark).endswith("mark.slow") for mark in node.decorator_list):
+                    return True
+    return False
+
+
 def choose(mutants: list[Mutant], only: str | None, count: int | None) -> list[Mutant]:
-    """Those with ``only`` in their name or area, or ``count`` of them, chosen by the commit."""
+    """Those with ``only`` in their name or area; if ``count`` is given, so many without slow tests."""
     if only:
         mutants = [m for m in mutants if only in m["name"] or only in m["area"]]
     if count is None:
         return mutants
     head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return random.Random(head.stdout).sample(mutants, min(count, len(mutants)))
+    shuffled = random.Random(head.stdout).sample(mutants, len(mutants))
+    return list(islice((mutant for mutant in shuffled if not has_slow_tests(mutant)), count))
 
 
 def copy_tree(folder: Path) -> Path:
@@ -146,8 +160,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def run_all(mutants: list[Mutant], results: Path, seconds: float) -> Iterator[tuple[Mutant, dict[str, Any]]]:
-    """Run what has not run yet, a line for each, until ``seconds`` have passed; yields all that have run."""
-    end = time.monotonic() + seconds
+    """Run what has not run yet, until ``seconds`` after the first, a line for each; yields all that ran."""
     known = read_results(results)
     keys = {mutant["name"]: key(mutant) for mutant in mutants}  # of the files that are copied now
     missing = [mutant for mutant in mutants if keys[mutant["name"]] not in known]
@@ -160,6 +173,7 @@ def run_all(mutants: list[Mutant], results: Path, seconds: float) -> Iterator[tu
     with tempfile.TemporaryDirectory(prefix="earlyfusion-mutants-") as folder:
         tree, log = copy_tree(Path(folder)), Path(folder) / "log"
         results.parent.mkdir(parents=True, exist_ok=True)
+        end = time.monotonic() + seconds
         for mutant in missing:
             if time.monotonic() > end:
                 return
@@ -172,11 +186,11 @@ def run_all(mutants: list[Mutant], results: Path, seconds: float) -> Iterator[tu
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 1 if a bug survives that is not named as equivalent, or its tests fail without it."""
+    """Exit code 1 if a bug survives that is not equivalent, its tests fail without it, or none ran."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", help="a word in the name or the area")
-    parser.add_argument("--count", type=int, help="how many, chosen by the commit")
+    parser.add_argument("--count", type=int, help="how many, chosen by the commit; none with slow tests")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="when no more may begin")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
@@ -190,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{state:10} {row['seconds']:6.1f} s  {mutant['area']}: {mutant['name']}", flush=True)
     counts = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     print(f"{sum(states.values())} of {len(mutants)} mutants ran: {counts}")
-    return 1 if states.get("survived") or states.get("broken") else 0
+    return 1 if states.get("survived") or states.get("broken") or not states else 0
 
 
 if __name__ == "__main__":

@@ -74,8 +74,22 @@ def test_bugs_are_killed_or_survive(script: ModuleType, tmp_path: Path, capsys) 
         state("a", "b", good)
 
 
+def test_nothing_that_ran_is_a_failure(script: ModuleType, tmp_path: Path) -> None:
+    assert script.main(["--only", "no such area", "--results", str(tmp_path / "rows")]) == 1
+
+
 def test_the_commit_chooses_some(script: ModuleType) -> None:
     mutants = script.read_mutants()
     some = script.choose(mutants, None, 5)
     assert len(some) == 5 and some == script.choose(mutants, None, 5)
     assert {mutant["area"] for mutant in script.choose(mutants, "grammar", None)} >= {"grammar"}
+    slow = [
+        {**mutants[0], "tests": [test]}
+        for test in (
+            "tests/train/loop/test_ranks.py",
+            "tests/train/loop/test_ranks.py::test_each_window_once_an_epoch",
+        )
+    ]
+    assert (
+        script.choose(slow, None, None) == slow and script.choose([*slow, mutants[0]], None, 5) == mutants[:1]
+    )

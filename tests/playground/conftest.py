@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from earlyfusion.fusion_lm.folder import Model, load_model
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 
 from .browsing import CHROMIUM, CONTROLS, NO_CHROMIUM, PATIENCE
 

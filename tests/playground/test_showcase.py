@@ -21,7 +21,7 @@ from earlyfusion.playground.fit import best_fit, fits
 from earlyfusion.playground.limits import MASK_SIDE, Refused, read_mask
 from earlyfusion.playground.recipes import as_command, as_python
 from earlyfusion.playground.showcase import FILE, PICTURES, Showcase, showcase_of
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 
 BEST = Ask(then="image", image=Sampling(0.5), guidance=Guidance(1.5), best_of=3, best_by="both", seed=4)
 

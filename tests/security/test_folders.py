@@ -22,7 +22,7 @@ from earlyfusion.cli.main import main
 from earlyfusion.fusion_lm.config import BOUNDS, FusionLMConfig, shapes
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM
-from earlyfusion.tokenizers.fields import check_fields
+from earlyfusion.storage.fields import check_fields
 from earlyfusion.tokenizers.image_config import BOUNDS as IMAGE_BOUNDS
 from earlyfusion.tokenizers.image_config import ImageTokenizerConfig
 from earlyfusion.train.loop.fit import read_checkpoint
@@ -303,6 +303,7 @@ def test_a_prepared_folder_is_refused(
 @pytest.mark.parametrize("change", [
     content("train/state.json", b'{"_data_files": [{"filename": "../../../../etc/passwd"}]}'),
     content("train/dataset_info.json", b"[" * 10**5), content("train/state.json", b"\xff"),
+    pipe("train/data-00000-of-00001.arrow"),
     content("tokenizer/vocab.json", b"{}"),
 ])  # fmt: skip
 def test_training_on_it_is_refused(

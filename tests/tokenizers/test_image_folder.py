@@ -166,7 +166,7 @@ def test_weights_of_other_names(folder: Path) -> None:
 
 
 def test_a_failing_save_leaves_the_folder_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from earlyfusion.tokenizers import weights
+    from earlyfusion.storage import weights
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))

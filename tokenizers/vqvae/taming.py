@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...storage.pickles import Inert
+from ...storage.safetensors_header import check_header
+from ...storage.tensor_files import check_finite, load_pytorch
 from ..image import ImageTokenizer
 from ..image_config import ImageTokenizerConfig
-from ..pickles import Inert
-from ..safetensors_header import check_header
-from ..tensor_files import check_finite, load_pytorch
 
 WRAPPERS = ("model", "state_dict")
 """Entries of a checkpoint that hold the weights; the first one counts if several do."""

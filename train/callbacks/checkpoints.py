@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from ...tokenizers.files import clear_temporary
+from ...storage.files import clear_temporary
 from ..loop.resume import LAST, MODEL
 from .divergence import trouble
 

@@ -22,7 +22,7 @@ from ...data.render.split import demo_concepts, demo_words
 from ...data.render.text_images import OBJECTS
 from ...eval.items import METADATA, Item
 from ...eval.suites import word_suite
-from ...tokenizers.files import atomic_folder, write_bytes, write_text
+from ...storage.files import atomic_folder, write_bytes, write_text
 from ...tokenizers.progress import Progress
 from .corpus import LARGE_HEIGHTS, Corpus, CorpusConfig, Document, png
 

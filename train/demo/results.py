@@ -8,7 +8,7 @@ from torch import nn
 
 from ...data.prepare import RECORD
 from ...fusion_lm.folder import load_model
-from ...tokenizers.files import read_json
+from ...storage.files import read_json
 from ...tokenizers.image import ImageTokenizer
 from ...tokenizers.text import TextTokenizer
 from .corpus import CorpusConfig

@@ -32,9 +32,9 @@ from rich.table import Table
 
 from ...eval.report.figures import REFERENCES, headline, verdict
 from ...eval.report.page.numbers import duration, rough_duration
-from ...tokenizers.files import read_json, write_json
+from ...storage.files import read_json, write_json
+from ...storage.results import move_aside
 from ...tokenizers.progress import part_of_more, suggest
-from ...tokenizers.results import move_aside
 from .budget import CONFIGS, plan
 from .machine import facts, peak_memory, versions
 from .stages import Command, Run, Stage, Work, stages

@@ -16,7 +16,7 @@ from ...eval.report.figures import markdown
 from ...eval.report.gallery import load_gallery, save_gallery
 from ...eval.report.run import report as report_page
 from ...fusion_lm.folder import load_model
-from ...tokenizers.files import atomic_folder, write_json, write_text
+from ...storage.files import atomic_folder, write_json, write_text
 from ...tokenizers.image import ImageTokenizerConfig
 from ...tokenizers.pixels import load_image
 from ...tokenizers.progress import progress_bars

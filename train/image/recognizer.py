@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...tokenizers.fields import check_fields
-from ...tokenizers.files import read_json
-from ...tokenizers.weights import CONFIG, load_network, save_network
+from ...storage.fields import check_fields
+from ...storage.files import read_json
+from ...storage.weights import CONFIG, load_network, save_network
 
 KIND = "recognizer"
 OLD_KIND = "recogniser"

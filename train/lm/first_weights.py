@@ -16,9 +16,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ...fusion_lm.layers import Block, initialize
 from ...fusion_lm.model import FusionLM, FusionLMConfig
+from ...storage.tensor_files import TensorFiles
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.same_tokens import same_tokens
-from ...tokenizers.tensor_files import TensorFiles
 from ..loop.resume import check_config
 
 WEIGHTS = "model.safetensors"

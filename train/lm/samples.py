@@ -15,8 +15,8 @@ from ...fusion_lm.generate import generate
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.prompts import ANY
 from ...fusion_lm.sampling import Sampling
+from ...storage.files import write_text
 from ...tokenizers.documents import DocumentTokenizer
-from ...tokenizers.files import write_text
 from ...tokenizers.pixels import to_pil
 from ..callbacks.pictures import Drawing, save_sheet, step_file
 from .module import FusionLMTraining

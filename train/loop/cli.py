@@ -16,7 +16,7 @@ import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ...eval.report.curves import read_metrics
-from ...tokenizers.nearest import did_you_mean, similar_path
+from ...storage.nearest import did_you_mean, similar_path
 from ...tokenizers.progress import suggest
 from ..callbacks.checkpoints import Checkpoints
 from .logged_training import LoggedTraining

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from ...tokenizers.pickles import check_stored
+from ...storage.pickles import check_stored
 from .meters import Means
 from .optim import clip
 from .resume import FORMAT, check_resumed

@@ -12,7 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
-from ...tokenizers.files import write_text
+from ...storage.files import write_text
 from .logged_training import LoggedTraining
 
 FILE = "metrics.csv"

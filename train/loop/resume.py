@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...tokenizers.pickles import check_stored, reason
+from ...storage.pickles import check_stored, reason
 from .shards import check_shards
 
 MODEL = "model"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ...tokenizers.pickles import RestrictedUnpickler, check_stored, reason
+from ...storage.pickles import RestrictedUnpickler, check_stored, reason
 
 METADATA = ".metadata"
 _METADATA = "torch.distributed.checkpoint.metadata"

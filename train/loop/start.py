@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from ...tokenizers.results import move_aside
+from ...storage.results import move_aside
 from .logs import FILE as METRICS
 from .resume import CHECKPOINT, LAST, MODEL, recover
 

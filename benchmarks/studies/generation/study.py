@@ -32,8 +32,8 @@ from earlyfusion.fusion_lm.generate import generate
 from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.infill import infill
 from earlyfusion.fusion_lm.sampling import Sampling, draw, filter_logits, uniforms
+from earlyfusion.storage.hub import PRETRAINED
 from earlyfusion.tokenizers.documents import split
-from earlyfusion.tokenizers.hub import PRETRAINED
 
 HERE = Path(__file__).parent
 THINGS = demo_concepts().train

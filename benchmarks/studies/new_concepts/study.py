@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from earlyfusion.tokenizers.hub import PRETRAINED
+from earlyfusion.storage.hub import PRETRAINED
 
 HERE = Path(__file__).parent
 METHODS: dict[str, dict[str, Any]] = {

@@ -36,7 +36,7 @@ from results import (
 from rich.console import Console
 from rich.table import Table
 
-from earlyfusion.tokenizers.files import write_bytes, write_text
+from earlyfusion.storage.files import write_bytes, write_text
 
 SERIES = "series.csv"
 TITLES = {

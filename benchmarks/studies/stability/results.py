@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from grid import LEARNING_RATES, Cell
 
-from earlyfusion.tokenizers.files import write_text
+from earlyfusion.storage.files import write_text
 
 CURVES = ("loss", "output_norm", "attention_logit", "log_z")
 KEPT = (*CURVES, "output_norm_text", "output_norm_image", "row_norm_text", "row_norm_image", "grad_norm")

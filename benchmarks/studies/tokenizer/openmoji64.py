@@ -29,7 +29,7 @@ from earlyfusion.data.render.openmoji import Concept, ConceptSplit, concepts, re
 from earlyfusion.data.render.split import demo_concepts
 from earlyfusion.eval.items import Item
 from earlyfusion.eval.suites import openmoji_suite
-from earlyfusion.tokenizers.files import atomic_folder
+from earlyfusion.storage.files import atomic_folder
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

@@ -32,7 +32,7 @@ from matplotlib.transforms import Bbox
 from rich.console import Console
 from rich.table import Table
 
-from earlyfusion.tokenizers.files import write_bytes, write_text
+from earlyfusion.storage.files import write_bytes, write_text
 
 HERE = Path(__file__).parent
 READERS = ("rapidocr", "tesseract")

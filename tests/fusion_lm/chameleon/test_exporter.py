@@ -22,10 +22,10 @@ from earlyfusion.data.prepare import prepare
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.fusion_lm.folder import Model, load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
+from earlyfusion.storage.tensor_files import TensorFiles
 from earlyfusion.tokenizers.documents import DocumentTokenizer
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.pixels import to_tensor
-from earlyfusion.tokenizers.tensor_files import TensorFiles
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
 

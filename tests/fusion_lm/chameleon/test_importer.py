@@ -20,11 +20,11 @@ from earlyfusion.fusion_lm.chameleon.vocab import code_name, code_of
 from earlyfusion.fusion_lm.folder import load_model
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.stream import sample
+from earlyfusion.storage.weights import load_network
 from earlyfusion.tokenizers.bpe import BpeTokenizer
 from earlyfusion.tokenizers.documents import DocumentTokenizer, split
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.pixels import cover, load_image, to_tensor
-from earlyfusion.tokenizers.weights import load_network
 
 CODES, SIDE = 8, 32
 """Codes of the image tokenizer, and pixels of its images; 8 x 8 codes each."""

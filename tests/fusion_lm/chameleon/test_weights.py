@@ -17,7 +17,7 @@ from earlyfusion.fusion_lm.chameleon.weights import (
     parts,
 )
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.tokenizers.tensor_files import TensorFiles
+from earlyfusion.storage.tensor_files import TensorFiles
 
 CONFIGS = {
     "pre": FusionLMConfig(96, 64, 2, 32, 4, 4, 48),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from earlyfusion.tokenizers.results import ANYTHING, MADE, Result, claimed, noted, numbered
+from earlyfusion.storage.results import ANYTHING, MADE, Result, claimed, noted, numbered
 
 
 def make(result: Result, text: str = "made", overwrite: bool = False) -> bool:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from earlyfusion.tokenizers.files import (
+from earlyfusion.storage.files import (
     atomic_folder,
     fingerprint,
     read_json,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from earlyfusion.tokenizers.nearest import did_you_mean, similar_path
+from earlyfusion.storage.nearest import did_you_mean, similar_path
 
 
 def test_the_nearest_name():

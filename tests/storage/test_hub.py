@@ -6,8 +6,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from earlyfusion.tokenizers.hub import PRETRAINED, local_folder, nearest, push
-from earlyfusion.tokenizers.results import MADE
+from earlyfusion.storage.hub import PRETRAINED, local_folder, nearest, push
+from earlyfusion.storage.results import MADE
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from earlyfusion.tokenizers import pickled_tensors
-from earlyfusion.tokenizers.pickled_tensors import MAGIC, read_pickled
-from earlyfusion.tokenizers.pickles import Inert, Items
-from earlyfusion.tokenizers.tensor_files import load_pytorch
+from earlyfusion.storage import pickled_tensors
+from earlyfusion.storage.pickled_tensors import MAGIC, read_pickled
+from earlyfusion.storage.pickles import Inert, Items
+from earlyfusion.storage.tensor_files import load_pytorch
 
 
 class Callback:
