@@ -29,7 +29,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-build-is
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL = help
-.PHONY: help install demo test quick-demo lint format docs pytest slow mutants fuzz clean
+.PHONY: help install demo test quick-demo lint format docs pytest slow mutants fuzz bench clean
 
 help:
 	@echo 'make demo [BUDGET=quick|full] [OUT=runs/demo] [SEED=0]   train everything, write OUT/report.html'
@@ -40,6 +40,7 @@ help:
 	@echo 'make slow                                                the slow tests that `make test` leaves out'
 	@echo 'make mutants [COUNT=5] [SECONDS=1500]                    put small bugs into a copy: do the tests find them?'
 	@echo 'make fuzz [FUZZ_SECONDS=60] [FUZZ=model:7]               damage folders and requests at random'
+	@echo 'make bench [ARGS="--only busy"]                          speed beside transformers, in ten idle minutes'
 	@echo 'make lint                                                ruff and pyright alone'
 	@echo 'make docs                                                the site of docs/, build/docs/index.html'
 	@echo 'make format                                              let ruff rewrite the files'
@@ -79,6 +80,10 @@ mutants: $(VENV)/.installed-dev
 fuzz: $(VENV)/.installed-dev
 	FUZZ="$(FUZZ)" FUZZ_SECONDS=$(FUZZ_SECONDS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -q \
 		tests/security/test_fuzz.py tests/playground/test_hostile.py -k damaged
+
+# Speed on this machine, beside transformers: a table, and benchmarks/speed/bench.json. Nothing else should run.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/speed/bench.py --out benchmarks/speed/bench.json $(ARGS)
 
 # The root is the package `earlyfusion`, whatever the checkout is called: pyright finds it through .types.
 lint: $(VENV)/.installed-dev

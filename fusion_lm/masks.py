@@ -44,4 +44,4 @@ def attention_blocks(documents: Tensor, spans: Tensor | None = None) -> BlockMas
         return seen & (documents[b, query] == documents[b, key])
 
     B, T = documents.shape
-    return create_block_mask(visible, B, None, T, T, device=documents.device.type)
+    return create_block_mask(visible, B, None, T, T, device=documents.device)

@@ -135,8 +135,10 @@ class ImageTokenizer(nn.Module):
         if codes.ndim != (3 if n == 1 else 4) or (n > 1 and codes.shape[-1] != n):
             wanted = "(B, h, w)" if n == 1 else f"(B, h, w, {n})"
             raise ValueError(f"codes must have the shape {wanted}, got {tuple(codes.shape)}")
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < K:
-            raise ValueError(f"codes must be in 0..{K - 1}, got {codes.min()}..{codes.max()}")
+        if codes.numel():
+            low, high = torch.stack(codes.aminmax()).tolist()  # one wait for the device
+            if not 0 <= low <= high < K:
+                raise ValueError(f"codes must be in 0..{K - 1}, got {low}..{high}")
         latents = self.quantizer.decode(codes).movedim(-1, 1)
         return self.reconstruct(latents.to(self.dtype)).clamp(-1, 1)
 

@@ -124,7 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     show("image, guided", runs[1])
     print(f"guidance costs {cost:.2f} times the time")
     if args.out:
-        found = {"config": asdict(config), "bound": bound, "results": results, "guidance": cost}
+        found = {
+            "config": asdict(config),
+            "bound": bound,
+            "results": results,
+            "guidance": cost,
+            "image": runs,
+        }
         write_figures(args.out, {**about, **found})
     return 0
 

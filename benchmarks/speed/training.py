@@ -25,6 +25,7 @@ list of image codes is emptied here, which also saves it that time. For the loss
 # ruff: noqa: E402
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -60,6 +61,7 @@ PAD = 1
 Z_LOSS = 1e-4
 TOLERANCE = 1e-4
 """Largest relative difference in float32 between equal networks."""
+DEMO = "runs/demo/tokens"
 POOL = 10_000
 """Documents that are packed, or grouped by length, together."""
 
@@ -117,13 +119,17 @@ def parser() -> argparse.ArgumentParser:
         "--documents",
         metavar="DIR",
         nargs="*",
-        default=["runs/demo/tokens"],
-        help="prepared folders whose document lengths are used (default: the demo's)",
+        default=[DEMO],
+        help="prepared folders whose document lengths are used (default: the demo's, or like those)",
     )
     add("--runs", metavar="N", type=int, default=5, help="runs per side (default: 5)")
     add("--steps", metavar="N", type=int, default=2, help="steps per run (default: 2)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 uses autocast")
-    add("--compile", action="store_true", help="also compare compiled networks (rate: only these)")
+    add(
+        "--compile",
+        action="store_true",
+        help="also compare compiled networks, on full windows (rate: only these)",
+    )
     add("--threads", metavar="N", type=int, help="threads of torch (default: torch's choice)")
     add("--device", default="cpu", help="torch device (default: cpu)")
     add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: process time, for a busy machine")
@@ -137,10 +143,14 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
     steps = (args.runs + 1) * args.steps  # the first run does not count
     rows, lengths = [Row("equal", equal(config, args.windows, steps, rng))], {}
     for folder in args.documents:
-        if not Path(folder).is_dir():
+        if Path(folder).is_dir():
+            found = document_lengths(Path(folder), config.context_length)
+        elif folder == DEMO:
+            print(f"{folder} not found: its lengths are drawn from the quantiles in training.json")
+            found = stored_lengths(config.context_length, rng)
+        else:
             print(f"{folder} not found: give --documents a folder of `earlyfusion prepare` or `make demo`")
             continue
-        found = document_lengths(Path(folder), config.context_length)
         lengths[folder] = quantiles(found)
         pool = documents_of(rng.permutation(found)[:POOL], config.vocab_size, rng)
         ours = packed(pool, config.context_length, args.windows, steps, rng)
@@ -162,7 +172,8 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
             pair = networks(config, args)
             for side in pair:
                 side.net.compile()
-        for row in rows:
+        # The shapes of padded batches differ, and each would be compiled.
+        for row in rows[:1] if compiled else rows:
             name = row.name + ", compiled" * compiled
             runs = in_turns(pair, row, args)
             ratio = statistics.median(runs[0]) / statistics.median(runs[1])
@@ -356,6 +367,15 @@ def document_lengths(folder: Path, longest: int) -> np.ndarray:
     return np.minimum(np.array(sizes), longest)
 
 
+def stored_lengths(longest: int, rng: np.random.Generator) -> np.ndarray:
+    """As many lengths as the demo's documents have, drawn from their quantiles in training.json."""
+    file = Path(__file__).with_suffix(".json")
+    stored = next(iter(json.loads(file.read_text(encoding="utf-8"))["lengths"].values()))
+    at = {float(name.removesuffix(" %")) / 100: value for name, value in stored.items() if "%" in name}
+    drawn = np.interp(rng.random(stored["documents"]), list(at), list(at.values()))
+    return np.minimum(drawn.round().astype(np.int64), longest)
+
+
 def quantiles(sizes: np.ndarray) -> dict[str, float]:
     """Quantiles of the lengths of documents."""
     at = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -442,8 +462,7 @@ def rate(args: argparse.Namespace) -> dict[str, Any]:
         if run:
             speeds.append(sum(batch.useful for batch in batches) / (now(args) - start))
             products.append(matrix_rate(args))
-    weights = sum(p.numel() for p in side.net.parameters()) - config.vocab_size * config.width
-    operations = 6 * weights + 6 * config.n_layers * config.context_length * config.width
+    operations = operations_per_token(config, side.net)
     speed, product = statistics.median(speeds), statistics.median(products)
     share = speed * operations / product
     print(f"training  {speed:,.0f} tokens/s of {operations / 1e9:.3f} G operations")
@@ -454,6 +473,12 @@ def rate(args: argparse.Namespace) -> dict[str, Any]:
         found["peak_mib"] = torch.cuda.max_memory_allocated(args.device) / 2**20
         print(f"memory    {found['peak_mib']:,.0f} MiB at most")
     return found
+
+
+def operations_per_token(config: FusionLMConfig, net: nn.Module) -> int:
+    """Operations of a training step per token: 6 for each weight but the embedding, and attention's."""
+    weights = sum(p.numel() for p in net.parameters()) - config.vocab_size * config.width
+    return 6 * weights + 6 * config.n_layers * config.context_length * config.width
 
 
 def matrix_rate(args: argparse.Namespace) -> float:

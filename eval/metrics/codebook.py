@@ -24,7 +24,8 @@ def code_counts(codes: Tensor, codebook_size: int, codes_per_position: int = 1) 
             f"codes have shape {tuple(codes.shape)}, expected (..., {n}): {n} codes per position"
         )
     ids = codes.reshape(-1, n).long() + K * torch.arange(n, device=codes.device)  # slot g: g*K .. g*K + K-1
-    return torch.bincount(ids.flatten(), minlength=n * K).view(n, K)
+    counts = torch.zeros(n * K, dtype=torch.int64, device=codes.device)  # bincount would wait for a GPU
+    return counts.scatter_add_(0, ids.flatten(), torch.ones_like(ids.flatten())).view(n, K)
 
 
 def usage(counts: Tensor) -> Tensor:

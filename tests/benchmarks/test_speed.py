@@ -3,6 +3,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -166,3 +167,39 @@ def test_scripts_write_with_their_conditions(script) -> None:
         assert not re.search(r"write_(json|text)\(args\.(out|json)|args\.(out|json)\.write", text), path
         if path.parent.name == "speed" and path.name != "machine.py" and "--out" in text:
             assert "write_figures(" in text, path
+
+
+def test_a_rehearsal_runs_what_needs_a_gpu(script, tmp_path: Path, monkeypatch) -> None:
+    gpu, out = script("speed/gpu.py"), tmp_path / "gpu.json"
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate")
+
+    def hangs(*_: object) -> None:
+        time.sleep(60)
+
+    monkeypatch.setitem(gpu.PARTS, "device", (fails, 30))
+    monkeypatch.setitem(gpu.PARTS, "compiled", (hangs, 0.2))  # a rehearsal compiles nothing
+    assert gpu.main(["--rehearse", "--out", str(out)]) == 1
+    rows = {row["part"]: row for row in json.loads(out.read_text())["results"]}
+    assert list(rows) == list(gpu.PARTS)
+    errors = {name: row["error"] for name, row in rows.items() if "error" in row}
+    assert errors == {"device": "RuntimeError: CUDA out of memory.", "compiled": "took longer than 0 s"}
+    assert rows["flex"]["flex_float32"]["output"] < 1e-5
+    assert rows["training"]["documents"]["mfu"] > 0 and rows["decoding"]["batch_1"]["share_of_bandwidth"] > 0
+
+
+def test_the_table_takes_the_faster_type_of_each_side(script) -> None:
+    bench = script("speed/bench.py")
+    ours = {"float32": [1.0, 9.0, 2.0], "bfloat16": [3.0, 3.0, 3.0]}
+    row = bench.row_of(bench.Line("x", "tokens/s", ours, {"float32": [4.0], "bfloat16": [1.0]}))
+    assert row["ours_best"] == (3.0, "bfloat16") and row["theirs_best"] == (4.0, "float32")
+    assert row["ratio"] == 0.75
+
+
+def test_lengths_drawn_from_the_stored_quantiles_are_those_of_the_demo(training: ModuleType) -> None:
+    found = training.stored_lengths(512, np.random.default_rng(0))
+    stored = json.loads(Path(str(training.__file__)).with_suffix(".json").read_text())["lengths"]
+    [demo] = stored.values()
+    assert len(found) == demo["documents"] and abs(found.mean() / demo["mean"] - 1) < 0.05
+    assert abs(np.median(found) - demo["50 %"]) <= 1

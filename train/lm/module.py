@@ -15,7 +15,7 @@ from ...fusion_lm.model import FusionLM
 from ...tokenizers.documents import TOKENIZER, DocumentTokenizer
 from ...tokenizers.vocab import SharedVocab
 from ..callbacks.divergence import skipped_steps
-from ..loop.logged_training import LoggedTraining
+from ..loop.logged_training import LoggedTraining, on_host
 from ..loop.meters import Means
 from ..loop.optim import adamw, clip_or_skip, scheduled
 from ..loop.resume import check_config
@@ -159,7 +159,8 @@ class FusionLMTraining(LoggedTraining):
         for figures in (self.validation_means, self.rates):
             figures.reduce(self.trainer.strategy)
         values = self.validation_means.read() | self.rates.read()
-        self.log_dict({f"validation/{name}": value for name, value in values.items()}, rank_zero_only=True)
+        values = {f"validation/{name}": value for name, value in values.items()}
+        self.log_dict(on_host(values), rank_zero_only=True)
 
     # weights
 

@@ -315,12 +315,13 @@ class Telemetry(Callback):
                 for pair, cosine in gradient_cosines(net, terms, modalities).items():
                     one, other = (terms.of(terms.counts, name) > 0 for name in pair)
                     self._means.add("gradient_cosine", cosine, one & other)
-        self._add(seen, vocab.modality(tokens), tokens != vocab.pad)
+        table = vocab.table(tokens.device)
+        self._add(seen, table.of_token[tokens], tokens != vocab.pad)  # unchecked: no wait for the device
         largest = trainer.strategy.reduce(seen.attention_logits, reduce_op="max")
         self._means.add("attention_logit", largest.amax())
         for layer, logit in enumerate(largest):
             self._means.add(f"attention_logit/layer_{layer:02d}", logit)
-        norms = row_norms(net.lm_head.weight, vocab.table(tokens.device))
+        norms = row_norms(net.lm_head.weight, table)
         for name, norm in zip(vocab.names, norms):
             self._means.add(f"row_norm/{name}", norm)
         self._before = WeightsBefore(net)

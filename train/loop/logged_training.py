@@ -18,6 +18,14 @@ from .settings import TrainingSettings
 from .shards import guard
 
 
+def on_host(figures: Mapping[str, float]) -> dict[str, Tensor]:
+    """Figures for ``log_dict``, on the CPU.
+
+    Lightning would move plain numbers to the GPU, and read those of the progress bar back in every step.
+    """
+    return {name: torch.tensor(value, dtype=torch.float32) for name, value in figures.items()}
+
+
 class LoggedTraining(L.LightningModule, ABC):
     """Trains ``self.net`` with one optimizer and logs what ``self.means`` gathers between two log entries.
 
@@ -85,7 +93,7 @@ class LoggedTraining(L.LightningModule, ABC):
         for logger in self.trainer.loggers:  # at once: self.log would wait for the end of the step
             logger.log_metrics({f"train/{k}": v for k, v in values.items()}, self.global_step - 1)
         shown = {name: values[name] for name in self.shown if name in values}
-        self.log_dict(shown, prog_bar=True, logger=False)
+        self.log_dict(on_host(shown), prog_bar=True, logger=False)
 
     def read_figures(self) -> dict[str, float]:
         """The figures since the last call, over all ranks."""

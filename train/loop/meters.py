@@ -14,7 +14,10 @@ class Means:
 
     def add(self, name: str, mean: Tensor, weight: Tensor | float = 1.0) -> None:
         """Add a mean over ``weight`` items; a mean over no item (NaN) adds nothing."""
-        weight = torch.as_tensor(weight, dtype=torch.float32, device=mean.device)
+        if isinstance(weight, Tensor):
+            weight = weight.to(mean.device, torch.float32)
+        else:  # filled there: copying a number to a GPU would wait for it
+            weight = torch.full((), weight, dtype=torch.float32, device=mean.device)
         total = torch.where(weight > 0, mean.detach().float() * weight, 0.0)
         self.sums[name] = self.sums.get(name, 0.0) + total
         self.weights[name] = self.weights.get(name, 0.0) + weight
