@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...tokenizers.files import write_json
+from ...storage.files import write_json
 
 FILE, THUMBNAILS = "showcase.json", "showcase.webp"
 THUMBNAIL, COLUMNS = 48, 21
