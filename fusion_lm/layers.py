@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from .cache import KVCache
 from .config import LayerConfig
-from .cpu.attention import blocked_attention
+from .cpu.attention import blocked_attention, causal_attention
 
 
 class Context(NamedTuple):
@@ -40,9 +40,30 @@ class Context(NamedTuple):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply the rotary embedding to x (B, H, T, D)."""
-    first, second = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    """Apply the rotary embedding to x (B, H, T, D), with tables of ``rope_tables``."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Rotation.apply(x, cos, sin)
+    return _turned(x, cos, sin)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int = 1) -> Tensor:
+    half = x.shape[-1] // 2
+    return torch.addcmul(x * cos, x.roll(half, dims=-1), sin, value=direction).to(x.dtype)
+
+
+class _Rotation(torch.autograd.Function):
+    """``_turned``, whose gradient is turned back: autograd's own takes twice the passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+        """Arguments as in ``rotate``."""
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradient of x (B, H, T, D)."""
+        return _turned(gradient, *ctx.saved_tensors, direction=-1), None, None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
@@ -52,8 +73,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         return _flex()(q, k, v, block_mask=context.blocks, enable_gqa=grouped)
     if context.mask is not None and context.first_keys:
         return blocked_attention(q, k, v, context.mask, context.first_keys)
-    causal = context.causal and context.mask is None and q.shape[2] > 1
-    return F.scaled_dot_product_attention(q, k, v, context.mask, is_causal=causal, enable_gqa=grouped)
+    if context.causal and context.mask is None and q.shape[2] > 1:
+        return causal_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, context.mask, enable_gqa=grouped)
 
 
 def initialize(module: nn.Module, layers: int) -> None:
@@ -92,7 +114,7 @@ def normalize_heads(x: Tensor, *norms: HeadNorm) -> Tensor:
     weight = torch.cat(weights)
     if not biases:
         return F.rms_norm(x, shape, eps=eps) * weight
-    return F.layer_norm(x, shape, eps=eps) * weight + torch.cat(biases)
+    return torch.addcmul(torch.cat(biases), F.layer_norm(x, shape, eps=eps), weight)
 
 
 class Attention(nn.Module):

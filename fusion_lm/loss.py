@@ -19,6 +19,8 @@ ALL = ("tokens",)
 """The only group of targets if modalities are not distinguished."""
 CHUNK = {"cpu": 2**25, "cuda": 2**27}
 """Most logits in memory at once, by device; benchmarks/speed/loss.py measures the cost."""
+CACHED = {"cpu": 2**18}
+"""Logits that several passes go over at once, by device: as many as fit the caches of a CPU."""
 
 
 class TokenLosses(NamedTuple):
@@ -106,19 +108,20 @@ class _Chunked(torch.autograd.Function):
         nll, log_z, logits = [], [], None
         for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = capped(_precise(h.to(dtype) @ by.T), soft_cap)
-            z = logits.logsumexp(dim=-1)
+            z = torch.cat([part.logsumexp(dim=-1) for part in logits.split(_cached(logits))])
             nll.append(z - logits.gather(1, target[:, None])[:, 0])
             log_z.append(z)
-        ctx.soft_cap, ctx.rows, ctx.dtype = soft_cap, rows, dtype
+        ctx.soft_cap, ctx.rows, ctx.dtype, ctx.kept = soft_cap, rows, dtype, logits
         normalizer = torch.cat(log_z)
-        ctx.save_for_backward(hidden, weight, targets, normalizer, logits)
+        ctx.save_for_backward(hidden, weight, targets, normalizer)
         return torch.cat(nll), normalizer
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of hidden (N, C) and weight (V, C)."""
         nll_grad, log_z_grad = gradients
-        hidden, weight, targets, log_z, kept = ctx.saved_tensors
+        hidden, weight, targets, log_z = ctx.saved_tensors
+        kept, ctx.kept = ctx.kept, None  # overwritten below, so a second backward pass computes it again
         by = weight.to(ctx.dtype)
         hidden_grad = torch.empty_like(hidden)
         weight_grad = None
@@ -126,11 +129,16 @@ class _Chunked(torch.autograd.Function):
             chunk = slice(start, start + ctx.rows)
             h = hidden[chunk].to(ctx.dtype)
             logits = capped(_precise(h @ by.T), ctx.soft_cap) if kept is None else kept
-            kept = None
-            grad = (logits - log_z[chunk, None]).exp_().mul_((nll_grad + log_z_grad)[chunk, None])
-            grad.scatter_add_(1, targets[chunk, None], -nll_grad[chunk, None])
+            kept, slope = None, None
             if ctx.soft_cap is not None:
-                grad.mul_(1 - (logits / ctx.soft_cap).square())
+                slope = 1 - (logits / ctx.soft_cap).square()
+            scale = (nll_grad + log_z_grad)[chunk, None]
+            parts = (x.split(_cached(logits)) for x in (logits, log_z[chunk, None], scale))
+            for part, z, by_row in zip(*parts, strict=True):
+                part.sub_(z).exp_().mul_(by_row)
+            grad = logits.scatter_add_(1, targets[chunk, None], -nll_grad[chunk, None])
+            if slope is not None:
+                grad.mul_(slope)
             grad = grad.to(ctx.dtype)
             hidden_grad[chunk] = grad @ by
             part = grad.T @ h
@@ -256,3 +264,9 @@ def _precise(x: Tensor) -> Tensor:
 
 def _rows(weight: Tensor, device: str, chunk: int | None) -> int:
     return max(1, (chunk or CHUNK.get(device, CHUNK["cuda"])) // len(weight))
+
+
+def _cached(logits: Tensor) -> int:
+    """How many rows of logits (N, V) to go over at once."""
+    N, V = logits.shape
+    return max(1, CACHED.get(logits.device.type, N * V) // V)

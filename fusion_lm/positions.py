@@ -35,6 +35,7 @@ def rope_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tenso
     """Rotary tables for positions (1, B, T): cos and sin (B, 1, T, D) in float32.
 
     Su et al., arXiv:2104.09864, in the layout of ``transformers``: the first half of D pairs with the second.
+    The sines of the first half are negative: x is turned by x * cos + (x rolled by D / 2) * sin.
 
     Args:
         positions: Position ids int64.
@@ -48,5 +49,5 @@ def rope_tables(positions: Tensor, head_width: int, theta: float) -> tuple[Tenso
         raise ValueError(f"positions: expected 1 axis, got {len(positions)}")
     exponents = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
     angles = positions[0, ..., None].float() * theta**-exponents  # (B, T, D / 2)
-    angles = torch.cat([angles, angles], dim=-1)[:, None]
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1)[:, None], torch.cat([-sin, sin], dim=-1)[:, None]
