@@ -19,7 +19,7 @@ from .cache import KVCache
 from .config import FusionLMConfig, shapes, upgrade
 from .cpu.attention import first_keys
 from .inputs import Inputs
-from .layers import Block, Context, initialize
+from .layers import Block, Context, RMSNorm, initialize
 from .loss import LossTerms, capped, next_token_loss
 from .masks import attention_blocks, document_mask
 from .positions import document_starts, positions_of, rope_tables
@@ -41,7 +41,7 @@ class FusionLM(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList([Block(config.layer, layer) for layer in range(config.n_layers)])
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = RMSNorm(config.width, eps=config.norm_eps)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.activation_checkpointing = False
         """Keep only the inputs of the blocks for the backward pass, and recompute the rest."""

@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from earlyfusion.fusion_lm.layers import Attention, Block, Context, LayerConfig, attend, initialize
+from earlyfusion.fusion_lm.layers import (
+    Attention,
+    Block,
+    Context,
+    LayerConfig,
+    RMSNorm,
+    attend,
+    initialize,
+    rotate,
+)
 from earlyfusion.fusion_lm.masks import attention_blocks, document_mask, mixed_mask
 from earlyfusion.fusion_lm.positions import rope_tables
 
@@ -168,3 +177,34 @@ def test_initialize_scales_residual_projections_by_the_depth() -> None:
 def test_bad_settings_are_named(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layer(**fields)
+
+
+def test_rotation_has_the_gradient_of_plain_torch() -> None:
+    """In float64; in bfloat16 the tables stay float32 and the result is rounded once."""
+    torch.manual_seed(0)
+    x, g = (torch.randn(B, T, 4, 8).double().transpose(1, 2).requires_grad_() for _ in range(2))
+    cos, sin = (table.double() for table in rope_tables(torch.arange(T)[None, None], 8, 10_000.0))
+
+    def plain(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        c, s = cos[..., :4], sin[..., 4:]
+        return torch.cat([first * c - second * s, second * c + first * s], dim=-1)
+
+    torch.testing.assert_close(rotate(x, cos, sin), plain(x), rtol=1e-13, atol=1e-13)
+    found, wanted = (torch.autograd.grad(f, x, g)[0] for f in (rotate(x, cos, sin), plain(x)))
+    torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+    half = rotate(x.detach().bfloat16(), cos.float(), sin.float())
+    assert torch.equal(half, plain(x.detach().bfloat16().double()).bfloat16())
+
+
+def test_rms_norm_has_the_gradient_of_plain_torch() -> None:
+    torch.manual_seed(0)
+    norm = RMSNorm(6, eps=1e-5).double()
+    torch.nn.init.normal_(norm.weight)
+    x, g = torch.randn(B, T, 6).double().requires_grad_(), torch.randn(B, T, 6).double()
+    plain = x / (x.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() * norm.weight
+    found = torch.autograd.grad(norm(x), (x, norm.weight), g)
+    for mine, wanted in zip(found, torch.autograd.grad(plain, (x, norm.weight), g), strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), plain.detach(), rtol=1e-12, atol=1e-12)
