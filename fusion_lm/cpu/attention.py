@@ -79,8 +79,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _trained_by_products(q: Tensor, firsts: Sequence[int]) -> bool:
     """Whether the gradient is faster by batched products than by torch's flash attention.
 
-    Measured for float32 on AVX-512 (docs/architecture.md). The probabilities of all blocks are kept, so the
-    rule also bounds the memory.
+    Measured for float32 with AVX-512 by benchmarks/speed/attention.py. The probabilities of all blocks are
+    kept, so the rule also bounds the memory.
     """
     if q.device.type != "cpu" or not q.requires_grad or torch.compiler.is_compiling():
         return False
@@ -142,7 +142,7 @@ class _Products(torch.autograd.Function):
             block = gradient[:, :, queries]
             g = block.flatten(1, 2)
             v_grad[:, keys].baddbmm_(p.mT, g)
-            s = torch._softmax_backward_data(torch.bmm(g, v[:, keys].mT), p, -1, p.dtype)
+            s = torch.ops.aten._softmax_backward_data(torch.bmm(g, v[:, keys].mT), p, -1, p.dtype)
             q_grad[:, :, queries] = torch.bmm(s, k[:, keys]).mul_(scale).view_as(block)
             k_grad[:, keys].baddbmm_(s.mT, q[:, :, queries].flatten(1, 2))
         return *(g.view(ctx.batch, -1, *q.shape[2:]) for g in (q_grad, k_grad, v_grad)), None, None

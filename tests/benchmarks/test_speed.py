@@ -203,3 +203,13 @@ def test_lengths_drawn_from_the_stored_quantiles_are_those_of_the_demo(training:
     [demo] = stored.values()
     assert len(found) == demo["documents"] and abs(found.mean() / demo["mean"] - 1) < 0.05
     assert abs(np.median(found) - demo["50 %"]) <= 1
+
+
+def test_attention_by_products_is_compared_in_every_kind_of_window(script, tmp_path: Path, capsys) -> None:
+    attention = script("speed/attention.py")
+    out = tmp_path / "attention.json"
+    assert attention.main(["--tiny", "--runs", "2", "--threads", "1", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["results"]
+    assert [row["document"] for row in rows] == [None, 30, 150]
+    assert all(len(row["flash"]) == len(row["products"]) == 2 for row in rows)
+    assert capsys.readouterr().out.count("1, 2, 1, 80, 8") == 3

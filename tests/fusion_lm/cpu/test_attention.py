@@ -60,9 +60,9 @@ def test_in_float32_it_is_as_exact_as_torchs() -> None:
     by_products = causal_attention(q, k, v)
     assert by_products.grad_fn is not None and "Products" in by_products.grad_fn.name()
     torchs = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    witness = plain(*exact, document_mask(torch.zeros(1, 300, dtype=torch.int64)))
-    right = [witness, *torch.autograd.grad(witness, exact, gradient.double())]
+    Q, K, V = (x.detach().double().requires_grad_() for x in (q, k, v))
+    witness = plain(Q, K, V, document_mask(torch.zeros(1, 300, dtype=torch.int64)))
+    right = [witness, *torch.autograd.grad(witness, (Q, K, V), gradient.double())]
     errors = []
     for out in (by_products, torchs):
         every = [out, *torch.autograd.grad(out, (q, k, v), gradient)]
