@@ -1,29 +1,21 @@
 """HTML of the playground beyond answers, in the style of the demo's report (``eval.report.page.html``)."""
 
-import difflib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from ..eval.metrics.ceilings import squared_error
 from ..eval.report.codebook_map import CodebookMap
 from ..eval.report.curves import Run, charts_of
 from ..eval.report.heat_map import heat_map, legend
 from ..eval.report.page import html
 from ..eval.report.page.charts import charts_grid
-from ..eval.report.page.numbers import figure
 from ..eval.report.showcase import COLUMNS, THUMBNAIL
 from ..eval.report.tokens import Token, grids, strip_cells
 from .edits import Candidate
 from .showcase import Showcase
-
-if TYPE_CHECKING:
-    from ..eval.tasks.comparison import Comparison
 
 HERE = Path(__file__).parent
 SIDE = 200
@@ -98,88 +90,6 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
         '<i class="spot"></i></div><p class="status" role="status" aria-live="polite">&nbsp;</p>',
         kind="codebook",
     )
-
-
-def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
-    """Each tokenizer's figures, reconstruction, error, and JPEG at equal bits, and what OCR reads in it."""
-    from ..eval.report.reconstruction_sheet import difference  # slow import, as in api.reconstruct
-
-    parts = []
-    header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "lines read the same", "seconds")
-    rows = []
-    for one in comparisons:
-        f, sample = one.figures, one.result
-        readings = [next(iter(read.values())) for _, read in sample.readings if read]
-        alike = sum(before == after for before, after in readings)
-        rows.append(
-            (
-                one.name,
-                f"{f['bits_per_pixel']:.3f}",
-                f"{f['tokens']:,}",
-                figure(f["psnr"], 1),
-                figure(f["ssim"]),
-                figure(f["l1"]),
-                f"{alike} of {len(readings)}" if readings else "–",
-                f"{f['seconds']:.2f}",
-            )
-        )
-        wide = sample.original.width > 2 * sample.original.height
-        scale = max(1, SIDE * (2 if wide else 1) // max(sample.original.size))
-        size = sample.original.width * sample.original.height
-        loss = squared_error(one.jpeg.image, sample.original)
-        quality = f", PSNR {10 * math.log10(255**2 / loss):.1f} dB" if loss else ""
-        spent = f"{one.jpeg.bits / size:.3f} bits per pixel{quality}"
-        images = [
-            (f"JPEG, {spent}" if one.jpeg.fits else "no JPEG has so few bits", one.jpeg.image),
-            ("error x 2", difference(sample)),
-        ]
-        lines = "".join(f"<tr><td>{_kept(b, a)}</td><td>{_came(b, a)}</td></tr>" for b, a in readings)
-        table = (
-            '<div class="scroll"><table class="read"><caption>What OCR reads, differences marked</caption>'
-            f"<thead><tr><th>original</th><th>reconstruction</th></tr></thead><tbody>{lines}</tbody></table></div>"
-            if readings
-            else ""
-        )
-        beside = html.beside(images, scale, stacked=wide)
-        shown = f'<div class="pictures">{_versus(sample.original, sample.reconstruction)}{beside}</div>'
-        parts.append(f"<h3>{html.escape(one.name)}</h3>{shown}{table}")
-    notes = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return wrapped(html.table(header, rows), notes, *parts, kind="compared")
-
-
-def _versus(before: Image.Image, after: Image.Image) -> str:
-    """Two pictures of a size, one over the other, with a slider between them, which a script moves."""
-    scale = max(1, (4 if before.width > 2 * before.height else 2) * SIDE // max(before.size))
-    over, under = (
-        html.picture(one, scale, name) for one, name in ((before, "original"), (after, "reconstruction"))
-    )
-    return (
-        f'<span class="labelled"><span class="versus" style="--at:50%">{under}{over}'
-        '<input type="range" value="50" step="0.5" '
-        'aria-label="Original to the left of this, reconstruction to the right"></span>'
-        "<small>original | reconstruction: drag the line</small></span>"
-    )
-
-
-def _kept(before: str, after: str) -> str:
-    """``before`` as HTML; text missing in ``after`` is marked."""
-    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    return "".join(
-        html.escape(before[a:b]) if kind == "equal" else f"<del>{html.escape(before[a:b])}</del>"
-        for kind, a, b, _, _ in blocks
-        if b > a
-    )
-
-
-def _came(before: str, after: str) -> str:
-    """``after`` as HTML; text missing in ``before`` is marked."""
-    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    shown = "".join(
-        html.escape(after[a:b]) if kind == "equal" else f"<ins>{html.escape(after[a:b])}</ins>"
-        for kind, _, _, a, b in blocks
-        if b > a
-    )
-    return shown or "<i>nothing</i>"
 
 
 def run(name: str, curves: Run, sheets: Sequence[tuple[str, Image.Image]] = ()) -> str:

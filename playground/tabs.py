@@ -10,7 +10,7 @@ from ..eval.metrics.ocr import INSTALL
 from ..eval.report.codebook_map import codebook_map
 from ..fusion_lm.folder import Model
 from ..tokenizers.image import ImageTokenizer
-from . import api, pages
+from . import api, comparisons, pages
 from .compose_tab import editor, html_block
 from .limits import Refused
 from .showcase import scans
@@ -83,7 +83,7 @@ def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) 
                 raise Refused("no picture yet: add one or choose an example")
             yield pages.message("Reconstructing, and reading with OCR; a page of text takes half a minute …")
             note = "" if page_reader() else f"Text in the picture is not compared: {INSTALL}"
-            yield pages.compared(api.reconstruct(tokenizers, chosen, pictures[0]), note)
+            yield comparisons.compared(api.reconstruct(tokenizers, chosen, pictures[0]), note)
         except ValueError as error:
             yield pages.message(str(error), "refused")
 

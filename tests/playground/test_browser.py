@@ -233,7 +233,7 @@ def test_a_picture_is_reconstructed_and_read(page: Any):
     page.click("role=tab[name=Reconstruct]")
     page.click("#reconstruct")
     page.wait_for_selector("#compared .refused")
-    page.click("#reconstruct-picture [data-example]:has-text('a line of type')")
+    page.click("#reconstruct-picture [data-example]:has-text('small type')")
     page.wait_for_selector("#compared table.read")
     text = page.inner_text("#compared")
     for words in ("bits per pixel", "0.188", "PSNR", "openmoji-words", "the same", "JPEG"):
@@ -249,6 +249,10 @@ def test_a_picture_is_reconstructed_and_read(page: Any):
         page.keyboard.press("ArrowRight")
     assert over.evaluate("image => getComputedStyle(image).clipPath") != half
     shot(page, "reconstruct")
+    page.click("#compared [data-enlarge=reconstruction] >> nth=0")
+    shown = page.locator("dialog.viewer[open] img")
+    assert shown.get_attribute("src") == page.locator("#compared .versus img >> nth=0").get_attribute("src")
+    page.click(".viewer .close")
     page.set_input_files("#reconstruct-picture input[type=file]", str(EXAMPLES / "drawing.png"))
     expect(page.locator("#compared .versus")).to_have_count(0)  # those of the other picture
     page.click("#reconstruct")
