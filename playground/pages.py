@@ -13,7 +13,7 @@ from ..eval.report.heat_map import heat_map, legend
 from ..eval.report.page import html
 from ..eval.report.page.charts import charts_grid
 from ..eval.report.showcase import COLUMNS, THUMBNAIL
-from ..eval.report.tokens import Token, grids, strip_cells
+from ..eval.report.tokens import Token, grids, share, strip_cells
 from .edits import Candidate
 from .showcase import Showcase
 
@@ -40,8 +40,8 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
         h, w = entropies[number].shape
         maps = [
             ("decoded from codes", picture),
-            (f"entropy, 0 to {high:.1f} nats", heat_map(picture, entropies[number], 0, high)),
-            (f"surprise (−log p), 0 to {most:.1f} nats", heat_map(picture, surprises[number], 0, most)),
+            (f"entropy, 0 to {high:.2g} nats", heat_map(picture, entropies[number], 0, high)),
+            (f"surprise (−log p), 0 to {most:.2g} nats", heat_map(picture, surprises[number], 0, most)),
         ]
         scale = max(1, SIDE // max(picture.size))
         shown = "".join(
@@ -84,10 +84,13 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
     drawn = html.picture(found.picture, scale, alt="codebook")
     return wrapped(
         f"<p>All {number:,} codes{which}, each decoded among copies of itself; similar codes are neighbors. "
-        "Hover over a code to see its number; a frame marks the code of the selected token.</p>",
+        "A frame marks the code of the selected token.</p>",
+        '<div class="bar-of-tools"><label><input type="checkbox" data-used> Only the codes of the inspected '
+        'document</label><i class="lens"></i>'
+        '<span class="status" role="status" aria-live="polite">Hover over a code to enlarge it.</span></div>',
         f'<div class="book coded" data-rows="{side}" data-columns="{side}" '
         f'data-codes="{codes}" role="img" aria-label="Map of the codebook">{drawn}'
-        '<i class="spot"></i></div><p class="status" role="status" aria-live="polite">&nbsp;</p>',
+        '<canvas class="veil" hidden></canvas><i class="spot"></i></div>',
         kind="codebook",
     )
 
@@ -154,9 +157,9 @@ def rivals(found: Sequence[Candidate], place: int) -> str:
     """The likeliest tokens at a place, each with a button that continues the document from there."""
     cells = []
     for one in found:
-        name = html.escape(one.says.replace(" ", "␣") or "nothing")
+        says = one.says if one.picture is not None else one.says.replace(" ", "␣")
+        name = html.escape(says or "nothing")
         drawn = html.picture(one.picture, 5, alt=one.says) if one.picture is not None else f"<b>{name}</b>"
-        share = f"{one.p:.1%}" if one.p >= 0.001 else f"{one.p:.0e}"
         state = "chosen" if one.chosen else ""
         button = ""
         if one.legal and not one.chosen:
@@ -165,7 +168,8 @@ def rivals(found: Sequence[Candidate], place: int) -> str:
                 f'aria-label="Fork from here with {name}">Fork</button>'
             )
         cells.append(
-            f'<span class="rival {state}">{drawn}<small>{name}<br>{share}</small>{button or state}</span>'
+            f'<span class="rival {state}">{drawn}<small>{name}<br>{share(one.p)}</small>'
+            f"{button or state}</span>"
         )
     return wrapped(
         f"<p>Token {place}: the likeliest candidates. <b>Fork</b> continues the document with another.</p>"

@@ -48,20 +48,20 @@ def inspect(model: Model, working: dict[str, Any]) -> None:
 
     drawn: dict[str, str] = {}
 
-    def codebook() -> str:
+    def codebook() -> tuple[str, Any]:
         if not drawn:
             try:
                 slots = model.tokenizer.vocab["image"].slots
                 drawn["map"] = pages.codebook(codebook_map(model.tokenizer.image), slots)
             except ValueError as error:
-                return pages.message(str(error), "refused")
-        return drawn["map"]
+                return pages.message(str(error), "refused"), gr.Button()
+        return drawn["map"], gr.Button(visible=False)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     asked = "() => [window.earlyfusion.asked]"
     look_at.click(look, given, [shown, others], js=asked, **quiet, **working)
     rivals_of.click(candidates, token, others, js=asked, **quiet, **working)
-    load.click(codebook, None, book, api_visibility="private", **working)
+    load.click(codebook, None, [book, load], api_visibility="private", **working)
 
 
 def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) -> None:

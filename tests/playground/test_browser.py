@@ -182,9 +182,12 @@ def test_tokens_are_inspected_with_mouse_and_keys(page: Any):
     assert strip.first.inner_text() == "bos" and strip.count() > 50
     assert page.locator(".inspected .coded").count() == 3  # the picture, entropy, probability
     code = page.locator(".inspected .tokens i.image").nth(8)
+    assert "url(data:image" in code.evaluate(
+        "one => one.parentElement.style.cssText"
+    )  # its piece of the picture
     code.hover()
     status = page.locator(".inspected .status")
-    expect(status).to_contain_text("row 3, column 2")  # columns come one by one
+    expect(status).to_have_text(re.compile(r"\d+: code \d+ \(token \d+\) · picture 1, row 3, column 2"))
     expect(status).to_contain_text("probability")
     expect(status).to_contain_text("entropy")
     spot = page.locator(".inspected .coded .spot").first
@@ -201,6 +204,15 @@ def test_tokens_are_inspected_with_mouse_and_keys(page: Any):
     page.wait_for_selector(".book .px")
     page.locator(".book").hover(position={"x": 300, "y": 300})
     expect(page.locator("#codebook .status")).to_have_text(re.compile(r"code \d+"))
+    assert "data:image" in page.locator(".lens").evaluate("lens => lens.style.backgroundImage")
+    expect(page.locator("#draw-codebook")).to_be_hidden()
+    page.check("[data-used]")
+    shown = page.locator(".veil").evaluate(
+        """veil => veil.getContext("2d").getImageData(0, 0, veil.width, veil.height).data
+        .filter((alpha, i) => i % 4 == 3 && !alpha).length"""
+    )
+    codes = page.locator(".inspected .tokens i.image").evaluate_all("all => all.map(one => one.title)")
+    assert shown == len({re.findall(r"code (\d+)", title)[0] for title in codes})
     shot(page, "inspect")
     page.click("role=tab[name=Compose]")
 
