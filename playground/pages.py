@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..eval.report.codebook_map import CodebookMap
-from ..eval.report.curves import Run, charts_of
+from ..eval.report.curves import Run, beside, charts_of, smoothed
 from ..eval.report.heat_map import heat_map, legend
 from ..eval.report.page import html
 from ..eval.report.page.charts import charts_grid
@@ -95,21 +95,45 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
     )
 
 
-def run(name: str, curves: Run, sheets: Sequence[tuple[str, Image.Image]] = ()) -> str:
-    """The curves of a run so far, and the pictures that it drew last, each with a title."""
+def run(
+    name: str,
+    curves: Run,
+    sheets: Sequence[tuple[str, Image.Image]] = (),
+    other: tuple[str, Run] | None = None,
+    smooth: bool = False,
+) -> str:
+    """The curves of a run so far, and the pictures that it drew last, each with a title.
+
+    Args:
+        name: The run.
+        curves: What it logged.
+        sheets: Its pictures.
+        other: Another run, whose curves are drawn, too.
+        smooth: Draw means of neighboring steps.
+    """
     if not curves:
         return wrapped(f"<p>{html.escape(name)} has not logged anything yet.</p>")
     step = max(points[-1][0] for points in curves.values() if points)
     facts = [f"{step + 1:,.0f} steps so far"]  # the first is 0
     if speed := curves.get("train/tokens_per_second"):
         facts.append(f"{speed[-1][1]:,.0f} tokens/s")
+    if other is not None:
+        facts.append(f"paler: {other[0]}")
+        curves = beside(curves, other[1])
+    if smooth:
+        curves = {name: smoothed(points) for name, points in curves.items()}
     drawn = "".join(html.figure(html.picture(sheet, 1, title), html.escape(title)) for title, sheet in sheets)
     return wrapped(
-        f"<p><b>{html.escape(name)}</b>: {', '.join(facts)}</p>",
+        f"<p><b>{html.escape(name)}</b>: {html.escape(', '.join(facts))}</p>",
         charts_grid(charts_of(curves)),
         f'<div class="pictures">{drawn}</div>' if drawn else "",
         kind="run",
     )
+
+
+def settings(text: str) -> str:
+    """The settings of a run."""
+    return wrapped(html.details("Settings of the run", f"<pre>{html.escape(text)}</pre>")) if text else ""
 
 
 def message(text: str, kind: str = "note") -> str:

@@ -279,6 +279,15 @@ def test_a_run_is_shown_and_updates_by_itself(page: Any, runs: Path):
     for title in ("loss by modality", "Output norm", "Largest attention logit"):
         assert title in page.inner_text("#curves")
     assert page.locator("#curves .pictures figcaption").all_inner_texts() == ["samples after 99 steps"]
+    told = ["# torch==2", "data:", "  train: …/shards.tar", "  more:", "  - …/b.tar"]
+    page.wait_for_selector("#run-settings pre", state="attached")
+    assert page.text_content("#run-settings pre").splitlines() == told
+    expect(page.locator("#other-run")).to_be_hidden()  # there is one
+    page.locator("#curves .chart svg").first.hover()
+    expect(page.locator("#curves .at").first).to_have_text(re.compile(r"step \d+"))
+    before = page.locator("#curves polyline").first.get_attribute("data-y")
+    page.check("#smooth input")
+    expect(page.locator("#curves polyline").first).not_to_have_attribute("data-y", before)
     shot(page, "runs")
     with (runs / "one/lm/metrics.csv").open("a") as file:
         file.write("123,1,0,1,1,5,5\n")

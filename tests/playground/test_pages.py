@@ -31,6 +31,8 @@ def test_texts_of_visitors_models_and_files_are_escaped():
     assert harmless(pages.head(EVIL, EVIL, {EVIL: EVIL}))
     assert harmless(pages.run(EVIL, {}))
     assert harmless(pages.run(EVIL, {"train/loss": [(0, 1.0)]}, [(EVIL, Image.new("RGB", (8, 8)))]))
+    assert harmless(pages.run("a", {"train/z": [(0, 1.0)]}, (), (EVIL, {"train/loss": [(0, 1.0)]}), True))
+    assert harmless(pages.settings(EVIL))
     figures = {"psnr": None, "ssim": 1.0, "l1": 0.0, "bits_per_pixel": 0.1, "tokens": 1, "seconds": 0.1}
     read = [(EVIL, {"rapidocr": (EVIL, EVIL[1:])})]
     assert harmless(comparisons.compared([comparison(EVIL, figures, read)]))
@@ -69,6 +71,7 @@ def test_curves_of_both_kinds_of_training_are_drawn():
     steps = [(0, 2.0), (1, 1.0)]
     lm = {"train/z": steps, "train/loss": steps, "train/image": steps, "telemetry/output_norm/image": steps}
     page = pages.run("lm", lm)
+    assert "<circle" not in page and "<circle" in pages.run("lm", lm | {"validation/loss": [(1, 1.0)]})
     assert "2 steps so far" in page and "loss by modality" in page and "Output norm" in page
     images = {"train/psnr": steps, "train/codebook_usage": steps, "train/codebook_perplexity": steps}
     page = pages.run("images", images)
