@@ -1,8 +1,10 @@
 """HTML of the playground beyond answers, in the style of the demo's report (``eval.report.page.html``)."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -133,7 +135,11 @@ def run(
 
 def settings(text: str) -> str:
     """The settings of a run."""
-    return wrapped(html.details("Settings of the run", f"<pre>{html.escape(text)}</pre>")) if text else ""
+    return (
+        wrapped(html.details("Settings of the run", f'<pre tabindex="0">{html.escape(text)}</pre>'))
+        if text
+        else ""
+    )
 
 
 def message(text: str, kind: str = "note") -> str:
@@ -151,6 +157,29 @@ def head(title: str, about: str, facts: Mapping[str, str]) -> str:
     return wrapped(
         f'<h1>{logo} {html.escape(title)}</h1>{said}<div class="line">{" · ".join(shown[:2])} {more}</div>',
         kind="facts",
+    )
+
+
+def programs(functions: Sequence[Callable[..., Any]], settings: Sequence[str]) -> str:
+    """How programs call the page's functions; a script fills in its address."""
+    code = (
+        "from gradio_client import Client\n\n"
+        'page = Client("<span data-origin>http://127.0.0.1:7860</span>")\n'
+        'segments = [{"text": "A red apple:"}]  # or {"image": a data URI}\n'
+        '[document] = page.predict(segments, {"then": "image", "seed": 1}, api_name="/compose")'
+    )
+    rows = "".join(
+        f"<dt><code>/{html.escape(one.__name__)}{html.escape(str(signature(one)))}</code></dt>"
+        f"<dd>{html.escape((one.__doc__ or '').strip())}</dd>"
+        for one in functions
+    )
+    return wrapped(
+        html.details(
+            "Use from a program",
+            f'<pre tabindex="0">{code}</pre><button type="button" data-copy="">Copy</button><dl>{rows}</dl>'
+            f"<p>Settings: {html.escape(', '.join(settings))}.</p>",
+        ),
+        kind="programs",
     )
 
 
@@ -183,7 +212,9 @@ def rivals(found: Sequence[Candidate], place: int) -> str:
     for one in found:
         says = one.says if one.picture is not None else one.says.replace(" ", "␣")
         name = html.escape(says or "nothing")
-        drawn = html.picture(one.picture, 5, alt=one.says) if one.picture is not None else f"<b>{name}</b>"
+        drawn = f"<b>{name}</b>"
+        if one.picture is not None:
+            drawn = f"{html.picture(one.picture, 5, alt=one.says)}<small>{name}</small>"
         state = "chosen" if one.chosen else ""
         button = ""
         if one.legal and not one.chosen:
@@ -192,8 +223,7 @@ def rivals(found: Sequence[Candidate], place: int) -> str:
                 f'aria-label="Fork from here with {name}">Fork</button>'
             )
         cells.append(
-            f'<span class="rival {state}">{drawn}<small>{name}<br>{share(one.p)}</small>'
-            f"{button or state}</span>"
+            f'<span class="rival {state}">{drawn}<small>{share(one.p)}</small>{button or state}</span>'
         )
     return wrapped(
         f"<p>Token {place}: the likeliest candidates. <b>Fork</b> continues the document with another.</p>"
