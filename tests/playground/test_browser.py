@@ -307,6 +307,7 @@ def test_a_phone_shows_all_of_it(visit: Open):
         expect(page.locator("#compose-prompt .prompt")).to_have_css("color", ink)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         shot(page, f"phone-{scheme}")
+    expect(page.get_by_role("tab")).to_have_text(["Compose", "Inspect", "Reconstruct", "Runs"])
     page.tap("#answer [data-do=inspect]")
     page.wait_for_selector(".inspected .tokens[data-keys]")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
