@@ -42,6 +42,7 @@ Object.assign(window.earlyfusion, (() => {
     lens.style.backgroundImage = `url(${book.querySelector(".px").src})`;
     lens.style.backgroundSize = `${side * size}px`;
     lens.style.backgroundPosition = `${(1 - column) * size}px ${(1 - row) * size}px`;
+    book.parentElement.querySelector(".status").textContent = `code ${codesOf(book)[row][column]}`;
   }
 
   // Cover the codes that the inspected document does not use.
@@ -111,7 +112,6 @@ Object.assign(window.earlyfusion, (() => {
       if (!(code >= 0)) return;
       frame(coded, row, column);
       magnify(coded, row, column);
-      coded.parentElement.querySelector(".status").textContent = `code ${code}`;
     } else {
       const cell = coded.closest(".inspected").querySelector(`[data-block="${coded.dataset.block}"][data-place="${row},${column}"]`);
       if (cell) show(cell);
