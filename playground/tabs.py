@@ -134,7 +134,8 @@ def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
         except ValueError:
             return ""
 
-    asked, quiet = [names, other, smooth], {"api_visibility": "private", "show_progress": "hidden"}
+    asked = [names, other, smooth]
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     selected = tab.select(listed, [names, other], [names, other, timer], **quiet)
     selected.then(draw, asked, shown, **quiet).then(told, names, settings, **quiet)
     for one in others:

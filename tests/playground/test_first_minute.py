@@ -278,6 +278,7 @@ def test_no_fault_of_accessibility(page: Any):
     page.click("role=tab[name=Reconstruct]")
     page.click("#reconstruct-picture [data-example]:has-text('a drawing')")
     page.wait_for_selector("#compared .versus")
+    assert page.locator("#compared table.read").count() == 0  # nothing to read
     check("reconstruct", (390, "dark"))
     page.click("role=tab[name=Runs]")
     page.click("text=Settings of the run")
