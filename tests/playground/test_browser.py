@@ -289,22 +289,3 @@ def test_a_run_is_shown_and_updates_by_itself(page: Any, runs: Path):
     with (runs / "one/lm/metrics.csv").open("a") as file:
         file.write("123,1,0,1,1,5,5\n")
     page.wait_for_selector("#curves :text('124 steps')")
-
-
-def test_a_phone_shows_all_of_it(visit: Open):
-    page = visit(viewport={"width": 390, "height": 844}, color_scheme="dark", is_mobile=True, has_touch=True)
-    page.tap("#compose-prompt [data-example]:has-text('read this')")
-    page.wait_for_selector(DONE)
-    expect(page.locator("#answer .said.made").first).to_be_in_viewport()  # it scrolled there
-    parts = ("#generate", "#answer", "#settings", "#gallery")
-    tops = [page.locator(part).bounding_box()["y"] for part in parts]
-    assert tops == sorted(tops)
-    for scheme, ink in (("dark", "rgb(231, 234, 240)"), ("light", "rgb(29, 35, 48)")):
-        page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
-        expect(page.locator("#compose-prompt .prompt")).to_have_css("color", ink)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        shot(page, f"phone-{scheme}")
-    expect(page.get_by_role("tab")).to_have_text(["Compose", "Inspect", "Reconstruct", "Runs"])
-    page.tap("#answer [data-do=inspect]")
-    page.wait_for_selector(".inspected .tokens[data-keys]")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

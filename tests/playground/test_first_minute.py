@@ -7,6 +7,7 @@ import base64
 import io
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,25 @@ def test_a_program_is_told_how_to_reach_the_page(page: Any, address: str):
     assert "/redraw(tokens: list" in page.inner_text("#programs dl")
 
 
+def test_a_phone_shows_all_of_it(visit: Callable[..., Any]):
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme="dark", is_mobile=True, has_touch=True)
+    page.tap("#compose-prompt [data-example]:has-text('read this')")
+    page.wait_for_selector(DONE)
+    expect(page.locator("#answer .said.made").first).to_be_in_viewport()  # it scrolled there
+    parts = ("#generate", "#answer", "#settings", "#gallery")
+    tops = [page.locator(part).bounding_box()["y"] for part in parts]
+    assert tops == sorted(tops)
+    for scheme, ink in (("dark", "rgb(231, 234, 240)"), ("light", "rgb(29, 35, 48)")):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
+        expect(page.locator("#compose-prompt .prompt")).to_have_css("color", ink)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        shot(page, f"phone-{scheme}")
+    expect(page.get_by_role("tab")).to_have_text(["Compose", "Inspect", "Reconstruct", "Runs"])
+    page.tap("#answer [data-do=inspect]")
+    page.wait_for_selector(".inspected .tokens[data-keys]")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_no_fault_of_accessibility(page: Any):
     """At both widths, light and dark; and nothing scrolls sideways."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -258,14 +278,8 @@ def test_no_fault_of_accessibility(page: Any):
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert page.evaluate(CUT) == []
             for fault in axe.run(page).response["violations"]:
-                where = [node["html"][:200] for node in fault["nodes"]]
-                assert fault["impact"] not in ("serious", "critical"), (
-                    name,
-                    width,
-                    scheme,
-                    fault["id"],
-                    where,
-                )
+                told = (name, width, scheme, fault["id"], [node["html"][:200] for node in fault["nodes"]])
+                assert fault["impact"] not in ("serious", "critical"), told
         page.set_viewport_size({"width": 1400, "height": 1000})
 
     page.add_style_tag(content="* { transition: none !important }")  # or colors change while axe looks
