@@ -8,6 +8,7 @@ Pictures are data URIs, in requests and in answers. Invalid requests raise a Val
 ``limits.Refused``) with a message for the visitor.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from reprlib import repr as short
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 RUNS = 200
 """Maximum number of runs listed."""
+QUOTES = "'\" "
+CONFIG, CONFIG_BYTES = "config.yaml", 2**16
+"""Settings of a run, and the most bytes of one that is shown."""
 SHEETS, SHEET_BYTES = ("samples", "reconstructions"), 2**23
 """Folders of a run with pictures, and the most bytes of one that is shown."""
 COMPARED_SIDE = 2048
@@ -221,6 +225,29 @@ def sheets(root: Path, name: str) -> list[tuple[str, Image.Image]]:
                 step = int(path.stem.rpartition("-")[2]) if path.stem[-1].isdigit() else 0
                 found.append((f"{kind} after {step:,} steps", load_image(path)))
     return found
+
+
+def config(root: Path, name: str) -> str:
+    """The settings of a run, without folders; "" without any.
+
+    Raises:
+        Refused: The run does not exist.
+    """
+    path = _run(root, name) / CONFIG
+    try:
+        if not path.resolve().is_relative_to(root.resolve()) or path.stat().st_size > CONFIG_BYTES:
+            return ""
+        return "\n".join(map(_without_folders, path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError):
+        return ""
+
+
+def _without_folders(line: str) -> str:
+    """A line of YAML; of a value with a path in it, what is after the last folder, which is the server's."""
+    key = re.match(r"\s*(- )*([\w.]+:( |$))?", line)
+    start = key.end() if key else 0
+    *folders, name = re.split(r"[/\\]", line[start:])
+    return f"{line[:start]}…/{name.rstrip(QUOTES)}" if folders else line
 
 
 def _run(root: Path, name: str) -> Path:

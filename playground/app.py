@@ -1,7 +1,7 @@
 """Builds the page: its tabs, and the same functions for programs."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from gradio.events import api as serve_api
 from ..fusion_lm.folder import Model
 from ..tokenizers.image import ImageTokenizer
 from . import api, compose_tab, pages, tabs
-from .settings import ask_of, known
+from .settings import ask_of, defaults, known
 from .showcase import Showcase
 
 AT_ONCE, WAITING = 2, 16
@@ -56,7 +56,13 @@ def build(
                 tabs.reconstruct(every, working)
             with gr.Tab("Runs", id="runs") as tab:
                 tabs.runs(runs, tab, [first, second, third])
-        _for_programs(model, every, runs, show, working)
+        functions = _for_programs(model, every, runs, show, working)
+        compose_tab.html_block(
+            "",
+            html_template=pages.programs(functions, list(defaults())),
+            js_on_load="window.earlyfusion.programs(element)",
+            elem_id="programs",
+        )
     return page.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
 
 
@@ -66,8 +72,8 @@ def _for_programs(
     root: Path,
     show: Showcase,
     working: dict[str, Any],
-) -> None:
-    """Serve the same functions to Gradio's client, each under its name."""
+) -> list[Callable[..., Any]]:
+    """Serve the same functions to Gradio's client, each under its name; returns them."""
 
     def line(error: Exception) -> gr.Error:
         return gr.Error(str(error)[:500], print_exception=False)
@@ -122,3 +128,4 @@ def _for_programs(
         serve_api(function, api_name=function.__name__, **working)
     serve_api(curves, api_name="curves")
     serve_api(runs, api_name="runs")
+    return [compose, read, redraw, inspect, reconstruct, curves, runs]

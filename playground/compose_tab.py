@@ -54,7 +54,8 @@ def editor(name: str, hint: str, examples: Sequence[Example], single: bool, note
             '<p class="said-by-page" role="alert"></p><div class="bar-of-tools"><label>Add picture'
             f'<input type="file" accept="image/png,image/jpeg,image/webp,image/gif,image/bmp" {many}></label>'
             f"{read}{more}</div>{said}"
-            f'<div class="bar-of-tools examples"><span>Examples:</span>{buttons}</div></div>'
+            '<div class="bar-of-tools examples" role="toolbar" aria-label="Examples"><span>Examples:</span>'
+            f"{buttons}</div></div>"
         ),
         js_on_load=f"window.earlyfusion.{'single' if single else 'prompt'}(element)",
         elem_id=name,

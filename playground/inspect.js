@@ -24,13 +24,41 @@ Object.assign(window.earlyfusion, (() => {
       for (const coded of page.querySelectorAll(`.coded[data-block="${cell.dataset.block}"]`)) frame(coded, row, column);
     }
     const book = document.querySelector(".book");
-    const code = /code (\d+)(?: of slot 1)? \(/.exec(cell.title); // the map shows the first slot
-    if (book && code && cell.classList.contains("image"))
+    if (book && cell.classList.contains("image"))
       codesOf(book).forEach((line, row) => {
-        const column = line.indexOf(+code[1]);
-        if (column >= 0) frame(book, row, column);
+        const column = line.indexOf(codeOf(cell));
+        if (column < 0 || codeOf(cell) < 0) return;
+        frame(book, row, column);
+        magnify(book, row, column);
       });
   }
+
+  const codeOf = (cell) => +(/code (\d+)(?: of slot 1)? \(/.exec(cell.title) || [0, -1])[1]; // the map shows the first slot
+
+  // The neighborhood of a code, enlarged.
+  function magnify(book, row, column) {
+    const lens = book.parentElement.querySelector(".lens"), side = +book.dataset.rows, cells = 3;
+    const size = lens.clientWidth / cells;
+    lens.style.backgroundImage = `url(${book.querySelector(".px").src})`;
+    lens.style.backgroundSize = `${side * size}px`;
+    lens.style.backgroundPosition = `${(1 - column) * size}px ${(1 - row) * size}px`;
+    book.parentElement.querySelector(".status").textContent = `code ${codesOf(book)[row][column]}`;
+  }
+
+  // Cover the codes that the inspected document does not use.
+  function veil(book, on) {
+    const canvas = book.querySelector(".veil"), codes = codesOf(book);
+    canvas.hidden = !on;
+    if (!on) return;
+    const used = new Set([...document.querySelectorAll(".inspected .tokens i.image")].map(codeOf));
+    canvas.width = canvas.height = codes.length;
+    const context = canvas.getContext("2d");
+    context.fillStyle = "#8a90a0e6";
+    codes.forEach((line, row) => line.forEach((code, column) => { if (!used.has(code)) context.fillRect(column, row, 1, 1); }));
+  }
+  document.addEventListener("change", (event) => {
+    if (event.target.matches && event.target.matches("[data-used]")) veil(document.querySelector(".book"), event.target.checked);
+  });
 
   // The document that is inspected, {tokens, given}, and the request that the server is sent.
   const inspected = { tokens: [] };
@@ -83,7 +111,7 @@ Object.assign(window.earlyfusion, (() => {
       const code = (codesOf(coded)[row] || [])[column];
       if (!(code >= 0)) return;
       frame(coded, row, column);
-      coded.parentElement.querySelector(".status").textContent = `code ${code}`;
+      magnify(coded, row, column);
     } else {
       const cell = coded.closest(".inspected").querySelector(`[data-block="${coded.dataset.block}"][data-place="${row},${column}"]`);
       if (cell) show(cell);
@@ -93,6 +121,8 @@ Object.assign(window.earlyfusion, (() => {
   new MutationObserver(() => {
     for (const strip of document.querySelectorAll(".inspected .tokens:not([data-keys])")) {
       strip.dataset.keys = "yes";
+      const used = document.querySelector("[data-used]"); // by another document than before
+      if (used && used.checked) veil(document.querySelector(".book"), true);
       [...strip.children].forEach((cell, i) => {
         cell.tabIndex = i ? -1 : 0;
         cell.setAttribute("role", "button");

@@ -123,6 +123,7 @@ window.earlyfusion = (() => {
     const box = root.querySelector(".prompt");
     if (box.dataset.ready) return;
     box.dataset.ready = "yes";
+    row(root.querySelector(".examples"));
     let dragged = null;
     const take = async (files, range) => {
       for (const file of files) {
@@ -195,6 +196,7 @@ window.earlyfusion = (() => {
     const box = root.querySelector(".drop");
     if (box.dataset.ready) return;
     box.dataset.ready = "yes";
+    row(root.querySelector(".examples"));
     const take = async (files) => {
       if (!files.length) return;
       const image = await picture(root, files[0]);
@@ -219,6 +221,27 @@ window.earlyfusion = (() => {
       });
   }
 
+  // A row of buttons is one stop for the Tab key; arrow keys go along it.
+  function row(bar) {
+    const buttons = [...bar.querySelectorAll("button")];
+    buttons.forEach((button, i) => { button.tabIndex = i ? -1 : 0; });
+    bar.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      const next = step && buttons[buttons.indexOf(event.target) + step];
+      if (!next) return;
+      event.preventDefault();
+      event.target.tabIndex = -1;
+      next.tabIndex = 0;
+      next.focus();
+    });
+  }
+
+  // How programs reach this page.
+  function programs(root) {
+    root.querySelector("[data-origin]").textContent = location.origin;
+    root.querySelector("[data-copy]").dataset.copy = root.querySelector("pre").textContent;
+  }
+
   // The line between a picture and its reconstruction.
   document.addEventListener("input", (event) => {
     const versus = event.target.closest && event.target.closest(".versus");
@@ -228,5 +251,5 @@ window.earlyfusion = (() => {
   // Gradio's arguments, the first replaced by the visitor's segments.
   const give = (selector, rest) => [segments(document.querySelector(selector)), ...rest.slice(1)];
 
-  return { prompt, single, give, segments, fill };
+  return { prompt, single, programs, give, segments, fill };
 })();

@@ -1,29 +1,23 @@
 """HTML of the playground beyond answers, in the style of the demo's report (``eval.report.page.html``)."""
 
-import difflib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..eval.metrics.ceilings import squared_error
 from ..eval.report.codebook_map import CodebookMap
-from ..eval.report.curves import Run, charts_of
+from ..eval.report.curves import Run, beside, charts_of, smoothed
 from ..eval.report.heat_map import heat_map, legend
 from ..eval.report.page import html
 from ..eval.report.page.charts import charts_grid
-from ..eval.report.page.numbers import figure
 from ..eval.report.showcase import COLUMNS, THUMBNAIL
-from ..eval.report.tokens import Token, grids, strip_cells
+from ..eval.report.tokens import Token, grids, share, strip_cells
 from .edits import Candidate
 from .showcase import Showcase
-
-if TYPE_CHECKING:
-    from ..eval.tasks.comparison import Comparison
 
 HERE = Path(__file__).parent
 SIDE = 200
@@ -48,8 +42,8 @@ def inspected(tokens: Sequence[Token], pictures: Sequence[Image.Image], prompt_l
         h, w = entropies[number].shape
         maps = [
             ("decoded from codes", picture),
-            (f"entropy, 0 to {high:.1f} nats", heat_map(picture, entropies[number], 0, high)),
-            (f"surprise (−log p), 0 to {most:.1f} nats", heat_map(picture, surprises[number], 0, most)),
+            (f"entropy, 0 to {high:.2g} nats", heat_map(picture, entropies[number], 0, high)),
+            (f"surprise (−log p), 0 to {most:.2g} nats", heat_map(picture, surprises[number], 0, most)),
         ]
         scale = max(1, SIDE // max(picture.size))
         shown = "".join(
@@ -92,110 +86,59 @@ def codebook(found: CodebookMap, slots: int = 1) -> str:
     drawn = html.picture(found.picture, scale, alt="codebook")
     return wrapped(
         f"<p>All {number:,} codes{which}, each decoded among copies of itself; similar codes are neighbors. "
-        "Hover over a code to see its number; a frame marks the code of the selected token.</p>",
+        "A frame marks the code of the selected token.</p>",
+        '<div class="bar-of-tools"><label><input type="checkbox" data-used> Only the codes of the inspected '
+        'document</label><i class="lens"></i>'
+        '<span class="status" role="status" aria-live="polite">Hover over a code to enlarge it.</span></div>',
         f'<div class="book coded" data-rows="{side}" data-columns="{side}" '
         f'data-codes="{codes}" role="img" aria-label="Map of the codebook">{drawn}'
-        '<i class="spot"></i></div><p class="status" role="status" aria-live="polite">&nbsp;</p>',
+        '<canvas class="veil" hidden></canvas><i class="spot"></i></div>',
         kind="codebook",
     )
 
 
-def compared(comparisons: "Sequence[Comparison]", note: str = "") -> str:
-    """Each tokenizer's figures, reconstruction, error, and JPEG at equal bits, and what OCR reads in it."""
-    from ..eval.report.reconstruction_sheet import difference  # slow import, as in api.reconstruct
+def run(
+    name: str,
+    curves: Run,
+    sheets: Sequence[tuple[str, Image.Image]] = (),
+    other: tuple[str, Run] | None = None,
+    smooth: bool = False,
+) -> str:
+    """The curves of a run so far, and the pictures that it drew last, each with a title.
 
-    parts = []
-    header = ("", "bits per pixel", "codes", "PSNR, dB", "SSIM", "L1", "lines read the same", "seconds")
-    rows = []
-    for one in comparisons:
-        f, sample = one.figures, one.result
-        readings = [next(iter(read.values())) for _, read in sample.readings if read]
-        alike = sum(before == after for before, after in readings)
-        rows.append(
-            (
-                one.name,
-                f"{f['bits_per_pixel']:.3f}",
-                f"{f['tokens']:,}",
-                figure(f["psnr"], 1),
-                figure(f["ssim"]),
-                figure(f["l1"]),
-                f"{alike} of {len(readings)}" if readings else "–",
-                f"{f['seconds']:.2f}",
-            )
-        )
-        wide = sample.original.width > 2 * sample.original.height
-        scale = max(1, SIDE * (2 if wide else 1) // max(sample.original.size))
-        size = sample.original.width * sample.original.height
-        loss = squared_error(one.jpeg.image, sample.original)
-        quality = f", PSNR {10 * math.log10(255**2 / loss):.1f} dB" if loss else ""
-        spent = f"{one.jpeg.bits / size:.3f} bits per pixel{quality}"
-        images = [
-            (f"JPEG, {spent}" if one.jpeg.fits else "no JPEG has so few bits", one.jpeg.image),
-            ("error x 2", difference(sample)),
-        ]
-        lines = "".join(f"<tr><td>{_kept(b, a)}</td><td>{_came(b, a)}</td></tr>" for b, a in readings)
-        table = (
-            '<div class="scroll"><table class="read"><caption>What OCR reads, differences marked</caption>'
-            f"<thead><tr><th>original</th><th>reconstruction</th></tr></thead><tbody>{lines}</tbody></table></div>"
-            if readings
-            else ""
-        )
-        beside = html.beside(images, scale, stacked=wide)
-        shown = f'<div class="pictures">{_versus(sample.original, sample.reconstruction)}{beside}</div>'
-        parts.append(f"<h3>{html.escape(one.name)}</h3>{shown}{table}")
-    notes = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return wrapped(html.table(header, rows), notes, *parts, kind="compared")
-
-
-def _versus(before: Image.Image, after: Image.Image) -> str:
-    """Two pictures of a size, one over the other, with a slider between them, which a script moves."""
-    scale = max(1, (4 if before.width > 2 * before.height else 2) * SIDE // max(before.size))
-    over, under = (
-        html.picture(one, scale, name) for one, name in ((before, "original"), (after, "reconstruction"))
-    )
-    return (
-        f'<span class="labelled"><span class="versus" style="--at:50%">{under}{over}'
-        '<input type="range" value="50" step="0.5" '
-        'aria-label="Original to the left of this, reconstruction to the right"></span>'
-        "<small>original | reconstruction: drag the line</small></span>"
-    )
-
-
-def _kept(before: str, after: str) -> str:
-    """``before`` as HTML; text missing in ``after`` is marked."""
-    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    return "".join(
-        html.escape(before[a:b]) if kind == "equal" else f"<del>{html.escape(before[a:b])}</del>"
-        for kind, a, b, _, _ in blocks
-        if b > a
-    )
-
-
-def _came(before: str, after: str) -> str:
-    """``after`` as HTML; text missing in ``before`` is marked."""
-    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    shown = "".join(
-        html.escape(after[a:b]) if kind == "equal" else f"<ins>{html.escape(after[a:b])}</ins>"
-        for kind, _, _, a, b in blocks
-        if b > a
-    )
-    return shown or "<i>nothing</i>"
-
-
-def run(name: str, curves: Run, sheets: Sequence[tuple[str, Image.Image]] = ()) -> str:
-    """The curves of a run so far, and the pictures that it drew last, each with a title."""
+    Args:
+        name: The run.
+        curves: What it logged.
+        sheets: Its pictures.
+        other: Another run, whose curves are drawn, too.
+        smooth: Draw means of neighboring steps.
+    """
     if not curves:
         return wrapped(f"<p>{html.escape(name)} has not logged anything yet.</p>")
     step = max(points[-1][0] for points in curves.values() if points)
     facts = [f"{step + 1:,.0f} steps so far"]  # the first is 0
     if speed := curves.get("train/tokens_per_second"):
         facts.append(f"{speed[-1][1]:,.0f} tokens/s")
+    if other is not None:
+        facts.append(f"paler: {other[0]}")
+        curves = beside(curves, other[1])
+    if smooth:
+        curves = {name: smoothed(points) for name, points in curves.items()}
     drawn = "".join(html.figure(html.picture(sheet, 1, title), html.escape(title)) for title, sheet in sheets)
     return wrapped(
-        f"<p><b>{html.escape(name)}</b>: {', '.join(facts)}</p>",
+        f"<p><b>{html.escape(name)}</b>: {html.escape(', '.join(facts))}</p>",
         charts_grid(charts_of(curves)),
         f'<div class="pictures">{drawn}</div>' if drawn else "",
         kind="run",
+    )
+
+
+def settings(text: str) -> str:
+    """The settings of a run."""
+    return (
+        wrapped(html.details("Settings of the run", f'<pre tabindex="0">{html.escape(text)}</pre>'))
+        if text
+        else ""
     )
 
 
@@ -214,6 +157,29 @@ def head(title: str, about: str, facts: Mapping[str, str]) -> str:
     return wrapped(
         f'<h1>{logo} {html.escape(title)}</h1>{said}<div class="line">{" · ".join(shown[:2])} {more}</div>',
         kind="facts",
+    )
+
+
+def programs(functions: Sequence[Callable[..., Any]], settings: Sequence[str]) -> str:
+    """How programs call the page's functions; a script fills in its address."""
+    code = (
+        "from gradio_client import Client\n\n"
+        'page = Client("<span data-origin>http://127.0.0.1:7860</span>")\n'
+        'segments = [{"text": "A red apple:"}]  # or {"image": a data URI}\n'
+        '[document] = page.predict(segments, {"then": "image", "seed": 1}, api_name="/compose")'
+    )
+    rows = "".join(
+        f"<dt><code>/{html.escape(one.__name__)}{html.escape(str(signature(one)))}</code></dt>"
+        f"<dd>{html.escape((one.__doc__ or '').strip())}</dd>"
+        for one in functions
+    )
+    return wrapped(
+        html.details(
+            "Use from a program",
+            f'<pre tabindex="0">{code}</pre><button type="button" data-copy="">Copy</button><dl>{rows}</dl>'
+            f"<p>Settings: {html.escape(', '.join(settings))}.</p>",
+        ),
+        kind="programs",
     )
 
 
@@ -244,9 +210,11 @@ def rivals(found: Sequence[Candidate], place: int) -> str:
     """The likeliest tokens at a place, each with a button that continues the document from there."""
     cells = []
     for one in found:
-        name = html.escape(one.says.replace(" ", "␣") or "nothing")
-        drawn = html.picture(one.picture, 5, alt=one.says) if one.picture is not None else f"<b>{name}</b>"
-        share = f"{one.p:.1%}" if one.p >= 0.001 else f"{one.p:.0e}"
+        says = one.says if one.picture is not None else one.says.replace(" ", "␣")
+        name = html.escape(says or "nothing")
+        drawn = f"<b>{name}</b>"
+        if one.picture is not None:
+            drawn = f"{html.picture(one.picture, 5, alt=one.says)}<small>{name}</small>"
         state = "chosen" if one.chosen else ""
         button = ""
         if one.legal and not one.chosen:
@@ -255,7 +223,7 @@ def rivals(found: Sequence[Candidate], place: int) -> str:
                 f'aria-label="Fork from here with {name}">Fork</button>'
             )
         cells.append(
-            f'<span class="rival {state}">{drawn}<small>{name}<br>{share}</small>{button or state}</span>'
+            f'<span class="rival {state}">{drawn}<small>{share(one.p)}</small>{button or state}</span>'
         )
     return wrapped(
         f"<p>Token {place}: the likeliest candidates. <b>Fork</b> continues the document with another.</p>"

@@ -14,6 +14,7 @@ from gradio.state_holder import SessionState
 from gradio.themes import Base, Default
 from starlette.middleware import Middleware
 
+from ..eval.report.page.html_script import CHARTS
 from ..eval.report.page.html_style import DARK, LIGHT, PARTS
 from .limits import Gate
 
@@ -52,7 +53,7 @@ def serve(make: Callable[[], gr.Blocks], host: str, port: int, block: bool = Tru
             share=False,
             quiet=True,
             prevent_thread_lock=True,
-            footer_links=["api"],
+            footer_links=[],
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
@@ -127,5 +128,6 @@ def _head() -> str:
     """The page's style and script; colors follow Gradio's light and dark themes."""
     own = (HERE / "page.css").read_text(encoding="utf-8")
     script = "".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script += f"(() => {{ {CHARTS} }})();"
     scoped = f".ef {{ {LIGHT} {PARTS} }} .dark .ef {{ {DARK} }} {own}"
     return f"<style>{scoped}</style><script>{script}</script>"

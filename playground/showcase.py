@@ -203,7 +203,8 @@ def _examples(values: list[dict[str, Any]]) -> Iterator[Example]:
 
 def scans() -> list[Example]:
     """Pictures to reconstruct."""
-    names = {"a line of type": "line.png", "a receipt": "receipt.png", "a drawing": "drawing.png"}
+    names = {"typewriting": "page.png", "a drawing": "drawing.png", "small type": "line.png"}
+    names |= {"a receipt": "receipt.png"}
     return [Example(label, [{"image": uri(PICTURES / name)}], {}) for label, name in names.items()]
 
 

@@ -10,7 +10,7 @@ from ..eval.metrics.ocr import INSTALL
 from ..eval.report.codebook_map import codebook_map
 from ..fusion_lm.folder import Model
 from ..tokenizers.image import ImageTokenizer
-from . import api, pages
+from . import api, comparisons, pages
 from .compose_tab import editor, html_block
 from .limits import Refused
 from .showcase import scans
@@ -48,20 +48,20 @@ def inspect(model: Model, working: dict[str, Any]) -> None:
 
     drawn: dict[str, str] = {}
 
-    def codebook() -> str:
+    def codebook() -> tuple[str, Any]:
         if not drawn:
             try:
                 slots = model.tokenizer.vocab["image"].slots
                 drawn["map"] = pages.codebook(codebook_map(model.tokenizer.image), slots)
             except ValueError as error:
-                return pages.message(str(error), "refused")
-        return drawn["map"]
+                return pages.message(str(error), "refused"), gr.Button()
+        return drawn["map"], gr.Button(visible=False)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     asked = "() => [window.earlyfusion.asked]"
     look_at.click(look, given, [shown, others], js=asked, **quiet, **working)
     rivals_of.click(candidates, token, others, js=asked, **quiet, **working)
-    load.click(codebook, None, book, api_visibility="private", **working)
+    load.click(codebook, None, [book, load], api_visibility="private", **working)
 
 
 def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) 
                 raise Refused("no picture yet: add one or choose an example")
             yield pages.message("Reconstructing, and reading with OCR; a page of text takes half a minute …")
             note = "" if page_reader() else f"Text in the picture is not compared: {INSTALL}"
-            yield pages.compared(api.reconstruct(tokenizers, chosen, pictures[0]), note)
+            yield comparisons.compared(api.reconstruct(tokenizers, chosen, pictures[0]), note)
         except ValueError as error:
             yield pages.message(str(error), "refused")
 
@@ -98,26 +98,48 @@ def reconstruct(tokenizers: dict[str, ImageTokenizer], working: dict[str, Any]) 
 
 
 def runs(root: Path, tab: gr.Tab, others: list[gr.Tab]) -> None:
-    names = gr.Dropdown([], label="Training run", elem_id="run")
+    with gr.Row():
+        names = gr.Dropdown([], label="Training run", elem_id="run", scale=3)
+        other = gr.Dropdown(
+            [("nothing", "")], value="", label="Compare with", elem_id="other-run", scale=3, visible=False
+        )
+        smooth = gr.Checkbox(False, label="Smooth the curves", elem_id="smooth", min_width=140)
     shown = html_block("", elem_id="curves")
+    settings = html_block("", elem_id="run-settings")
     timer = gr.Timer(LIVE, active=False)
 
-    def listed(name: str | None) -> Any:
+    def listed(name: str | None, compared: str | None) -> Any:
         found = api.runs(root)
         chosen = name if name in found else found[0] if found else None
-        return gr.Dropdown(found, value=chosen), gr.Timer(LIVE, active=True)
+        others = [("nothing", ""), *((one, one) for one in found)]
+        compared = compared if compared in found else ""
+        return (
+            gr.Dropdown(found, value=chosen),
+            gr.Dropdown(others, value=compared, visible=len(found) > 1),
+            gr.Timer(LIVE, active=True),
+        )
 
-    def draw(name: str | None) -> str:
+    def draw(name: str | None, compared: str | None, smoothly: Any) -> str:
         if not name:
             return pages.message("No training run has logged anything yet.")
         try:
-            return pages.run(name, api.curves(root, name), api.sheets(root, name))
+            beside = (compared, api.curves(root, compared)) if compared and compared != name else None
+            return pages.run(name, api.curves(root, name), api.sheets(root, name), beside, bool(smoothly))
         except ValueError as error:
             return pages.message(str(error), "refused")
 
+    def told(name: str | None) -> str:
+        try:
+            return pages.settings(api.config(root, name)) if name else ""
+        except ValueError:
+            return ""
+
+    asked = [names, other, smooth]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    tab.select(listed, names, [names, timer], **quiet).then(draw, names, shown, **quiet)
-    for other in others:
-        other.select(lambda: gr.Timer(LIVE, active=False), None, timer, **quiet)
-    names.input(draw, names, shown, **quiet)
-    timer.tick(draw, names, shown, **quiet)
+    selected = tab.select(listed, [names, other], [names, other, timer], **quiet)
+    selected.then(draw, asked, shown, **quiet).then(told, names, settings, **quiet)
+    for one in others:
+        one.select(lambda: gr.Timer(LIVE, active=False), None, timer, **quiet)
+    names.input(draw, asked, shown, **quiet).then(told, names, settings, **quiet)
+    for changed in (other.input, smooth.input, timer.tick):
+        changed(draw, asked, shown, **quiet)

@@ -1,6 +1,6 @@
 // A picture of an answer, enlarged: to download, and to paint over the part that is drawn again.
 Object.assign(window.earlyfusion, (() => {
-  const WIDE = 480, SCALES = [1, 4, 8];
+  const WIDE = 480, SCALES = [1, 4, 8], MOST = 8192; // px of a side
   let viewer = null, image = null, painting = null;
 
   function made() {
@@ -55,13 +55,16 @@ Object.assign(window.earlyfusion, (() => {
     viewer ??= made();
     image = picture;
     const { naturalWidth: width, naturalHeight: height } = picture;
-    const scale = Math.min(WIDE, innerWidth - 64) / Math.max(width, height);
+    const side = Math.max(width, height);
+    const scale = Math.min(Math.max(WIDE, 2 * side) / side, (innerWidth - 64) / width, Math.max(WIDE, innerHeight - 220) / height);
     const shown = viewer.querySelector("img");
     shown.src = picture.src;
     shown.alt = picture.alt;
     shown.width = Math.round(width * scale);
     shown.height = Math.round(height * scale);
     for (const link of viewer.querySelectorAll("[data-scale]")) {
+      link.hidden = side * +link.dataset.scale > MOST;
+      if (link.hidden) continue;
       const canvas = document.createElement("canvas");
       canvas.width = width * +link.dataset.scale;
       canvas.height = height * +link.dataset.scale;
@@ -101,7 +104,11 @@ Object.assign(window.earlyfusion, (() => {
   }
 
   const pictureOf = (event) => event.target.closest && event.target.closest("#answer .drawn img, .session .drawn img");
-  document.addEventListener("click", (event) => { if (pictureOf(event)) open(event.target); });
+  document.addEventListener("click", (event) => {
+    if (pictureOf(event)) open(event.target);
+    const one = event.target.dataset && event.target.dataset.enlarge; // the original, or its reconstruction
+    if (one) open(event.target.closest(".labelled").querySelector(`.versus img[alt="${one}"]`));
+  });
   document.addEventListener("keydown", (event) => {
     if (!pictureOf(event) || (event.key !== "Enter" && event.key !== " ")) return;
     event.preventDefault();

@@ -4,14 +4,19 @@ The demo's report and the playground show the same ones; a chart without a curve
 """
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from .page.charts import Series, line_chart
 
 Run = Mapping[str, Sequence[tuple[float, float]]]
 METRICS = "metrics.csv"
 """What a training logs, a row per step, in the folder of its run."""
+OTHER = "other run/"
+"""Before the names of a run's curves that are drawn beside those of another, see ``beside``."""
 FIRST = ("text", "image", "structure")
 """Modalities that come first on a chart; the others follow by name."""
 
@@ -28,6 +33,22 @@ def read_metrics(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
                     if name and value:
                         curves.setdefault(name, []).append((int(float(step)), float(value)))
     return curves
+
+
+def beside(run: Run, other: Run) -> dict[str, Sequence[tuple[float, float]]]:
+    """A run whose charts show the curves of another one, too, paler."""
+    return {**run, **{OTHER + name: points for name, points in other.items()}}
+
+
+def smoothed(points: Sequence[tuple[float, float]], share: float = 0.05) -> list[tuple[float, float]]:
+    """Each value is the mean of its neighbors, ``share`` of all points; those that are not finite go."""
+    points = [(x, y) for x, y in points if math.isfinite(y)]
+    half = int(len(points) * share / 2)
+    sums = np.cumsum([0.0, *(y for _, y in points)])
+    places = np.arange(len(points))
+    low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(points))
+    means = (sums[high] - sums[low]) / (high - low)
+    return [(x, float(mean)) for (x, _), mean in zip(points, means)]
 
 
 def charts_of(run: Run) -> list[str]:
@@ -133,16 +154,24 @@ def _modalities(run: Run, part: str, dashed: bool = False) -> list[Series]:
     suffix = ", validation" if dashed else ""
     named = ("validation/perplexity/", "telemetry/leakage/")  # metrics that every modality has
     others = {key.rpartition("/")[2] for key in run if key.startswith(named)} - {*FIRST}
-    found = [(name, run.get(f"{part}/{name}", ())) for name in (*FIRST, *sorted(others))]
-    return [Series(name + suffix, points, name, dashed) for name, points in found if points]
+    names = (*FIRST, *sorted(others))
+    return [one for name in names for one in _drawn(run, f"{part}/{name}", name, name + suffix, dashed)]
 
 
 def _both(run: Run, name: str, color: str) -> list[Series]:
-    found = [("training", f"train/{name}", False), ("validation", f"validation/{name}", True)]
-    return [Series(label, run[key], color, dashed) for label, key, dashed in found if run.get(key)]
+    training = _drawn(run, f"train/{name}", color, "training")
+    return [*training, *_drawn(run, f"validation/{name}", color, "validation", dashed=True)]
 
 
 def _one(run: Run, key: str, color: str, label: str = "") -> list[Series]:
-    return (
-        [Series(label or key.rpartition("/")[2].replace("_", " "), run[key], color)] if run.get(key) else []
-    )
+    return _drawn(run, key, color, label or key.rpartition("/")[2].replace("_", " "))
+
+
+def _drawn(run: Run, key: str, color: str, label: str, dashed: bool = False) -> list[Series]:
+    """The curve of a metric, and that of the other run, if there are any."""
+    found = []
+    if run.get(key):
+        found.append(Series(label, run[key], color, dashed))
+    if run.get(OTHER + key):
+        found.append(Series(f"{label}, other run", run[OTHER + key], color, dashed, faint=True))
+    return found

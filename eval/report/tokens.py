@@ -86,7 +86,7 @@ def strip_cells(tokens: Sequence[Token], prompt_length: int = 0) -> list[TokenCe
             kind = {"image": "picture"}.get(token.kind, token.kind)
             detail += f" · {kind} {(token.block or 0) + 1}, {where}"
         if token.p is not None and token.entropy is not None:
-            detail += f"; probability {_share(token.p)}, entropy {token.entropy:.2f} nats"
+            detail += f"; probability {share(token.p)}, entropy {token.entropy:.2f} nats"
         given = number < prompt_length
         cells.append(TokenCell(token.kind, token.says, detail, token.p, token.block, token.place, given))
     return cells
@@ -112,5 +112,6 @@ def grids(tokens: Sequence[Token], name: str) -> list[np.ndarray]:
     return found
 
 
-def _share(p: float) -> str:
-    return f"{p:.1%}" if p >= 0.001 else f"{p:.0e}"
+def share(p: float) -> str:
+    """A probability in percent."""
+    return f"{p:.1%}" if p >= 0.001 else f"{100 * p:.1g}%" if p >= 0.00001 else "under 0.001%"

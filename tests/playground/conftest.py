@@ -35,6 +35,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder, kind in (("runs/one/lm", "samples"), ("private", "reconstructions")):
         (root / folder / kind).mkdir(parents=True)
         (root / folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+        config = f"# torch==2\ndata:\n  train: {root}/shards.tar\n  more:\n  - 'C:\\my files\\b.tar'\n"
+        (root / folder / "config.yaml").write_text(config)
     for step, color in ((50, "red"), (99, "blue")):
         Image.new("RGB", (40, 20), color).save(root / "runs/one/lm/samples" / f"step-{step:06}.png")
     Image.new("RGB", (40, 20)).save(root / "private/reconstructions" / "step-000001.png")

@@ -182,9 +182,12 @@ def test_tokens_are_inspected_with_mouse_and_keys(page: Any):
     assert strip.first.inner_text() == "bos" and strip.count() > 50
     assert page.locator(".inspected .coded").count() == 3  # the picture, entropy, probability
     code = page.locator(".inspected .tokens i.image").nth(8)
+    assert "url(data:image" in code.evaluate(
+        "one => one.parentElement.style.cssText"
+    )  # its piece of the picture
     code.hover()
     status = page.locator(".inspected .status")
-    expect(status).to_contain_text("row 3, column 2")  # columns come one by one
+    expect(status).to_have_text(re.compile(r"\d+: code \d+ \(token \d+\) · picture 1, row 3, column 2"))
     expect(status).to_contain_text("probability")
     expect(status).to_contain_text("entropy")
     spot = page.locator(".inspected .coded .spot").first
@@ -201,6 +204,15 @@ def test_tokens_are_inspected_with_mouse_and_keys(page: Any):
     page.wait_for_selector(".book .px")
     page.locator(".book").hover(position={"x": 300, "y": 300})
     expect(page.locator("#codebook .status")).to_have_text(re.compile(r"code \d+"))
+    assert "data:image" in page.locator(".lens").evaluate("lens => lens.style.backgroundImage")
+    expect(page.locator("#draw-codebook")).to_be_hidden()
+    page.check("[data-used]")
+    shown = page.locator(".veil").evaluate(
+        """veil => veil.getContext("2d").getImageData(0, 0, veil.width, veil.height).data
+        .filter((alpha, i) => i % 4 == 3 && !alpha).length"""
+    )
+    codes = page.locator(".inspected .tokens i.image").evaluate_all("all => all.map(one => one.title)")
+    assert shown == len({re.findall(r"code (\d+)", title)[0] for title in codes})
     shot(page, "inspect")
     page.click("role=tab[name=Compose]")
 
@@ -233,7 +245,7 @@ def test_a_picture_is_reconstructed_and_read(page: Any):
     page.click("role=tab[name=Reconstruct]")
     page.click("#reconstruct")
     page.wait_for_selector("#compared .refused")
-    page.click("#reconstruct-picture [data-example]:has-text('a line of type')")
+    page.click("#reconstruct-picture [data-example]:has-text('small type')")
     page.wait_for_selector("#compared table.read")
     text = page.inner_text("#compared")
     for words in ("bits per pixel", "0.188", "PSNR", "openmoji-words", "the same", "JPEG"):
@@ -249,11 +261,12 @@ def test_a_picture_is_reconstructed_and_read(page: Any):
         page.keyboard.press("ArrowRight")
     assert over.evaluate("image => getComputedStyle(image).clipPath") != half
     shot(page, "reconstruct")
+    page.click("#compared [data-enlarge=reconstruction] >> nth=0")
+    shown = page.locator("dialog.viewer[open] img")
+    assert shown.get_attribute("src") == page.locator("#compared .versus img >> nth=0").get_attribute("src")
+    page.click(".viewer .close")
     page.set_input_files("#reconstruct-picture input[type=file]", str(EXAMPLES / "drawing.png"))
     expect(page.locator("#compared .versus")).to_have_count(0)  # those of the other picture
-    page.click("#reconstruct")
-    page.wait_for_selector("#compared .versus")
-    assert page.locator("#compared table.read").count() == 0  # nothing to read
 
 
 def test_a_run_is_shown_and_updates_by_itself(page: Any, runs: Path):
@@ -263,25 +276,16 @@ def test_a_run_is_shown_and_updates_by_itself(page: Any, runs: Path):
     for title in ("loss by modality", "Output norm", "Largest attention logit"):
         assert title in page.inner_text("#curves")
     assert page.locator("#curves .pictures figcaption").all_inner_texts() == ["samples after 99 steps"]
+    told = ["# torch==2", "data:", "  train: …/shards.tar", "  more:", "  - …/b.tar"]
+    page.wait_for_selector("#run-settings pre", state="attached")
+    assert page.text_content("#run-settings pre").splitlines() == told
+    expect(page.locator("#other-run")).to_be_hidden()  # there is one
+    page.locator("#curves .chart svg").first.hover()
+    expect(page.locator("#curves .at").first).to_have_text(re.compile(r"step \d+"))
+    before = page.locator("#curves polyline").first.get_attribute("data-y")
+    page.check("#smooth input")
+    expect(page.locator("#curves polyline").first).not_to_have_attribute("data-y", before)
     shot(page, "runs")
     with (runs / "one/lm/metrics.csv").open("a") as file:
         file.write("123,1,0,1,1,5,5\n")
     page.wait_for_selector("#curves :text('124 steps')")
-
-
-def test_a_phone_shows_all_of_it(visit: Open):
-    page = visit(viewport={"width": 390, "height": 844}, color_scheme="dark", is_mobile=True, has_touch=True)
-    page.tap("#compose-prompt [data-example]:has-text('read this')")
-    page.wait_for_selector(DONE)
-    expect(page.locator("#answer .said.made").first).to_be_in_viewport()  # it scrolled there
-    parts = ("#generate", "#answer", "#settings", "#gallery")
-    tops = [page.locator(part).bounding_box()["y"] for part in parts]
-    assert tops == sorted(tops)
-    for scheme, ink in (("dark", "rgb(231, 234, 240)"), ("light", "rgb(29, 35, 48)")):
-        page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
-        expect(page.locator("#compose-prompt .prompt")).to_have_css("color", ink)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        shot(page, f"phone-{scheme}")
-    page.tap("#answer [data-do=inspect]")
-    page.wait_for_selector(".inspected .tokens[data-keys]")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -7,6 +7,7 @@ import base64
 import io
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ EXPECTED: dict[str, list[str]] = {
     "start from nothing": ["'A baby chick:'", ""],
 }
 """What each example says: texts in quotes, and what the model reads in its pictures ("": anything)."""
+
+
+CUT = """[...document.querySelectorAll('.ef img, .ef button')].filter(one => one.checkVisibility()
+  && !one.closest('.scroll, .past, .things') && one.getBoundingClientRect().right > innerWidth)
+  .map(one => one.outerHTML.slice(0, 200))"""
+"""What is wider than the window."""
 
 
 def picture(uri: str) -> Image.Image:
@@ -66,6 +73,15 @@ def test_each_example_runs_on_a_click_and_is_right(page: Any, model: Model, exam
 def test_the_page_says_what_the_model_knows_and_shows_it(page: Any):
     labels = page.locator("#compose-prompt [data-example]").all_inner_texts()
     assert [label.strip() for label in labels] == list(EXPECTED)
+    page.locator("#compose-prompt .prompt").focus()
+    stops = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.innerText || document.activeElement.type").strip())
+    assert stops[:4] == ["file", "Read it", "Clear", labels[0].strip()] and stops[4] not in labels  # one stop
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#compose-prompt [data-example]").nth(1)).to_be_focused()
     assert "246" in page.inner_text(".about")
     expect(page.locator(".things button:visible")).to_have_count(246)
     page.fill("[data-find]", "cat")
@@ -221,6 +237,35 @@ def test_two_answers_are_pinned_and_a_reload_keeps_the_session(page: Any):
     expect(page.locator("#session .session")).to_be_hidden()
 
 
+def test_a_program_is_told_how_to_reach_the_page(page: Any, address: str):
+    page.click("text=Use from a program")
+    page.click("#programs [data-copy]")
+    page.wait_for_function(
+        "line => navigator.clipboard.readText().then(text => text.includes(line))",
+        arg=f'page = Client("{address.rstrip("/")}")',
+    )
+    assert "/redraw(tokens: list" in page.inner_text("#programs dl")
+
+
+def test_a_phone_shows_all_of_it(visit: Callable[..., Any]):
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme="dark", is_mobile=True, has_touch=True)
+    page.tap("#compose-prompt [data-example]:has-text('read this')")
+    page.wait_for_selector(DONE)
+    expect(page.locator("#answer .said.made").first).to_be_in_viewport()  # it scrolled there
+    parts = ("#generate", "#answer", "#settings", "#gallery")
+    tops = [page.locator(part).bounding_box()["y"] for part in parts]
+    assert tops == sorted(tops)
+    for scheme, ink in (("dark", "rgb(231, 234, 240)"), ("light", "rgb(29, 35, 48)")):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
+        expect(page.locator("#compose-prompt .prompt")).to_have_css("color", ink)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        shot(page, f"phone-{scheme}")
+    expect(page.get_by_role("tab")).to_have_text(["Compose", "Inspect", "Reconstruct", "Runs"])
+    page.tap("#answer [data-do=inspect]")
+    page.wait_for_selector(".inspected .tokens[data-keys]")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_no_fault_of_accessibility(page: Any):
     """At both widths, light and dark; and nothing scrolls sideways."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -231,15 +276,10 @@ def test_no_fault_of_accessibility(page: Any):
             page.evaluate("dark => document.body.classList.toggle('dark', dark)", scheme == "dark")
             shot(page, f"{name}-{width}-{scheme}")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.evaluate(CUT) == []
             for fault in axe.run(page).response["violations"]:
-                where = [node["html"][:200] for node in fault["nodes"]]
-                assert fault["impact"] not in ("serious", "critical"), (
-                    name,
-                    width,
-                    scheme,
-                    fault["id"],
-                    where,
-                )
+                told = (name, width, scheme, fault["id"], [node["html"][:200] for node in fault["nodes"]])
+                assert fault["impact"] not in ("serious", "critical"), told
         page.set_viewport_size({"width": 1400, "height": 1000})
 
     page.add_style_tag(content="* { transition: none !important }")  # or colors change while axe looks
@@ -252,4 +292,8 @@ def test_no_fault_of_accessibility(page: Any):
     page.click("role=tab[name=Reconstruct]")
     page.click("#reconstruct-picture [data-example]:has-text('a drawing')")
     page.wait_for_selector("#compared .versus")
+    assert page.locator("#compared table.read").count() == 0  # nothing to read
     check("reconstruct", (390, "dark"))
+    page.click("role=tab[name=Runs]")
+    page.click("text=Settings of the run")
+    check("runs", (390, "light"))

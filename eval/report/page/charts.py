@@ -16,6 +16,12 @@ class Series(NamedTuple):
     color: str = "text"
     """``text``, ``image``, ``structure`` or ``all``; other modalities share one color."""
     dashed: bool = False
+    faint: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The classes of its line."""
+        return color_class(self.color) + " dashed" * self.dashed + " faint" * self.faint
 
 
 WIDTH, HEIGHT = 640, 300
@@ -77,18 +83,14 @@ def line_chart(
     for s in drawn:
         line = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in s.points)
         steps, values = (" ".join(one) for one in zip(*((f"{x:.12g}", f"{y:.3g}") for x, y in s.points)))
-        svg.append(
-            f'<polyline class="{color_class(s.color)}{" dashed" if s.dashed else ""}" points="{line}" '
-            f'data-x="{steps}" data-y="{values}"/>'
-        )
+        svg.append(f'<polyline class="{s.kind}" points="{line}" data-x="{steps}" data-y="{values}"/>')
         if len(s.points) == 1:  # a line of one point is invisible
             x, y = s.points[0]
             svg.append(
                 f'<circle class="{color_class(s.color)}" cx="{x_at(x):.1f}" cy="{y_at(y):.1f}" r="3"/>'
             )
     legend = "".join(
-        f'<span><i class="{color_class(s.color)}{" dashed" if s.dashed else ""}"></i>{escape(s.name)} '
-        f"<small>{s.points[-1][1]:.3g}</small></span>"
+        f'<span><i class="{s.kind}"></i>{escape(s.name)} <small>{s.points[-1][1]:.3g}</small></span>'
         for s in drawn
     )
     unit = ", ".join(part for part in (y_label, "logarithmic scale" if log_y else "") if part)

@@ -1,9 +1,7 @@
 """The script of the pages that ``html`` makes. Pages work without it; it reaches no network."""
 # ruff: noqa: E501
 
-SCRIPT = """
-"use strict";
-const all = (node, selector) => [...node.querySelectorAll(selector)];
+CHARTS = """const all = (node, selector) => [...node.querySelectorAll(selector)];
 
 // Curves: the legend shows the values at the step under the pointer, or under the arrow keys.
 function curvesAt(svg, x) {
@@ -61,7 +59,10 @@ document.addEventListener("keydown", event => {
   if (next !== undefined) curvesAt(svg, next);
   event.preventDefault();
 });
+"""
+"""Values of curves on hover and by keys."""
 
+REST = """
 // Copying: a button beside each text that is made to be copied.
 for (const node of all(document, ".copy")) {
   const button = document.createElement("button");
@@ -108,4 +109,7 @@ function unfold() {
 addEventListener("hashchange", unfold);
 unfold();
 """
-"""Values of curves on hover, buttons to copy, the place of a token, and links to folded sections."""
+"""Buttons to copy, the place of a token, and links to folded sections."""
+
+SCRIPT = f'\n"use strict";\n{CHARTS}{REST}'
+"""All of it."""

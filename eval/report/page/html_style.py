@@ -75,7 +75,7 @@ circle.text { fill: var(--text); } circle.image { fill: var(--image); } circle.s
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round; stroke: var(--all); }
 polyline.text { stroke: var(--text); } polyline.image { stroke: var(--image); } polyline.structure { stroke: var(--structure); }
 polyline.other { stroke: var(--other); }
-polyline.dashed { stroke-dasharray: 5 4; }
+polyline.dashed { stroke-dasharray: 5 4; } :is(polyline, .legend i).faint { opacity: .45; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; }
 .legend i { display: inline-block; width: 1.1rem; border-top: 3px solid var(--all); vertical-align: middle; margin-right: .35rem; }
 .legend i.text { border-color: var(--text); } .legend i.image { border-color: var(--image); }
