@@ -1,8 +1,8 @@
 """How many threads torch has, and how they wait for each other; chosen before torch is imported.
 
-The threads of an operation meet when it ends. OpenMP lets those that wait spin for milliseconds, which keeps a
-core busy. If another process needs that core, the thread that all wait for does not get it: a training beside
-one busy process then takes several times as long. So threads spin briefly here, and then sleep.
+The threads of an operation meet when it ends. OpenMP lets those that wait spin for milliseconds, which keeps
+a core busy. If other processes need cores too, the thread that all wait for does not get one: a training
+beside one busy process then takes several times as long. So threads spin briefly here, and then sleep.
 
 OpenMP reads these variables when it is loaded, with torch. What the user set stays.
 """
