@@ -13,7 +13,7 @@ follow the stream: ``storage``, ``tokenizers``, ``encoders``, ``fusion_lm``, ``d
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import _moved
+from . import _moved, _threads
 
 if TYPE_CHECKING:
     from .fusion_lm.folder import Model, load_model, save_model
@@ -66,6 +66,7 @@ _HOMES = {
 """The imports above, at run time: module -> names to import from it."""
 
 _moved.install()
+_threads.choose()
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from earlyfusion.data.render.fonts import held_out_fonts, train_fonts
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
-ROOT_FILES = (Path("__init__.py"), Path("_moved.py"), Path("py.typed"))
+ROOT_FILES = (Path("__init__.py"), Path("_moved.py"), Path("_threads.py"), Path("py.typed"))
 NOT_PACKAGES = ("tests", "benchmarks", "docs", "examples")
 ORDER = (
     {"storage"},
@@ -101,7 +101,7 @@ def test_every_folder_with_code_is_a_package_and_no_other():
 
 def test_only_the_root_is_marked_as_a_package():
     assert [p for p in code() if p.name == "__init__.py"] == []  # or ./tokenizers would hide Hugging Face's
-    assert sorted(p.name for p in ROOT.glob("*.py")) == ["__init__.py", "_moved.py"]
+    assert sorted(p.name for p in ROOT.glob("*.py")) == ["__init__.py", "_moved.py", "_threads.py"]
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 

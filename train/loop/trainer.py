@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from ..callbacks.busy import Busy
 from ..callbacks.checkpoints import ModelFolder
 from ..callbacks.progress_bar import StepBar
 from ..callbacks.random_states import RandomStates
@@ -61,7 +62,7 @@ def for_fit(options: Mapping[str, Any], title: str) -> dict[str, Any]:
     interval, max_steps = options.get("val_check_interval"), options.get("max_steps", -1)
     if isinstance(interval, int) and max_steps > 0:
         made["val_check_interval"] = min(interval, max_steps)  # at least once, at the end
-    bar = [] if options.get("enable_progress_bar") is False else [StepBar(title)]
+    bar = [] if options.get("enable_progress_bar") is False else [StepBar(title), Busy()]
     standard = [SameStart(), ModelFolder(), RandomStates(), Curves(), *bar, Stopping()]
     return {**made, "callbacks": [*(options.get("callbacks") or []), *standard]}
 
