@@ -141,8 +141,8 @@ def busy(args: argparse.Namespace, types: Sequence[str]) -> Iterator[Line]:
     speeds = {(row["policy"], row["others"]): [1 / s for s in row["seconds"]] for row in rows}
     for (policy, others), runs in speeds.items():
         if policy == "package":
-            theirs = {"active": speeds["active", others]}
-            name = f"training step beside {others}, theirs: OMP active"
+            theirs = {"libgomp": speeds["libgomp", others]}
+            name = f"training step beside {others}, theirs: libgomp's waiting"
             yield Line(name, "steps/s", {policy: runs}, theirs)
 
 

@@ -2,16 +2,16 @@
 
     .venv/bin/python benchmarks/speed/busy.py --threads 2 --out benchmarks/speed/busy.json
 
-The others multiply matrices with as many threads all the time. The step is measured in new processes, with
-the waiting policy of OpenMP that the package chooses (no variable set), and with ``OMP_WAIT_POLICY=ACTIVE``,
-where threads that wait keep their core. Seconds per step; the ratio is the time alone divided by the time
-beside others. On two cores the fair shares beside one and two others are 1/2 and 1/3.
+The others multiply matrices with as many threads all the time, as torch does it by itself. The step is
+measured in one process for each way to wait: that of the package, which sets the variables itself; libgomp's
+own, 300,000 rounds; and ``OMP_WAIT_POLICY=PASSIVE``, none. They take turns, so that a machine that becomes
+slower slows all. Seconds per step; the ratio is the time beside others divided by the package's time alone.
+On two cores, fair shares beside one and two others would be ratios of 2 and 3.
 """
 
 # ruff: noqa: E402
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -28,7 +28,12 @@ import numpy as np
 import torch
 import training as both
 
-POLICIES = {"package": {}, "active": {"OMP_WAIT_POLICY": "ACTIVE"}}
+POLICIES = {
+    "package": {},
+    "libgomp": {"GOMP_SPINCOUNT": "300000"},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
+"""Variables of each way to wait."""
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 """Variables that set the policy and the threads; not passed on."""
 OTHER = """
@@ -46,23 +51,28 @@ while True:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.worker:
-        print(json.dumps(steps(args)))
+        steps(args)
         return 0
     print(f"{'seconds per step':<28}{'median':>9}{'least':>9}{'most':>9}{'ratio':>8}")
-    results = []
-    for policy, variables in POLICIES.items():
-        alone = 0.0
+    results, alone = [], 0.0
+    with workers(args) as every:
         for others in range(args.others + 1):
+            seconds: dict[str, list[float]] = {policy: [] for policy in POLICIES}
             with competitors(others, args):
-                seconds = measured(variables, args)
-            median = statistics.median(seconds)
-            alone = alone or median
-            name = f"{policy}, beside {others}"
-            print(
-                f"{name:<28}{median:>9.3f}{min(seconds):>9.3f}{max(seconds):>9.3f}{alone / median:>8.2f}",
-                flush=True,
-            )
-            results.append({"policy": policy, "others": others, "seconds": seconds, "ratio": alone / median})
+                for _ in range(args.steps):
+                    for policy, worker in every.items():
+                        seconds[policy].append(one_step(worker))
+            for policy, found in seconds.items():
+                median = statistics.median(found)
+                alone = alone or median
+                name = f"{policy}, beside {others}"
+                print(
+                    f"{name:<28}{median:>9.3f}{min(found):>9.3f}{max(found):>9.3f}{median / alone:>8.2f}",
+                    flush=True,
+                )
+                results.append(
+                    {"policy": policy, "others": others, "seconds": found, "ratio": median / alone}
+                )
     if args.out:
         about = {"size": args.size, "windows": args.windows, "threads": args.threads}
         machine.write_figures(args.out, {**about, "results": results})
@@ -74,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--size", choices=sorted(both.SIZES), default="35M", help="size of the transformer (default: 35M)")
     add("--windows", metavar="N", type=int, default=1, help="windows per batch (default: 1)")
-    add("--steps", metavar="N", type=int, default=5, help="steps after the first (default: 5)")
+    add("--steps", metavar="N", type=int, default=5, help="steps of each (default: 5)")
     add("--others", metavar="N", type=int, default=2, help="most competing processes (default: 2)")
     add("--threads", metavar="N", type=int, default=2, help="threads of each process (default: 2)")
     add("--out", metavar="FILE", help="JSON file to write")
@@ -82,27 +92,51 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def measured(variables: dict[str, str], args: argparse.Namespace) -> list[float]:
-    """Seconds of each step, in a new process with these environment variables."""
+@contextmanager
+def workers(args: argparse.Namespace) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Context with a process for each way to wait, ready for its first measured step."""
     command = [sys.executable, __file__, "--worker", "--size", args.size, "--windows", str(args.windows)]
-    command += ["--steps", str(args.steps), "--threads", str(args.threads)]
-    done = subprocess.run(command, env=_environment(variables), capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"the measured process failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    command += ["--threads", str(args.threads)]
+    every: dict[str, subprocess.Popen[str]] = {}
+    try:
+        for policy, variables in POLICIES.items():
+            every[policy] = subprocess.Popen(
+                command,
+                env=_environment(variables),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            one_step(every[policy])
+        yield every
+    finally:
+        for worker in every.values():
+            worker.kill()
+            worker.communicate()
 
 
-def steps(args: argparse.Namespace) -> list[float]:
-    """Seconds of each training step but the first."""
+def one_step(worker: subprocess.Popen[str]) -> float:
+    """The seconds that the worker's next step takes."""
+    assert worker.stdin is not None and worker.stdout is not None
+    worker.stdin.write("\n")
+    worker.stdin.flush()
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit("a measured process failed, see above")
+    return float(line)
+
+
+def steps(args: argparse.Namespace) -> None:
+    """A training step for each line of the standard input; prints its seconds."""
     torch.set_num_threads(args.threads)
     args.device, args.dtype, args.clock = "cpu", "float32", "wall"
     config = both.SIZES[args.size]
-    side, seconds = both.our_side(config, args), []
-    for batch in both.equal(config, args.windows, args.steps + 1, np.random.default_rng(0))[0]:
+    side, rng = both.our_side(config, args), np.random.default_rng(0)
+    for _line in sys.stdin:
+        (batch,), _ = both.equal(config, args.windows, 1, rng)
         start = both.now(args)
         both.step(side, batch, args)
-        seconds.append(both.now(args) - start)
-    return seconds[1:]
+        print(both.now(args) - start, flush=True)
 
 
 @contextmanager
