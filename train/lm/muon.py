@@ -6,6 +6,8 @@ it always computes in bfloat16, a hundred times slower than float32 on CPUs with
 it accepts matrices only, while Lightning's automatic optimization needs one optimizer for all parameters.
 """
 
+# pyright: reportPrivateImportUsage=false
+# torch._foreach_* has no public name.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
