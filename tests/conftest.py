@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -30,6 +30,7 @@ from earlyfusion.tokenizers.documents import DocumentTokenizer, interleave
 from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.text import TextTokenizer
 from earlyfusion.tokenizers.vocab import SharedVocab
+from earlyfusion.train.loop.cpu_speed import Rates
 
 SENTENCES = (
     "A red apple.",
@@ -230,6 +231,16 @@ def prepared(
     )
     prepare(config, lambda *_: None)
     return out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu_speed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is measured: trainings are in float32 on every CPU. Other processes keep what they measure with
+    the tests' files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("earlyfusion.train.loop.trainer.rates", lambda: Rates(float32=50.0, ratio=0.1))
+        patch.setenv("EARLYFUSION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-from earlyfusion.train.loop.process import best_cpu_precision, tune_malloc
+from earlyfusion.train.loop.process import tune_malloc
 
 tune_malloc()  # as the training commands do, before torch allocates anything
 
@@ -36,6 +36,7 @@ from earlyfusion.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.demo.budget import CONFIGS, IMAGE_TOKENIZER, LM, PREPARE, settings
 from earlyfusion.train.lm.targets import targets_of
+from earlyfusion.train.loop.cpu_speed import best_cpu_precision
 from earlyfusion.train.loop.optim import adamw, clip
 
 PIECES = 340

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from earlyfusion.train.loop.process import best_cpu_precision, tune_malloc
+from earlyfusion.train.loop.process import tune_malloc
 
 tune_malloc()  # as the training commands do, before torch allocates anything
 
@@ -40,6 +40,7 @@ from earlyfusion.tokenizers.vocab import SharedVocab
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.settings import LMSettings
 from earlyfusion.train.lm.telemetry import Telemetry
+from earlyfusion.train.loop.cpu_speed import best_cpu_precision
 from earlyfusion.train.loop.trainer import loggers, quiet
 
 SIZES = {

@@ -28,6 +28,8 @@ PACKAGES = (
 
 def facts(command: str) -> dict[str, Any]:
     """Command, date, commit, machine and versions, for the report."""
+    from ..loop.cpu_speed import cpu_name  # imports torch
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "command": command,
@@ -52,17 +54,6 @@ def commit(root: Path = Path(__file__).parents[2]) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None
-
-
-def cpu_name() -> str:
-    """The CPU's name, from the system."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -226,14 +226,15 @@ class _Cli(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         options = {**self._get(self.config_init, "trainer"), **kwargs}
+        checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand == "fit":
-            return super().instantiate_trainer(**for_fit(options, self.trainable.title))
+            return super().instantiate_trainer(**for_fit(options, self.trainable.title, checkpoint))
         self.save_config_callback = None  # the folder's config.yaml is that of its training
         callbacks = list(options.get("callbacks") or [])
         if self.subcommand == "predict" and self.trainable.predictions is not None:
             callbacks.append(load(self.trainable.predictions)())
         # Lightning's own bar serves the stages that have no steps.
-        return super().instantiate_trainer(**for_evaluation({**options, "callbacks": callbacks}))
+        return super().instantiate_trainer(**for_evaluation({**options, "callbacks": callbacks}, checkpoint))
 
 
 def _asked(argv: Sequence[str], stages: Mapping[str, str]) -> dict[str, str]:

@@ -49,7 +49,8 @@ def fit(
         checkpoint_seconds: Seconds between two checkpoints.
         checkpoint_steps: Steps between two checkpoints, instead of seconds.
         accelerator: Lightning's; auto uses a GPU if there is one.
-        precision: Lightning's; None is the fast one on this CPU, and float32 on a GPU.
+        precision: Lightning's; None is the faster one on this CPU, or that of the run if it resumes, and
+            float32 on a GPU.
         tensorboard: Whether to write RUN/tensorboard too.
         progress: Whether to show a progress bar.
         callbacks: More callbacks.
@@ -93,7 +94,7 @@ def fit(
     title = "training" if trainable is None else trainable.title
     with quiet():
         L.seed_everything(seed, verbose=False)
-        trainer = L.Trainer(**for_fit({**DEFAULTS, **options}, title))
+        trainer = L.Trainer(**for_fit({**DEFAULTS, **options}, title, checkpoint))
         if trainer.is_global_zero:
             make_room(run_folder, overwrite, asdict(training.settings))
         run_folder.mkdir(parents=True, exist_ok=True)

@@ -117,6 +117,7 @@ class LoggedTraining(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = FORMAT
+        checkpoint["precision"] = str(self.trainer.precision)
         self.means.reduce(self.trainer.strategy)
         checkpoint["means"] = self.means.state_dict()  # of all ranks: rank 0 then continues with them
         if self.global_rank:

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-from typing import Literal
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _ENVIRONMENT = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -27,13 +26,3 @@ def tune_malloc() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     never = -1  # mallopt(3): turns trimming off; a number of bytes would have to fit into an int
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, never))
-
-
-def best_cpu_precision() -> Literal["32-true", "bf16-mixed"]:
-    """Lightning's precision that is fast on this CPU: bf16 only if the CPU has instructions for it.
-
-    Emulated bf16 is tens of times slower than float32. Imports torch.
-    """
-    from ...tokenizers.vqvae.cpu import has_bfloat16
-
-    return "bf16-mixed" if has_bfloat16() else "32-true"

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from ...storage.pickles import check_stored, reason
+from .cpu_speed import CpuPrecision
 from .shards import check_shards
 
 MODEL = "model"
@@ -38,6 +39,22 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], int]:
     Raises:
         ValueError: The file is not such a checkpoint, or one of a later version.
     """
+    checkpoint = _read(path)
+    return checkpoint["hyper_parameters"], checkpoint["global_step"]
+
+
+def stored_precision(path: str | Path) -> CpuPrecision | None:
+    """The precision of the run that wrote a checkpoint; None in those of earlier versions, and of runs on a
+    GPU in another.
+
+    Raises:
+        ValueError: As in ``read_checkpoint``.
+    """
+    found = _read(path).get("precision")
+    return next((known for known in get_args(CpuPrecision) if known == found), None)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
     shards = Path(path).is_dir()
     file = Path(path) / "meta.pt" if shards else path  # beside the shards
     if shards:
@@ -45,12 +62,12 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], int]:
     try:
         check_stored(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        settings, step = checkpoint["hyper_parameters"], checkpoint["global_step"]
+        _ = checkpoint["hyper_parameters"], checkpoint["global_step"]  # both must be there
     except Exception as error:  # torch raises errors of many kinds
         raise ValueError(f"{path} is not a checkpoint of a training run: {reason(error)}") from None
     if (found := checkpoint.get("format", 1)) not in (1, FORMAT):
         raise ValueError(f"{path} has format {found}, expected 1 or {FORMAT}: update earlyfusion")
-    return settings, step
+    return checkpoint
 
 
 def check_resumed(

@@ -1,6 +1,7 @@
 """The Trainer of the command line and of ``fit`` from Python: defaults, logs, precision, callbacks."""
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,14 +11,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from ...tokenizers.vqvae.cpu import has_bfloat16
 from ..callbacks.busy import Busy
 from ..callbacks.checkpoints import ModelFolder
 from ..callbacks.progress_bar import StepBar
 from ..callbacks.random_states import RandomStates
 from ..callbacks.stopping import Stopping
+from .cpu_speed import CpuPrecision, rates
 from .logs import CsvLog, Curves
-from .process import best_cpu_precision
+from .resume import stored_precision
 from .start import SameStart
 
 DEFAULTS: dict[str, Any] = {
@@ -49,14 +53,18 @@ def loggers(run_folder: str | Path, tensorboard: bool = True) -> list[Logger]:
     return logs
 
 
-def for_fit(options: Mapping[str, Any], title: str) -> dict[str, Any]:
+def for_fit(options: Mapping[str, Any], title: str, checkpoint: str | Path | None = None) -> dict[str, Any]:
     """Arguments of a Trainer for training: the given ones, with logs, precision and callbacks added.
 
     Args:
         options: Arguments of Lightning's Trainer, ``default_root_dir`` among them.
         title: Label of the progress bar.
+        checkpoint: What the run resumes from, whose precision it keeps.
     """
-    made = {**options, "precision": _precision(options)}
+    precision, reason = _precision(options, checkpoint)
+    if reason and options.get("enable_progress_bar") is not False and rank_zero_only.rank in (None, 0):
+        print(reason)
+    made = {**options, "precision": precision}
     if options.get("logger") in (None, True):
         made["logger"] = loggers(options["default_root_dir"])
     interval, max_steps = options.get("val_check_interval"), options.get("max_steps", -1)
@@ -67,16 +75,35 @@ def for_fit(options: Mapping[str, Any], title: str) -> dict[str, Any]:
     return {**made, "callbacks": [*(options.get("callbacks") or []), *standard]}
 
 
-def for_evaluation(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a Trainer for validation or prediction, without logs unless a logger is given."""
+def for_evaluation(options: Mapping[str, Any], checkpoint: str | Path | None = None) -> dict[str, Any]:
+    """Arguments of a Trainer for validation or prediction, in the precision of the run that wrote
+    ``checkpoint``, without logs unless a logger is given."""
     logger = False if options.get("logger") in (None, True) else options["logger"]
-    return {**options, "precision": _precision(options), "logger": logger}
+    return {**options, "precision": _precision(options, checkpoint)[0], "logger": logger}
 
 
-def _precision(options: Mapping[str, Any]) -> Any:
-    """The given precision, or else the fast one on this CPU; None on a GPU, Lightning's float32."""
+def _precision(options: Mapping[str, Any], checkpoint: str | Path | None) -> tuple[Any, str]:
+    """The precision and, if it was chosen here, why.
+
+    It is the given one; else on a CPU that of the checkpoint, or the faster one; on a GPU None, Lightning's
+    float32.
+    """
     given = options.get("precision")
-    return best_cpu_precision() if given is None and on_cpu(options.get("accelerator")) else given
+    if given is not None or not on_cpu(options.get("accelerator")):
+        return given, ""
+    by_flags: CpuPrecision = "bf16-mixed" if has_bfloat16() else "32-true"  # as earlier versions chose
+    if checkpoint is not None:
+        stored = stored_precision(checkpoint) or by_flags
+        return stored, f"precision: {stored}, as before"
+    if _has_several_processes(options):  # which might measure differently
+        return by_flags, ""
+    found = rates()
+    return found.precision, found.line
+
+
+def _has_several_processes(options: Mapping[str, Any]) -> bool:
+    alone = str(options.get("devices") or "auto") in ("auto", "1") and options.get("num_nodes") in (None, 1)
+    return not alone or int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def on_cpu(accelerator: Any) -> bool:

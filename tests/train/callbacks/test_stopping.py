@@ -15,7 +15,7 @@ from earlyfusion.train.lm.data import TokenData
 from earlyfusion.train.lm.module import FusionLMTraining
 from earlyfusion.train.lm.settings import LMSettings
 from earlyfusion.train.loop.fit import fit
-from earlyfusion.train.loop.resume import read_checkpoint, recover
+from earlyfusion.train.loop.resume import read_checkpoint, recover, stored_precision
 
 CONFIG = FusionLMConfig(context_length=64, n_layers=1, width=32, n_heads=2, n_kv_heads=2, ffn_width=48)
 
@@ -70,6 +70,7 @@ def test_the_step_is_finished_and_saved(
         curves = [read_metrics(run)[name] for run in (tmp_path / "run", whole)]
         assert curves[0] == curves[1] and len(curves[0]) == (3 if name.startswith("validation") else 12)
     ends = [torch.load(run / "last.ckpt", weights_only=True) for run in (tmp_path / "run", whole)]
+    assert stored_precision(tmp_path / "run/last.ckpt") == "32-true"
     for key, value in ends[0]["state_dict"].items():
         assert torch.equal(value, ends[1]["state_dict"][key])
     assert ends[0]["optimizer_states"][0]["state"].keys() == ends[1]["optimizer_states"][0]["state"].keys()

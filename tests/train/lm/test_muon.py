@@ -1,13 +1,14 @@
-"""Muon against torch's own Muon and AdamW, and in Lightning's schedule."""
+"""Muon against torch's own Muon and AdamW, and against itself in float64."""
 
 from copy import deepcopy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from earlyfusion.fusion_lm.model import FusionLM, FusionLMConfig
-from earlyfusion.train.lm.muon import Muon, muon, orthogonalize
+from earlyfusion.train.lm import muon as module
+from earlyfusion.train.lm.muon import Muon, muon, orthogonalize, stacks
 
 CONFIG = FusionLMConfig(
     vocab_size=40, context_length=16, n_layers=2, width=16, n_heads=2, n_kv_heads=1, ffn_width=32
@@ -23,6 +24,39 @@ def test_orthogonalize_keeps_the_singular_vectors_and_levels_the_values() -> Non
         u, _, vh = torch.linalg.svd(one, full_matrices=False)
         levelled = u.T @ made @ vh.T  # diagonal, when the singular vectors are the same
         assert torch.allclose(levelled, levelled.diag().diag(), atol=1e-4)
+
+
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """Jordan's iteration as his page writes it, in float64 (m, n)."""
+    x = matrix.double()
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 90), (64, 200), (300, 64)])
+def test_orthogonalize_is_exact_to_the_rounding_of_float32(shape: tuple[int, int]) -> None:
+    """Also with singular values from 1 to 1e-5, where iterating too long on X X^T would be 15 times worse."""
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    u, values, vh = torch.linalg.svd(matrices, full_matrices=False)
+    values = 10 ** torch.linspace(0, -5, values.shape[-1], dtype=torch.float64)
+    matrices = (u * values @ vh).float()
+    witness = torch.stack([newton_schulz(matrix) for matrix in matrices])
+    together = orthogonalize(matrices)
+    assert float((together - witness).abs().max()) < 5e-6
+    assert torch.allclose(orthogonalize(matrices[1]), together[1], atol=1e-6)
+
+
+def test_stacks_hold_matrices_of_one_shape_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST_STACK", 50)
+    shapes = [(4, 6), (6, 4), (4, 6), (8, 8), (4, 6), (8, 8)]
+    matrices = [torch.full(shape, float(number)) for number, shape in enumerate(shapes)]
+    numbers = [[int(matrix[0, 0]) for matrix in stack] for stack in stacks(matrices)]
+    assert numbers == [[0, 2], [4], [1], [3], [5]]
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (20, 12), (48, 8), (16, 16)])
@@ -88,5 +122,9 @@ def test_state_survives_a_checkpoint() -> None:
     optimizers[1].load_state_dict(deepcopy(optimizers[0].state_dict()))
     for network, optimizer in zip((one, other), optimizers, strict=True):
         step(network, optimizer)
+    stored = optimizers[1].state_dict()["state"].values()  # what checkpoints have; steps are plain numbers
+    assert {tuple(state) for state in stored} == {("momentum",), ("step", "mean", "square")}
+    assert {state["step"] for state in stored if "step" in state} == {3}
+    assert all(type(state.get("step", 0)) is int for state in stored)
     for name, parameter in one.named_parameters():
         assert torch.equal(parameter, other.get_parameter(name)), name

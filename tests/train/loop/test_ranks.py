@@ -106,6 +106,7 @@ def argv(
         *(f"--model.config.{name}={value}" for name, value in small.items()),
         "--model.warmup_steps=2",
         "--model.lr=0.01",
+        "--model.muon_lr=0.02",
         "--trainer.accelerator=cpu",
         f"--trainer.devices={ranks}",
         "--trainer.max_steps=14",
