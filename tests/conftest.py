@@ -238,7 +238,8 @@ def cpu_speed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing is measured: trainings are in float32 on every CPU. Other processes keep what they measure with
     the tests' files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("earlyfusion.train.loop.trainer.rates", lambda: Rates(float32=50.0, ratio=0.1))
+        for module in ("train.loop.trainer", "train.lm.compiling"):
+            patch.setattr(f"earlyfusion.{module}.rates", lambda: Rates(float32=50.0, ratio=0.1))
         patch.setenv("EARLYFUSION_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

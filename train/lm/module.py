@@ -20,6 +20,7 @@ from ..loop.meters import Means
 from ..loop.optim import adamw, clip_or_skip, scheduled
 from ..loop.resume import check_config
 from ..loop.schedule import lr_factor
+from .compiling import compile_safely, decide, keep_compiled
 from .data import TokenData
 from .first_weights import drawn, fill, shell, start_from_codebook, stored
 from .lora import adapt, merged, trained_names
@@ -54,7 +55,8 @@ class FusionLMTraining(LoggedTraining):
         self.register_buffer("modality_weights", weights, persistent=False)
         self.net = shell(self.config) if settings.build_in_shards else FusionLM(self.config)
         self.net.activation_checkpointing = settings.activation_checkpointing
-        if settings.compile:
+        if settings.compile is True:
+            keep_compiled()
             self.net.compile()  # in place: the weights keep their names
         self.trained = settings.init_from is not None
         """Whether the weights are trained."""
@@ -179,6 +181,25 @@ class FusionLMTraining(LoggedTraining):
                 f"config.context_length is {self.config.context_length}, but the windows in {data.path} have "
                 f"{length} tokens: set it to at least {length}"
             )
+
+        if stage == "fit" and self.settings.compile == "auto":
+            self._compile_if_it_pays(data)
+
+    def _compile_if_it_pays(self, data: Any) -> None:
+        """``compile: auto``."""
+        trainer: Any = self.trainer
+        if trainer.world_size > 1:
+            pays, why = False, "compile: off, auto decides for one process only: give true"
+        else:
+            windows = getattr(data, "batch_size", 1) * trainer.accumulate_grad_batches
+            length = getattr(data, "context_length", 0) or self.config.context_length
+            device = trainer.strategy.root_device
+            pays, why = decide(self.net, windows * length, self.settings.max_steps, device)
+        if trainer.is_global_zero:
+            print(why)
+        if pays:
+            keep_compiled()
+            compile_safely(self.net)
 
     def configure_model(self) -> None:
         """Under ``ModelParallelStrategy`` each process keeps a shard of every block (FSDP2).

@@ -58,8 +58,9 @@ class LMSettings(TrainingSettings):
     """Scales the low-rank updates by lora_alpha / lora_rank."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, more time."""
-    compile: bool = False
-    """Compile the network (torch.compile): takes minutes once, then steps are faster on GPUs."""
+    compile: bool | Literal["auto"] = False
+    """Compile the network (torch.compile): takes minutes once, then steps are faster. auto: on a CPU, if the
+    training is long enough to repay it."""
     build_in_shards: bool = False
     """Create the weights part by part, each process keeping only its shard, for networks too large to hold
     one copy per process. The random initial weights differ from those without this option."""
@@ -77,6 +78,8 @@ class LMSettings(TrainingSettings):
         object.__setattr__(self, "modality_weights", by_name(self.modality_weights))
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must be in [0, 1), got {self.condition_dropout}")
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile must be true, false or auto, got {self.compile!r}")
         if self.trained_part not in get_args(Part):
             allowed = ", ".join(get_args(Part))
             raise ValueError(f"trained_part is {self.trained_part!r}, expected one of {allowed}")
