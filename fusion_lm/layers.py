@@ -42,9 +42,11 @@ class Context(NamedTuple):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply the rotary embedding to x (B, H, T, D), with tables of ``rope_tables``."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Rotation.apply(x, cos, sin)
-    return _turned(x, cos, sin)
+    if torch.compiler.is_compiling():  # into one pass, which a roll would prevent
+        half = x.shape[-1] // 2
+        (first, second), c, s = x.split(half, dim=-1), cos[..., half:], sin[..., half:]
+        return torch.cat([first * c - second * s, second * c + first * s], dim=-1).to(x.dtype)
+    return _Rotation.apply(x, cos, sin) if torch.is_grad_enabled() else _turned(x, cos, sin)
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int = 1) -> Tensor:

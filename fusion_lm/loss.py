@@ -267,6 +267,8 @@ def _rows(weight: Tensor, device: str, chunk: int | None) -> int:
 
 
 def _cached(logits: Tensor) -> int:
-    """How many rows of logits (N, V) to go over at once."""
+    """How many rows of logits (N, V) to go over at once; all if compiled, which fuses the passes."""
     N, V = logits.shape
+    if torch.compiler.is_compiling():
+        return N
     return max(1, CACHED.get(logits.device.type, N * V) // V)
