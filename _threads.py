@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Iterator, MutableMapping
 
-SPINS = 1000
-"""Rounds that a thread of libgomp (torch for Linux from PyPI) spins: some 10 to 50 microseconds."""
+SPINS = 5000
+"""Rounds that a thread of libgomp (torch for Linux from PyPI) spins, some 0.1 milliseconds; libgomp's own 300,000
+cost nothing alone and several times the time beside others. benchmarks/speed/busy.py measures it."""
 BLOCK_MILLISECONDS = 1
 """The same for the OpenMP of Intel and LLVM (torch for macOS, and from conda), whose default is 200; the
 shortest that is not zero. Unlike ``SPINS`` it was not measured."""

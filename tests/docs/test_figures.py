@@ -196,30 +196,28 @@ def test_the_results_have_the_spread_over_seeds() -> None:
 
 
 def test_the_results_have_the_speeds_of_the_json() -> None:
-    found = stored("speed/decoding.json")["results"]
-    theirs = [statistics.median(one["theirs"]) for one in found if "theirs" in one]
-    expected = [row("transformers, float32", *(f"{speed:.0f}" for speed in theirs), "1", "1")]
-    for weights, words in (
-        ("as they are", "float32 as loaded"),
-        ("float32", "float32, packed"),
-        ("float16", "float16, packed"),
-        ("int8", "int8"),
-    ):
-        ours = [one for one in found if one.get("weights") == weights]
-        speeds = [f"{statistics.median(one['ours']):.0f}" for one in ours]
-        expected.append(row(words, *speeds, *(f"{one['ratio']:.2f}" for one in ours)))
-    for one, words in zip(
-        stored("speed/training.json")["results"],
-        (
-            "all full",
-            "documents of the demo's lengths: packed here, padded there",
-            "the same, sorted by length there, the best that padding can do",
-        ),
-        strict=True,
-    ):
-        speeds = [f"{statistics.median(one[side]):.0f}" for side in ("ours", "theirs")]
-        expected.append(row(words, *speeds, f"{one['ratio']:.2f}"))
+    """The table of `make bench`, and what README says of it."""
+    found, ratios, expected = stored("speed/bench.json"), {}, []
+    for one in found["results"]:
+        name = one["name"].replace(", theirs: libgomp's waiting", "")
+        speeds = (f"{one[f'{side}_best'][0]:.3g}" for side in ("ours", "theirs"))
+        expected.append(row(f"{name}, {one['unit']}", *speeds, f"{one['ratio']:.2f}"))
+        ratios[name] = one["ratio"]
     assert [line for line in expected if line not in RESULTS] == []
+    assert f"commit {found['commit']}" in RESULTS
+    one, eight = (ratios[f"decoding, {rows}"] for rows in ("1 row", "8 rows"))
+    full = ratios["training, full windows"]
+    packed = ratios["training, documents, theirs sorted by length"]
+    told = " ".join(README.split())
+    assert f"Decoding on a CPU is {one:.1f} (one row) to {eight:.1f} times (eight)" in told
+    assert f"training on full windows {full:.2f} times" in told and f"{packed:.2f} times as fast" in told
+    steps = [
+        statistics.median(one["ours"]["package"])
+        for one in found["results"]
+        if one["name"].startswith("training step beside")
+    ]
+    told = " ".join(RESULTS.split())
+    assert f"{steps[0] / steps[1]:.1f} and {steps[0] / steps[2]:.1f} times as long" in told
 
 
 def test_the_studies_have_the_figures_of_their_files() -> None:
@@ -246,17 +244,12 @@ def test_the_studies_have_the_figures_of_their_files() -> None:
         control, ("are nearest to their own thing with another's middle", "with another's right half")
     ):
         assert f"{100 * share:.0f} % {words}" in page
-    packed = next(one for one in stored("speed/training.json")["results"][2:3])
-    assert f"{100 * (1 - packed['ratio']):.0f} % slower" in " ".join(RESULTS.split())
 
 
 def test_the_results_have_the_other_figures_of_the_json() -> None:
     told = " ".join(RESULTS.split())
     minutes, seconds = divmod(round(DEMO["seconds"]), 60)
     memory = f"{DEMO['peak_memory_bytes'] / 1e9:.1f} GB of memory"
-    encode, decode = (
-        f"{one['ratio']:.2f} times" for one in stored("speed/image_tokenizer.json")["results"][:2]
-    )
     page, chameleon = stored("speed/playground.json"), stored("speed/chameleon_import.json")
     first, pieces = page["seconds_to_first_output"], page["seconds_from_button_to_first_piece"].values()
     least, most = min(one["least"] for one in pieces), max(one["most"] for one in pieces)
@@ -264,7 +257,6 @@ def test_the_results_have_the_other_figures_of_the_json() -> None:
     for words in (
         f"{minutes} min {seconds} s",
         memory,
-        f"encodes {encode} and decodes {decode}",
         f"{first['median']:.1f} s after the command was started ({first['least']:.1f} to {first['most']:.1f}",
         f"{least:.2f} to {most:.2f} s after the button",
         f"{resident[4]:,.0f} MiB after 100 requests of programs and {resident[9]:,.0f} after 200",
