@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, MutableMapping
 
 SPINS = 5000
-"""Rounds that a thread of libgomp (torch for Linux from PyPI) spins, some 0.1 milliseconds; libgomp's own 300,000
-cost nothing alone and several times the time beside others. benchmarks/speed/busy.py measures it."""
+"""Rounds that a thread of libgomp (torch for Linux from PyPI) spins, some 0.1 milliseconds. Its own 300,000
+are a little faster alone, and several times slower beside others (benchmarks/speed/busy.py)."""
 BLOCK_MILLISECONDS = 1
 """The same for the OpenMP of Intel and LLVM (torch for macOS, and from conda), whose default is 200; the
 shortest that is not zero. Unlike ``SPINS`` it was not measured."""

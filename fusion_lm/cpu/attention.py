@@ -15,8 +15,10 @@ QUERIES = 64
 """Queries attend in blocks of this many."""
 PRODUCTS_FROM = 256
 """Causal windows longer than this are trained by products."""
-PRODUCTS_UP_TO = 600
+PRODUCTS_UP_TO = 400
 """Training by products pays up to this many keys per query, on average over the blocks."""
+PRODUCTS_OF = 2**14
+"""Smallest tokens times head width for products: a small window is a few calls of torch anyway."""
 STEP = 64
 """Attention to a cache covers the part in use, rounded up to a multiple of this."""
 
@@ -84,8 +86,9 @@ def _trained_by_products(q: Tensor, firsts: Sequence[int]) -> bool:
     """
     if q.device.type != "cpu" or not q.requires_grad or torch.compiler.is_compiling():
         return False
-    keys = sum(block.stop - block.start for _, block in _blocks(firsts)) / len(firsts)
-    return q.dtype in (torch.float32, torch.float64) and keys <= PRODUCTS_UP_TO
+    if q.dtype not in (torch.float32, torch.float64) or q.shape[2] * q.shape[3] < PRODUCTS_OF:
+        return False
+    return sum(keys.stop - keys.start for _, keys in _blocks(firsts)) <= PRODUCTS_UP_TO * len(firsts)
 
 
 def _blocks(firsts: Sequence[int]) -> list[tuple[slice, slice]]:

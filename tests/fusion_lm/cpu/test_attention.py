@@ -41,6 +41,7 @@ def test_gradients_by_products_are_those_of_plain_attention(
     """In float64, with a last block that is not full."""
     monkeypatch.setattr(attention, "QUERIES", 16)
     monkeypatch.setattr(attention, "PRODUCTS_FROM", 0)
+    monkeypatch.setattr(attention, "PRODUCTS_OF", 0)
     monkeypatch.setattr(F, "scaled_dot_product_attention", None)  # not used
     T = 70
     q, k, v, gradient = tensors(H, Hkv, T)
@@ -55,7 +56,8 @@ def test_gradients_by_products_are_those_of_plain_attention(
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
-def test_in_float32_it_is_as_exact_as_torchs() -> None:
+def test_in_float32_it_is_as_exact_as_torchs(monkeypatch) -> None:
+    monkeypatch.setattr(attention, "PRODUCTS_OF", 0)
     q, k, v, gradient = tensors(4, 2, 300, torch.float32)
     by_products = causal_attention(q, k, v)
     assert by_products.grad_fn is not None and "Products" in by_products.grad_fn.name()
@@ -76,18 +78,20 @@ def test_in_float32_it_is_as_exact_as_torchs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("T", "gradients", "dtype", "chosen"),
+    ("T", "gradients", "dtype", "smallest", "chosen"),
     [
-        (300, True, torch.float32, True),
-        (300, False, torch.float32, False),  # torch's forward pass is as fast
-        (300, True, torch.bfloat16, False),
-        (256, True, torch.float32, False),
-        (1200, True, torch.float32, False),  # 640 keys per query
+        (300, True, torch.float32, 2400, True),
+        (300, False, torch.float32, 2400, False),  # torch's forward pass is as fast
+        (300, True, torch.bfloat16, 2400, False),
+        (300, True, torch.float32, 2401, False),
+        (256, True, torch.float32, 2400, False),
+        (800, True, torch.float32, 2400, False),  # 416 keys per query
     ],
 )
 def test_products_are_for_training_in_float32_on_short_windows(
-    T: int, gradients: bool, dtype: torch.dtype, chosen: bool
+    T: int, gradients: bool, dtype: torch.dtype, smallest: int, chosen: bool, monkeypatch
 ) -> None:
+    monkeypatch.setattr(attention, "PRODUCTS_OF", smallest)
     q, k, v, _ = tensors(1, 1, T, dtype)
     with torch.set_grad_enabled(gradients):
         if not gradients:
