@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -62,15 +63,14 @@ def for_fit(options: Mapping[str, Any], title: str, checkpoint: str | Path | Non
         checkpoint: What the run resumes from, whose precision it keeps.
     """
     precision, reason = _precision(options, checkpoint)
-    if reason and options.get("enable_progress_bar") is not False and rank_zero_only.rank in (None, 0):
-        print(reason)
     made = {**options, "precision": precision}
     if options.get("logger") in (None, True):
         made["logger"] = loggers(options["default_root_dir"])
     interval, max_steps = options.get("val_check_interval"), options.get("max_steps", -1)
     if isinstance(interval, int) and max_steps > 0:
         made["val_check_interval"] = min(interval, max_steps)  # at least once, at the end
-    bar = [] if options.get("enable_progress_bar") is False else [StepBar(title), Busy()]
+    told = [LambdaCallback(on_fit_start=lambda *_: rank_zero_only(print)(reason))] if reason else []
+    bar = [] if options.get("enable_progress_bar") is False else [StepBar(title), Busy(), *told]
     standard = [SameStart(), ModelFolder(), RandomStates(), Curves(), *bar, Stopping()]
     return {**made, "callbacks": [*(options.get("callbacks") or []), *standard]}
 
