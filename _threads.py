@@ -31,7 +31,7 @@ def set_variables(environment: MutableMapping[str, str], cpus: int, quota: float
     Args:
         environment: Variables, which are changed.
         cpus: CPUs that this process may run on. OpenMP knows these.
-        quota: CPUs whose time it may use, which OpenMP does not know; None if there is no limit.
+        quota: CPUs whose time it may use, which OpenMP does not know; None if it is unlimited.
     """
     if not environment.get("OMP_WAIT_POLICY"):
         environment.setdefault("GOMP_SPINCOUNT", str(SPINS))

@@ -42,6 +42,8 @@ CONFIG, CONFIG_BYTES = "config.yaml", 2**16
 """Settings of a run, and the most bytes of one that is shown."""
 SHEETS, SHEET_BYTES = ("samples", "reconstructions"), 2**23
 """Folders of a run with pictures, and the most bytes of one that is shown."""
+SHEET = re.compile(r"step-[0-9]{1,18}\.png").fullmatch
+"""Names of these pictures."""
 COMPARED_SIDE = 2048
 """Longest side in px; larger pictures are scaled down before they are reconstructed."""
 
@@ -220,10 +222,15 @@ def sheets(root: Path, name: str) -> list[tuple[str, Image.Image]]:
     """
     found, folder = [], _run(root, name)
     for kind in SHEETS:
-        for path in sorted(folder.glob(f"{kind}/step-*.png"))[-1:]:
+        drawn = {int(path.stem[5:]): path for path in folder.glob(f"{kind}/step-*.png") if SHEET(path.name)}
+        if not drawn:
+            continue
+        step, path = max(drawn.items())
+        try:
             if path.resolve().is_relative_to(root.resolve()) and path.stat().st_size <= SHEET_BYTES:
-                step = int(path.stem.rpartition("-")[2]) if path.stem[-1].isdigit() else 0
                 found.append((f"{kind} after {step:,} steps", load_image(path)))
+        except (OSError, ValueError):
+            pass  # a damaged picture must not hide the curves
     return found
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from earlyfusion.fusion_lm.folder import Model
 from earlyfusion.fusion_lm.stream import sample
+from earlyfusion.playground import api
 
 EXAMPLES = Path(__file__).parents[2] / "playground" / "examples"
 
@@ -209,3 +210,14 @@ def test_nothing_that_was_sent_is_kept(client: Any):
     sessions = [found for found in gc.get_objects() if isinstance(found, state.SessionState)]
     assert sessions and all(sent[-200:] not in repr(found.config_values) for found in sessions)
     assert [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()] == []
+
+
+def test_the_last_sheet_of_a_run_is_shown_and_a_damaged_one_does_not_hide_the_curves(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    for kind in ("samples", "reconstructions"):
+        (run / kind).mkdir(parents=True)
+    (run / "metrics.csv").write_text("step,train/loss\n0,1.0\n")
+    for name in ("step-999999.png", "step-1000000.png", "step-1a2.png", "step-².png"):
+        Image.new("RGB", (4, 4)).save(run / "samples" / name)
+    (run / "reconstructions" / "step-000007.png").write_bytes(b"no picture")
+    assert [title for title, _ in api.sheets(run.parent, "one")] == ["samples after 1,000,000 steps"]

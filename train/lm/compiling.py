@@ -53,7 +53,7 @@ def decide(net: nn.Module, tokens_per_step: int, steps: int, device: torch.devic
     if saved < SAFE * SECONDS:
         return False, f"compile: off, {told}, and compiling takes about {SECONDS / 60:.0f}"
     if not has_compiler():
-        return False, f"compile: off, {told}, but there is no C++ compiler: install g++"
+        return False, f"compile: off, {told}, but no C++ compiler was found: install g++"
     return True, f"compile: on, {told}"
 
 

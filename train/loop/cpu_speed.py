@@ -104,7 +104,7 @@ def cpu_name() -> str:
 
 
 def cache_folder() -> Path | None:
-    """The folder of what is kept between runs; None if there is no home."""
+    """The folder of what is kept between runs; None for users without a home."""
     if given := os.environ.get(CACHE):
         return Path(given)
     try:
