@@ -54,7 +54,7 @@ MOVED = {
     "train.rows": "data.reading.rows data.reading.shapes data.prepare_config",
     "train.schedule": "train.loop.schedule train.loop.optim train.loop.resume",
     "train.shards": "data.shards",
-    "train.sources": "data.reading.sources storage.files",
+    "train.sources": "data.reading.sources data.reading.stored storage.files",
     "train.stopping": "train.callbacks.stopping",
     "train.telemetry": "train.lm.telemetry",
     "train.text_images": "data.render.text_images",

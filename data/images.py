@@ -17,7 +17,8 @@ from .crops import cut
 from .loader import group_of, number_groups
 from .reading.cells import RawImage, Unusable, open_image, raw_images
 from .reading.readers import Row
-from .reading.sources import Rows, image_columns, open_source, source_of, stored_rows
+from .reading.sources import image_columns, open_source, source_of
+from .reading.stored import Rows, stored_rows
 
 OBJECTS = "objects"
 """Column with the boxes of an image, as in Hugging Face's imagefolder: {"bbox": [[x, y, width, height]]}."""

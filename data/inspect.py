@@ -12,7 +12,7 @@ from .prepare_config import PrepareConfig
 from .reading.cells import RawImage, Unusable, open_image
 from .reading.conversations import Stored
 from .reading.rows import documents_of
-from .reading.sources import streamed_rows
+from .reading.stored import streamed_rows
 from .splits import columns_of, folder_of, look_at
 
 LOOKED_AT = 100

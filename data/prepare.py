@@ -38,7 +38,7 @@ from ..tokenizers.vocab import SharedVocab
 from .prepare_config import PrepareConfig
 from .reading.readers import FOLDER
 from .reading.shapes import unused
-from .reading.sources import files_key, named_files_key
+from .reading.stored import files_key, named_files_key
 from .shards import Tally, features_of, make_shard
 from .splits import Reading, Shard, Split, folder_of, plan_with, readings_of, shards_of, splits_of
 from .workers import Engine, Make, make_all

@@ -13,7 +13,8 @@ from .prepare_config import PrepareConfig
 from .reading.conversations import answer_modalities, balanced
 from .reading.readers import FOLDER, Report, Row
 from .reading.shapes import ALIASES, Plan, plan_of
-from .reading.sources import Account, Rows, Source, fail, open_source, stored_rows, streamed_rows
+from .reading.sources import Source, fail, open_source
+from .reading.stored import Account, Rows, stored_rows, streamed_rows
 
 
 class Split(NamedTuple):

@@ -13,7 +13,8 @@ from torch import Tensor
 from .images import OBJECTS, text_boxes
 from .loader import group_of, number_groups
 from .reading.cells import open_image, raw_images
-from .reading.sources import image_columns, open_source, stored_rows
+from .reading.sources import image_columns, open_source
+from .reading.stored import stored_rows
 
 HEIGHT = 32
 """Pixels of a strip from top to bottom."""

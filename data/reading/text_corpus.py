@@ -35,7 +35,8 @@ def read_texts(
         ValueError: The column is missing, or has no text.
     """
     from .listing import kind_of
-    from .sources import Account, open_source, streamed_rows
+    from .sources import open_source
+    from .stored import Account, streamed_rows
 
     if Path(path).is_file() and kind_of(Path(path)) is None:
         yield from _lines(Path(path))

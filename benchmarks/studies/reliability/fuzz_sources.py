@@ -41,7 +41,7 @@ from earlyfusion.benchmarks.speed.machine import write_figures
 from earlyfusion.data.prepare_config import PrepareConfig
 from earlyfusion.data.reading.cells import RawImage, Unusable, open_image
 from earlyfusion.data.reading.rows import documents_of
-from earlyfusion.data.reading.sources import streamed_rows
+from earlyfusion.data.reading.stored import streamed_rows
 from earlyfusion.data.splits import columns_of, folder_of, readings_of
 from earlyfusion.tokenizers.documents import Mark
 

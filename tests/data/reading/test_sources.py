@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from earlyfusion.data.reading import sources
+from earlyfusion.data.reading import stored
 from earlyfusion.data.reading.readers import PLACE
-from earlyfusion.data.reading.sources import (
+from earlyfusion.data.reading.sources import load_saved, open_source
+from earlyfusion.data.reading.stored import (
     Account,
     files_key,
-    load_saved,
     named_files_key,
-    open_source,
     stored_rows,
     streamed_rows,
 )
@@ -26,7 +25,7 @@ from earlyfusion.data.reading.sources import (
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sources.datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(stored.datasets_config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path / "cache" / "earlyfusion"
 
 
