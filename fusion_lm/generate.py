@@ -58,6 +58,15 @@ class Step(NamedTuple):
     stop: Tensor
     """int64, an index of ``STOPS``: why the row ended with this token; 0 if it continues or ended earlier.
     With ``NOT_FINITE`` the token is padding and does not belong to the row."""
+    state: GrammarState
+    """Where the rows were in their documents before this token."""
+    room: Tensor
+    """Tokens that each row could still write, this one included, int64."""
+    may_begin: Tensor | None
+    """Whether a block could begin, bool; None: always."""
+    drawn_log_p: Tensor | None
+    """log p of the new tokens under the distribution that they were drawn from, after temperature, filters
+    and guidance; None without ``Options.with_drawn_log_p``."""
 
 
 @torch.inference_mode()
@@ -102,8 +111,8 @@ def generate_steps(
     steps = int((limit - length).max())
     tokens = branches.to(device)
     begun = torch.zeros_like(length)  # blocks begun in the continuation
-    room = branches.room(limit - length, context)
-    allowed = grammar.allowed(state, room, _may_begin(wanted, begun))
+    room, may_begin = branches.room(limit - length, context), _may_begin(wanted, begun)
+    allowed = grammar.allowed(state, room, may_begin)
     if wanted.then != ANY:  # rows whose prompt ends inside a block finish that block first
         allowed &= grammar.first_token(wanted.then) | (state.mode != FREE)[:, None]
     check_room(grammar, state, room, length, allowed, wanted.then)
@@ -122,12 +131,13 @@ def generate_steps(
         for step in range(steps):
             if step:
                 room = branches.room(limit - length, context)
-                allowed = grammar.allowed(state, room, _may_begin(wanted, begun))
+                may_begin = _may_begin(wanted, begun)
+                allowed = grammar.allowed(state, room, may_begin)
             masked = logits[:B].masked_fill(~allowed, -torch.inf)
             guided = masked
             if branches.guided:
                 guided = wanted.guidance.combine(logits).masked_fill(~allowed, -torch.inf)
-            chosen = picker.pick(masked, guided, state, uniform[:, step])
+            chosen, filtered = picker.pick(masked, guided, state, uniform[:, step])
             broken = chosen < 0
             chosen = torch.where(broken, vocab.pad, chosen)
             if given is not None:
@@ -135,6 +145,11 @@ def generate_steps(
                 chosen = torch.where(forced, given[:, step], chosen)
             log_p = masked.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
             log_p = log_p.masked_fill(broken, -torch.inf)
+            drawn = None
+            if wanted.with_drawn_log_p:  # a greedy choice is certain
+                drawn = torch.zeros_like(log_p)
+                if filtered is not None:
+                    drawn = filtered.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
 
             before, running = state, state.mode != DONE
             state = grammar.advance(before, chosen)
@@ -144,7 +159,7 @@ def generate_steps(
             picker.remember(chosen, running)
             stop = torch.where(broken & running, NOT_FINITE, ends.why(before, state, chosen, running, length))
             state.mode = torch.where(stop > RUNNING, DONE, state.mode)
-            yield Step(chosen, log_p, stop)
+            yield Step(chosen, log_p, stop, before, room, may_begin, drawn)
             if step + 1 == steps:
                 break
             if (device.type == "cpu" or step % LOOK == LOOK - 1) and bool((state.mode == DONE).all()):
@@ -252,7 +267,9 @@ class _Picker:
                 self.seen[row, prompt] = True
             self.seen = self.seen.to(device) & self.is_text
 
-    def pick(self, logits: Tensor, guided: Tensor, state: GrammarState, uniform: Tensor) -> Tensor:
+    def pick(
+        self, logits: Tensor, guided: Tensor, state: GrammarState, uniform: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Draw one token per row.
 
         Args:
@@ -262,22 +279,23 @@ class _Picker:
             uniform: (B,) random numbers in [0, 1).
 
         Returns:
-            Tokens (B,) int64; -1 for rows whose logits are not finite.
+            Tokens (B,) int64, -1 for rows whose logits are not finite; and the logits (B, V) that they were
+            drawn from, None if all choices are greedy.
         """
         text = logits if self.seen is None else penalize(logits, self.seen, self.text.repetition_penalty)
         if self.greedy:
             if guided is not text:
                 text = torch.where((state.mode > DONE)[:, None], guided, text)
-            return likeliest(text)
-        if guided is text and list(self.others) == [self.text]:
-            return draw(filter_logits(text, self.text), uniform)
+            return likeliest(text), None
         filtered, modality = filter_logits(text, self.text), self.modality[state.mode]
+        if guided is text and list(self.others) == [self.text]:
+            return draw(filtered, uniform), filtered
         for sampling, places in self.others.items():
             rows = modality == places[0]
             for place in places[1:]:
                 rows = rows | (modality == place)
             filtered = torch.where(rows[:, None], filter_logits(guided, sampling), filtered)
-        return draw(filtered, uniform)
+        return draw(filtered, uniform), filtered
 
     def remember(self, chosen: Tensor, running: Tensor) -> None:
         """Add text tokens that running rows wrote, (B,), to ``seen``."""

@@ -90,14 +90,28 @@ class FusionLM(nn.Module):
                 given with documents, ``targets`` are given to packed weights, or ``inputs`` do not fit each
                 other.
         """
-        if isinstance(inputs, Tensor):
-            inputs = Inputs(inputs)
-        inputs.check(self.config.width)
-        self._check_length(inputs, cache)
         if targets is not None and self.packed:
             raise ValueError(
                 "targets: a model packed for generation has no loss: load it again without weights=..."
             )
+        x = self.hidden(inputs, cache=cache, at=at)
+        if targets is None:
+            return self.logits(x)
+        weight = self.lm_head.weight
+        cap = self.config.logit_soft_cap
+        return next_token_loss(x, weight, targets, modalities, statistics=statistics, soft_cap=cap)
+
+    def hidden(
+        self, inputs: Inputs | Tensor, *, cache: KVCache | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """What ``logits`` reads, after the last norm: (B, T, C), or (B, 1, C) with ``at``.
+
+        Arguments and errors as in ``forward``.
+        """
+        if isinstance(inputs, Tensor):
+            inputs = Inputs(inputs)
+        inputs.check(self.config.width)
+        self._check_length(inputs, cache)
         context = self._context(inputs, cache)
         x = self._embed(inputs)  # (B, T, C)
         for block in self.blocks:
@@ -109,11 +123,11 @@ class FusionLM(nn.Module):
             cache.advance(x.shape[1])
         if at is not None:
             x = x[torch.arange(len(x), device=x.device), at][:, None]
-        x, cap = self.norm(x), self.config.logit_soft_cap
-        if targets is None:
-            return capped(self.lm_head(x), cap)
-        weight = self.lm_head.weight
-        return next_token_loss(x, weight, targets, modalities, statistics=statistics, soft_cap=cap)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., C) -> logits (..., V)."""
+        return capped(self.lm_head(hidden), self.config.logit_soft_cap)
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``.

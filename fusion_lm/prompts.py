@@ -45,6 +45,8 @@ class Options:
     """Negative prompt of guidance: text tokens (T,) after ``bos``. None: only ``bos``."""
     given: Sequence[Tensor] | None = None
     """For each row, tokens (T,) that it must write; -1 where it draws. None: it draws all."""
+    with_drawn_log_p: bool = False
+    """Fill ``Step.drawn_log_p``, which alignment checks its own log p against."""
 
     def __post_init__(self) -> None:
         check_number("max_new_tokens", self.max_new_tokens, 1, WHOLE, whole=True)

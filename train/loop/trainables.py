@@ -148,7 +148,32 @@ field of a config file is also an option; `earlyfusion configs` lists sample con
         Link(("data.path",), "model.tokenizer"),
     ),
 )
-TRAINABLES = {one.name: one for one in (IMAGE_TOKENIZER, RECOGNIZER, LM)}
+ALIGN = Trainable(
+    name="align",
+    title="alignment",
+    summary="align a model with rewards: it learns from its own samples (GRPO)",
+    description="""\
+Align a model with rewards: it draws several samples for each prompt, rewards score them, and
+the better ones become likelier (GRPO). As it comes, the config teaches the packaged model to
+write words legibly: a recognizer is the reward, and OCR engines that it never meets judge the
+result. Every field of a config file is also an option.""",
+    stages={"fit": "train; writes checkpoints, logs, sheets of samples and the model folder"},
+    examples="""\
+  earlyfusion align fit --config align.yaml
+  earlyfusion align fit --config align.yaml --trainer.max_time 00:00:30:00
+  earlyfusion align fit --config align.yaml --ckpt_path=last                       # resume""",
+    then="earlyfusion sample \"word\" --model {model}",
+    module="train.rl.module:Alignment",
+    settings="train.rl.settings:AlignmentSettings",
+    data="train.rl.prompts:PromptData",
+    callbacks={
+        "judges": "train.rl.judges:Judges",
+        "sheets": "train.rl.sheets:RolloutSheet",
+        "divergence": "train.callbacks.divergence:Divergence",
+    },
+    always=("divergence",),
+)
+TRAINABLES = {one.name: one for one in (IMAGE_TOKENIZER, RECOGNIZER, LM, ALIGN)}
 """By command."""
 
 
