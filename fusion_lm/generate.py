@@ -220,7 +220,8 @@ def generate(
         written.append(step)
         if progress is not None:
             progress(len(written), steps)
-    tokens, log_p, stops = (torch.stack(column, dim=1).cpu() for column in zip(*written))  # (B, steps)
+    columns = zip(*((step.tokens, step.log_p, step.stop) for step in written))
+    tokens, log_p, stops = (torch.stack(column, dim=1).cpu() for column in columns)  # (B, steps)
     results = []
     for prompt, new, log, stop in zip(prompts, tokens, log_p, stops, strict=True):
         last = int(stop.ne(RUNNING).int().argmax())  # the first stop; every row has one

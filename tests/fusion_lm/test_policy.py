@@ -81,7 +81,7 @@ def test_it_is_the_samplers(build, name: str) -> None:
     model, vocab, draws, options = drawn(build, name, torch.float32)
     with torch.no_grad():
         again = log_probabilities(model, vocab, draws, options)
-    assert len(again) == sum(draws.counts) > 100
+    assert len(again) == sum(draws.counts) > 60
     torch.testing.assert_close(again, draws.log_p, rtol=0, atol=1e-5)
     assert float(draws.log_p.min()) < -0.5  # something was drawn that was not certain
     pairs = torch.cat([row[n:] for row, n in zip(draws.documents, draws.prompt_lengths)])
