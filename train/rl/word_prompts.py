@@ -103,11 +103,10 @@ class WordPrompts:
         for word in words:
             try:
                 ids = self.tokenizer.text.encode(word)
-                torch_ids = self.tokenizer.vocab.to_tokens("text", torch.tensor(ids, dtype=torch.int64))
             except ValueError:
                 refused["cannot be encoded"].append(word)
                 continue
-            if self._fits(word, len(torch_ids)):
+            if self._fits(word, len(ids)):
                 kept.append(word)
             else:
                 refused["leave no room in the context"].append(word)
@@ -130,9 +129,10 @@ class WordPrompts:
             return True
         height = max(HEIGHTS)
         size = max(SIZES) * height // STRIP_HEIGHT
-        rows, columns = (-(-pixels // self.factor) for pixels in (height, 2 * size * (len(text) + 1)))
-        if layout.shape is None and 3 + ids + layout.length((rows, columns)) <= self.context:
-            return True  # a letter is at most two ems wide: no need to measure it
+        width = 3 * size * (len(text) + 1) // 2
+        bound = -(-height // self.factor), -(-width // self.factor)
+        if layout.shape is None and 2 + ids + layout.length(bound) <= self.context:
+            return True  # a letter is at most one and a half ems wide: no need to measure
         longest = 0
         for font in self.fonts:
             picture = TypeSample(text, "word", font, size, height).render(self.factor)

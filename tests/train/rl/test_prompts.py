@@ -153,13 +153,13 @@ def test_steps_do_not_depend_on_what_was_drawn_before(document_tokenizer: Docume
     pytest.importorskip("wordfreq")
     pytest.importorskip("font_roboto")
     options: dict[str, Any] = {"words": "demo", "read_share": 0.5, "prompts": 6}
-    one, two = (opened(document_tokenizer, **options) for _ in range(2))
+    one, two = (opened(document_tokenizer, 256, **options) for _ in range(2))
     in_turn = [one.prompts_of(step) for step in range(4)]
     for step in (3, 0, 2):
         again = two.prompts_of(step)
         assert answers(again) == answers(in_turn[step])
         assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(again, in_turn[step]))
-    assert answers(opened(document_tokenizer, **options, seed=1).prompts_of(0)) != answers(in_turn[0])
+    assert answers(opened(document_tokenizer, 256, **options, seed=1).prompts_of(0)) != answers(in_turn[0])
 
 
 def test_ranks_share_the_prompts_of_a_step(document_tokenizer: DocumentTokenizer):
