@@ -62,8 +62,7 @@ def word_suite(
     words = list(demo_words().held_out if held_out is None else held_out)
     fonts = held_out_fonts() if fonts is None else fonts
     rng = random.Random(f"word suite {seed}")  # a stream of its own: the split does not change with it
-    count = round(len(words) * random_share / (1 - random_share))
-    strings = random_strings(count, rng, frozenset(words))
+    strings = _strings(words, random_share, rng)
     texts = [(text, "word") for text in words] + [(text, "random") for text in strings]
     rng.shuffle(texts)
     items = []
@@ -73,6 +72,21 @@ def word_suite(
         sample = TypeSample(text, kind, rng.choice(fonts), size, height)
         items.append(Item(sample.render(), text, float(size), kind, sample.font.family))
     return items
+
+
+def measured_strings(seed: int = 0) -> list[str]:
+    """The random strings of ``word_suite(seed)``, which are not trained on either.
+
+    Raises:
+        ImportError: The extra ``demo`` is missing.
+    """
+    return _strings(demo_words().held_out, RANDOM_SHARE, random.Random(f"word suite {seed}"))
+
+
+def _strings(words: Sequence[str], random_share: float, rng: random.Random) -> list[str]:
+    """Random strings that make up ``random_share`` of a suite of ``words``."""
+    count = round(len(words) * random_share / (1 - random_share))
+    return random_strings(count, rng, frozenset(words))
 
 
 def ocr_suite(

@@ -1,5 +1,6 @@
 """Scores of documents: the likelihood of each token, and how well a prompt and its continuation match."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from ..tokenizers.documents import split
 from ..tokenizers.vocab import SharedVocab
 from .inputs import Inputs
+from .loss import IGNORE, LossTerms
 from .model import FusionLM
 
 
@@ -64,6 +66,63 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
     Raises:
         ValueError: As ``check_standalone``.
     """
+    documents = _both_orders(vocab, tokens, prompt_length, lm.config.context_length)
+    total = sum(float(token_scores(lm, document).log_p[first:].mean()) for document, first in documents)
+    return total if documents and total == total else float("-inf")
+
+
+@torch.inference_mode()
+def both_ways_many(
+    lm: FusionLM, vocab: SharedVocab, rows: Sequence[tuple[Tensor, int]], batch_size: int = 64
+) -> list[float]:
+    """``both_ways`` of many rows, up to rounding, in batches of similar length.
+
+    Args:
+        lm: The transformer.
+        vocab: Its vocabulary.
+        rows: (tokens, prompt_length) of each.
+        batch_size: Documents per forward pass; each row makes two.
+
+    Raises:
+        ValueError: As ``both_ways``.
+    """
+    context, device = lm.config.context_length, lm.embedding.weight.device
+    found = [
+        (row, *one)
+        for row, (tokens, length) in enumerate(rows)
+        for one in _both_orders(vocab, tokens, length, context)
+    ]
+    totals = [float("-inf")] * len(rows)
+    for row, *_ in found:
+        totals[row] = 0.0
+    found.sort(key=lambda one: len(one[1]))
+    was_training = lm.training
+    lm.eval()
+    try:
+        for start in range(0, len(found), batch_size):
+            some = found[start : start + batch_size]
+            longest = len(some[-1][1])
+            tokens = torch.full((len(some), longest), vocab.pad)
+            targets = torch.full((len(some), longest), IGNORE)
+            for place, (_, document, first) in enumerate(some):
+                tokens[place, : len(document)] = document
+                targets[place, first - 1 : len(document) - 1] = document[first:]
+            targets = targets.to(device)
+            terms = lm(Inputs(tokens.to(device)), targets=targets)
+            assert isinstance(terms, LossTerms)
+            means = terms.nll.sum(dim=1) / (targets != IGNORE).sum(dim=1)  # (B,); NaN without targets
+            for (row, *_), mean in zip(some, means.tolist()):
+                totals[row] -= mean
+    finally:
+        lm.train(was_training)
+    return [total if total == total else float("-inf") for total in totals]
+
+
+def _both_orders(
+    vocab: SharedVocab, tokens: Tensor, prompt_length: int, context: int
+) -> list[tuple[Tensor, int]]:
+    """The documents of a prompt and its continuation in both orders, each with the index of its second part;
+    empty if the continuation is empty or ends inside a block."""
     check_standalone(tokens[:prompt_length], vocab)
     prompt, continuation = tokens[1:prompt_length].cpu(), tokens[prompt_length:].cpu()
     ends = [vocab.eos] if vocab.sep is None else [vocab.eos, vocab.sep]
@@ -74,13 +133,13 @@ def both_ways(lm: FusionLM, vocab: SharedVocab, tokens: Tensor, prompt_length: i
     except ValueError:
         parts = []
     if not parts:
-        return float("-inf")
-    total = 0.0
+        return []
+    documents = []
     for first, second in ((prompt, continuation), (continuation, prompt)):
         document = torch.cat([torch.tensor([vocab.bos]), first, second, torch.tensor([vocab.eos])])
-        document = document[: lm.config.context_length]  # without eos if the rest fills the context
-        total += float(token_scores(lm, document).log_p[1 + len(first) :].mean())
-    return total if total == total else float("-inf")
+        # without eos if the rest fills the context
+        documents.append((document[:context], 1 + len(first)))
+    return documents
 
 
 def check_standalone(prompt: Tensor, vocab: SharedVocab) -> None:

@@ -15,7 +15,11 @@ def same_tokens(folder: Path, other: Path) -> bool:
     if fingerprint(folder, content=True) == fingerprint(other, content=True):
         return True
     with torch.random.fork_rng(devices=[]):  # a network draws numbers before its weights are read
-        one, two = DocumentTokenizer.load(folder), DocumentTokenizer.load(other)
+        return mean_the_same(DocumentTokenizer.load(folder), DocumentTokenizer.load(other))
+
+
+def mean_the_same(one: DocumentTokenizer, two: DocumentTokenizer) -> bool:
+    """Whether every token means the same in two tokenizers; the image decoders may differ."""
     if one.vocab != two.vocab:
         return False
     return torch.equal(kept_tokens(one, two), torch.arange(one.vocab.size))
@@ -65,7 +69,7 @@ def kept_codes(old: DocumentTokenizer, new: DocumentTokenizer, name: str) -> Ten
         return pairs
     if before.shape[1] != after.shape[1]:
         return pairs[:0]
-    same = (after[pairs[:, 0]] == before[pairs[:, 1]]).all(dim=1)
+    same = (after.cpu()[pairs[:, 0]] == before.cpu()[pairs[:, 1]]).all(dim=1)
     return pairs[same]
 
 
