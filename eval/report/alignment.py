@@ -33,8 +33,8 @@ def alignment_page(run: str | Path) -> str:
     return html.page(
         f"earlyfusion: alignment {run.name}",
         f"<h1>Alignment: {html.escape(run.name)}</h1>",
-        '<p class="lead">The model is trained on the reward. The judges are other readers, with held-out texts: '
-        "if their figures fall while the reward rises, the model only learns to please the reward.</p>",
+        '<p class="lead">The model is trained on the reward. The judges are other readers, with held-out '
+        "texts: if their figures fall while the reward rises, it only learns to please the reward.</p>",
         html.cards(_cards(curves)),
         *(html.section(title, body, id=id) for id, title, body in found),
         contents=html.contents([(id, title) for id, title, _ in found]),

@@ -229,8 +229,7 @@ def alignment_charts(run: Run) -> list[str]:
 def judged(run: Run) -> dict[str, Sequence[tuple[float, float]]]:
     """A run with the steps of its judges' figures as the number of steps before them.
 
-    A row of the log has the reward of the model that its step began with, and the judges' figures of the model
-    that it ended with.
+    A row of the log has the reward of the model before its step, and the judges' figures of the one after it.
     """
     return {
         name: [(x + 1, y) for x, y in points] if name.removeprefix(OTHER).startswith("judge/") else points

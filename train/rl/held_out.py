@@ -66,8 +66,8 @@ def parts(held: HeldOut, readers: Sequence[Reader]) -> dict[str, Part]:
     """The measurements for which there is something to measure, and someone to judge it, by name.
 
     Their figures: ``writing/ENGINE/KIND`` and ``reading/KIND`` (exact match of words and random strings, one
-    greedy sample each), ``unfinished`` (share of texts without a complete picture), ``length`` (mean number of
-    codes of the pictures), ``naming`` (exact match), ``bits_per_byte`` and ``bits_per_pixel``.
+    greedy sample each), ``unfinished`` (share of texts without a complete picture), ``length`` (mean number
+    of codes of the pictures), ``naming`` (exact match), ``bits_per_byte`` and ``bits_per_pixel``.
     """
     found: dict[str, Part] = {}
     if held.texts and readers:

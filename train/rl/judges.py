@@ -46,8 +46,8 @@ class Judgement:
 class Judges(Callback):
     """Measures a model on held-out texts as its alignment proceeds, see ``held_out.parts``.
 
-    The figures are logged as ``judge/NAME``, the mean of those that are trained as ``judge/score``. RUN/best is
-    the model with the highest score, RUN/model the last one. At the end, RUN/report.html shows all of it.
+    The figures are logged as ``judge/NAME``, the mean of what is trained (``score_of``) as ``judge/score``.
+    RUN/best is the model with the highest score, RUN/model the last one. At the end, RUN/report.html shows all.
     """
 
     def __init__(
@@ -160,9 +160,10 @@ class Judges(Callback):
             net = training.whole_net()
             figures = {} if net is None else self._figures(net, training.tokenizer)
             figures, reward = trainer.strategy.broadcast((figures, getattr(training, "recent_reward", None)))
-            score, best = score_of(figures, trained_kinds(trainer)), best_of(self.history)
+            score = None if trouble(trainer) else score_of(figures, trained_kinds(trainer))
+            best = best_of(self.history)
             self.history.append(Judgement(step, score, None if reward is None else float(reward)))
-            if best_of(self.history) is not best and not trouble(trainer):
+            if best_of(self.history) is not best:
                 training.save_folder(Path(trainer.default_root_dir) / BEST)
         if figures:
             logged = figures if score is None else {**figures, "score": score}
