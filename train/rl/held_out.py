@@ -23,8 +23,8 @@ from ...tokenizers.documents import DocumentTokenizer, Segment
 
 BITS = 50
 """Words and pictures in the documents whose bits are measured, each in two kinds of documents."""
-KINDS = ("word", "random")
-"""Kinds of held-out texts, in the order in which they are printed."""
+KINDS = {"word": "words", "random": "random strings"}
+"""Kinds of held-out texts, and what a line calls them."""
 
 Figures = dict[str, float]
 """Name -> value, such as "writing/rapidocr/word" -> 0.61."""
@@ -127,7 +127,5 @@ def line(figures: Mapping[str, float]) -> str:
 
 def _shares(figures: Mapping[str, float], prefix: str) -> str:
     """The exact matches of each kind, such as "61% of words, 44% of random strings"."""
-    called = {"word": "words", "random": "random strings"}
-    shares = {name: value for name, value in figures.items() if name.startswith(f"{prefix}/")}
-    kinds = {name.rpartition("/")[2]: value for name, value in shares.items()}
-    return ", ".join(f"{value:.0%} of {called.get(kind, kind)}" for kind, value in kinds.items())
+    found = ((called, figures.get(f"{prefix}/{kind}")) for kind, called in KINDS.items())
+    return ", ".join(f"{value:.0%} of {called}" for called, value in found if value is not None)

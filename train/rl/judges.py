@@ -47,7 +47,7 @@ class Judges(Callback):
     """Measures a model on held-out texts as its alignment proceeds, see ``held_out.parts``.
 
     The figures are logged as ``judge/NAME``, the mean of what is trained (``score_of``) as ``judge/score``.
-    RUN/best is the model with the highest score, RUN/model the last one. RUN/report.html is written at the end.
+    RUN/best is the model with the highest score, RUN/model the last one. RUN/report.html is written last.
     """
 
     def __init__(

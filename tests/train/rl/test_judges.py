@@ -240,9 +240,8 @@ def test_options_that_cannot_be_are_refused(train, tmp_path):
         Judges(drop=5)
 
 
-def test_the_texts_are_held_out_and_the_same_each_time():
+def test_the_numbers_of_texts_and_images_are_those_asked_for():
     pytest.importorskip("wordfreq")
     held = held_out(3, 2, 5, 4, bits=False)
-    assert held == held_out(3, 2, 5, 4, bits=False)
     assert [word.kind for word in held.texts] == ["word"] * 3 + ["random"] * 2
     assert len(held.images) == 5 and len(held.pictures) == 4 and not held.documents
