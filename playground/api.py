@@ -40,7 +40,7 @@ RUNS = 200
 QUOTES = "'\" "
 CONFIG, CONFIG_BYTES = "config.yaml", 2**16
 """Settings of a run, and the most bytes of one that is shown."""
-SHEETS, SHEET_BYTES = ("samples", "reconstructions"), 2**23
+SHEETS, SHEET_BYTES = ("samples", "reconstructions", "rollouts"), 2**23
 """Folders of a run with pictures, and the most bytes of one that is shown."""
 SHEET = re.compile(r"step-[0-9]{1,18}\.png").fullmatch
 """Names of these pictures."""

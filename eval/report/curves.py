@@ -19,6 +19,8 @@ OTHER = "other run/"
 """Before the names of a run's curves that are drawn beside those of another, see ``beside``."""
 FIRST = ("text", "image", "structure")
 """Modalities that come first on a chart; the others follow by name."""
+KINDS = {"word": False, "random": True}
+"""Kinds of held-out texts -> whether their curves are dashed."""
 
 
 def read_metrics(folder: str | Path) -> dict[str, list[tuple[int, float]]]:
@@ -52,7 +54,9 @@ def smoothed(points: Sequence[tuple[float, float]], share: float = 0.05) -> list
 
 
 def charts_of(run: Run) -> list[str]:
-    """The charts of a run of either kind."""
+    """The charts of a run of any kind."""
+    if "train/reward" in run:
+        return alignment_charts(run)
     return [*lm_charts(run), *telemetry_charts(run)] if "train/z" in run else image_tokenizer_charts(run)
 
 
@@ -148,6 +152,89 @@ def image_tokenizer_charts(run: Run) -> list[str]:
             note="Mean difference of pixel values, which go from -1 to 1; lower is better.",
         ),
     ]
+
+
+def alignment_charts(run: Run) -> list[str]:
+    """An alignment: its reward beside its judges (``train.rl.judges``), and what it costs."""
+    run = judged(run)
+    engines = dict.fromkeys(key.split("/")[-2] for key in run if "judge/writing/" in key)
+    written = [
+        one
+        for engine, color in zip(engines, (*FIRST, *engines))
+        for kind, dashed in KINDS.items()
+        for one in _drawn(run, f"judge/writing/{engine}/{kind}", color, f"{engine}, {kind}", dashed)
+    ]
+    read = [
+        one
+        for kind, dashed in KINDS.items()
+        for one in _drawn(run, f"judge/reading/{kind}", "text", f"reading, {kind}", dashed)
+    ]
+    rewards = dict.fromkeys(key[key.index("train/reward/") :] for key in run if "train/reward/" in key)
+    bits = (("bits_per_byte", "text"), ("bits_per_pixel", "image"))
+    return [
+        line_chart(
+            [*_one(run, "train/reward", "all", "reward"), *written],
+            title="Reward and judges of writing",
+            y_label="share",
+            note="The mean reward of the samples, and the shares of held-out texts that OCR reads exactly. "
+            "Dashed: random strings. The judges should rise with the reward.",
+        ),
+        line_chart(
+            [*read, *_one(run, "judge/naming", "image")],
+            title="Reading and naming",
+            y_label="share",
+            note="Exact matches: texts in held-out fonts, and names of known things. Dashed: random strings.",
+        ),
+        *(
+            line_chart(
+                _one(run, f"judge/{name}", color),
+                title=name.replace("_", " ").capitalize(),
+                y_label="bits",
+                note="How well the model still predicts real documents; a rise is what the alignment costs.",
+            )
+            for name, color in bits
+        ),
+        line_chart(
+            [one for name, color in zip(rewards, (*FIRST, *rewards)) for one in _one(run, name, color)],
+            title="Each reward",
+            note="Before its weight, the mean over the samples to which it applies.",
+        ),
+        line_chart(
+            [*_one(run, "train/kl", "all", "KL"), *_one(run, "train/entropy", "structure")],
+            title="Distance from the first model",
+            y_label="nats per token",
+            note="KL divergence from the model that the run started from, and entropy of the samples. "
+            "Entropy near 0 means that all samples are alike and teach nothing.",
+        ),
+        line_chart(
+            [
+                *_one(run, "train/length", "all", "samples"),
+                *_one(run, "judge/length", "image", "judged pictures"),
+            ],
+            title="Length",
+            y_label="tokens",
+            note="Mean length of the samples, and of the pictures that the judges read.",
+        ),
+        line_chart(
+            [*_one(run, "train/clipped", "all"), *_one(run, "judge/unfinished", "image")],
+            title="Clipped tokens, unfinished pictures",
+            y_label="share",
+            note="Tokens whose ratio to the model that drew them was clipped, and judged texts that got no "
+            "complete picture.",
+        ),
+        line_chart(_one(run, "train/grad_norm", "all", "before clipping"), title="Gradient norm", log_y=True),
+    ]
+
+
+def judged(run: Run) -> dict[str, Sequence[tuple[float, float]]]:
+    """A run with the steps of its judges' figures as the number of steps before them.
+
+    A row of the log has the reward of the model before its step, and the judges' figures of the one after it.
+    """
+    return {
+        name: [(x + 1, y) for x, y in points] if name.removeprefix(OTHER).startswith("judge/") else points
+        for name, points in run.items()
+    }
 
 
 def _modalities(run: Run, part: str, dashed: bool = False) -> list[Series]:

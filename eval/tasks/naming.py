@@ -71,24 +71,38 @@ def evaluate_naming(
     """
     if not items:
         raise ValueError("items is empty: give at least one picture to name")
-    prompts = image_prompts(tokenizer, [item.image for item in items])
-    texts = texts_after(
-        model, tokenizer, prompts, max_new_tokens=48, batch_size=batch_size, what="naming", progress=progress
-    )
+    images = [item.image for item in items]
+    names = names_of(model, tokenizer, images, batch_size=batch_size, progress=progress)
     gallery = [(thing.name, render_drawing(stem, SIDE)) for thing in known for stem in thing.drawings]
-    nearest = nearest_of([item.image for item in items], [image for _, image in gallery])
+    nearest = nearest_of(images, [image for _, image in gallery])
     rows = [
         {
             "text": item.text or "",
-            "named": thing_of(text),
+            "named": named,
             "nearest": gallery[index][0],
             "kind": item.kind,
             "name": item.name,
         }
-        for item, text, index in zip(items, texts, nearest[:, 0].tolist(), strict=True)
+        for item, named, index in zip(items, names, nearest[:, 0].tolist(), strict=True)
     ]
     kinds = grouped(rows, lambda row: row["kind"])
     return {**_scores(rows), "by_kind": {kind: _scores(some) for kind, some in kinds.items()}, "rows": rows}
+
+
+def names_of(
+    model: FusionLM,
+    tokenizer: DocumentTokenizer,
+    images: Sequence[Image.Image],
+    *,
+    batch_size: int = 64,
+    progress: Progress = silent,
+) -> list[str]:
+    """The thing that the model names in each image, see ``thing_of``."""
+    prompts = image_prompts(tokenizer, images)
+    texts = texts_after(
+        model, tokenizer, prompts, max_new_tokens=48, batch_size=batch_size, what="naming", progress=progress
+    )
+    return [thing_of(text) for text in texts]
 
 
 def thing_of(text: str) -> str:
