@@ -52,8 +52,8 @@ class Alignment(LoggedTraining):
         super().__init__(settings)
         self.folder = local_folder(settings.init_from)
         self.net, self.tokenizer = load_model(self.folder)
-        self.net.float().eval()  # without dropout, as the samples are drawn
-        self._apart = (copy.deepcopy(self.net).requires_grad_(False),)  # in a tuple: not in checkpoints
+        self.net.float().train()  # Lightning expects it
+        self._apart = (copy.deepcopy(self.net).eval().requires_grad_(False),)  # in a tuple: not in checkpoints
         self.vocab = self.tokenizer.vocab
         if "image" not in self.vocab.names:
             raise ValueError(
@@ -89,7 +89,6 @@ class Alignment(LoggedTraining):
             raise ValueError("alignment does not shard weights: use strategy ddp, or one device")
 
     def on_fit_start(self) -> None:
-        self.net.eval()
         self.reference.to(self.device)
         self.tokenizer.to(self.device)
 
@@ -97,7 +96,7 @@ class Alignment(LoggedTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One part of a rollout -> its share of the loss (scalar)."""
-        self.net.eval()
+        self.net.eval()  # without dropout, as the samples are drawn
         if batch.part == 0 and batch.inner == 0:
             self._roll_out(batch)
         assert self._draws is not None
