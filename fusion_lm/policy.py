@@ -216,7 +216,7 @@ def _allowed(grammar: Grammar, draws: Draws, part: Tensor) -> Tensor:
 
 
 class _Places(NamedTuple):
-    """Where the drawn tokens stand in the sequences of each branch, (branches, N) int64."""
+    """The sequence of each drawn token and its place there, by branch, (branches, N) int64."""
 
     sequence: Tensor
     offset: Tensor
