@@ -36,7 +36,7 @@ def read_pictures(samples: Sequence[Sample], device: torch.device | str = "cpu")
 
 
 def read(pictures: Sequence[Image.Image | None], device: torch.device | str = "cpu") -> list[str]:
-    """What the packaged recognizer reads in each picture, in batches of one width; "" without ink or picture."""
+    """What the packaged recognizer reads in each picture, in batches of one width; "" without ink."""
     device = torch.device(device)
     net, texts = _recognizer(str(device)), [""] * len(pictures)
     strips = [None if picture is None else strip_of(picture) for picture in pictures]
@@ -52,8 +52,8 @@ def read(pictures: Sequence[Image.Image | None], device: torch.device | str = "c
 def strip_of(picture: Image.Image) -> Tensor | None:
     """A picture -> the strip that the recognizer takes, (1, 32, W) in [-1, 1], W a multiple of 32.
 
-    The ink is in the center of the strip, as in the recognizer's training, at its own size unless it is higher
-    than ``HIGHEST``. Around it is the median of the outermost pixels of the picture.
+    The ink is in the center of the strip, as in the recognizer's training, at its own size unless it is
+    higher than ``HIGHEST``. Around it is the median of the outermost pixels of the picture.
 
     Returns:
         None if the picture has one color.

@@ -174,7 +174,7 @@ def _reward(name: str) -> Reward:
             f"the reward {name!r} is not found: {did_you_mean(attribute, known)}{module_name} has no "
             f"{attribute!r}"
         )
-    found = getattr(module, attribute)
+    found: Any = getattr(module, attribute)
     if not callable(found):
         raise ValueError(f"the reward {name!r} is a {type(found).__name__}, expected a function")
     return found

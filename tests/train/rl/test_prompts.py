@@ -19,6 +19,7 @@ from earlyfusion.tokenizers.pixels import to_pil
 from earlyfusion.train.rl.prompts import Batch, PromptData, Rollouts
 from earlyfusion.train.rl.readings import read
 from earlyfusion.train.rl.samples import Prompt
+from earlyfusion.train.rl.word_prompts import WordPrompts
 
 CONTEXT = 96
 
@@ -145,8 +146,8 @@ def test_a_long_line_is_written_but_not_read(document_tokenizer: DocumentTokeniz
     pytest.importorskip("font_roboto")
     path = tmp_path / "lines.txt"
     path.write_text("cat\nThe cat sees two birds\n")
-    assert opened(document_tokenizer, words=str(path)).source.words == ["cat", "The cat sees two birds"]
-    assert opened(document_tokenizer, words=str(path), read_share=0.5).source.words == ["cat"]
+    assert WordPrompts(str(path), document_tokenizer, CONTEXT).words == ["cat", "The cat sees two birds"]
+    assert WordPrompts(str(path), document_tokenizer, CONTEXT, read_share=0.5).words == ["cat"]
 
 
 # order

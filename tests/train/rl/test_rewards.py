@@ -145,7 +145,8 @@ def test_both_ways_in_batches(
     rewards = REWARDS["both_ways"](samples, model, document_tokenizer)
     alone = [scores.both_ways(model, vocab, *row) for row in rows]
     assert rewards == pytest.approx([max(floor, value) for value in alone], rel=1e-5)
-    assert floor in rewards[:-2] and max(value or floor for value in rewards) > floor
+    assert floor not in rewards[:-2]
+    assert set(REWARDS["both_ways"](samples, net, document_tokenizer)) == {floor}  # worse than a guess
 
 
 @pytest.fixture
