@@ -15,6 +15,10 @@ from .samples import Sample
 
 BATCH = 64
 """Most strips that the recognizer reads at once."""
+HIGHEST = 28
+"""Height in px of the highest ink that it reads at its own size."""
+FAINTEST = 8
+"""Least difference in gray levels, of 255, between ink and ground."""
 
 _latest: tuple[tuple[Sample, ...], list[str]] = (), []
 """The samples that were read last, and their texts: both writing rewards use one reading."""
@@ -32,7 +36,7 @@ def read_pictures(samples: Sequence[Sample], device: torch.device | str = "cpu")
 
 
 def read(pictures: Sequence[Image.Image | None], device: torch.device | str = "cpu") -> list[str]:
-    """What the packaged recognizer reads in each picture, in batches of one width; "" without a picture."""
+    """What the packaged recognizer reads in each picture, in batches of one width; "" without ink."""
     device = torch.device(device)
     net, texts = _recognizer(str(device)), [""] * len(pictures)
     strips = [None if picture is None else strip_of(picture) for picture in pictures]
@@ -45,21 +49,31 @@ def read(pictures: Sequence[Image.Image | None], device: torch.device | str = "c
     return texts
 
 
-def strip_of(picture: Image.Image) -> Tensor:
+def strip_of(picture: Image.Image) -> Tensor | None:
     """A picture -> the strip that the recognizer takes, (1, 32, W) in [-1, 1], W a multiple of 32.
 
-    A lower picture is surrounded by the median of its outermost pixels, a higher one is scaled down.
+    The ink is in the center of the strip, as in the recognizer's training, at its own size unless it is
+    higher than ``HIGHEST``. Around it is the median of the outermost pixels of the picture.
+
+    Returns:
+        None if the picture has one color.
     """
     gray = picture.convert("L")
-    if gray.height > HEIGHT:
-        width = max(1, round(gray.width * HEIGHT / gray.height))
-        gray = gray.resize((width, HEIGHT), Image.Resampling.BICUBIC)
     pixels = np.asarray(gray)  # (H, W)
-    H, W = pixels.shape
     edge = np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]))
+    contrast = np.abs(pixels - edge)
+    if contrast.max() < FAINTEST:
+        return None
+    ink = contrast > contrast.max() / 4
+    rows, columns = np.flatnonzero(ink.any(1)).tolist(), np.flatnonzero(ink.any(0)).tolist()
+    gray = gray.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    if gray.height > HIGHEST:
+        width = max(1, round(gray.width * HIGHEST / gray.height))
+        gray = gray.resize((width, HIGHEST), Image.Resampling.BICUBIC)
+    W, H = gray.size
     strip = np.full((HEIGHT, -(-(W + 2 * MARGIN) // 32) * 32), edge, np.float32)
-    top, left = (HEIGHT - H) // 2, (strip.shape[1] - W) // 2
-    strip[top : top + H, left : left + W] = pixels
+    y, x = (HEIGHT - H) // 2, (strip.shape[1] - W) // 2
+    strip[y : y + H, x : x + W] = np.asarray(gray)
     return torch.from_numpy(strip)[None] / 127.5 - 1
 
 

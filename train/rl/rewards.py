@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -177,7 +177,7 @@ def _reward(name: str) -> Reward:
     found = getattr(module, attribute)
     if not callable(found):
         raise ValueError(f"the reward {name!r} is a {type(found).__name__}, expected a function")
-    return found
+    return cast(Reward, found)
 
 
 def _module(reward: str, name: str) -> Any:

@@ -7,8 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 Kind = Literal["write", "read"]
-"""write: the prompt ends with a text, the model draws a picture; read: it ends with a picture, the model writes
-a text."""
+"""write: the prompt ends with a text, the model draws a picture; read: it ends with a picture, the model
+writes a text."""
 
 
 @dataclass(frozen=True)

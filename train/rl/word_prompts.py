@@ -129,17 +129,16 @@ class WordPrompts:
             return True
         height = max(HEIGHTS)
         size = max(SIZES) * height // STRIP_HEIGHT
-        width = 3 * size * (len(text) + 1) // 2
-        bound = -(-height // self.factor), -(-width // self.factor)
-        if layout.shape is None and 2 + ids + layout.length(bound) <= self.context:
-            return True  # a letter is at most one and a half ems wide: no need to measure
-        longest = 0
-        for font in self.fonts:
-            picture = TypeSample(text, "word", font, size, height).render(self.factor)
-            image = self.tokenizer.prepare("image", picture)  # (3, H, W)
-            shape = image.shape[1] // self.factor, image.shape[2] // self.factor
-            longest = max(longest, layout.length(shape))
-        return 2 + ids + longest <= self.context
+
+        def fits(width: float) -> bool:
+            shape = -(-height // self.factor), int(-(-width // self.factor))
+            if layout.numbers is None:
+                return 2 + ids + layout.length() <= self.context
+            return max(shape) <= layout.numbers.count and 2 + ids + layout.length(shape) <= self.context
+
+        if text.isascii() and fits(1.2 * size * (len(text) + 1)):  # no letter of these fonts is wider
+            return True
+        return fits(max(TypeSample(text, "", font, size, height).render().width for font in self.fonts))
 
 
 def read_words(path: str | Path) -> list[str]:

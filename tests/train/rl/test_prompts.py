@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from earlyfusion.data.render.fonts import TypeSample
 from earlyfusion.data.render.split import demo_words
 from earlyfusion.data.render.words import contains_any
 from earlyfusion.eval.suites import measured_strings, word_suite
@@ -18,6 +19,7 @@ from earlyfusion.tokenizers.pixels import to_pil
 from earlyfusion.train.rl.prompts import Batch, PromptData, Rollouts
 from earlyfusion.train.rl.readings import read
 from earlyfusion.train.rl.samples import Prompt
+from earlyfusion.train.rl.word_prompts import WordPrompts
 
 CONTEXT = 96
 
@@ -109,7 +111,7 @@ def test_words_that_cannot_be_prompts(
 
 def test_the_demos_words_are_never_those_that_are_measured(document_tokenizer: DocumentTokenizer):
     pytest.importorskip("wordfreq")
-    data = opened(document_tokenizer, words="demo", prompts=4000)
+    data = opened(document_tokenizer, words="demo", prompts=1500)
     found = [prompt.answer for prompt in data.prompts_of(0)]
     split = demo_words()
     held_out, known = frozenset(split.held_out), set(split.train)
@@ -120,10 +122,12 @@ def test_the_demos_words_are_never_those_that_are_measured(document_tokenizer: D
     assert {prompt.answer for prompt in only} <= known and len({prompt.answer for prompt in only}) == 200
 
 
-def test_the_strings_that_are_measured_are_those_of_the_suite():
+def test_the_strings_that_are_measured_are_those_of_the_suite(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("wordfreq")
     pytest.importorskip("font_lato")
-    assert sorted(measured_strings(3)) == sorted(i.text or "" for i in word_suite(3) if i.kind == "random")
+    monkeypatch.setattr(TypeSample, "render", lambda sample: sample)  # pictures take a second
+    suite = word_suite(3, heights=(24,))
+    assert sorted(measured_strings(3)) == sorted(item.text or "" for item in suite if item.kind == "random")
 
 
 def test_words_to_read_are_pictures_in_type(packaged: DocumentTokenizer):
@@ -142,24 +146,24 @@ def test_a_long_line_is_written_but_not_read(document_tokenizer: DocumentTokeniz
     pytest.importorskip("font_roboto")
     path = tmp_path / "lines.txt"
     path.write_text("cat\nThe cat sees two birds\n")
-    assert opened(document_tokenizer, words=str(path)).source.words == ["cat", "The cat sees two birds"]
-    assert opened(document_tokenizer, words=str(path), read_share=0.5).source.words == ["cat"]
+    assert WordPrompts(str(path), document_tokenizer, CONTEXT).words == ["cat", "The cat sees two birds"]
+    assert WordPrompts(str(path), document_tokenizer, CONTEXT, read_share=0.5).words == ["cat"]
 
 
 # order
 
 
-def test_steps_do_not_depend_on_what_was_drawn_before(document_tokenizer: DocumentTokenizer):
+def test_steps_do_not_depend_on_what_was_drawn_before(packaged: DocumentTokenizer):
     pytest.importorskip("wordfreq")
     pytest.importorskip("font_roboto")
     options: dict[str, Any] = {"words": "demo", "read_share": 0.5, "prompts": 6}
-    one, two = (opened(document_tokenizer, 256, **options) for _ in range(2))
+    one, two = (opened(packaged, 256, **options) for _ in range(2))
     in_turn = [one.prompts_of(step) for step in range(4)]
     for step in (3, 0, 2):
         again = two.prompts_of(step)
         assert answers(again) == answers(in_turn[step])
         assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(again, in_turn[step]))
-    assert answers(opened(document_tokenizer, 256, **options, seed=1).prompts_of(0)) != answers(in_turn[0])
+    assert answers(opened(packaged, 256, **options, seed=1).prompts_of(0)) != answers(in_turn[0])
 
 
 def test_ranks_share_the_prompts_of_a_step(document_tokenizer: DocumentTokenizer):
