@@ -234,8 +234,9 @@ def test_options_that_cannot_be_are_refused(train, tmp_path):
     with pytest.raises(ValueError, match="nope"):
         train(tmp_path, Judges(engines=["nope"]), steps=1)
     for name in ("every", "words", "strings", "read", "names", "patience"):
+        options: Any = {name: -1}
         with pytest.raises(ValueError, match=f"judges.{name} is -1"):
-            Judges(**{name: -1})
+            Judges(**options)
     with pytest.raises(ValueError, match=r"judges.drop is 5"):
         Judges(drop=5)
 
