@@ -32,9 +32,9 @@ from ...tokenizers.pixels import to_pil
 from ..callbacks.pictures import Drawing, save_sheet, step_file
 from .samples import Sample
 
-PROMPT_WIDTH, SAMPLES_WIDTH = 190, 1000
-"""Pixels of the column of prompts, and at most of a line of samples."""
-LETTERS, LINES = 26, 4
+PROMPT_WIDTH, SAMPLES_WIDTH = 160, 780
+"""Pixels of the column of prompts, and at most of a line of samples: together, the width of a page."""
+LETTERS, LINES = 22, 4
 """Letters in a line of the column of prompts, and most lines."""
 GAP, MARGIN, ENLARGE = 6, 10, 2
 
