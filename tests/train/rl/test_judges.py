@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from earlyfusion.eval.items import Item, Word
 from earlyfusion.eval.report.curves import read_metrics
+from earlyfusion.eval.tasks.naming import HELD_OUT, KNOWN
 from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.tokenizers.documents import DocumentTokenizer
@@ -241,8 +242,12 @@ def test_options_that_cannot_be_are_refused(train, tmp_path):
         Judges(drop=5)
 
 
-def test_the_numbers_of_texts_and_images_are_those_asked_for():
-    pytest.importorskip("wordfreq")
-    held = held_out(3, 2, 5, 4, bits=False)
-    assert [word.kind for word in held.texts] == ["word"] * 3 + ["random"] * 2
-    assert len(held.images) == 5 and len(held.pictures) == 4 and not held.documents
+def test_the_numbers_of_texts_and_images_are_those_asked_for(monkeypatch, shades, photo):
+    module = "earlyfusion.train.rl.held_out"
+    things = [Item(photo, f"{kind} {n}", kind=kind) for n in range(3) for kind in (KNOWN, HELD_OUT)]
+    monkeypatch.setattr(f"{module}.word_suite", lambda _: shades)
+    monkeypatch.setattr(f"{module}.naming_items", lambda _: things)
+    held = held_out(3, 1, 5, 2, bits=False)
+    assert held.texts == [Word(text, "word") for text in ("red", "green", "bird")] + [Word("xq", "random")]
+    assert held.images == shades[:5] and not held.documents
+    assert len(held.pictures) == 2 and all(item.kind == KNOWN for item in held.pictures)
