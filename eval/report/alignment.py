@@ -66,7 +66,7 @@ def _sheets(folder: Path) -> str:
         for path in folder.glob("step-*.png")
         if (found := re.fullmatch(r"step-([0-9]{1,18})\.png", path.name))
     }
-    told = '<p class="note">Each prompt with all samples after it and their rewards; the best is framed.</p>'
+    told = '<p class="note">Each prompt with all samples after it and their rewards; the best are framed.</p>'
     figures = []
     for step in dict.fromkeys([min(drawn), max(drawn)]) if drawn else []:
         try:

@@ -32,9 +32,9 @@ from ...tokenizers.pixels import to_pil
 from ..callbacks.pictures import Drawing, save_sheet, step_file
 from .samples import Sample
 
-PROMPT_WIDTH, SAMPLES_WIDTH = 190, 1000
-"""Pixels of the column of prompts, and at most of a line of samples."""
-LETTERS, LINES = 26, 4
+PROMPT_WIDTH, SAMPLES_WIDTH = 160, 780
+"""Pixels of the column of prompts, and at most of a line of samples: together, the width of a page."""
+LETTERS, LINES = 22, 4
 """Letters in a line of the column of prompts, and most lines."""
 GAP, MARGIN, ENLARGE = 6, 10, 2
 
@@ -46,13 +46,13 @@ class Group(NamedTuple):
     rewards: Sequence[float]
 
     @property
-    def best(self) -> int | None:
-        """The place of the highest reward; None if all are the same, from which nothing is learned."""
-        return self.rewards.index(max(self.rewards)) if len(set(self.rewards)) > 1 else None
+    def best(self) -> float | None:
+        """The highest reward; None if all are the same, from which nothing is learned."""
+        return max(self.rewards) if len(set(self.rewards)) > 1 else None
 
 
 class RolloutSheet(Drawing):
-    """Writes RUN/rollouts/step-N.png and .jsonl: the newest samples of a few prompts, the best one framed.
+    """Writes RUN/rollouts/step-N.png and .jsonl: the newest samples of a few prompts, the best ones framed.
 
     A row shows a prompt and all samples after it, pictures or texts, each above its reward.
     """
@@ -107,14 +107,14 @@ def facts(group: Group) -> dict[str, Any]:
         }
         for sample, reward in zip(group.samples, group.rewards, strict=True)
     ]
-    return {"kind": prompt.kind, "answer": prompt.answer, "best": group.best, "samples": samples}
+    return {"kind": prompt.kind, "answer": prompt.answer, "samples": samples}
 
 
 def sheet_row(group: Group, tokenizer: DocumentTokenizer) -> Image.Image:
     """The prompt, and beside it the samples in lines of at most ``SAMPLES_WIDTH`` pixels."""
     cells = [
-        _cell(sample, reward, number == group.best)
-        for number, (sample, reward) in enumerate(zip(group.samples, group.rewards, strict=True))
+        _cell(sample, reward, reward == group.best)
+        for sample, reward in zip(group.samples, group.rewards, strict=True)
     ]
     prompt = padded(_prompt(group.samples[0], tokenizer), PROMPT_WIDTH)
     return row([prompt, wrapped(cells, SAMPLES_WIDTH, GAP)], GAP)

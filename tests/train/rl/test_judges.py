@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from earlyfusion.eval.items import Item, Word
 from earlyfusion.eval.report.curves import read_metrics
+from earlyfusion.eval.tasks.naming import HELD_OUT, KNOWN
 from earlyfusion.fusion_lm.folder import load_model, save_model
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.tokenizers.documents import DocumentTokenizer
@@ -234,14 +235,19 @@ def test_options_that_cannot_be_are_refused(train, tmp_path):
     with pytest.raises(ValueError, match="nope"):
         train(tmp_path, Judges(engines=["nope"]), steps=1)
     for name in ("every", "words", "strings", "read", "names", "patience"):
+        options: Any = {name: -1}
         with pytest.raises(ValueError, match=f"judges.{name} is -1"):
-            Judges(**{name: -1})
+            Judges(**options)
     with pytest.raises(ValueError, match=r"judges.drop is 5"):
         Judges(drop=5)
 
 
-def test_the_numbers_of_texts_and_images_are_those_asked_for():
-    pytest.importorskip("wordfreq")
-    held = held_out(3, 2, 5, 4, bits=False)
-    assert [word.kind for word in held.texts] == ["word"] * 3 + ["random"] * 2
-    assert len(held.images) == 5 and len(held.pictures) == 4 and not held.documents
+def test_the_numbers_of_texts_and_images_are_those_asked_for(monkeypatch, shades, photo):
+    module = "earlyfusion.train.rl.held_out"
+    things = [Item(photo, f"{kind} {n}", kind=kind) for n in range(3) for kind in (KNOWN, HELD_OUT)]
+    monkeypatch.setattr(f"{module}.word_suite", lambda _: shades)
+    monkeypatch.setattr(f"{module}.naming_items", lambda _: things)
+    held = held_out(3, 1, 5, 2, bits=False)
+    assert held.texts == [Word(text, "word") for text in ("red", "green", "bird")] + [Word("xq", "random")]
+    assert held.images == shades[:5] and not held.documents
+    assert len(held.pictures) == 2 and all(item.kind == KNOWN for item in held.pictures)

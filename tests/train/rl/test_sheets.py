@@ -53,18 +53,18 @@ def test_a_sheet_has_a_row_for_each_prompt(training, tmp_path):
     RolloutSheet(prompts=2).draw(trainer(tmp_path), training)
     rows = [json.loads(line) for line in (tmp_path / "rollouts/step-000050.jsonl").read_text().splitlines()]
     assert [row["answer"] for row in rows] == [prompt.prompt.answer for prompt in training.last_samples[:8:4]]
-    assert [row["best"] for row in rows] == [2, None]
+    assert [one["reward"] for row in rows for one in row["samples"]] == training.last_rewards[:8]
     assert [one["size"] for one in rows[0]["samples"]] == [None, [64, 16], [64, 16], [64, 16]]
     with Image.open(tmp_path / "rollouts/step-000050.png") as two:
         width, height = two.size
     RolloutSheet().draw(trainer(tmp_path), training)
     with Image.open(tmp_path / "rollouts/step-000050.png") as three:
-        # the prompts' column, then three pictures of 64 px, twice as large and in frames
-        assert three.width == width > 190 + 3 * (2 * 64 + 4)
+        # a column of prompts, then three pictures of 64 px, twice as large and in frames
+        assert three.width == width > 160 + 3 * (2 * 64 + 4)
         assert three.height > height > 2 * (2 * 16 + 4)
 
 
-def test_the_sample_with_the_highest_reward_is_framed(training, tmp_path):
+def test_the_samples_with_the_highest_reward_are_framed(training, tmp_path):
     def green() -> int:
         RolloutSheet(prompts=1).draw(trainer(tmp_path), training)
         with Image.open(tmp_path / "rollouts/step-000050.png") as sheet:
@@ -73,6 +73,8 @@ def test_the_sample_with_the_highest_reward_is_framed(training, tmp_path):
 
     frame = (64 * 2 + 4) * (16 * 2 + 4) - 64 * 2 * 16 * 2
     assert frame <= green() < frame + 100  # and its reward
+    training.last_rewards[1] = 1.0
+    assert 2 * frame <= green() < 2 * frame + 200
     training.last_rewards[:RUNS] = [0.5] * RUNS
     assert green() == 0
 
