@@ -168,7 +168,7 @@ result. Every field of a config file is also an option.""",
     data="train.rl.prompts:PromptData",
     callbacks={
         "judges": "train.rl.judges:Judges",
-        "sheets": "train.rl.sheets:RolloutSheet",
+        "rollouts": "train.rl.sheets:RolloutSheet",
         "divergence": "train.callbacks.divergence:Divergence",
     },
     always=("divergence",),

@@ -207,7 +207,7 @@ class Judges(Callback):
 
 
 def trained_kinds(trainer: Any) -> set[str]:
-    """The kinds of prompts that the data module of a training has (its ``kinds``); all if it has no list."""
+    """The kinds of prompts that the data module of a training has (its ``kinds``); all if it does not say."""
     return set(getattr(trainer.datamodule, "kinds", None) or TASKS)
 
 

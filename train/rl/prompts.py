@@ -10,7 +10,7 @@ from ...tokenizers.documents import DocumentTokenizer
 from ..loop.ranks import ranks
 from .document_prompts import DocumentPrompts
 from .prompt_order import Source
-from .samples import Prompt
+from .samples import Kind, Prompt
 from .word_prompts import WordPrompts
 
 PASS = 1000
@@ -122,6 +122,13 @@ class PromptData(L.LightningDataModule):
             source = DocumentPrompts(self.path, tokenizer, context, match=self.match, seed=self.seed)
         self.source = source
         return source.remark
+
+    @property
+    def kinds(self) -> set[Kind]:
+        """The kinds of prompts that there may be."""
+        if self.words is None or 0 < self.read_share < 1:
+            return {"write", "read"}
+        return {"read" if self.read_share else "write"}
 
     def prompts_of(self, rollout: int) -> list[Prompt]:
         """This rank's prompts of a rollout."""

@@ -21,11 +21,6 @@ class Prompt:
     answer: str
     """The text that the picture should show, or that should be written."""
 
-    @property
-    def then(self) -> str:
-        """The modality that the continuation begins with."""
-        return "image" if self.kind == "write" else "text"
-
 
 @dataclass(frozen=True)
 class Sample:
