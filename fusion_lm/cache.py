@@ -41,6 +41,11 @@ class KVCache:
         """Slots per row."""
         return self.store.shape[4]
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only, (B,) int64."""
+        self.store, self.lengths = self.store[:, :, rows], self.lengths[rows]
+        self.rows = self.rows[: len(rows)]
+
     def seek(self, lengths: Tensor) -> None:
         """Set the slot of each row's next token (B,), at most one past its last filled slot."""
         self.lengths = lengths.clamp(max=self.length - 1)

@@ -29,6 +29,9 @@ STOPS = ("", "eos", "turn", "segment", "context", "length", "not finite")
 ``stop_after`` is complete (``stop_name`` replaces the word by the modality); context: the model's context is
 full; length: ``max_new_tokens`` are written; not finite: the model's logits are NaN or infinite, so that no
 token can be drawn, and the row ends with the token before."""
+HALF = 8
+"""On a CPU, a batch of at least this many rows is cut down to those that continue whenever half of it has
+ended."""
 LOOK = 16
 """Check for completion every N steps; each check synchronizes with the GPU."""
 
@@ -122,6 +125,7 @@ def generate_steps(
     uniform = uniforms(seeds, steps).to(device)
     given = None if wanted.given is None else dictated(wanted.given, B, steps).to(device)
     ends = _Ends(wanted, grammar, limit, context)
+    place = torch.arange(B, device=device)  # the prompt of each row that is left
     was_training = model.training
     model.eval()
     try:
@@ -133,7 +137,7 @@ def generate_steps(
                 room = branches.room(limit - length, context)
                 may_begin = _may_begin(wanted, begun)
                 allowed = grammar.allowed(state, room, may_begin)
-            masked = logits[:B].masked_fill(~allowed, -torch.inf)
+            masked = logits[: len(place)].masked_fill(~allowed, -torch.inf)
             guided = masked
             if branches.guided:
                 guided = wanted.guidance.combine(logits).masked_fill(~allowed, -torch.inf)
@@ -159,12 +163,23 @@ def generate_steps(
             picker.remember(chosen, running)
             stop = torch.where(broken & running, NOT_FINITE, ends.why(before, state, chosen, running, length))
             state.mode = torch.where(stop > RUNNING, DONE, state.mode)
-            yield Step(chosen, log_p, stop, before, room, may_begin, drawn)
+            made = Step(chosen, log_p, stop, before, room, may_begin, drawn)
+            yield made if len(place) == B else _spread(made, place, B, vocab.pad)
             if step + 1 == steps:
                 break
             if (device.type == "cpu" or step % LOOK == LOOK - 1) and bool((state.mode == DONE).all()):
                 break
             cache.seek(branches.position)
+            left = _left(state) if device.type == "cpu" else None
+            if left is not None:  # the others have ended
+                cache.keep(branches.keep(left))
+                before, state = before.rows(left), state.rows(left)
+                limit, length, begun, running, chosen, place, uniform = (
+                    values[left] for values in (limit, length, begun, running, chosen, place, uniform)
+                )
+                given = None if given is None else given[left]
+                picker.keep(left)
+                ends.keep(left)
             logits = _logits(model(Inputs(branches.repeat(chosen)[:, None]), cache=cache))
             branches.advance(before, state, running, grammar)
     finally:
@@ -298,6 +313,11 @@ class _Picker:
             filtered = torch.where(rows[:, None], filter_logits(guided, sampling), filtered)
         return draw(filtered, uniform), filtered
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only."""
+        if self.seen is not None:
+            self.seen = self.seen[rows]
+
     def remember(self, chosen: Tensor, running: Tensor) -> None:
         """Add text tokens that running rows wrote, (B,), to ``seen``."""
         if self.seen is not None:
@@ -316,6 +336,10 @@ class _Ends:
         if options.stop_after is not None:
             self.last = grammar.is_end & (grammar.modality == grammar.vocab.names.index(options.stop_after))
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only."""
+        self.limit, self.at_limit = self.limit[rows], self.at_limit[rows]
+
     def why(
         self, before: GrammarState, after: GrammarState, chosen: Tensor, running: Tensor, length: Tensor
     ) -> Tensor:
@@ -326,6 +350,30 @@ class _Ends:
         if self.last is not None:
             stop = torch.where(self.last[before.mode], SEGMENT, stop)
         return torch.where(after.mode == DONE, EOS, stop) * running
+
+
+def _left(state: GrammarState) -> Tensor | None:
+    """The rows that continue, if at least half of a large batch has ended; else None."""
+    left = (state.mode != DONE).nonzero()[:, 0]
+    return left if len(state.mode) >= max(HALF, 2 * len(left)) else None
+
+
+def _spread(step: Step, place: Tensor, rows: int, pad: int) -> Step:
+    """A step of the rows that are left as one of all ``rows``; ``place`` are their numbers."""
+
+    def whole(values: Tensor, ended: float) -> Tensor:
+        return values.new_full((rows,), ended).index_put((place,), values)
+
+    state = GrammarState(whole(step.state.mode, DONE), whole(step.state.remaining, 0), whole(step.state.turns, 0))
+    return Step(
+        whole(step.tokens, pad),
+        whole(step.log_p, 0.0),
+        whole(step.stop, RUNNING),
+        state,
+        whole(step.room, 0),
+        None if step.may_begin is None else whole(step.may_begin, True),
+        None if step.drawn_log_p is None else whole(step.drawn_log_p, 0.0),
+    )
 
 
 def _may_begin(options: Options, begun: Tensor) -> Tensor | None:

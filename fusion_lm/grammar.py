@@ -33,6 +33,10 @@ class GrammarState:
     turns: Tensor
     """Complete turns."""
 
+    def rows(self, chosen: Tensor) -> "GrammarState":
+        """The state of some rows."""
+        return GrammarState(self.mode[chosen], self.remaining[chosen], self.turns[chosen])
+
 
 class _Frame(NamedTuple):
     """What ``Grammar.allowed`` needs to know about the blocks of one modality."""

@@ -100,7 +100,8 @@ class Branches:
             ]
         if guidance.branches > 2:
             rows += [_without_text(prompt, cursor) for prompt, cursor in zip(prompts, cursors)]
-        self.rows = rows
+        self.rows, self.count = rows, guidance.branches
+        """The prompt of each row, branch after branch, and the number of branches."""
         self.home = len(negative)
         """The length that the second branch is cut back to after every block."""
         self.position = torch.tensor([len(row) for row in rows])
@@ -109,7 +110,7 @@ class Branches:
     @property
     def guided(self) -> bool:
         """Whether there are copies."""
-        return len(self.rows) > self.size
+        return self.count > 1
 
     def to(self, device: torch.device) -> Tensor:
         """Move the positions to ``device``; returns the rows' tokens (branches * B, T), padded."""
@@ -122,9 +123,15 @@ class Branches:
             return room
         return torch.minimum(room, context - self.position[self.size : 2 * self.size])
 
+    def keep(self, rows: Tensor) -> Tensor:
+        """Go on with some prompts only; returns their rows in all branches."""
+        every = (rows + torch.arange(self.count, device=rows.device)[:, None] * self.size).flatten()
+        self.position, self.size = self.position[every], len(rows)
+        return every
+
     def repeat(self, tokens: Tensor) -> Tensor:
         """Tokens (B,) -> the same for all branches, (branches * B,)."""
-        return tokens.repeat(len(self.rows) // self.size) if self.guided else tokens
+        return tokens.repeat(self.count) if self.guided else tokens
 
     def advance(self, before: GrammarState, after: GrammarState, running: Tensor, grammar: Grammar) -> None:
         """Advance ``position`` past one token.
@@ -141,7 +148,7 @@ class Branches:
             self.position = self.position + running
             return
         of_block = ((before.mode > DONE) | (after.mode > DONE)) & running
-        moves = [running] + [of_block] * (len(self.rows) // self.size - 1)
+        moves = [running] + [of_block] * (self.count - 1)
         self.position = self.position + torch.cat(moves)
         self.position[self.size : 2 * self.size][grammar.is_end[before.mode]] = self.home
 

@@ -57,10 +57,9 @@ class Draws(NamedTuple):
         """Only some rows, in this order."""
         parts = torch.arange(len(self.room)).split(self.counts)
         index = torch.cat([parts[row] for row in chosen]) if len(chosen) else torch.arange(0)
-        state = GrammarState(*(getattr(self.state, field.name)[index] for field in fields(GrammarState)))
         return type(self)(
             *([values[row] for row in chosen] for values in self[:3]),
-            state,
+            self.state.rows(index),
             *(values[index] for values in self[4:]),
         )
 
@@ -205,8 +204,7 @@ def _log_p(
 
 def _allowed(grammar: Grammar, draws: Draws, part: Tensor) -> Tensor:
     """Which tokens could be drawn where the tokens ``part`` (N,) were, (N, V) bool."""
-    state = GrammarState(*(getattr(draws.state, field.name)[part] for field in fields(GrammarState)))
-    allowed = grammar.allowed(state, draws.room[part], draws.may_begin[part])
+    allowed = grammar.allowed(draws.state.rows(part), draws.room[part], draws.may_begin[part])
     then = draws.then[part]
     for number in then.unique().tolist():
         if number >= 0:

@@ -47,7 +47,7 @@ def _cards(curves: Run) -> list[Card]:
     best = max(scores, key=lambda point: point[1])[0] if scores else None
     cards = []
     for name, points in judged(curves).items():
-        if not name.startswith(("judge/writing/", "judge/reading/", "judge/naming")):
+        if not name.startswith(("judge/writing/", "judge/reading/", "judge/naming", "judge/drawing")):
             continue
         marks = [Mark("before", points[0][1], "floor")] if points[0][0] == 0 else []
         marks += [

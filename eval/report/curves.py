@@ -180,10 +180,11 @@ def alignment_charts(run: Run) -> list[str]:
             "Dashed: random strings. The judges should rise with the reward.",
         ),
         line_chart(
-            [*read, *_one(run, "judge/naming", "image")],
-            title="Reading and naming",
+            [*read, *_one(run, "judge/naming", "image"), *_one(run, "judge/drawing", "structure")],
+            title="Reading, naming, drawing",
             y_label="share",
-            note="Exact matches: texts in held-out fonts, and names of known things. Dashed: random strings.",
+            note="Exact matches: texts in held-out fonts (dashed: random strings), names of known things, and "
+            "drawings whose nearest picture shows their thing.",
         ),
         *(
             line_chart(

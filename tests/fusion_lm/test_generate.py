@@ -51,6 +51,10 @@ class Scripted(FusionLM):
     def seek(self, lengths: Tensor) -> None:
         self.filled = lengths.tolist()
 
+    def keep(self, rows: Tensor) -> None:
+        self.rows = [self.rows[row] for row in rows.tolist()]
+        self.filled = [self.filled[row] for row in rows.tolist()]
+
     def forward(self, inputs: Any, *, at: Tensor | None = None, **kwargs: Any) -> Tensor:
         logits = []
         for i, row in enumerate(inputs.tokens):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from earlyfusion.fusion_lm.generate import generate
+from earlyfusion.fusion_lm.generate import generate, generate_steps
+from earlyfusion.fusion_lm.guidance import Guidance
 from earlyfusion.fusion_lm.model import FusionLM
 from earlyfusion.fusion_lm.sampling import Sampling
 from earlyfusion.tokenizers.documents import interleave, split
@@ -102,3 +103,35 @@ def test_prompts_with_codes_in_other_slots_are_refused(build) -> None:
     bad[5] = bad[4]  # slot 0 twice
     with pytest.raises(ValueError, match=f"token {int(bad[5])} is not allowed at position 5"):
         generate(model, vocab, [good, bad], max_new_tokens=20)
+
+
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(1.5), Guidance(1.5, image=1.2)], ids=["f", "fu", "fui"])
+def test_rows_that_have_ended_cost_nothing_and_change_nothing(
+    build, guidance: Guidance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocab = vocab_of(2)
+    model: FusionLM = build(vocab_size=vocab.size, context_length=80).double()
+    prompts = prompts_of(vocab)
+    sampling = {"text": Sampling(0.8, repetition_penalty=1.3), "image": Sampling(1.2, top_k=3)}
+    options: dict[str, Any] = {"max_new_tokens": 40, "guidance": guidance, "sampling": sampling}
+    options |= {"max_blocks": 1, "with_drawn_log_p": True}
+    seeds, sizes = list(range(len(prompts))), []
+    forward = FusionLM.forward
+
+    def counted(self: FusionLM, inputs: Any, **more: Any) -> Any:
+        sizes.append(len(inputs.tokens))
+        return forward(self, inputs, **more)
+
+    monkeypatch.setattr(FusionLM, "forward", counted)
+    together = list(generate_steps(model, vocab, prompts, seed=seeds, **options))
+    rows = len(prompts) * guidance.branches
+    assert len(prompts) >= 12 and sizes[0] == rows and sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) > 1 and sizes[-1] <= rows // 2
+    for row, prompt in enumerate(prompts):
+        alone = list(generate_steps(model, vocab, [prompt], seed=[seeds[row]], **options))
+        for one, all_rows in zip(alone, together):
+            assert all(len(value) == len(prompts) for value in (*all_rows[:3], *all_rows[4:]) if value is not None)
+            for name in ("tokens", "log_p", "stop", "room", "may_begin", "drawn_log_p"):
+                torch.testing.assert_close(getattr(all_rows, name)[row], getattr(one, name)[0], msg=name)
+            assert all_rows.state.mode[row] == one.state.mode[0]
+        assert all(int(step.tokens[row]) == vocab.pad and not int(step.stop[row]) for step in together[len(alone) :])

@@ -24,7 +24,7 @@ FILES = sorted(CONFIGS.glob("*.yaml"))
 
 
 def kind(file: Path) -> str:
-    return next((k for k in ("lm", "recognizer") if file.name.startswith(k)), "image-tokenizer")
+    return next((k for k in ("lm", "recognizer", "align") if file.name.startswith(k)), "image-tokenizer")
 
 
 def overrides(file: Path, images: Path, prepared: Path, run: Path) -> list[str]:

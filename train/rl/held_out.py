@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ...data.render.openmoji import Concept
+from ...data.render.split import demo_concepts
 from ...eval.items import Item, Word
 from ...eval.metrics.ocr import Reader
 from ...eval.metrics.text import mean
 from ...eval.report.page.numbers import figure
 from ...eval.suites import word_suite
+from ...eval.tasks.drawing import evaluate_drawing
 from ...eval.tasks.everything import documents, evaluate_bits
 from ...eval.tasks.naming import KNOWN, is_named, names_of, naming_items
 from ...eval.tasks.reading import evaluate_reading
@@ -44,10 +47,14 @@ class HeldOut:
     """To name: known things at sizes and places that no training picture has."""
     documents: Sequence[list[Segment]] = ()
     """To predict."""
+    things: Sequence[Concept] = ()
+    """Known things to draw."""
 
 
-def held_out(words: int, strings: int, read: int, names: int, bits: bool, seed: int = 0) -> HeldOut:
-    """Render what is measured: at most the given numbers of texts, images and pictures.
+def held_out(
+    words: int, strings: int, read: int, names: int, draws: int, bits: bool, seed: int = 0
+) -> HeldOut:
+    """Render what is measured: at most the given numbers of texts, images, pictures and things.
 
     Raises:
         ImportError: The extra ``demo`` is missing.
@@ -59,7 +66,8 @@ def held_out(words: int, strings: int, read: int, names: int, bits: bool, seed: 
     known = [item for item in naming_items(seed) if item.kind == KNOWN] if names or bits else []
     random.Random(f"judges {seed}").shuffle(known)
     kinds = documents(suite[:BITS], known[:BITS]) if bits else {}
-    return HeldOut(texts, suite[:read], known[:names], [one for some in kinds.values() for one in some])
+    some = [document for of_kind in kinds.values() for document in of_kind]
+    return HeldOut(texts, suite[:read], known[:names], some, demo_concepts().train[:draws])
 
 
 def parts(held: HeldOut, readers: Sequence[Reader]) -> dict[str, Part]:
@@ -67,7 +75,8 @@ def parts(held: HeldOut, readers: Sequence[Reader]) -> dict[str, Part]:
 
     Their figures: ``writing/ENGINE/KIND`` and ``reading/KIND`` (exact match of words and random strings, one
     greedy sample each), ``unfinished`` (share of texts without a complete picture), ``length`` (mean number
-    of codes of the pictures), ``naming`` (exact match), ``bits_per_byte`` and ``bits_per_pixel``.
+    of codes of the pictures), ``naming`` (exact match), ``drawing`` (share whose nearest picture shows the
+    thing), ``bits_per_byte`` and ``bits_per_pixel``.
     """
     found: dict[str, Part] = {}
     if held.texts and readers:
@@ -76,6 +85,8 @@ def parts(held: HeldOut, readers: Sequence[Reader]) -> dict[str, Part]:
         found["reading"] = partial(_reading, held.images)
     if held.pictures:
         found["naming"] = partial(_naming, held.pictures)
+    if held.things:
+        found["drawing"] = partial(_drawing, held.things)
     if held.documents:
         found["bits"] = partial(_bits, held.documents)
     return found
@@ -105,6 +116,10 @@ def _naming(pictures: Sequence[Item], net: FusionLM, tokenizer: DocumentTokenize
     return {"naming": mean(float(is_named(row)) for row in rows) or 0.0}
 
 
+def _drawing(things: Sequence[Concept], net: FusionLM, tokenizer: DocumentTokenizer) -> Figures:
+    return {"drawing": evaluate_drawing(net, tokenizer, things).figures["nearest"]}
+
+
 def _bits(some: Sequence[list[Segment]], net: FusionLM, tokenizer: DocumentTokenizer) -> Figures:
     result = evaluate_bits(net, tokenizer, {"all": list(some)})
     return {name: value for name, value in result.get("all", {}).items() if name.startswith("bits_per")}
@@ -119,6 +134,8 @@ def line(figures: Mapping[str, float]) -> str:
         told.append(f"reads {_shares(figures, 'reading')}")
     if "naming" in figures:
         told.append(f"names {figures['naming']:.0%}")
+    if "drawing" in figures:
+        told.append(f"draws {figures['drawing']:.0%}")
     for name, value in figures.items():
         if name.startswith("bits_per"):
             told.append(f"{figure(value)} {name.replace('_', ' ')}")

@@ -57,6 +57,7 @@ class Judges(Callback):
         strings: int = 100,
         read: int = 200,
         names: int = 100,
+        draws: int = 64,
         bits: bool = True,
         engines: list[str] | None = None,
         patience: int = 4,
@@ -70,6 +71,7 @@ class Judges(Callback):
             strings: Random strings to write.
             read: Images of held-out words and random strings, in held-out fonts, to read.
             names: Pictures of known things to name.
+            draws: Known things to draw, at temperature 0.4.
             bits: Whether to measure the bits per byte of text and per pixel of images in held-out documents.
             engines: OCR engines that read what the model writes (rapidocr, tesseract); None: all installed.
             patience: Measurements in a row below the best score, while the reward is above that of the best,
@@ -78,14 +80,14 @@ class Judges(Callback):
             seed: Random seed of the texts and pictures, which are the same at every measurement.
         """
         super().__init__()
-        counts = {"every": every, "words": words, "strings": strings, "read": read, "names": names}
+        counts = {"every": every, "words": words, "strings": strings, "read": read, "names": names, "draws": draws}
         for name, value in (counts | {"patience": patience}).items():
             if value < 0:
                 raise ValueError(f"judges.{name} is {value}, expected 0 (off) or a positive number")
         if not 0 <= drop <= 1:
             raise ValueError(f"judges.drop is {drop}, expected 0 to 1, such as 0.05 for 5 percentage points")
         self.every, self.engines, self.patience, self.drop = every, engines, patience, drop
-        self.words, self.strings, self.read, self.names = words, strings, read, names
+        self.words, self.strings, self.read, self.names, self.draws = words, strings, read, names, draws
         self.bits, self.seed = bits, seed
         self.history: list[Judgement] = []
         """All measurements, in order."""
@@ -109,7 +111,8 @@ class Judges(Callback):
             if self.engines is None and self.words + self.strings and not self._readers:
                 print(f"judges: writing is not judged: {INSTALL}")
             try:
-                held = held_out(self.words, self.strings, self.read, self.names, self.bits, self.seed)
+                counts = self.words, self.strings, self.read, self.names, self.draws
+                held = held_out(*counts, self.bits, self.seed)
             except ImportError as error:
                 print(f"judges: nothing is judged: {error}")
                 held = HeldOut()

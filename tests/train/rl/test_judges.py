@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from earlyfusion.data.render.split import demo_concepts
 from earlyfusion.eval.items import Item, Word
 from earlyfusion.eval.report.curves import read_metrics
 from earlyfusion.eval.tasks.naming import HELD_OUT, KNOWN
@@ -114,7 +115,8 @@ def scores(monkeypatch) -> Callable[[dict[int, float]], list[int]]:
 def small(monkeypatch, shades, photo) -> None:
     """Few texts and images to measure, and two judges of which one reads "red" everywhere."""
     texts = [Word("red", "word"), Word("cat", "word"), Word("xq", "random")]
-    held = HeldOut(texts, shades[:3], [Item(photo, "red apple")], [["A red apple.", photo]])
+    things = demo_concepts().train[:2]
+    held = HeldOut(texts, shades[:3], [Item(photo, "red apple")], [["A red apple.", photo]], things)
     monkeypatch.setattr(judges, "held_out", lambda *_: held)
     monkeypatch.setattr(judges, "readers", lambda _: [Reader("one", "red"), Reader("two", "")])
 
@@ -123,7 +125,7 @@ def test_judges_measure_and_leave_the_training_as_it_is(small, train, tmp_path, 
     made = train(tmp_path / "judged", Judges(every=3))
     curves = read_metrics(tmp_path / "judged")
     names = ["writing/one/word", "writing/two/word", "writing/one/random", "reading/word", "reading/random"]
-    for name in (*names, "naming", "bits_per_byte", "bits_per_pixel", "unfinished", "score"):
+    for name in (*names, "naming", "drawing", "bits_per_byte", "bits_per_pixel", "unfinished", "score"):
         assert [step for step, _ in curves[f"judge/{name}"]] == [-1, 2, 3], name
     unfinished = curves["judge/unfinished"][0][1]
     assert curves["judge/writing/one/word"][0][1] in ((0.5, 0.0) if unfinished else (0.5,))
@@ -247,7 +249,8 @@ def test_the_numbers_of_texts_and_images_are_those_asked_for(monkeypatch, shades
     things = [Item(photo, f"{kind} {n}", kind=kind) for n in range(3) for kind in (KNOWN, HELD_OUT)]
     monkeypatch.setattr(f"{module}.word_suite", lambda _: shades)
     monkeypatch.setattr(f"{module}.naming_items", lambda _: things)
-    held = held_out(3, 1, 5, 2, bits=False)
+    held = held_out(3, 1, 5, 2, 4, bits=False)
+    assert [thing.name for thing in held.things] == [thing.name for thing in demo_concepts().train[:4]]
     assert held.texts == [Word(text, "word") for text in ("red", "green", "bird")] + [Word("xq", "random")]
     assert held.images == shades[:5] and not held.documents
     assert len(held.pictures) == 2 and all(item.kind == KNOWN for item in held.pictures)
