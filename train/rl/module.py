@@ -138,16 +138,17 @@ class Alignment(LoggedTraining):
         """Draw and score the samples of the batch's prompts."""
         s, started = self.settings, time.perf_counter()
         seed = np.random.SeedSequence([s.seed, batch.rollout, self.global_rank])
-        rollout = roll_out(
-            self.net,
-            self.tokenizer,
-            batch.prompts,
-            s.samples,
-            seed=int(seed.generate_state(1, np.uint64)[0] >> 2),
-            max_new_tokens=s.max_new_tokens,
-            batch_size=s.batch_size,
-            **s.drawing,
-        )
+        with torch.autocast(self.device.type, enabled=False):  # a cache holds the weights' type
+            rollout = roll_out(
+                self.net,
+                self.tokenizer,
+                batch.prompts,
+                s.samples,
+                seed=int(seed.generate_state(1, np.uint64)[0] >> 2),
+                max_new_tokens=s.max_new_tokens,
+                batch_size=s.batch_size,
+                **s.drawing,
+            )
         drawn = time.perf_counter()
         rewards, by_name = score(rollout.samples, self.rewards, self.net, self.tokenizer)
         self.means.add("seconds/rollout", torch.tensor(drawn - started))
