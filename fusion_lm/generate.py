@@ -364,7 +364,9 @@ def _spread(step: Step, place: Tensor, rows: int, pad: int) -> Step:
     def whole(values: Tensor, ended: float) -> Tensor:
         return values.new_full((rows,), ended).index_put((place,), values)
 
-    state = GrammarState(whole(step.state.mode, DONE), whole(step.state.remaining, 0), whole(step.state.turns, 0))
+    state = GrammarState(
+        whole(step.state.mode, DONE), whole(step.state.remaining, 0), whole(step.state.turns, 0)
+    )
     return Step(
         whole(step.tokens, pad),
         whole(step.log_p, 0.0),

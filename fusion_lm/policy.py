@@ -1,4 +1,4 @@
-"""The policy of reinforcement learning: continuations that are drawn, and again the log p of each drawn token.
+"""The policy of reinforcement learning: continuations that are drawn, and the log p of each drawn token.
 
 ``draw`` continues prompts by ``generate_steps``. ``log_probabilities`` computes, in one pass and with
 gradients, under which probability each token was drawn: after the grammar's mask, temperature, filters and
@@ -187,7 +187,7 @@ def _log_p(
     sampling: Sampling,
     guidance: Guidance | None,
 ) -> Tensor:
-    """log p (N,) of ``targets`` (N,) after ``hidden`` (branches * N, C), among the tokens ``allowed`` (N, V)."""
+    """log p (N,) of ``targets`` (N,) after ``hidden`` (branches * N, C), among ``allowed`` tokens (N, V)."""
     logits = model.logits(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if guidance is not None:

@@ -183,8 +183,8 @@ def alignment_charts(run: Run) -> list[str]:
             [*read, *_one(run, "judge/naming", "image"), *_one(run, "judge/drawing", "structure")],
             title="Reading, naming, drawing",
             y_label="share",
-            note="Exact matches: texts in held-out fonts (dashed: random strings), names of known things, and "
-            "drawings whose nearest picture shows their thing.",
+            note="Exact matches: texts in held-out fonts (dashed: random strings), names of known things, "
+            "and drawings whose nearest picture shows their thing.",
         ),
         *(
             line_chart(

@@ -105,7 +105,9 @@ def test_prompts_with_codes_in_other_slots_are_refused(build) -> None:
         generate(model, vocab, [good, bad], max_new_tokens=20)
 
 
-@pytest.mark.parametrize("guidance", [Guidance(), Guidance(1.5), Guidance(1.5, image=1.2)], ids=["f", "fu", "fui"])
+@pytest.mark.parametrize(
+    "guidance", [Guidance(), Guidance(1.5), Guidance(1.5, image=1.2)], ids=["f", "fu", "fui"]
+)
 def test_rows_that_have_ended_cost_nothing_and_change_nothing(
     build, guidance: Guidance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,8 +132,10 @@ def test_rows_that_have_ended_cost_nothing_and_change_nothing(
     for row, prompt in enumerate(prompts):
         alone = list(generate_steps(model, vocab, [prompt], seed=[seeds[row]], **options))
         for one, all_rows in zip(alone, together):
-            assert all(len(value) == len(prompts) for value in (*all_rows[:3], *all_rows[4:]) if value is not None)
+            values = (*all_rows[:3], *all_rows[4:])
+            assert all(len(value) == len(prompts) for value in values if value is not None)
             for name in ("tokens", "log_p", "stop", "room", "may_begin", "drawn_log_p"):
                 torch.testing.assert_close(getattr(all_rows, name)[row], getattr(one, name)[0], msg=name)
             assert all_rows.state.mode[row] == one.state.mode[0]
-        assert all(int(step.tokens[row]) == vocab.pad and not int(step.stop[row]) for step in together[len(alone) :])
+        for step in together[len(alone) :]:
+            assert int(step.tokens[row]) == vocab.pad and not int(step.stop[row])

@@ -20,7 +20,8 @@ CONTEXT = 64
 
 
 def vocab_of(n: int = 1, **fields: Any) -> SharedVocab:
-    return SharedVocab.build(text=(6, (0,)), codebook_size=5, codes_per_position=n, **{"max_grid": 4, **fields})
+    grids = {"max_grid": 4, **fields}
+    return SharedVocab.build(text=(6, (0,)), codebook_size=5, codes_per_position=n, **grids)
 
 
 AUDIO = vocab_of().extended("audio", codebook_size=7, max_size=6)
@@ -42,6 +43,7 @@ def prompts_of(vocab: SharedVocab) -> list[Tensor]:
     ]
 
 
+LOUD = {"audio": Sampling(0.5)}
 MIXED = {"text": Sampling(0.7), "image": Sampling(1.3, top_k=4)}
 SETTINGS: dict[str, tuple[SharedVocab, dict[str, Any]]] = {
     "plain": (vocab_of(), {}),
@@ -58,12 +60,17 @@ SETTINGS: dict[str, tuple[SharedVocab, dict[str, Any]]] = {
     "guidance": (vocab_of(), {"guidance": Guidance(2.5), "sampling": MIXED}),
     "guidance of slots": (vocab_of(2), {"guidance": Guidance(0.3)}),
     "negative": (vocab_of(), {"guidance": Guidance(2.0), "negative": [4, 5]}),
-    "guidance of images": (vocab_of(), {"guidance": Guidance(2.0, image=1.5), "sampling": Sampling(0.8, top_p=0.95)}),
-    "a third modality": (AUDIO, {"then": "audio", "sampling": {"audio": Sampling(0.5)}, "guidance": Guidance(1.5)}),
+    "guidance of images": (
+        vocab_of(),
+        {"guidance": Guidance(2.0, 1.5), "sampling": Sampling(0.8, top_p=0.95)},
+    ),
+    "a third modality": (AUDIO, {"then": "audio", "sampling": LOUD, "guidance": Guidance(1.5)}),
 }
 
 
-def drawn(build, name: str, dtype: torch.dtype, **fields: Any) -> tuple[FusionLM, SharedVocab, Draws, Options]:
+def drawn(
+    build, name: str, dtype: torch.dtype, **fields: Any
+) -> tuple[FusionLM, SharedVocab, Draws, Options]:
     vocab, options = SETTINGS[name]
     if "negative" in options:
         ids = torch.tensor(options["negative"])
@@ -95,10 +102,11 @@ def test_rows_chunks_and_packing_change_nothing(build, name: str) -> None:
     whole = log_probabilities(model, vocab, draws, options)
     torch.testing.assert_close(whole.detach(), draws.log_p, rtol=0, atol=1e-10)
     weights = torch.randn(len(whole), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    wanted = torch.autograd.grad((whole * weights).sum(), list(model.parameters()))
+    parameters = list(model.parameters())
+    wanted = torch.autograd.grad((whole * weights).sum(), parameters)
     in_chunks = log_probabilities(model, vocab, draws, options, chunk=7 * vocab.size)
     torch.testing.assert_close(in_chunks, whole, rtol=0, atol=1e-12)
-    for found, expected in zip(torch.autograd.grad((in_chunks * weights).sum(), list(model.parameters())), wanted):
+    for found, expected in zip(torch.autograd.grad((in_chunks * weights).sum(), parameters), wanted):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
     order = list(range(len(draws.documents)))[::-1]
     alone = [log_probabilities(model, vocab, draws.rows([row]), options) for row in order]

@@ -162,7 +162,7 @@ result. Every field of a config file is also an option.""",
   earlyfusion align fit --config align.yaml
   earlyfusion align fit --config align.yaml --trainer.max_time 00:00:30:00
   earlyfusion align fit --config align.yaml --ckpt_path=last                       # resume""",
-    then="earlyfusion sample \"word\" --model {model}",
+    then='earlyfusion sample "word" --model {model}',
     module="train.rl.module:Alignment",
     settings="train.rl.settings:AlignmentSettings",
     data="train.rl.prompts:PromptData",

@@ -80,8 +80,8 @@ class Judges(Callback):
             seed: Random seed of the texts and pictures, which are the same at every measurement.
         """
         super().__init__()
-        counts = {"every": every, "words": words, "strings": strings, "read": read, "names": names, "draws": draws}
-        for name, value in (counts | {"patience": patience}).items():
+        counts = {"every": every, "words": words, "strings": strings, "read": read, "names": names}
+        for name, value in (counts | {"draws": draws, "patience": patience}).items():
             if value < 0:
                 raise ValueError(f"judges.{name} is {value}, expected 0 (off) or a positive number")
         if not 0 <= drop <= 1:

@@ -69,7 +69,7 @@ def policy_loss(
         kl = more.exp() - more - 1  # unbiased, and never negative
         if kl_weight:
             gain = gain - kl_weight * kl
-    lengths = torch.zeros_like(log_p.detach()).new_zeros(rows).index_add(0, row, torch.ones_like(log_p.detach()))
+    lengths = row.bincount(minlength=rows)  # tokens of each sample
     loss = -(gain / lengths[row]).sum() / rows
     clipped = (ratio * advantage > bounded * advantage).float().mean()
     return PolicyLoss(loss, kl.detach().mean(), clipped)

@@ -34,8 +34,8 @@ RECENT = 20
 class Alignment(LoggedTraining):
     """Aligns a ``FusionLM``, ``self.net``, with rewards, by GRPO (arXiv:2402.03300).
 
-    The first batch of a rollout draws the samples of all its prompts; each batch (``prompts.Batch``) trains on
-    its part of them.
+    The first batch (``prompts.Batch``) of a rollout draws the samples of all its prompts; each batch trains
+    on its part of them.
     """
 
     settings_class = AlignmentSettings
@@ -53,12 +53,13 @@ class Alignment(LoggedTraining):
         self.folder = local_folder(settings.init_from)
         self.net, self.tokenizer = load_model(self.folder)
         self.net.float().train()  # Lightning expects it
-        self._apart = (copy.deepcopy(self.net).eval().requires_grad_(False),)  # in a tuple: not in checkpoints
+        reference = copy.deepcopy(self.net).eval().requires_grad_(False)
+        self._apart = (reference,)  # in a tuple, so that it is not in checkpoints
         self.vocab = self.tokenizer.vocab
         if "image" not in self.vocab.names:
             raise ValueError(
-                f"{settings.init_from} has no pictures, only {', '.join(self.vocab.names[1:])}: alignment needs a "
-                "model of text and images"
+                f"{settings.init_from} has no pictures, only {', '.join(self.vocab.names[1:])}: alignment "
+                "needs a model of text and images"
             )
         self.rewards = named_rewards(settings.rewards)
         self.options = Options(max_new_tokens=settings.max_new_tokens, **settings.drawing)
@@ -111,7 +112,8 @@ class Alignment(LoggedTraining):
         here = slice(first, first + len(log_p))
         if batch.inner == 0:
             self._before[here] = log_p.detach().cpu()
-            self.means.add("sampler_gap", (log_p.detach() - draws.log_p.to(self.device)).abs().mean(), len(log_p))
+            gap = (log_p.detach() - draws.log_p.to(self.device)).abs().mean()
+            self.means.add("sampler_gap", gap, len(log_p))
         reference = None
         if s.kl_weight or (self.global_step + 1) % self._log_every() == 0:
             with torch.no_grad():
@@ -167,7 +169,7 @@ class Alignment(LoggedTraining):
                 self.means.add(f"reward/{name}", torch.tensor(sum(known) / len(known)), len(known))
         lengths = torch.tensor(self._draws.counts, dtype=torch.float32)
         self.means.add("length", lengths.mean())
-        self.means.add("entropy", -self._draws.log_p.mean(), float(lengths.sum()))  # nats per token, an estimate
+        self.means.add("entropy", -self._draws.log_p.mean(), float(lengths.sum()))  # estimated, per token
         flat = self._advantages.view(-1, s.samples).abs().amax(dim=1) == 0
         self.means.add("equal_groups", flat.float().mean())
 

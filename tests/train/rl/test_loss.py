@@ -68,15 +68,16 @@ def test_without_a_reference_there_is_no_divergence():
 
 
 def test_the_estimate_of_the_divergence_is_unbiased():
-    """Over all tokens of a distribution, weighted by its probabilities, the estimate is KL(policy, reference)."""
+    """Its mean over all tokens, weighted by their probabilities, is KL(policy, reference)."""
     generator = torch.Generator().manual_seed(1)
     policy, reference = (torch.randn(50, generator=generator).double().log_softmax(0) for _ in range(2))
     more = torch.exp(reference - policy) - (reference - policy) - 1
     exact = (policy.exp() * (policy - reference)).sum()
     torch.testing.assert_close((policy.exp() * more).sum(), exact)
     row = torch.zeros(50, dtype=torch.int64)
-    settings = {"clip_low": 0.2, "clip_high": 0.2, "kl_weight": 1.0}
+    settings = {"rows": 1, "clip_low": 0.2, "clip_high": 0.2, "kl_weight": 1.0}
     for number in (3, 17):
         one = slice(number, number + 1)
-        found = policy_loss(policy[one], policy[one], torch.zeros(1), row[one], 1, reference=reference[one], **settings)
+        values = policy[one], policy[one], torch.zeros(1), row[one]
+        found = policy_loss(*values, reference=reference[one], **settings)
         torch.testing.assert_close(found.loss, more[number])

@@ -109,7 +109,10 @@ def test_a_stopped_run_resumes_to_the_bit(model_folder: Path, words: Path, tmp_p
     assert steps == straight.steps and len(steps) == STEPS
     curves = [read_metrics(tmp_path / name) for name in ("straight", "stopped")]
     timed = {name for name in curves[0] if "seconds" in name}
-    assert {n: v for n, v in curves[0].items() if n not in timed} == {n: v for n, v in curves[1].items() if n not in timed}
+    for figures in curves:
+        for name in timed:
+            del figures[name]
+    assert curves[0] == curves[1]
     weights = [load_model(path / "model").lm.state_dict() for path in (whole.parent, tmp_path / "stopped")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert max(value for _, value in curves[0]["train/clipped"]) > 0
