@@ -58,9 +58,14 @@ class Draws(NamedTuple):
         parts = torch.arange(len(self.room)).split(self.counts)
         index = torch.cat([parts[row] for row in chosen]) if len(chosen) else torch.arange(0)
         return type(self)(
-            *([values[row] for row in chosen] for values in self[:3]),
+            [self.documents[row] for row in chosen],
+            [self.prompt_lengths[row] for row in chosen],
+            [self.stops[row] for row in chosen],
             self.state.rows(index),
-            *(values[index] for values in self[4:]),
+            self.room[index],
+            self.may_begin[index],
+            self.then[index],
+            self.log_p[index],
         )
 
     @classmethod
@@ -68,9 +73,16 @@ class Draws(NamedTuple):
         """The rows of several draws, one after the other."""
         parts = list(parts)
         names = [field.name for field in fields(GrammarState)]
-        state = GrammarState(*(torch.cat([getattr(part.state, name) for part in parts]) for name in names))
-        lists = ([one for part in parts for one in part[place]] for place in range(3))
-        return cls(*lists, state, *(torch.cat([part[place] for part in parts]) for place in range(4, 8)))
+        return cls(
+            [document for part in parts for document in part.documents],
+            [length for part in parts for length in part.prompt_lengths],
+            [stop for part in parts for stop in part.stops],
+            GrammarState(*(torch.cat([getattr(part.state, name) for part in parts]) for name in names)),
+            torch.cat([part.room for part in parts]),
+            torch.cat([part.may_begin for part in parts]),
+            torch.cat([part.then for part in parts]),
+            torch.cat([part.log_p for part in parts]),
+        )
 
 
 def draw(model: FusionLM, vocab: SharedVocab, prompts: Sequence[Any], **options: Any) -> Draws:

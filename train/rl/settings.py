@@ -68,7 +68,7 @@ class AlignmentSettings(TrainingSettings):
             raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.temperature == 0:
             raise ValueError("temperature is 0, expected more: all samples of a prompt would be the same")
-        Sampling(self.temperature, self.top_k, self.top_p), Guidance(self.guidance)  # check their values
+        _ = self.drawing  # checks the values
         object.__setattr__(self, "rewards", dict(self.rewards))
 
     @property
