@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, MutableMapping
 
-SPINS = 10_000
+SPINS = 5000
 """Rounds that a thread of libgomp (torch for Linux from PyPI) spins, some 0.1 milliseconds. Its own 300,000
 are a little faster alone, and several times slower beside others (benchmarks/speed/busy.py)."""
 BLOCK_MILLISECONDS = 1
