@@ -23,6 +23,7 @@ from ...eval.tasks.reading import evaluate_reading
 from ...eval.tasks.writing import evaluate_writing
 from ...fusion_lm.model import FusionLM
 from ...tokenizers.documents import DocumentTokenizer, Segment
+from .word_prompts import HEIGHTS
 
 BITS = 50
 """Words and pictures in the documents whose bits are measured, each in two kinds of documents."""
@@ -59,7 +60,7 @@ def held_out(
     Raises:
         ImportError: The extra ``demo`` is missing.
     """
-    suite = word_suite(seed)
+    suite = word_suite(seed, heights=HEIGHTS)
     texts = []
     for kind, count in zip(KINDS, (words, strings), strict=True):
         texts += [Word(item.text or "", kind) for item in suite if item.kind == kind][:count]

@@ -247,7 +247,7 @@ def test_options_that_cannot_be_are_refused(train, tmp_path):
 def test_the_numbers_of_texts_and_images_are_those_asked_for(monkeypatch, shades, photo):
     module = "earlyfusion.train.rl.held_out"
     things = [Item(photo, f"{kind} {n}", kind=kind) for n in range(3) for kind in (KNOWN, HELD_OUT)]
-    monkeypatch.setattr(f"{module}.word_suite", lambda _: shades)
+    monkeypatch.setattr(f"{module}.word_suite", lambda _, heights: shades)
     monkeypatch.setattr(f"{module}.naming_items", lambda _: things)
     held = held_out(3, 1, 5, 2, 4, bits=False)
     assert [thing.name for thing in held.things] == [thing.name for thing in demo_concepts().train[:4]]
