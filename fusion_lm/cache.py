@@ -42,7 +42,7 @@ class KVCache:
         return self.store.shape[4]
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only, (B,) int64."""
+        """Continue with some rows only, (B,) int64."""
         self.store, self.lengths = self.store[:, :, rows], self.lengths[rows]
         self.rows = self.rows[: len(rows)]
 

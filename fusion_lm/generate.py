@@ -314,7 +314,7 @@ class _Picker:
         return draw(filtered, uniform), filtered
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only."""
+        """Continue with some rows only."""
         if self.seen is not None:
             self.seen = self.seen[rows]
 
@@ -337,7 +337,7 @@ class _Ends:
             self.last = grammar.is_end & (grammar.modality == grammar.vocab.names.index(options.stop_after))
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only."""
+        """Continue with some rows only."""
         self.limit, self.at_limit = self.limit[rows], self.at_limit[rows]
 
     def why(

@@ -124,7 +124,7 @@ class Branches:
         return torch.minimum(room, context - self.position[self.size : 2 * self.size])
 
     def keep(self, rows: Tensor) -> Tensor:
-        """Go on with some prompts only; returns their rows in all branches."""
+        """Continue with some prompts only; returns their rows in all branches."""
         every = (rows + torch.arange(self.count, device=rows.device)[:, None] * self.size).flatten()
         self.position, self.size = self.position[every], len(rows)
         return every
