@@ -261,6 +261,33 @@ def test_the_studies_have_the_figures_of_their_files() -> None:
         assert f"{100 * share:.0f} % {words}" in page
 
 
+def test_the_results_have_the_figures_of_alignment() -> None:
+    models = stored("studies/alignment/results.json")["models"]
+    parts = (
+        ("**writing**, greedily, read by rapidocr", "writing, greedy", "rapidocr"),
+        ("the same, read by Tesseract", "writing, greedy", "tesseract"),
+        ("writing at temperature 1, read by rapidocr", "writing, one of temperature 1", "rapidocr"),
+        (
+            "writing, guided, the best of eight, read by rapidocr",
+            "writing, guided, best of eight",
+            "rapidocr",
+        ),
+        ("**reading**, training fonts", "reading, training fonts", None),
+        ("**reading**, held-out fonts", "reading, held-out fonts", None),
+    )
+    for label, part, reader in parts:
+        found = [models[name][part] for name in ("packaged", "seed-0")]
+        found = [one if reader is None else one[reader] for one in found]
+        cells = [exact(one[kind]) for kind in ("word", "random") for one in found]
+        for page in ("docs/results.md", "benchmarks/studies/alignment/README.md"):
+            assert row(label, *cells) in PAGES[page], (page, label)
+    named = [f"{100 * models[name]['naming']['known things']:.0f} %" for name in ("packaged", "seed-0")]
+    assert (
+        row("naming known things (246)", *named, "", "").replace("|  |  |", "| | |")
+        in PAGES["benchmarks/studies/alignment/README.md"]
+    )
+
+
 def test_the_results_have_the_other_figures_of_the_json() -> None:
     told = " ".join(RESULTS.split())
     minutes, seconds = divmod(round(DEMO["seconds"]), 60)
