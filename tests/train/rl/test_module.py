@@ -64,10 +64,11 @@ class Watch(Callback):
     """Remembers every step, and stops the run at one of them as Ctrl+C does."""
 
     def __init__(self, stop: int | None = None) -> None:
-        self.stop, self.steps = stop, {}
+        self.stop, self.steps, self.drawn = stop, {}, {}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int):
         drawn = [sample.tokens.tolist() for sample in pl_module.last_samples]
+        self.drawn[trainer.global_step] = drawn
         self.steps[trainer.global_step] = float(outputs["loss"]), (batch.inner == 0 and drawn)
         if trainer.global_step == self.stop:
             raise KeyboardInterrupt
@@ -116,8 +117,8 @@ def test_a_stopped_run_resumes_to_the_bit(model_folder: Path, words: Path, tmp_p
     weights = [load_model(path / "model").lm.state_dict() for path in (whole.parent, tmp_path / "stopped")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert max(value for _, value in curves[0]["train/clipped"]) > 0
-    drawn = [rollout for _, rollout in straight.steps.values() if rollout]
-    assert len(drawn) == 4 and all(a != b for a, b in zip(drawn, drawn[1:]))
+    drawn = straight.drawn  # two steps on each rollout
+    assert all(drawn[step] == drawn[step + 1] != drawn[step + 2] for step in (1, 3, 5))
 
 
 def batch_of(module: Alignment, words: Path, part: int = 0, parts: int = 1) -> Batch:
@@ -155,6 +156,18 @@ def test_the_gradient_is_that_of_the_advantages(
     assert [s.tokens.tolist() for s in parts.last_samples] == [s.tokens.tolist() for s in module.last_samples]
     for one, other in zip(sums, found):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_each_rollout_has_random_numbers_of_its_own(
+    model_folder: Path, words: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Alignment, "global_rank", 0)
+    batch, found = batch_of(module_of(model_folder), words), []
+    for rollout, seed in ((0, 0), (1, 0), (0, 1), (0, 0)):
+        module = module_of(model_folder, seed=seed)
+        module._roll_out(batch._replace(rollout=rollout))
+        found.append([sample.tokens.tolist() for sample in module.last_samples])
+    assert found[0] == found[3] and found[0] != found[1] != found[2] != found[0]
 
 
 def test_a_reward_that_fails_keeps_the_last_checkpoint(model_folder: Path, words: Path, tmp_path: Path):
