@@ -261,6 +261,21 @@ def test_the_studies_have_the_figures_of_their_files() -> None:
         assert f"{100 * share:.0f} % {words}" in page
 
 
+def test_the_demos_page_has_the_figures_of_its_seeds() -> None:
+    runs, page = stored("studies/demo/seeds.json")["rows"], PAGES["benchmarks/studies/demo/README.md"]
+    assert row("exact: words, random strings", *(f"seed {run['seed']}" for run in runs)) in page
+    for part in (
+        "reading, training fonts",
+        "reading, held-out fonts",
+        "writing",
+        "after the image tokenizer",
+    ):
+        cells = [f"{100 * run[part]['word']:.0f} %, {100 * run[part]['random']:.0f} %" for run in runs]
+        assert row(part, *cells) in page, part
+    drawn = [f"{100 * run['drawing']:.0f} %" for run in runs]
+    assert row("drawings nearest to their name's picture", *drawn) in page
+
+
 def test_the_results_have_the_figures_of_alignment() -> None:
     models = stored("studies/alignment/results.json")["models"]
     parts = (
