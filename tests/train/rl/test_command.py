@@ -23,6 +23,7 @@ def options(model_folder: Path, tmp_path: Path, **changes: Any) -> list[str]:
         "model.init_from": model_folder,
         "model.samples": 2,
         "model.max_new_tokens": 20,
+        "model.decay_fraction": 0,
         "model.rewards": "{well_formed: 1.0, writing_letters: 0.5}",
         "trainer.max_steps": 2,
         "trainer.log_every_n_steps": 1,
