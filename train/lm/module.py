@@ -17,7 +17,7 @@ from ...tokenizers.vocab import SharedVocab
 from ..callbacks.divergence import skipped_steps
 from ..loop.logged_training import LoggedTraining, on_host
 from ..loop.meters import Means
-from ..loop.optim import adamw, clip_or_skip, scheduled
+from ..loop.optim import adamw, scheduled
 from ..loop.resume import check_config
 from ..loop.schedule import lr_factor
 from .compiling import compile_safely, decide, keep_compiled
@@ -39,6 +39,7 @@ class FusionLMTraining(LoggedTraining):
     """
 
     settings_class = LMSettings
+    skips = True
     may_differ = ("tokenizer", "compile", "activation_checkpointing", "build_in_shards")
     settings: LMSettings
     net: FusionLM
@@ -71,8 +72,6 @@ class FusionLMTraining(LoggedTraining):
         adapt(self.net, settings.trained_part, vocab, settings.lora_rank, settings.lora_alpha)
         self.strict_loading = settings.trained_part == "all"  # a checkpoint holds only what is trained
         self.validation_means, self.rates = Means(), Rates.load(folder)
-        self.skipped = False
-        """Whether the last step was skipped."""
         self.last_loss: Tensor | None = None
         """Loss of the last batch, without the z-loss, which ``Divergence`` checks."""
         self._tokens, self._since = 0, time.perf_counter()
@@ -127,16 +126,6 @@ class FusionLMTraining(LoggedTraining):
             optimizer = muon(self.net, s.lr, s.muon_lr, **common)
         shape = (s.max_steps, s.warmup_steps, s.decay_fraction, s.final_lr)
         return scheduled(optimizer, lambda step: lr_factor(s.schedule, step, *shape))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by the norm, and skip steps with a non-finite gradient."""
-        self.lr_now = optimizer.param_groups[0]["lr"]
-        self.grad_norm, self.skipped = clip_or_skip(self.net.parameters(), gradient_clip_val)
 
     # figures
 

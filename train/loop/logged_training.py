@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...storage.pickles import check_stored
 from .meters import Means
-from .optim import clip
+from .optim import clip, clip_or_skip
 from .resume import FORMAT, check_resumed
 from .settings import TrainingSettings
 from .shards import guard
@@ -37,6 +37,10 @@ class LoggedTraining(L.LightningModule, ABC):
     """Settings that may change when a run resumes."""
     shown: tuple[str, ...] = ("loss",)
     """Figures shown with the progress bar."""
+    skips: bool = False
+    """Whether steps with a non-finite gradient are skipped, see ``callbacks.divergence``."""
+    skipped: bool = False
+    """Whether the last step was."""
     net: nn.Module
     settings: TrainingSettings
 
@@ -76,8 +80,13 @@ class LoggedTraining(L.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
+        """Clip by the norm, and if the training ``skips`` steps, drop a gradient that is not finite."""
         self.lr_now = optimizer.param_groups[0]["lr"]
-        self.grad_norm = clip(self.net.parameters(), gradient_clip_val)
+        parameters = self.net.parameters()
+        if self.skips:
+            self.grad_norm, self.skipped = clip_or_skip(parameters, gradient_clip_val)
+        else:
+            self.grad_norm = clip(parameters, gradient_clip_val)
 
     # curves
 

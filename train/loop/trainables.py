@@ -154,9 +154,9 @@ ALIGN = Trainable(
     summary="align a model with rewards: it learns from its own samples (GRPO)",
     description="""\
 Align a model with rewards: it draws several samples for each prompt, rewards score them, and
-the better ones become likelier (GRPO). As it comes, the config teaches the packaged model to
-write words legibly: a recognizer is the reward, and OCR engines that it never meets judge the
-result. Every field of a config file is also an option.""",
+the better ones become likelier (GRPO). The sample config teaches the packaged
+model to write and read words: a recognizer is the reward for writing, and OCR engines that are
+not rewards judge the result. Every field of a config file is also an option.""",
     stages={"fit": "train; writes checkpoints, logs, sheets of samples and the model folder"},
     examples="""\
   earlyfusion align fit --config align.yaml

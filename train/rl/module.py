@@ -15,10 +15,9 @@ from ...fusion_lm.grammar import GrammarState
 from ...fusion_lm.model import FusionLM
 from ...fusion_lm.policy import Draws, log_probabilities
 from ...fusion_lm.prompts import Options
-from ...storage.hub import local_folder
 from ..callbacks.divergence import skipped_steps
 from ..loop.logged_training import LoggedTraining
-from ..loop.optim import adamw, clip_or_skip, scheduled
+from ..loop.optim import adamw, scheduled
 from ..loop.schedule import lr_factor
 from .loss import advantages, policy_loss
 from .prompts import Batch
@@ -41,6 +40,7 @@ class Alignment(LoggedTraining):
     settings_class = AlignmentSettings
     may_differ = ("batch_size",)
     shown = ("reward",)
+    skips = True
     settings: AlignmentSettings
     net: FusionLM
 
@@ -50,8 +50,7 @@ class Alignment(LoggedTraining):
             ValueError: The model has no pictures, or a reward is not known.
         """
         super().__init__(settings)
-        self.folder = local_folder(settings.init_from)
-        self.net, self.tokenizer = load_model(self.folder)
+        self.net, self.tokenizer = load_model(settings.init_from)
         self.net.float().train()  # Lightning expects it
         reference = copy.deepcopy(self.net).eval().requires_grad_(False)
         self._apart = (reference,)  # in a tuple, so that it is not in checkpoints
@@ -63,8 +62,6 @@ class Alignment(LoggedTraining):
             )
         self.rewards = named_rewards(settings.rewards)
         self.options = Options(max_new_tokens=settings.max_new_tokens, **settings.drawing)
-        self.skipped = False
-        """Whether the last step was skipped."""
         self.recent_reward: float | None = None
         """Moving average of the mean reward."""
         self.last_samples: list[Sample] = []
@@ -187,16 +184,6 @@ class Alignment(LoggedTraining):
         optimizer = adamw(self.net, s.lr, betas=s.betas, eps=1e-8, weight_decay=s.weight_decay)
         shape = (s.max_steps, s.warmup_steps, s.decay_fraction, 0.0)
         return scheduled(optimizer, lambda step: lr_factor("wsd", step, *shape))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by the norm, and skip steps with a non-finite gradient."""
-        self.lr_now = optimizer.param_groups[0]["lr"]
-        self.grad_norm, self.skipped = clip_or_skip(self.net.parameters(), gradient_clip_val)
 
     def read_figures(self) -> dict[str, float]:
         """The means since the last log entry, and the steps skipped so far."""
